@@ -1,0 +1,307 @@
+"""CLIP (Radford et al., arXiv 2103.00020): image tower (ViT or ModifiedResNet), text tower, logits.
+
+Module names give OpenAI's state-dict keys, so published archives and every fine-tuned checkpoint of the papers load
+as they are. Sequences are batch-first, (B, L, D). A paper that changes the network replaces blocks of
+`model.visual.transformer.resblocks` and `model.transformer.resblocks`; nothing here knows of adapters or prompts.
+"""
+
+import math
+import re
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEAD_WIDTH = 64  # every CLIP attention head is 64 wide: heads = width // 64
+
+
+@dataclass(frozen=True)
+class CLIPConfig:
+    """The sizes of a CLIP; `vision_layers` is a depth (ViT) or four stage depths (ModifiedResNet)."""
+
+    embed_dim: int
+    image_resolution: int
+    vision_layers: int | tuple[int, int, int, int]
+    vision_width: int
+    vision_patch_size: int | None
+    context_length: int
+    vocab_size: int
+    transformer_width: int
+    transformer_heads: int
+    transformer_layers: int
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm computed in float32 and cast back, so that half-precision towers stay stable."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+
+
+class QuickGELU(nn.Module):
+    """x * sigmoid(1.702 x), the activation of OpenAI's weights; plain GELU is wrong for them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention under nn.MultiheadAttention's key names, through the fused kernel.
+
+    x (B, L, D) -> (B, L, D); `causal` hides later positions.
+    """
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.heads, self.causal = heads, causal
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.out_proj(x.transpose(1, 2).reshape(batch, length, width))
+
+
+class ResidualAttentionBlock(nn.Module):
+    """h = x + attn(ln_1(x)); out = h + mlp(ln_2(h)), for x of shape (B, L, D)."""
+
+    def __init__(self, width: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.attn = Attention(width, heads, causal)
+        self.ln_1 = LayerNorm(width)
+        self.mlp = nn.Sequential(
+            OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=QuickGELU(), c_proj=nn.Linear(4 * width, width))
+        )
+        self.ln_2 = LayerNorm(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = x + self.attn(self.ln_1(x))
+        return hidden + self.mlp(self.ln_2(hidden))
+
+
+class Transformer(nn.Module):
+    def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
+        super().__init__()
+        self.width, self.layers = width, layers
+        self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, causal) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resblocks(x)
+
+
+class VisionTransformer(nn.Module):
+    """images (B, 3, R, R) -> (B, E): patches, class token, blocks, ln_post(class token) @ proj."""
+
+    def __init__(self, input_resolution: int, patch_size: int, width: int, layers: int, heads: int, output_dim: int) -> None:
+        super().__init__()
+        self.input_resolution, self.output_dim = input_resolution, output_dim
+        self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
+        scale = width**-0.5
+        self.class_embedding = nn.Parameter(scale * torch.randn(width))
+        self.positional_embedding = nn.Parameter(scale * torch.randn((input_resolution // patch_size) ** 2 + 1, width))
+        self.ln_pre = LayerNorm(width)
+        self.transformer = Transformer(width, layers, heads)
+        self.ln_post = LayerNorm(width)
+        self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        x = torch.cat([class_token, patches], dim=1) + self.positional_embedding.to(patches.dtype)
+        x = self.transformer(self.ln_pre(x))
+        return self.ln_post(x[:, 0]) @ self.proj
+
+
+class Bottleneck(nn.Module):
+    """ResNet bottleneck whose stride is an average pool before the last convolution (anti-aliased)."""
+
+    expansion = 4
+
+    def __init__(self, inplanes: int, planes: int, stride: int = 1) -> None:
+        super().__init__()
+        out = planes * self.expansion
+        self.conv1 = nn.Conv2d(inplanes, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.avgpool = nn.AvgPool2d(stride) if stride > 1 else nn.Identity()
+        self.conv3 = nn.Conv2d(planes, out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.downsample = None
+        if stride > 1 or inplanes != out:
+            shortcut = [("-1", nn.AvgPool2d(stride)), ("0", nn.Conv2d(inplanes, out, 1, bias=False)), ("1", nn.BatchNorm2d(out))]
+            self.downsample = nn.Sequential(OrderedDict(shortcut))
+
+    def forward(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        return F.relu(self.bn3(self.conv3(self.avgpool(x))) + identity)
+
+
+class AttentionPool2d(nn.Module):
+    """Attention pooling of a feature map (B, C, S, S) -> (B, E) with the mean token as the only query."""
+
+    def __init__(self, spacial_dim: int, embed_dim: int, heads: int, output_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.positional_embedding = nn.Parameter(torch.randn(spacial_dim**2 + 1, embed_dim) / embed_dim**0.5)
+        self.k_proj = nn.Linear(embed_dim, embed_dim)
+        self.q_proj = nn.Linear(embed_dim, embed_dim)
+        self.v_proj = nn.Linear(embed_dim, embed_dim)
+        self.c_proj = nn.Linear(embed_dim, output_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(2).transpose(1, 2)
+        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding.to(x.dtype)
+        query, key, value = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
+        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
+        pooled = F.scaled_dot_product_attention(split(query), split(key), split(value))
+        return self.c_proj(pooled.transpose(1, 2).flatten(1))
+
+
+class ModifiedResNet(nn.Module):
+    """images (B, 3, R, R) -> (B, E): three-convolution stem, four stages, attention pooling."""
+
+    def __init__(self, layers: tuple[int, int, int, int], output_dim: int, heads: int, input_resolution: int, width: int) -> None:
+        super().__init__()
+        self.input_resolution, self.output_dim = input_resolution, output_dim
+        self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width // 2)
+        self.conv2 = nn.Conv2d(width // 2, width // 2, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width // 2)
+        self.conv3 = nn.Conv2d(width // 2, width, 3, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.avgpool = nn.AvgPool2d(2)
+        inplanes = width
+        for stage, depth in enumerate(layers):
+            planes = width * 2**stage
+            blocks = [Bottleneck(inplanes, planes, stride=1 if stage == 0 else 2)]
+            inplanes = planes * Bottleneck.expansion
+            blocks += [Bottleneck(inplanes, planes) for _ in range(1, depth)]
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.attnpool = AttentionPool2d(input_resolution // 32, inplanes, heads, output_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.to(self.conv1.weight.dtype)
+        for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
+            x = F.relu(norm(conv(x)))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(self.avgpool(x)))))
+        return self.attnpool(x)
+
+
+class CLIP(nn.Module):
+    """The two towers and the scale between them, sized by `config`, randomly initialised."""
+
+    def __init__(self, config: CLIPConfig) -> None:
+        super().__init__()
+        self.config, self.context_length = config, config.context_length
+        if config.vision_patch_size is None:
+            heads = config.vision_width * 32 // HEAD_WIDTH
+            self.visual: nn.Module = ModifiedResNet(
+                config.vision_layers, config.embed_dim, heads, config.image_resolution, config.vision_width
+            )
+        else:
+            self.visual = VisionTransformer(
+                config.image_resolution, config.vision_patch_size, config.vision_width, config.vision_layers,
+                max(1, config.vision_width // HEAD_WIDTH), config.embed_dim,
+            )
+        width = config.transformer_width
+        self.transformer = Transformer(width, config.transformer_layers, config.transformer_heads, causal=True)
+        self.token_embedding = nn.Embedding(config.vocab_size, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(config.context_length, width))
+        self.ln_final = LayerNorm(width)
+        self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, config.embed_dim))
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.visual.conv1.weight.dtype
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """images (B, 3, R, R) -> features (B, E), not normalised."""
+        return self.visual(images.to(self.dtype))
+
+    def encode_text(self, tokens: Tensor, cut: bool = True) -> Tensor:
+        """tokens (N, context) int64 -> features (N, E), not normalised, read at the end token.
+
+        `cut` drops the columns behind the batch's last end token: attention is causal, so nothing behind it can
+        reach the feature, and values and gradients are those of the full length.
+        """
+        end = tokens.argmax(dim=-1)  # the end token has the highest id
+        if cut:
+            tokens = tokens[:, : int(end.max()) + 1]
+        return self.encode_prompts(self.token_embedding(tokens).to(self.dtype), end)
+
+    def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Token embeddings (N, L, W), L <= context, and the position `end` (N,) of the end token -> (N, E)."""
+        x = embeddings + self.positional_embedding[: embeddings.shape[1]].to(embeddings.dtype)
+        x = self.ln_final(self.transformer(x))
+        return x[torch.arange(len(x), device=x.device), end] @ self.text_projection
+
+    def forward(self, images: Tensor | None, tokens: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
+        """(images, tokens) -> logits per image (B, N) and per text (N, B): exp(logit_scale) x cosine.
+
+        With one side None, the features of the other, not normalised: ZSCL's and MoE-Adapters' loops rely on it.
+        """
+        if images is None:
+            return self.encode_text(tokens)
+        if tokens is None:
+            return self.encode_image(images)
+        image_features = F.normalize(self.encode_image(images), dim=-1)
+        text_features = F.normalize(self.encode_text(tokens), dim=-1)
+        logits = self.logit_scale.exp() * image_features @ text_features.t()
+        return logits, logits.t()
+
+
+def config_from_state_dict(state_dict: dict[str, Tensor]) -> CLIPConfig:
+    """The sizes that the shapes of an OpenAI-keyed state dict imply.
+
+    Raises KeyError when a key that tells a size is missing: not a CLIP.
+    """
+    def indices(pattern: str) -> int:
+        return len({match.group(1) for key in state_dict if (match := re.match(pattern, key))})
+
+    if "visual.proj" in state_dict:
+        width, _, _, patch = state_dict["visual.conv1.weight"].shape
+        layers: int | tuple = indices(r"visual\.transformer\.resblocks\.(\d+)\.")
+        grid = round(math.sqrt(len(state_dict["visual.positional_embedding"]) - 1))
+        resolution = patch * grid
+    else:
+        width, patch = len(state_dict["visual.layer1.0.conv1.weight"]), None
+        layers = tuple(indices(rf"visual\.layer{stage}\.(\d+)\.") for stage in (1, 2, 3, 4))
+        resolution = 32 * round(math.sqrt(len(state_dict["visual.attnpool.positional_embedding"]) - 1))
+    text_width = len(state_dict["ln_final.weight"])
+    return CLIPConfig(
+        embed_dim=state_dict["text_projection"].shape[1],
+        image_resolution=resolution,
+        vision_layers=layers,
+        vision_width=width,
+        vision_patch_size=patch,
+        context_length=len(state_dict["positional_embedding"]),
+        vocab_size=len(state_dict["token_embedding.weight"]),
+        transformer_width=text_width,
+        transformer_heads=max(1, text_width // HEAD_WIDTH),
+        transformer_layers=indices(r"transformer\.resblocks\.(\d+)\."),
+    )
+
+
+def build_model(state_dict: dict[str, Tensor]) -> CLIP:
+    """A CLIP of the architecture that the shapes imply, holding these weights in float32, in eval mode.
+
+    Raises KeyError (not a CLIP) or RuntimeError (keys missing or unexpected), as load_state_dict words it.
+    """
+    state_dict = {key: value for key, value in state_dict.items()
+                  if key not in ("input_resolution", "context_length", "vocab_size")}
+    model = CLIP(config_from_state_dict(state_dict))
+    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()})
+    return model.eval()

@@ -1,0 +1,40 @@
+"""One exception for a user's mistake, and one place where it becomes a message instead of a traceback."""
+
+import functools
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one message: what is wrong, where, and what to do about it."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM after the state was saved; the message says how to go on."""
+
+
+def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
+    """Wrap an entry point: a UserError is printed as one message and exits with 2, Ctrl-C exits with 130.
+
+    A message that comes out of a data loader's worker arrives wrapped in that worker's traceback; only its
+    last line, the message itself, is shown.
+    """
+
+    @functools.wraps(main)
+    def wrapped(*args: object, **kwargs: object) -> None:
+        try:
+            main(*args, **kwargs)
+        except UserError as error:
+            text = str(error)
+            if "Original Traceback" in text:
+                text = text.rsplit("UserError: ", 1)[-1].strip()
+            print(f"error: {text}", file=sys.stderr)
+            sys.exit(2)
+        except Interrupted as stop:
+            print(f"\n{stop}", file=sys.stderr)
+            sys.exit(130)
+        except KeyboardInterrupt:
+            print("\nStopped before anything new had to be saved. The same command starts again.", file=sys.stderr)
+            sys.exit(130)
+
+    return wrapped
