@@ -1,0 +1,7 @@
+"""CLIP: both towers in OpenAI's state-dict keys, the tokenizer, and the way from a name or a file to a model."""
+
+from common.clip.model import CLIP, build_model
+from common.clip.pretrained import load
+from common.clip.tokenizer import tokenize
+
+__all__ = ["CLIP", "build_model", "load", "tokenize"]

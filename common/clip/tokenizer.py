@@ -1,0 +1,76 @@
+"""CLIP's byte-pair encoding on open_clip's vocabulary (the same file as OpenAI's), under OpenAI's and ZSCL's rules.
+
+The two differ in how the special words are spelt inside a text and in what happens to an over-long one; the ids and
+the encoding of every ordinary text are the same.
+"""
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+
+START, END = 49406, 49407
+OPENAI_SPECIAL_WORDS = ("<|startoftext|>", "<|endoftext|>")
+ZSCL_SPECIAL_WORDS = ("<start_of_text>", "<end_of_text>")  # as open_clip spells them; same ids
+
+
+@functools.cache
+def _tokenizer(special_words: tuple[str, str]) -> "SimpleTokenizer":
+    """open_clip's SimpleTokenizer that recognises these two words in a text as START and END."""
+    import regex
+    from open_clip.tokenizer import SimpleTokenizer  # here and not above: importing open_clip takes seconds
+
+    tokenizer = SimpleTokenizer()
+    if special_words == ZSCL_SPECIAL_WORDS:
+        return tokenizer
+    for own, word in zip(ZSCL_SPECIAL_WORDS, special_words, strict=True):
+        token = tokenizer.encoder.pop(own)
+        tokenizer.encoder[word], tokenizer.decoder[token] = token, word
+        del tokenizer.cache[own]
+        tokenizer.cache[word] = word  # a cached word is taken whole, without byte-pair merges
+    own, wanted = "|".join(ZSCL_SPECIAL_WORDS), "|".join(map(regex.escape, special_words))
+    tokenizer.pat = regex.compile(wanted + tokenizer.pat.pattern.removeprefix(own), regex.IGNORECASE)
+    return tokenizer
+
+
+def encode(text: str, special_words: tuple[str, str] = OPENAI_SPECIAL_WORDS) -> list[int]:
+    """The ids of `text`, cleaned and lower-cased, without start and end tokens."""
+    return _tokenizer(special_words).encode(text)
+
+
+def decode(ids: list[int]) -> str:
+    """The text of `ids`, every word followed by a space."""
+    return _tokenizer(OPENAI_SPECIAL_WORDS).decode(ids)
+
+
+def tokenize(texts: str | list[str], context_length: int = 77, truncate: bool | str = False) -> Tensor:
+    """Token ids (N, context_length) int64: START, the text, END, zeros.
+
+    A text of more than context_length tokens raises UserError; `truncate=True` cuts it and keeps END as the last
+    token (openai/CLIP clip/clip.py:L205-L245). `truncate="zscl"` reads special words as ZSCL does and cuts without
+    restoring END (Thunderbeee/ZSCL mtil/clip/clip.py:L300-L310): the feature is then read at position 0, START
+    being the highest id left, and is the same for all such texts. Only texts of more than 75 tokens are concerned.
+    """
+    if truncate not in (False, True, "zscl"):
+        raise ValueError(f'truncate is False, True or "zscl", not {truncate!r}')
+    special_words = ZSCL_SPECIAL_WORDS if truncate == "zscl" else OPENAI_SPECIAL_WORDS
+    texts = [texts] if isinstance(texts, str) else texts
+    tokens = torch.zeros(len(texts), context_length, dtype=torch.int64)
+    for row, text in zip(tokens, texts, strict=True):
+        ids = [START, *encode(text, special_words), END]
+        if len(ids) > context_length:
+            if not truncate:
+                raise UserError(
+                    f"a text is too long for CLIP: {len(ids)} tokens with start and end, the limit is "
+                    f"{context_length}. Shorten it: {text!r}"
+                )
+            last = ids[context_length - 1] if truncate == "zscl" else END
+            ids = [*ids[: context_length - 1], last]
+        row[: len(ids)] = torch.tensor(ids)
+    return tokens
