@@ -1,0 +1,275 @@
+"""A run's folder: its configuration, checkpoints, records, and the resume that keeps all of it exact.
+
+    <folder>/config.yaml     settings (compared on restart) and provenance (versions, commit, command)
+    <folder>/<task>.pth      a finished task, {"state_dict": ...}
+    <folder>/state.pth       the unfinished stage: step, what changes, generators
+    <folder>/record.jsonl    one tidy line a number
+
+The same command on the same folder goes on where it stopped. Nothing here knows an algorithm: a training loop reads
+`for step in run.steps("train/Aircraft", total, state): ...` and stays the plain loop of its paper.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pickle
+import platform
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+import yaml
+from tqdm import tqdm
+
+from common.errors import Interrupted, UserError
+
+SAVE_EVERY_SECONDS = 10.0
+SAVE_COST_RATIO = 20  # a save may take at most about 1/20 of the time since the one before it
+RECORD_KEY = ("dataset", "after_task", "metric")
+
+
+def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file so that at any instant either its old or its whole new content is on disk.
+
+    Raises UserError when the folder cannot be written or the disk is full; the old content then still stands.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(_why_not_written(path, error)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _why_not_written(path: Path, error: Exception) -> str:
+    code = getattr(error, "errno", None)
+    # torch.save reports a failed write as a RuntimeError of its zip writer, without the errno
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or (code is None and shutil.disk_usage(path.parent).free < 2**20):
+        return (f"no space left while saving {path}. What was saved before is intact; "
+                "free some space and give the same command again.")
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write {path}. Choose another output folder or change its permissions."
+    return f"could not write {path}: {error}. What was saved before is intact."
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Atomically write a text file in UTF-8."""
+    atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def save_tensors(path: Path | str, content: dict[str, Any]) -> None:
+    """Atomically torch.save a dict of tensors and plain values (loadable with weights_only=True)."""
+    atomic_write(path, lambda file: torch.save(content, file))
+
+
+def load_tensors(path: Path | str) -> dict[str, Any]:
+    """Read what `save_tensors`, or an original's torch.save of plain dicts, wrote; tensors on the CPU.
+
+    Raises UserError when the file is missing, truncated, or holds pickled objects.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist.") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is not a readable checkpoint (truncated, damaged, or not a dict of tensors: {reason}). "
+                        "Copy or train it again.") from error
+
+
+def file_md5(path: Path | str) -> str:
+    """md5 of a file's bytes, for the provenance of weights."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def commit() -> str:
+    """The project's git commit, '-dirty' appended when files differ from it; 'unknown' outside a checkout."""
+    root = Path(__file__).parents[1]
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
+
+
+def provenance() -> dict[str, Any]:
+    """What made a run: command, commit, versions, machine."""
+    versions = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "absent"
+    return {"command": " ".join(sys.orig_argv), "commit": commit(), "versions": versions, "machine": platform.processor()
+            or platform.machine(), "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
+
+
+class Run:
+    """One run's folder, opened by one process at a time.
+
+    `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line.
+    `name` prefixes the files of a run that shares its folder (the originals' one-task calls do).
+    """
+
+    def __init__(self, folder: Path | str, settings: dict[str, Any], labels: dict[str, Any], name: str = "",
+                 overwrite: bool = False) -> None:
+        self.folder, self.labels, self.prefix = Path(folder), labels, f"{name}." if name else ""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path("lock"), "a")
+        except OSError as error:
+            raise UserError(f"the output folder {self.folder} cannot be written ({error.strerror}). "
+                            "Choose another one or change its permissions.") from error
+        try:
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader workers, unlike flock
+        except OSError as error:
+            raise UserError(f"another process is working in {self.folder}. Wait for it, or choose another folder.") from error
+        for leftover in self.folder.glob(".*.tmp"):  # of a process killed in the middle of a write
+            leftover.unlink(missing_ok=True)
+        if overwrite:
+            self._start_anew()
+        self._settle_config(settings)
+        self.records: list[dict[str, Any]] = self._read_records()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{self.prefix}{name}"
+
+    def _start_anew(self) -> None:
+        names = [*self.folder.glob("*")] if not self.prefix else [*self.folder.glob(f"{self.prefix}*")]
+        for path in names:
+            if path.is_file() and path.name != self.path("lock").name:
+                path.unlink()
+
+    def _settle_config(self, settings: dict[str, Any]) -> None:
+        settings = json.loads(json.dumps(settings))  # what YAML will give back: tuples as lists, plain scalars
+        path = self.path("config.yaml")
+        if path.exists():
+            known = yaml.safe_load(path.read_text())["settings"]
+            differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
+            if differing:
+                lines = "\n".join(f"  {key}: {known.get(key)!r} there, {settings.get(key)!r} now" for key in differing)
+                raise UserError(f"{self.folder} holds a run with another configuration:\n{lines}\n"
+                                "Give another output folder, or --overwrite to start anew.")
+            return
+        content = {"settings": settings, "labels": self.labels, "provenance": provenance()}
+        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+    # Records
+
+    def _read_records(self) -> list[dict[str, Any]]:
+        path = self.path("record.jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def find(self, **fields: Any) -> list[dict[str, Any]]:
+        """The record lines whose fields have these values."""
+        return [line for line in self.records if all(line.get(key) == value for key, value in fields.items())]
+
+    def record(self, lines: list[dict[str, Any]]) -> None:
+        """Add tidy lines (dataset, after_task, metric, value, seconds); one with the same key replaces the older."""
+        keys = {tuple(line.get(key) for key in RECORD_KEY) for line in lines}
+        kept = [line for line in self.records if tuple(line.get(key) for key in RECORD_KEY) not in keys]
+        about = {**self.labels, "run": str(self.folder), "commit": commit()}
+        self.records = kept + [{**about, **line} for line in lines]
+        write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in self.records))
+
+    # Resume
+
+    def steps(self, stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
+        """Yield step numbers 0..total-1 of a stage, going on from where a stopped process was.
+
+        `state` names what the loop's body changes: objects with state_dict/load_state_dict (models, optimisers,
+        records of the method) or torch.Generator. They and torch's global generators are restored on entry, saved
+        every few seconds between two steps, and once more after the last step, so that work between the loop and the
+        checkpoint can be repeated. Ctrl-C and SIGTERM save after the running step and raise Interrupted.
+        """
+        saved = load_tensors(self.path("state.pth")) if self.path("state.pth").exists() else {"stage": None}
+        step, seconds = 0, 0.0
+        if saved["stage"] == stage:
+            step, seconds = saved["step"], saved["seconds"]
+            _restore(state, saved["state"], saved["rng"])
+        del saved
+        started = last_save = time.monotonic()
+        cost, first = 0.0, step
+        with _SignalsNoted() as stop, tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True) as bar:
+            while step < total:
+                yield step
+                step += 1
+                bar.update()
+                now = time.monotonic()
+                if stop.asked or step == total or now - last_save > max(SAVE_EVERY_SECONDS, SAVE_COST_RATIO * cost):
+                    content = {"stage": stage, "step": step, "seconds": seconds + now - started,
+                               "state": {name: _content(item) for name, item in state.items()}, "rng": _generators()}
+                    save_tensors(self.path("state.pth"), content)
+                    last_save = time.monotonic()
+                    cost = last_save - now
+                if stop.asked:
+                    raise Interrupted(f"Stopped in {stage} after step {step} of {total}; all of it is saved in "
+                                      f"{self.folder}. The same command goes on from there.")
+            self.seconds = seconds + time.monotonic() - started if first < total else seconds
+
+    def finish(self) -> None:
+        """Drop the resume state: everything it led to is in checkpoints and records."""
+        self.path("state.pth").unlink(missing_ok=True)
+
+
+class _SignalsNoted:
+    """Ctrl-C and SIGTERM as a note to be read between two steps; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: object) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __enter__(self) -> "_SignalsNoted":
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+
+def _content(item: Any) -> Any:
+    return item.get_state() if isinstance(item, torch.Generator) else item.state_dict()
+
+
+def _restore(state: dict[str, Any], saved: dict[str, Any], rng: dict[str, Any]) -> None:
+    for name, item in state.items():
+        if isinstance(item, torch.Generator):
+            item.set_state(saved[name])
+        else:
+            item.load_state_dict(saved[name])
+    torch.set_rng_state(rng["cpu"])
+    if rng["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(rng["cuda"])
+
+
+def _generators() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}

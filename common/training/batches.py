@@ -1,0 +1,73 @@
+"""An endless shuffled stream of training batches that any step can be asked of.
+
+Order and augmentation are functions of (seed, step) alone: a run that is killed and resumed at step n, or that uses
+another number of workers, sees the same pixels as one that was never stopped.
+"""
+
+import signal
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+
+class _DrawnSamples(Dataset):
+    """The samples of `dataset`, each augmented with a generator seeded by its place in the stream."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
+        index, place = drawn
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed((self.seed * 1_000_003 + place + 1) % 2**63)
+        sample = self.dataset[index]
+        torch.set_rng_state(before)
+        return sample
+
+
+class Batches:
+    """`batches[step]` is the batch that step trains on; asked in order, workers prepare the next ones meanwhile.
+
+    Every epoch is a new permutation drawn from (seed, epoch), its last batch may be smaller, and `len(batches)` is
+    the number of batches in it: the originals rebuild their iterator when step % len(loader) == 0.
+    """
+
+    def __init__(self, dataset: Dataset, batch_size: int, seed: int, workers: int = 0, device: torch.device | str = "cpu") -> None:
+        self.size, self.batch_size, self.seed = len(dataset), batch_size, seed
+        self.samples, self.workers, self.device = _DrawnSamples(dataset, seed), workers, torch.device(device)
+        self._next, self._iterator = None, None
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def order(self, epoch: int) -> list[int]:
+        """The permutation of sample indices that epoch number `epoch` visits."""
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        return torch.randperm(self.size, generator=generator).tolist()
+
+    def _from(self, step: int) -> Iterator[list[tuple[int, int]]]:
+        while True:
+            epoch, within = divmod(step, len(self))
+            order = self.order(epoch)
+            for batch in range(within, len(self)):
+                places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
+                yield [(order[place], epoch * self.size + place) for place in places]
+            step = (epoch + 1) * len(self)
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        if self._next != step:
+            loader = DataLoader(
+                self.samples, batch_sampler=self._from(step), num_workers=self.workers,
+                pin_memory=self.device.type == "cuda", worker_init_fn=leave_signals_to_parent, generator=torch.Generator(),
+            )
+            self._iterator = iter(loader)
+        images, labels = next(self._iterator)
+        self._next = step + 1
+        return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Let Ctrl-C reach only the main process, which saves; a worker that dies of it prints a traceback."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,37 @@
+"""Where and how a run computes: device, worker processes, seeds."""
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """'auto' (CUDA when there is one), 'cpu', 'cuda', 'cuda:1', ...; raises UserError for one that is not here."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"--device {name}: not a device. Use auto, cpu, cuda or cuda:<index>.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto.")
+    return device
+
+
+def automatic_workers(most: int = 16) -> int:
+    """Loader processes when the user names no number: one a usable core, `most` at most (the originals' 16)."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 0 if cores <= 2 else min(most, cores)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch (CPU and CUDA), and ask cuDNN for deterministic kernels."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
