@@ -44,7 +44,7 @@ class Batches:
 
     def order(self, epoch: int) -> list[int]:
         """The permutation of sample indices that epoch number `epoch` visits."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + 2**40 + epoch) % 2**63)  # apart from the samples' seeds
         return torch.randperm(self.size, generator=generator).tolist()
 
     def _from(self, step: int) -> Iterator[list[tuple[int, int]]]:
