@@ -1,7 +1,7 @@
 """From a name or a file to a CLIP: OpenAI's archives, plain checkpoints, safetensors, the miniature.
 
-Weights stay in the precision of their file until the model holds them in float32; fine-tuned float32 weights are
-never cast to half on the way, as open_clip's own builder would do.
+Weights stay in the precision of their file until the model holds them in float32; fine-tuned float32 weights
+are never cast to half on the way, as open_clip's own builder would do.
 """
 
 import hashlib
@@ -9,6 +9,8 @@ import http.client
 import os
 import pickle
 import tempfile
+import warnings
+import zipfile
 from collections.abc import Callable
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,8 +21,10 @@ from torch import Tensor, nn
 from common.clip.model import CLIP, build_model, config_from_state_dict
 from common.errors import UserError
 
-# OpenAI's names (openai/CLIP clip/clip.py:L30-L40); open_clip knows URL and SHA-256 of each, with "-" for "/"
-PUBLISHED = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+# OpenAI's names (openai/CLIP clip/clip.py:L30-L40); open_clip knows URL and SHA-256 of each, "-" for "/"
+PUBLISHED = (
+    "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
+)
 MINI = "mini"
 DEFAULT_CACHE = "~/.cache/clip"
 
@@ -41,9 +45,9 @@ def load(
 ) -> tuple[CLIP, Callable, Callable]:
     """A CLIP in eval mode on `device`, its training transform and its evaluation transform.
 
-    `name_or_path` is a name of `available_models()` or a checkpoint file. `precision` is "fp32", or "fp16" for
-    OpenAI's mixture (see `to_half`). Raises UserError: unknown name, no such file, a file that is broken or is not
-    a CLIP, a failed download.
+    `name_or_path` is a name of `available_models()` or a checkpoint file. `precision` is "fp32", or "fp16"
+    for OpenAI's mixture (see `to_half`). Raises UserError: unknown name, no such file, a broken file, one that
+    is not a CLIP, a failed download.
     """
     from common.datasets.transforms import clip_eval, clip_train
 
@@ -78,25 +82,26 @@ def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) 
     near = get_close_matches(name, available_models(), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"CLIP weights {name!r}: neither a file nor a known model.{hint} Known models: {', '.join(available_models())}"
+        f"CLIP weights {name!r}: neither a file nor a known model.{hint} "
+        f"Known models: {', '.join(available_models())}"
     )
 
 
 def _download(name: str, cache_dir: Path) -> Path:
     """The verified archive of a published model in `cache_dir`; fetched through open_clip if it is not there.
 
-    open_clip writes straight into its target, so it is given a temporary folder: the cache holds whole files only.
+    open_clip writes straight into its target; given a temporary folder, the cache only ever gets whole files.
     """
     from open_clip.pretrained import download_pretrained_from_url, get_pretrained_url
 
-    url = get_pretrained_url(name.replace("/", "-").replace("@", "-"), "openai")
+    url = get_pretrained_url(name.replace("/", "-").replace("@336px", "-336"), "openai")
     checksum, file_name = url.split("/")[-2:]
     target = cache_dir / file_name
     broken = ""
     if target.is_file():
         if _sha256(target) == checksum:
             return target
-        broken = f" The file that is there now has another SHA-256: it is cut or not OpenAI's."
+        broken = " The file that is there now has another SHA-256: it is cut or not OpenAI's."
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
@@ -104,8 +109,8 @@ def _download(name: str, cache_dir: Path) -> Path:
     # TypeError: open_clip takes the length of an answer that a proxy sent without one
     except (OSError, RuntimeError, TypeError, http.client.HTTPException) as error:
         raise UserError(
-            f"CLIP {name} could not be downloaded from {url} ({error}). Get that file elsewhere and put it at {target} "
-            f"(SHA-256 {checksum}), or give a path to it instead of the name.{broken}"
+            f"CLIP {name} could not be downloaded from {url} ({error}). Get that file elsewhere and put it "
+            f"at {target} (SHA-256 {checksum}), or give a path to it instead of the name.{broken}"
         ) from error
     return target
 
@@ -118,9 +123,9 @@ def _sha256(path: Path) -> str:
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The weights of a CLIP checkpoint under OpenAI's keys, on the CPU, in the file's own precision.
 
-    Reads safetensors, TorchScript archives (as OpenAI publishes), plain state dicts and {"state_dict": ...}; takes
-    off a prefix that all keys share (such as "module.") and drops the archives' three size entries. Raises UserError
-    when the file is missing, cut, or holds something else.
+    Reads safetensors, TorchScript archives (as OpenAI publishes), plain state dicts and {"state_dict": ...};
+    takes off a prefix that all keys share (such as "module.") and drops the archives' three size entries.
+    Raises UserError when the file is missing, cut, or holds something else.
     """
     path = Path(path)
     if not path.is_file():
@@ -130,7 +135,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(
-            f"checkpoint {path}: it holds no state dict. Expected a dictionary of tensors, or one under 'state_dict'"
+            f"checkpoint {path}: it holds no state dict. "
+            "Expected a dictionary of tensors, or one under 'state_dict'"
         )
     loaded = _without_prefix(loaded)
     return {key: value for key, value in loaded.items() if key not in SIZE_KEYS}
@@ -147,20 +153,20 @@ def _read(path: Path) -> object:
         except SafetensorError as error:
             raise _broken(path, error) from error
     try:
-        return dict(torch.jit.load(path, map_location="cpu").state_dict())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, OpenAI's files stay
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
     except RuntimeError:
         pass  # not a TorchScript archive
     # by path again: an open file would have to be rewound after the first attempt
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if path.read_bytes()[:2] in (b"PK", b"\x80\x02"):
+    except Exception as error:  # a cut or foreign file makes the unpickler raise nearly anything
+        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
             raise UserError(
-                f"checkpoint {path}: it holds pickled Python objects besides tensors, which are not executed. Save the "
-                'weights alone: torch.save({"state_dict": model.state_dict()}, path)'
+                f"checkpoint {path}: it holds pickled Python objects besides tensors, which are not executed."
+                ' Save the weights alone: torch.save({"state_dict": model.state_dict()}, path)'
             ) from error
-        raise _broken(path, error) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
         raise _broken(path, error) from error
 
 
@@ -185,11 +191,12 @@ def check_keys(state_dict: dict[str, Tensor], path: str | Path) -> None:
     """Raise UserError that names what keeps this state dict of `path` from being a CLIP: keys or shapes."""
     try:
         with torch.device("meta"):
-            expected = {key: value.shape for key, value in CLIP(config_from_state_dict(state_dict)).state_dict().items()}
+            model = CLIP(config_from_state_dict(state_dict))
     except KeyError as error:
         raise UserError(f"checkpoint {path}: not a CLIP, the key {error.args[0]!r} is missing") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"checkpoint {path}: not a CLIP, its shapes do not fit together ({error})") from error
+    expected = {key: value.shape for key, value in model.state_dict().items()}
     shared = expected.keys() & state_dict.keys()
     faults = {
         "missing keys": sorted(expected.keys() - shared),

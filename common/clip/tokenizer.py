@@ -1,7 +1,7 @@
-"""CLIP's byte-pair encoding on open_clip's vocabulary (the same file as OpenAI's), under OpenAI's and ZSCL's rules.
+"""CLIP's byte-pair encoding on open_clip's vocabulary (OpenAI's own file), under OpenAI's and ZSCL's rules.
 
-The two differ in how the special words are spelt inside a text and in what happens to an over-long one; the ids and
-the encoding of every ordinary text are the same.
+The two differ in how the special words are spelt inside a text and in what happens to an over-long one; the
+ids and the encoding of every ordinary text are the same.
 """
 
 import functools
@@ -52,10 +52,10 @@ def decode(ids: list[int]) -> str:
 def tokenize(texts: str | list[str], context_length: int = 77, truncate: bool | str = False) -> Tensor:
     """Token ids (N, context_length) int64: START, the text, END, zeros.
 
-    A text of more than context_length tokens raises UserError; `truncate=True` cuts it and keeps END as the last
-    token (openai/CLIP clip/clip.py:L205-L245). `truncate="zscl"` reads special words as ZSCL does and cuts without
-    restoring END (Thunderbeee/ZSCL mtil/clip/clip.py:L300-L310): the feature is then read at position 0, START
-    being the highest id left, and is the same for all such texts. Only texts of more than 75 tokens are concerned.
+    A text of more than context_length tokens raises UserError; `truncate=True` cuts it and keeps END as the
+    last token (openai/CLIP clip/clip.py:L205-L245). `truncate="zscl"` reads special words as ZSCL does and
+    cuts without restoring END (Thunderbeee/ZSCL mtil/clip/clip.py:L300-L310): the feature is then read at
+    position 0, START being the highest id left, and is the same for all such texts.
     """
     if truncate not in (False, True, "zscl"):
         raise ValueError(f'truncate is False, True or "zscl", not {truncate!r}')
