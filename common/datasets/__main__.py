@@ -1,0 +1,95 @@
+"""python -m common.datasets check | download: are the data sets there, and fetch those that still can be fetched."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torchvision import datasets
+
+from common.datasets.check import details, inspect, table
+from common.datasets.layout import PUBLISHED, how_to_get
+from common.datasets.loading import canonical
+from common.errors import UserError, exit_cleanly
+
+DOWNLOADERS: dict[str, Callable[[Path], object]] = {
+    "Aircraft": lambda root: datasets.FGVCAircraft(root, download=True),
+    "Caltech101": lambda root: datasets.Caltech101(root, download=True),
+    "CIFAR10": lambda root: datasets.CIFAR10(root, download=True),
+    "CIFAR100": lambda root: datasets.CIFAR100(root, download=True),
+    "DTD": lambda root: datasets.DTD(root, download=True),
+    "EuroSAT": lambda root: datasets.EuroSAT(root, download=True),
+    "Flowers": lambda root: datasets.Flowers102(root, download=True),
+    "Food": lambda root: datasets.Food101(root, download=True),
+    "MNIST": lambda root: datasets.MNIST(root, download=True),
+    "OxfordPet": lambda root: datasets.OxfordIIITPet(root, download=True),
+}
+
+
+def check(names: list[str], root: Path, verify: bool) -> bool:
+    """Print the table of the named data sets and what is wrong below it; True if all are complete."""
+    statuses = []
+    for name in names:
+        if sys.stderr.isatty():
+            print(f"\rlooking at {name} ...".ljust(40), end="\r", file=sys.stderr, flush=True)
+        statuses.append(inspect(name, root, verify))
+    print(f"Data location: {root}{'' if root.is_dir() else ' (this folder does not exist)'}\n")
+    print(table(statuses))
+    below = details(statuses, root)
+    print(f"\n{below}" if below else "", end="\n" if below else "")
+    found = sum(status.found == "yes" for status in statuses)
+    print(f"\n{found} of {len(statuses)} complete.")
+    return found == len(statuses)
+
+
+def download(names: list[str], root: Path) -> list[str]:
+    """Fetch with torchvision what it still can; returns a message for each data set that failed or needs hands."""
+    failed = []
+    for name in names:
+        if name not in DOWNLOADERS:
+            failed.append(f"{name}: {how_to_get(name, str(root))}")
+            continue
+        print(f"downloading {name} into {root} ...", flush=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            DOWNLOADERS[name](root)
+        except Exception as error:  # network, checksum, disk: torchvision raises many kinds, each ends this set alone
+            failed.append(f"{name}: download failed ({type(error).__name__}: {error}).")
+    return failed
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m common.datasets", description="Look after the data sets below one folder.",
+        epilog=f"Known data sets: {', '.join(PUBLISHED)}.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, text in (("check", "print which data sets are complete; exit code 1 if one is not"),
+                          ("download", "fetch what torchvision still can, tell what to do for the rest, then check")):
+        sub = commands.add_parser(command, help=text, description=text, epilog=parser.epilog)
+        sub.add_argument("--data-location", required=True, type=Path, metavar="DIR",
+                         help="the folder that holds (or shall hold) all data sets")
+        sub.add_argument("names", nargs="*" if command == "check" else "+", metavar="NAME",
+                         help="data sets" + (" (default: all)" if command == "check" else ""))
+    commands.choices["check"].add_argument(
+        "--no-verify", action="store_true",
+        help="accept fewer images than published and skip checksums (cut copies); missing files still count")
+    return parser.parse_args()
+
+
+@exit_cleanly
+def main() -> None:
+    args = arguments()
+    root = args.data_location.expanduser()
+    names = [canonical(name) for name in args.names] or list(PUBLISHED)
+    if args.command == "check":
+        complete = check(names, root, verify=not args.no_verify)
+        sys.exit(0 if complete else 1)
+    failed = download(names, root)
+    complete = check(names, root, verify=True)
+    if failed:
+        raise UserError("not downloaded:\n" + "\n".join(f"  {message}" for message in failed))
+    sys.exit(0 if complete else 1)
+
+
+if __name__ == "__main__":
+    main()

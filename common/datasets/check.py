@@ -1,0 +1,158 @@
+"""Which data sets are complete: one status each, a table of all, one error for everything that is missing."""
+
+import os
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch.utils.data import Dataset
+
+from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, how_to_get
+from common.datasets.loading import canonical, count_problem, missing_paths, read
+from common.datasets.reference import caption_file, captions
+from common.errors import UserError
+
+WIDTH = 118
+
+
+@dataclass
+class Status:
+    """found: "yes", "partial" or "no". train, test, classes: images that exist (None: not counted).
+
+    problems say why found is not "yes"; notes are worth knowing but harmless.
+    """
+
+    name: str
+    found: str = "yes"
+    train: int | None = None
+    test: int | None = None
+    classes: int | None = None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def inspect(name: str, root: Path, verify: bool = True) -> Status:
+    """Look at the files of one data set without decoding an image; verify demands the published counts."""
+    if name == CAPTIONS:
+        return _inspect_captions(root, verify)
+    status = Status(name)
+    missing = missing_paths(name, root)
+    if missing:
+        status.found = "no" if len(missing) == len(PUBLISHED[name].needs) else "partial"
+        status.problems.append(f"missing: {', '.join(missing)}")
+        return status
+    try:
+        data = read(name, root, verify)
+    except UserError as error:
+        status.found = "partial"
+        status.problems.append(str(error))
+        return status
+    status.classes = len({*data.train.labels, *(data.test.labels if data.test else ())})
+    absent = _absent_files(data.train), _absent_files(data.test)
+    status.train = len(data.train) - len(absent[0])
+    status.test = None if data.test is None else len(data.test) - len(absent[1])
+    absent = [*absent[0], *absent[1]]
+    if absent:
+        status.problems.append(f"{len(absent):,} listed images do not exist, the first is {absent[0]}")
+    problem = count_problem(name, data)
+    if problem:
+        (status.problems if verify else status.notes).append(f"counts differ: {problem}")
+    if data.test is None:
+        status.notes.append("no validation images; only accuracy on ImageNet itself needs them")
+    status.found = "partial" if status.problems else "yes"
+    return status
+
+
+def _inspect_captions(root: Path, verify: bool) -> Status:
+    path = caption_file(root)
+    if path is None:
+        return Status(CAPTIONS, "no", problems=[f"missing: one of {', '.join(CAPTION_FILES)}"])
+    try:
+        count = len(captions(root))
+    except UserError as error:
+        return Status(CAPTIONS, "partial", problems=[str(error)])
+    status = Status(CAPTIONS, train=count)
+    low, high = CAPTION_ROWS
+    if path.suffix == ".csv":
+        status.notes.append(f"{path.name} holds the sentences of images that could still be fetched; the .tsv has all")
+    elif not low <= count <= high:
+        (status.problems if verify else status.notes).append(f"{count:,} rows instead of {low:,} to {high:,}")
+    status.found = "partial" if status.problems else "yes"
+    return status
+
+
+def _absent_files(part: Dataset | None) -> list[str]:
+    """Listed files that do not exist; one directory listing per folder instead of one look-up per file."""
+    by_folder = defaultdict(list)
+    for path in getattr(part, "paths", ()):
+        by_folder[os.path.dirname(path)].append(path)
+    absent = []
+    for folder, paths in by_folder.items():
+        there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        absent += [path for path in paths if os.path.basename(path) not in there]
+    return absent
+
+
+def require(names: Iterable[str], root: str | Path, verify: bool = True) -> None:
+    """Return if every data set named is complete below root; root "mini" always is.
+
+    Raises one UserError that lists everything missing of all of them and how to get it.
+    """
+    names = list(dict.fromkeys(canonical(name) for name in names))
+    if str(root) == "mini":
+        return
+    root = Path(root).expanduser()
+    bad = [status for status in (inspect(name, root, verify) for name in names) if status.found != "yes"]
+    if bad:
+        absent_root = "" if root.is_dir() else " (this folder does not exist)"
+        raise UserError(f"{len(bad)} of {len(names)} data sets are missing or incomplete in {root}{absent_root}:\n"
+                        f"{details(bad, root)}\n"
+                        f"See them all: python -m common.datasets check --data-location {root}")
+
+
+def details(statuses: Iterable[Status], root: Path) -> str:
+    """What is wrong with each status, where it was looked for, how to get it, and notes, wrapped for reading."""
+    lines = []
+    for status in statuses:
+        wanting = status.found != "yes"
+        rows = [*status.problems, *(f"note: {note}" for note in status.notes)]
+        if wanting:
+            rows.append(f"looked in: {root / os.path.commonpath(PUBLISHED[status.name].needs)}")
+            how = how_to_get(status.name, str(root))
+            # A problem that came as a whole message has said this already.
+            rows += [] if any(how in problem for problem in status.problems) else [f"how to get it: {how}"]
+        if rows:
+            lines.append(f"{status.name}")
+            lines += [textwrap.fill(row, WIDTH, initial_indent="    ", subsequent_indent="      ",
+                                    break_long_words=False, break_on_hyphens=False) for row in rows]
+    return "\n".join(lines)
+
+
+def table(statuses: Iterable[Status]) -> str:
+    """One line a data set: found, counted and expected train / test / classes, and what is missing in short."""
+    rows = [("data set", "found", "train", "test", "classes", "expected", "what is missing")]
+    for status in statuses:
+        published = PUBLISHED[status.name]
+        expected = (f"{CAPTION_ROWS[0]:,} sentences" if status.name == CAPTIONS
+                    else f"{published.train:,} / {published.test:,} / {published.classes:,}")
+        rows.append((status.name, status.found, *map(_number, (status.train, status.test, status.classes)), expected,
+                     _short(status)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    right = {2, 3, 4}
+    lines = ["  ".join(cell.rjust(width) if i in right else cell.ljust(width)
+                       for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _number(count: int | None) -> str:
+    return "-" if count is None else f"{count:,}"
+
+
+def _short(status: Status) -> str:
+    if status.found == "no":
+        return "all of it"
+    if not status.problems:
+        return "counts differ from the published" if any("published" in note for note in status.notes) else ""
+    return textwrap.shorten(status.problems[0].removeprefix(f"{status.name}: "), 44, placeholder=" ...")

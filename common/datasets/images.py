@@ -1,0 +1,99 @@
+"""What every data set becomes: labelled images from files or from an array, and the record around them."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from common.datasets.transforms import to_rgb
+from common.errors import UserError
+
+Transform = Callable[[Image.Image], object]
+
+
+@dataclass
+class ImageSet:
+    """A data set ready for training and evaluation.
+
+    train, test yield (image, label): image transformed, or an RGB PIL image where no transform was given; label an
+    int that indexes classnames. test is None where no evaluation images are at hand (ImageNet without a val folder).
+    templates: prompts with "{}" for the class, the first one being the training prompt. fingerprint: counts
+    (train, test), md5 of the list of files and labels, and notes, for a run's config.
+    """
+
+    name: str
+    train: Dataset
+    test: Dataset | None
+    classnames: list[str]
+    templates: list[str]
+    fingerprint: dict[str, object] = field(default_factory=dict)
+
+
+class ImageFiles(Dataset):
+    """Images read from files: item i is (transform(RGB image), label).
+
+    A file that is missing, truncated or no image raises UserError with its path when it is read.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int], transform: Transform | None = None):
+        self.paths = [str(path) for path in paths]
+        self.labels = [int(label) for label in labels]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        image = read_rgb(self.paths[index])
+        return (image if self.transform is None else self.transform(image)), self.labels[index]
+
+
+class ImageArrays(Dataset):
+    """Images held in memory, uint8 (N, H, W, 3) or grayscale (N, H, W): item i is (transform(RGB image), label)."""
+
+    def __init__(self, arrays: np.ndarray, labels: Sequence[int], transform: Transform | None = None):
+        self.arrays = arrays
+        self.labels = [int(label) for label in labels]
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        image = to_rgb(Image.fromarray(self.arrays[index]))
+        return (image if self.transform is None else self.transform(image)), self.labels[index]
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """The image at path in mode RGB. Raises UserError that names the file if it is missing, cut or no image."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return to_rgb(image)
+    except FileNotFoundError:
+        raise UserError(f"{path}: this image is listed but does not exist. "
+                        "Unpack or download the data set again.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: this image can not be read ({error}). The file is damaged or was cut in "
+                        "transfer: delete it and put a fresh copy in its place.") from None
+
+
+def fingerprint(train: Dataset, test: Dataset | None, root: Path, notes: Sequence[str] = ()) -> dict[str, object]:
+    """Counts, md5 over the ordered lines "path below root, label" of train, then test, and notes.
+
+    Array data sets have no paths, so only their labels count.
+    """
+    digest = hashlib.md5()
+    prefix = len(str(root)) + 1
+    for part in (train, test):
+        if part is None:
+            continue
+        names = [path[prefix:].replace(os.sep, "/") for path in getattr(part, "paths", [""] * len(part))]
+        digest.update("".join(f"{name} {label}\n" for name, label in zip(names, part.labels)).encode())
+    return {"train": len(train), "test": 0 if test is None else len(test), "md5": digest.hexdigest(),
+            "notes": list(notes)}

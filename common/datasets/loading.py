@@ -1,0 +1,107 @@
+"""One door to all data sets: a name, a folder and two transforms in, an ImageSet out."""
+
+import difflib
+from pathlib import Path
+
+from common.datasets import mtil, reference
+from common.datasets.images import ImageSet, Transform, fingerprint
+from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
+from common.errors import UserError
+
+MTIL_ORDER_1 = ("Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT", "Flowers", "Food", "MNIST", "OxfordPet",
+                "StanfordCars", "SUN397")
+MTIL_ORDER_2 = ("StanfordCars", "Food", "MNIST", "OxfordPet", "Flowers", "SUN397", "Aircraft", "Caltech101", "DTD",
+                "EuroSAT", "CIFAR100")
+
+READERS = {
+    "Aircraft": mtil.aircraft,
+    "Caltech101": mtil.caltech101,
+    "CIFAR10": mtil.cifar10,
+    "CIFAR100": mtil.cifar100,
+    "DTD": mtil.dtd,
+    "EuroSAT": mtil.eurosat,
+    "Flowers": mtil.flowers,
+    "Food": mtil.food,
+    "MNIST": mtil.mnist,
+    "OxfordPet": mtil.oxford_pet,
+    "StanfordCars": mtil.stanford_cars,
+    "SUN397": mtil.sun397,
+    "TinyImagenet": reference.tiny_imagenet_sorted,
+    "ImageNet": reference.imagenet,
+}
+
+
+def canonical(name: str) -> str:
+    """name itself if it is a known data set. Raises UserError with the known names and the nearest one otherwise."""
+    if name in PUBLISHED:
+        return name
+    lower = {known.lower(): known for known in PUBLISHED}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f" Did you mean {lower[near[0]]}?" if near else ""
+    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(PUBLISHED)}.")
+
+
+def load(name: str, root: str | Path, train_transform: Transform | None = None,
+         eval_transform: Transform | None = None, verify: bool = True, sun397_order: str = "sorted") -> ImageSet:
+    """The data set `name` below the folder root; root "mini" stands for the embedded miniature.
+
+    train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images. verify
+    checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken as they are.
+    sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
+    Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
+    """
+    name = canonical(name)
+    if name == CAPTIONS:
+        raise UserError(f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference text.")
+    if str(root) == "mini":
+        from common.mini import load_domain  # the miniature needs this package, hence not at the top
+
+        return load_domain(name, train_transform, eval_transform)
+    root = Path(root).expanduser()
+    data = read(name, root, verify, sun397_order)
+    problem = count_problem(name, data) if verify else None
+    if problem:
+        raise UserError(f"{name}: {problem} in {root}. {how_to_get(name, str(root))} To take it as it is: "
+                        "--no-verify (verify=False).")
+    data.train.transform = train_transform
+    if data.test is not None:
+        data.test.transform = eval_transform
+    notes = [f"file order: {sun397_order}"] if name == "SUN397" else []
+    data.fingerprint = fingerprint(data.train, data.test, root, notes)
+    return data
+
+
+def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> ImageSet:
+    """List the images and labels of one data set; no image is decoded. Raises UserError for whatever fails."""
+    missing = missing_paths(name, root)
+    if missing:
+        raise UserError(f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
+                        f"{how_to_get(name, str(root))}")
+    options = {"order": sun397_order} if name == "SUN397" else {}
+    try:
+        data = READERS[name](root, verify, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        # torchvision, scipy, json and pickle each raise their own on a damaged list; the file is at fault.
+        raise UserError(f"{name}: its files below {root} can not be read ({type(error).__name__}: {error}). "
+                        f"Something is missing or damaged there. {how_to_get(name, str(root))}") from error
+    for part, split in ((data.train, "train"), (data.test, "test")):
+        if part is not None and len(part) == 0:
+            raise UserError(f"{name}: no {split} images below {root}. {how_to_get(name, str(root))}")
+    return data
+
+
+def missing_paths(name: str, root: Path) -> list[str]:
+    """Files and folders of the published layout that do not exist below root."""
+    return [path for path in PUBLISHED[name].needs if not (root / path).exists()]
+
+
+def count_problem(name: str, data: ImageSet) -> str | None:
+    """A phrase telling how the counts differ from the published ones, or None. A missing test part is no problem."""
+    published = PUBLISHED[name]
+    test = published.test if data.test is None else len(data.test)
+    if (len(data.train), test) == (published.train, published.test):
+        return None
+    return (f"{len(data.train):,} train and {test:,} test images instead of the published {published.train:,} and "
+            f"{published.test:,}")

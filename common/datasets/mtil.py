@@ -1,0 +1,209 @@
+"""The eleven data sets of the multi-domain task-incremental benchmark (MTIL), and CIFAR10.
+
+Splits, label orders, names and templates as in ZSCL mtil/src/datasets/collections.py (arXiv 2303.06628). Each function
+takes the folder that holds the data set's own folder and returns an ImageSet without transforms and fingerprint.
+torchvision parses the label files; `loader=str` makes it return paths instead of decoded images.
+"""
+
+import os
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset, random_split
+from torchvision import datasets
+
+from common.datasets.images import ImageArrays, ImageFiles, ImageSet
+from common.datasets.names import agreed_names, read_names, read_templates
+from common.errors import UserError
+
+EUROSAT_FOLDERS = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop",
+                   "Residential", "River", "SeaLake"]
+NO_VERIFY = "or take it as it is with --no-verify (verify=False)"
+
+
+def split_80_20(n: int) -> tuple[list[int], list[int]]:
+    """Train and test indices of sets without an official split: 80/20 at random with seed 42, not stratified.
+
+    ZSCL mtil/src/datasets/collections.py:L17-L87. The permutation is that of torch's CPU generator.
+    """
+    n_train = int(0.8 * n)
+    parts = random_split(range(n), [n_train, n - n_train], generator=torch.Generator().manual_seed(42))
+    return parts[0].indices, parts[1].indices
+
+
+def _files(dataset: Dataset) -> ImageFiles:
+    pairs = [dataset[i] for i in range(len(dataset))]
+    return ImageFiles([path for path, _ in pairs], [label for _, label in pairs])
+
+
+def _split_files(paths: list[str], labels: list[int]) -> tuple[ImageFiles, ImageFiles]:
+    train, test = split_80_20(len(paths))
+    return tuple(ImageFiles([paths[i] for i in part], [labels[i] for i in part]) for part in (train, test))
+
+
+def _from_lists(name: str, stem: str, train: Dataset, test: Dataset, folder: Path) -> ImageSet:
+    if train.classes != test.classes:
+        # DTD and Food101 number the classes that occur in one list, so a cut list would shift the labels.
+        raise UserError(f"{name}: the train and test lists in {folder} do not name the same classes. Get a complete "
+                        "copy.")
+    names = agreed_names(name, stem, train.classes)
+    return ImageSet(name, _files(train), _files(test), names, read_templates(stem))
+
+
+def aircraft(root: Path, verify: bool) -> ImageSet:
+    """FGVC Aircraft, 100 variants, train and test; the val part is not used, as upstream."""
+    train, test = (datasets.FGVCAircraft(root, split, "variant", loader=str) for split in ("train", "test"))
+    return _from_lists("Aircraft", "aircraft", train, test, root / "fgvc-aircraft-2013b/data")
+
+
+def caltech101(root: Path, verify: bool) -> ImageSet:
+    """Caltech101 without the background class, 80/20 split over sorted folders and files.
+
+    Own reader: torchvision's needs BACKGROUND_Google to exist, counts every stray entry as a class or image, and
+    yields grayscale images. Names are hand-written upstream and can not be derived from the folders.
+    """
+    folder = root / "caltech101" / "101_ObjectCategories"
+    categories = sorted(entry.name for entry in os.scandir(folder)
+                        if entry.is_dir() and entry.name != "BACKGROUND_Google" and not entry.name.startswith("."))
+    names = read_names("caltech101")
+    if len(categories) != len(names):
+        raise UserError(f"Caltech101: {folder} holds {len(categories)} class folders besides BACKGROUND_Google, "
+                        f"{len(names)} are expected. Labels would be shifted: get a complete copy or remove what does "
+                        "not belong there.")
+    paths, labels = [], []
+    for label, category in enumerate(categories):
+        images = sorted((folder / category).glob("image_*.jpg"))
+        paths += map(str, images)
+        labels += [label] * len(images)
+    return ImageSet("Caltech101", *_split_files(paths, labels), names, read_templates("caltech101"))
+
+
+class _CIFAR10Unchecked(datasets.CIFAR10):
+    """torchvision's reader with the checksums taken out, for cut copies."""
+
+    train_list = [[file, None] for file, _ in datasets.CIFAR10.train_list]
+    test_list = [[file, None] for file, _ in datasets.CIFAR10.test_list]
+    meta = {**datasets.CIFAR10.meta, "md5": None}
+
+
+class _CIFAR100Unchecked(datasets.CIFAR100):
+    """torchvision's reader with the checksums taken out, for cut copies."""
+
+    train_list = [[file, None] for file, _ in datasets.CIFAR100.train_list]
+    test_list = [[file, None] for file, _ in datasets.CIFAR100.test_list]
+    meta = {**datasets.CIFAR100.meta, "md5": None}
+
+
+class _Flowers102Unchecked(datasets.Flowers102):
+    """torchvision's reader with the checksums taken out, for cut copies."""
+
+    _file_dict = {part: (file, None) for part, (file, _) in datasets.Flowers102._file_dict.items()}
+
+
+def _cifar(name: str, stem: str, reader: type[datasets.CIFAR10], root: Path, verify: bool) -> ImageSet:
+    try:
+        train, test = (reader(root, train=part) for part in (True, False))
+    except RuntimeError as error:
+        if not verify:
+            raise
+        raise UserError(f"{name}: the files in {root / reader.base_folder} are not the published ones (checksum). "
+                        f"Download them again, {NO_VERIFY}.") from error
+    names = agreed_names(name, stem, train.classes)
+    parts = (ImageArrays(part.data, part.targets) for part in (train, test))
+    return ImageSet(name, *parts, names, read_templates(stem))
+
+
+def cifar10(root: Path, verify: bool) -> ImageSet:
+    """CIFAR10, official split."""
+    return _cifar("CIFAR10", "cifar10", datasets.CIFAR10 if verify else _CIFAR10Unchecked, root, verify)
+
+
+def cifar100(root: Path, verify: bool) -> ImageSet:
+    """CIFAR100, official split."""
+    return _cifar("CIFAR100", "cifar100", datasets.CIFAR100 if verify else _CIFAR100Unchecked, root, verify)
+
+
+def dtd(root: Path, verify: bool) -> ImageSet:
+    """Describable textures, train1 and test1 lists; the val list is not used, as upstream."""
+    train, test = (datasets.DTD(root, split, partition=1, loader=str) for split in ("train", "test"))
+    return _from_lists("DTD", "dtd", train, test, root / "dtd/dtd/labels")
+
+
+def eurosat(root: Path, verify: bool) -> ImageSet:
+    """EuroSAT (RGB), 80/20 split over sorted folders and string-sorted file names; hand-written names."""
+    whole = datasets.EuroSAT(root, loader=str)
+    if whole.classes != EUROSAT_FOLDERS:
+        raise UserError(f"EuroSAT: {root / 'eurosat/2750'} holds the folders {', '.join(whole.classes)}; expected are "
+                        f"{', '.join(EUROSAT_FOLDERS)}, nothing else.")
+    files = _files(whole)
+    return ImageSet("EuroSAT", *_split_files(files.paths, files.labels), read_names("eurosat"),
+                    read_templates("eurosat"))
+
+
+def flowers(root: Path, verify: bool) -> ImageSet:
+    """Oxford Flowers 102, train and test; the val part is not used, as upstream.
+
+    Names are upstream's: torchvision's differ in entry 59, "pink-yellow dahlia?" with a question mark.
+    """
+    reader = datasets.Flowers102 if verify else _Flowers102Unchecked
+    try:
+        train, test = (reader(root, split, loader=str) for split in ("train", "test"))
+    except RuntimeError as error:
+        if not verify:
+            raise
+        raise UserError(f"Flowers: imagelabels.mat or setid.mat in {root / 'flowers-102'} is not the published file "
+                        f"(checksum). Download it again, {NO_VERIFY}.") from error
+    return ImageSet("Flowers", _files(train), _files(test), read_names("flowers"), read_templates("flowers"))
+
+
+def food(root: Path, verify: bool) -> ImageSet:
+    """Food-101, official split in the order of its json lists."""
+    train, test = (datasets.Food101(root, split, loader=str) for split in ("train", "test"))
+    return _from_lists("Food", "food", train, test, root / "food-101/meta")
+
+
+def mnist(root: Path, verify: bool) -> ImageSet:
+    """MNIST; its names are "0 - zero" to "9 - nine", which the prompts contain literally."""
+    train, test = (datasets.MNIST(root, train=part) for part in (True, False))
+    names = agreed_names("MNIST", "mnist", train.classes)
+    parts = (ImageArrays(part.data.numpy(), part.targets.tolist()) for part in (train, test))
+    return ImageSet("MNIST", *parts, names, read_templates("mnist"))
+
+
+def oxford_pet(root: Path, verify: bool) -> ImageSet:
+    """Oxford-IIIT Pet, trainval and test.
+
+    Own reader, since torchvision's can not list files without decoding them; names by its rule: the file name
+    without the number, each word capitalised, in the order of the ids in the list.
+    """
+    folder = root / "oxford-iiit-pet"
+    parts, titles = [], {}
+    for split in ("trainval", "test"):
+        rows = [line.split() for line in (folder / f"annotations/{split}.txt").read_text().splitlines() if line.strip()]
+        labels = [int(row[1]) - 1 for row in rows]
+        parts.append(ImageFiles([folder / "images" / f"{row[0]}.jpg" for row in rows], labels))
+        titles.update({label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)})
+    names = agreed_names("OxfordPet", "oxford_pet", [titles[label] for label in sorted(titles)])
+    return ImageSet("OxfordPet", *parts, names, read_templates("oxford_pet"))
+
+
+def stanford_cars(root: Path, verify: bool) -> ImageSet:
+    """Stanford Cars, official split; nine templates, one more than OpenAI's list."""
+    train, test = (datasets.StanfordCars(root, split, loader=str) for split in ("train", "test"))
+    return _from_lists("StanfordCars", "stanford_cars", train, test, root / "stanford_cars/devkit")
+
+
+def sun397(root: Path, verify: bool, order: str = "sorted") -> ImageSet:
+    """SUN397, 80/20 split of all images.
+
+    torchvision lists the files as the file system happens to, so upstream's split can not be reproduced. Order
+    "sorted" sorts the paths before the split; "torchvision" keeps the listed order. The fingerprint tells them apart.
+    """
+    whole = datasets.SUN397(root, loader=str)
+    names = agreed_names("SUN397", "sun397", whole.classes)
+    files = _files(whole)
+    rank = range(len(files))
+    if order == "sorted":
+        rank = sorted(rank, key=lambda i: Path(files.paths[i]).as_posix())
+    parts = _split_files([files.paths[i] for i in rank], [files.labels[i] for i in rank])
+    return ImageSet("SUN397", *parts, names, read_templates("sun397"))
