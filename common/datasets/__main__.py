@@ -36,9 +36,10 @@ def check(names: list[str], root: Path, verify: bool) -> bool:
     print(f"Data location: {root}{'' if root.is_dir() else ' (this folder does not exist)'}\n")
     print(table(statuses))
     below = details(statuses, root)
-    print(f"\n{below}" if below else "", end="\n" if below else "")
+    if below:
+        print(f"\n{below}")
     found = sum(status.found == "yes" for status in statuses)
-    print(f"\n{found} of {len(statuses)} complete.")
+    print(f"\n{found} of {len(statuses)} {'complete' if verify else 'found'}.")
     return found == len(statuses)
 
 

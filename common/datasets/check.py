@@ -21,7 +21,8 @@ WIDTH = 118
 class Status:
     """found: "yes", "partial" or "no". train, test, classes: images that exist (None: not counted).
 
-    problems say why found is not "yes"; notes are worth knowing but harmless.
+    problems say why found is not "yes"; notes are worth knowing but harmless. cut: accepted with other counts than
+    the published ones.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Status:
     classes: int | None = None
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    cut: bool = False
 
 
 def inspect(name: str, root: Path, verify: bool = True) -> Status:
@@ -40,7 +42,7 @@ def inspect(name: str, root: Path, verify: bool = True) -> Status:
     status = Status(name)
     missing = missing_paths(name, root)
     if missing:
-        status.found = "no" if len(missing) == len(PUBLISHED[name].needs) else "partial"
+        status.found = "partial" if _top_folder(name, root).exists() else "no"
         status.problems.append(f"missing: {', '.join(missing)}")
         return status
     try:
@@ -57,8 +59,9 @@ def inspect(name: str, root: Path, verify: bool = True) -> Status:
     if absent:
         status.problems.append(f"{len(absent):,} listed images do not exist, the first is {absent[0]}")
     problem = count_problem(name, data)
-    if problem:
-        (status.problems if verify else status.notes).append(f"counts differ: {problem}")
+    status.cut = problem is not None and not verify
+    if problem and verify:
+        status.problems.append(f"counts differ: {problem}")
     if data.test is None:
         status.notes.append("no validation images; only accuracy on ImageNet itself needs them")
     status.found = "partial" if status.problems else "yes"
@@ -78,9 +81,14 @@ def _inspect_captions(root: Path, verify: bool) -> Status:
     if path.suffix == ".csv":
         status.notes.append(f"{path.name} holds the sentences of images that could still be fetched; the .tsv has all")
     elif not low <= count <= high:
-        (status.problems if verify else status.notes).append(f"{count:,} rows instead of {low:,} to {high:,}")
+        status.cut = not verify
+        status.problems += [f"{count:,} rows instead of {low:,} to {high:,}"] if verify else []
     status.found = "partial" if status.problems else "yes"
     return status
+
+
+def _top_folder(name: str, root: Path) -> Path:
+    return root / Path(PUBLISHED[name].needs[0]).parts[0] if name != CAPTIONS else root
 
 
 def _absent_files(part: Dataset | None) -> list[str]:
@@ -119,12 +127,12 @@ def details(statuses: Iterable[Status], root: Path) -> str:
         wanting = status.found != "yes"
         rows = [*status.problems, *(f"note: {note}" for note in status.notes)]
         if wanting:
-            rows.append(f"looked in: {root / os.path.commonpath(PUBLISHED[status.name].needs)}")
+            rows.append(f"looked in: {_top_folder(status.name, root)}")
             how = how_to_get(status.name, str(root))
             # A problem that came as a whole message has said this already.
             rows += [] if any(how in problem for problem in status.problems) else [f"how to get it: {how}"]
         if rows:
-            lines.append(f"{status.name}")
+            lines.append(status.name)
             lines += [textwrap.fill(row, WIDTH, initial_indent="    ", subsequent_indent="      ",
                                     break_long_words=False, break_on_hyphens=False) for row in rows]
     return "\n".join(lines)
@@ -154,5 +162,5 @@ def _short(status: Status) -> str:
     if status.found == "no":
         return "all of it"
     if not status.problems:
-        return "counts differ from the published" if any("published" in note for note in status.notes) else ""
+        return "fewer images than published" if status.cut else ""
     return textwrap.shorten(status.problems[0].removeprefix(f"{status.name}: "), 44, placeholder=" ...")

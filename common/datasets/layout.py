@@ -18,7 +18,7 @@ class Published:
 
 
 DOWNLOAD = "python -m common.datasets download --data-location {root} {name}"
-DELETE_FIRST = " (it keeps a folder that is already there: delete an incomplete one first)"
+DELETE_FIRST = " (it keeps what is already there: delete an incomplete copy first)"
 
 CAPTIONS = "ConceptualCaptions"
 CAPTION_FILES = tuple(
@@ -35,7 +35,7 @@ PUBLISHED = {
         3_334, 3_333, 100, DOWNLOAD + DELETE_FIRST),
     "Caltech101": Published(
         ("caltech101/101_ObjectCategories",), 6_941, 1_736, 101,
-        DOWNLOAD + ", or unpack 101_ObjectCategories.tar.gz of https://data.caltech.edu/records/mzrjq-6wc02 (zip, md5 "
+        DOWNLOAD + DELETE_FIRST + ", or unpack 101_ObjectCategories.tar.gz of https://data.caltech.edu/records/mzrjq-6wc02 (zip, md5 "
         "3138e1922a9193bfa496528edbbc45d0) into {root}/caltech101. 101 class folders; BACKGROUND_Google may be "
         "absent."),
     "CIFAR100": Published(
@@ -45,7 +45,7 @@ PUBLISHED = {
         DOWNLOAD + DELETE_FIRST),
     "EuroSAT": Published(
         ("eurosat/2750",), 21_600, 5_400, 10,
-        DOWNLOAD + " (the original host's certificate has expired; recent torchvision uses a mirror), or unpack "
+        DOWNLOAD + DELETE_FIRST + "; the original host's certificate has expired, recent torchvision uses a mirror. Or unpack "
         "EuroSAT.zip (the RGB version, md5 c8fa014336c82ac7804f0398fcb19387) into {root}/eurosat so that "
         "eurosat/2750/AnnualCrop and nine more class folders exist."),
     "Flowers": Published(
@@ -56,7 +56,7 @@ PUBLISHED = {
     "MNIST": Published(
         tuple(f"MNIST/raw/{path}" for path in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
                                                "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")),
-        60_000, 10_000, 10, DOWNLOAD + " (files from elsewhere must be unpacked, without .gz)"),
+        60_000, 10_000, 10, DOWNLOAD + DELETE_FIRST + "; files from elsewhere must be unpacked, without .gz."),
     "OxfordPet": Published(
         tuple(f"oxford-iiit-pet/{path}" for path in ("images", "annotations/trainval.txt", "annotations/test.txt")),
         3_680, 3_669, 37, DOWNLOAD + DELETE_FIRST),

@@ -165,9 +165,8 @@ def food(root: Path, verify: bool) -> ImageSet:
 def mnist(root: Path, verify: bool) -> ImageSet:
     """MNIST; its names are "0 - zero" to "9 - nine", which the prompts contain literally."""
     train, test = (datasets.MNIST(root, train=part) for part in (True, False))
-    names = agreed_names("MNIST", "mnist", train.classes)
     parts = (ImageArrays(part.data.numpy(), part.targets.tolist()) for part in (train, test))
-    return ImageSet("MNIST", *parts, names, read_templates("mnist"))
+    return ImageSet("MNIST", *parts, read_names("mnist"), read_templates("mnist"))
 
 
 def oxford_pet(root: Path, verify: bool) -> ImageSet:
