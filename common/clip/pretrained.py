@@ -46,8 +46,8 @@ def load(
     """A CLIP in eval mode on `device`, its training transform and its evaluation transform.
 
     `name_or_path` is a name of `available_models()` or a checkpoint file. `precision` is "fp32", or "fp16"
-    for OpenAI's mixture (see `to_half`). Raises UserError: unknown name, no such file, a broken file, one that
-    is not a CLIP, a failed download.
+    for OpenAI's mixture (see `to_half`). Raises UserError: unknown name, no such file, a broken file, one
+    that is not a CLIP, a failed download.
     """
     from common.datasets.transforms import clip_eval, clip_train
 
