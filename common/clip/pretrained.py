@@ -102,6 +102,7 @@ def _download(name: str, cache_dir: Path) -> Path:
         if _sha256(target) == checksum:
             return target
         broken = " The file that is there now has another SHA-256: it is cut or not OpenAI's."
+        warnings.warn(f"{target} has another SHA-256 than OpenAI's file; downloading it again", stacklevel=2)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:

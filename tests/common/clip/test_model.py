@@ -4,42 +4,24 @@ Tolerances are those of the fixtures' README: 1e-5 absolute on features, logits,
 entries, 1e-5 relative on gradient norms.
 """
 
-import json
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from common.clip.model import CLIP, CLIPConfig, build_model, config_from_state_dict
 from common.clip.tokenizer import tokenize
+from tests.golden_files import Golden
 
-GOLDEN = Path(__file__).parents[2] / "golden/clip"
 MODELS = ("vit_tiny", "vit_2heads", "rn_tiny")
 
 
-class Fixture:
-    """One npz file: arrays by name, the weights in float32, the meta record."""
-
-    def __init__(self, name):
-        with np.load(GOLDEN / f"{name}.npz") as arrays:
-            self.arrays = {key: torch.from_numpy(arrays[key]) for key in arrays.files if key != "meta"}
-            self.meta = json.loads(str(arrays["meta"]))
-        self.weights = self.under("w/")
-        self.image, self.tokens = self.arrays["image"], self.arrays["tokens"]
-
-    def under(self, prefix):
-        chosen = [key for key in self.arrays if key.startswith(prefix)]
-        return {key.removeprefix(prefix): self.arrays[key] for key in chosen}
-
-    def model(self):
-        return build_model(self.weights)
+def golden_model(golden):
+    return build_model(golden.under("w/"))
 
 
 @pytest.fixture(params=MODELS)
-def fixture(request):
-    return Fixture(request.param)
+def golden(request):
+    return Golden(f"clip/{request.param}")
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -55,71 +37,71 @@ def contrastive_loss(logits_per_image, logits_per_text):
     return sum(losses) / 2
 
 
-def test_architecture_follows_from_the_shapes(fixture):
-    sizes = {key: fixture.meta[key] for key in CLIPConfig.__dataclass_fields__}
+def test_architecture_follows_from_the_shapes(golden):
+    sizes = {key: golden.meta[key] for key in CLIPConfig.__dataclass_fields__}
     if isinstance(sizes["vision_layers"], list):
         sizes["vision_layers"] = tuple(sizes["vision_layers"])
-    assert config_from_state_dict(fixture.weights) == CLIPConfig(**sizes)
-    model = fixture.model()
+    assert config_from_state_dict(golden.under("w/")) == CLIPConfig(**sizes)
+    model = golden_model(golden)
     assert model.visual.input_resolution == sizes["image_resolution"]
     assert model.context_length == sizes["context_length"]
 
 
-def test_state_dict_keys_and_parameter_order(fixture):
-    model = fixture.model()
-    assert set(model.state_dict()) == set(fixture.weights)
-    assert sorted(name for name, _ in model.named_parameters()) == sorted(fixture.meta["param_names"])
+def test_state_dict_keys_and_parameter_order(golden):
+    model = golden_model(golden)
+    assert set(model.state_dict()) == set(golden.under("w/"))
+    assert sorted(name for name, _ in model.named_parameters()) == sorted(golden.meta["param_names"])
     assert not model.training
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
 @torch.no_grad()
-def test_features_and_logits(fixture):
-    model = fixture.model()
-    close(model.encode_image(fixture.image), fixture.arrays["image_features"])
-    close(model.encode_text(fixture.tokens), fixture.arrays["text_features"])
-    per_image, per_text = model(fixture.image, fixture.tokens)
-    close(per_image, fixture.arrays["logits_per_image"])
-    close(per_text, fixture.arrays["logits_per_text"])
+def test_features_and_logits(golden):
+    model = golden_model(golden)
+    close(model.encode_image(golden["image"]), golden["image_features"])
+    close(model.encode_text(golden["tokens"]), golden["text_features"])
+    per_image, per_text = model(golden["image"], golden["tokens"])
+    close(per_image, golden["logits_per_image"])
+    close(per_text, golden["logits_per_text"])
 
 
 @torch.no_grad()
-def test_a_missing_side_gives_the_other_sides_features(fixture):
-    model = fixture.model()
-    close(model(fixture.image, None), fixture.arrays["image_features"])
-    close(model(None, fixture.tokens), fixture.arrays["text_features"])
+def test_a_missing_side_gives_the_other_sides_features(golden):
+    model = golden_model(golden)
+    close(model(golden["image"], None), golden["image_features"])
+    close(model(None, golden["tokens"]), golden["text_features"])
 
 
 @torch.no_grad()
-def test_a_row_without_end_token_is_read_at_its_highest_id(fixture):
+def test_a_row_without_end_token_is_read_at_its_highest_id(golden):
     """The last row of the fixture: argmax is position 0, wherever the other rows of the batch are cut."""
-    row = fixture.tokens[-1:]
+    row = golden["tokens"][-1:]
     assert int(row.argmax()) == 0
-    expected = fixture.arrays["text_features"][-1:]
+    expected = golden["text_features"][-1:]
     for cut in (True, False):
-        close(fixture.model().encode_text(row, cut=cut), expected)
+        close(golden_model(golden).encode_text(row, cut=cut), expected)
 
 
 @torch.no_grad()
-def test_activations(fixture):
+def test_activations(golden):
     """Blocks, ln_pre and ResNet stages; the fixture's blocks are [tokens, batch, width], ours batch first."""
-    model, seen = fixture.model(), {}
+    model, seen = golden_model(golden), {}
 
     def record(name, module):
         module.register_forward_hook(lambda _, __, output: seen.__setitem__(name, output))
 
     for i, block in enumerate(model.transformer.resblocks):
         record(f"text_block{i}", block)
-    if fixture.meta["vision_patch_size"]:
+    if golden.meta["vision_patch_size"]:
         record("visual_ln_pre", model.visual.ln_pre)
         for i, block in enumerate(model.visual.transformer.resblocks):
             record(f"visual_block{i}", block)
     else:
         for i in (1, 2, 3, 4):
             record(f"visual_layer{i}", getattr(model.visual, f"layer{i}"))
-    model.encode_image(fixture.image)
-    model.encode_text(fixture.tokens, cut=False)
-    expected = fixture.under("act/")
+    model.encode_image(golden["image"])
+    model.encode_text(golden["tokens"], cut=False)
+    expected = golden.under("act/")
     assert seen.keys() == expected.keys()
     for name, value in expected.items():
         close(seen[name], value.transpose(0, 1) if "block" in name else value)
@@ -136,35 +118,35 @@ def gradients(model, images, tokens, cut=True):
     return loss.item(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
-def test_loss_and_gradients(fixture):
-    model = fixture.model()
-    loss = contrastive_loss(*model(fixture.image, fixture.tokens))
-    close(loss.detach(), fixture.arrays["loss"])
+def test_loss_and_gradients(golden):
+    model = golden_model(golden)
+    loss = contrastive_loss(*model(golden["image"], golden["tokens"]))
+    close(loss.detach(), golden["loss"])
     loss.backward()
     parameters = dict(model.named_parameters())
-    for name, expected in fixture.under("grad/").items():
+    for name, expected in golden.under("grad/").items():
         close(parameters[name].grad, expected)
-    norms = fixture.arrays["grad_norms"].tolist()
-    for name, expected in zip(fixture.meta["param_names"], norms, strict=True):
+    norms = golden["grad_norms"].tolist()
+    for name, expected in zip(golden.meta["param_names"], norms, strict=True):
         norm = parameters[name].grad.double().norm().item()
         # the key bias shifts all scores of a query alike: its gradient is zero in theory, rounding here
         slack = 1e-5 if name.endswith("attnpool.k_proj.bias") else 1e-5 * expected
         assert abs(norm - expected) <= slack, (name, norm, expected)
 
 
-def test_cut_text_equals_full_text(fixture):
+def test_cut_text_equals_full_text(golden):
     """Dropping the columns behind the last end token changes neither features nor any gradient."""
-    model = fixture.model()
-    end = fixture.tokens.argmax(dim=1)
-    short = fixture.tokens[end < end.max()] if (end < end.max()).sum() >= 2 else fixture.tokens
-    for tokens in (fixture.tokens, short):
+    model = golden_model(golden)
+    end = golden["tokens"].argmax(dim=1)
+    short = golden["tokens"][end < end.max()] if (end < end.max()).sum() >= 2 else golden["tokens"]
+    for tokens in (golden["tokens"], short):
         close(model.encode_text(tokens, cut=True), model.encode_text(tokens, cut=False))
-        loss_cut, cut = gradients(model, fixture.image, tokens, cut=True)
-        loss_full, full = gradients(model, fixture.image, tokens, cut=False)
+        loss_cut, cut = gradients(model, golden["image"], tokens, cut=True)
+        loss_full, full = gradients(model, golden["image"], tokens, cut=False)
         assert abs(loss_cut - loss_full) <= 1e-5
         for name in full:
             close(cut[name], full[name])
-    assert int(short.argmax(dim=1).max()) + 1 < fixture.meta["context_length"]  # the cut did cut
+    assert int(short.argmax(dim=1).max()) + 1 < golden.meta["context_length"]  # the cut did cut
 
 
 def test_cut_text_is_faster_work_not_another_result_at_context_77():
@@ -182,11 +164,11 @@ def test_cut_text_is_faster_work_not_another_result_at_context_77():
 
 def test_resnet_train_mode():
     """Batch statistics in the output, running statistics after one pass, gradient of the squared features."""
-    fixture = Fixture("rn_tiny")
-    model = fixture.model().train()
-    features = model.encode_image(fixture.image)
+    golden = Golden("clip/rn_tiny")
+    model = golden_model(golden).train()
+    features = model.encode_image(golden["image"])
     features.square().sum().backward()
-    expected = fixture.under("train_mode/")
+    expected = golden.under("train_mode/")
     close(features.detach(), expected.pop("image_features"))
     gradient = expected.pop("grad_sumsq/visual.conv1.weight")
     # entries in the hundreds: 1e-5 of the largest (README)
@@ -265,7 +247,7 @@ def test_sizes_of_the_published_models(name):
 def test_not_a_clip():
     with pytest.raises(KeyError):
         config_from_state_dict({"weight": torch.zeros(2, 2)})
-    weights = Fixture("vit_tiny").weights
+    weights = Golden("clip/vit_tiny").under("w/")
     weights.pop("visual.ln_post.bias")
     with pytest.raises(RuntimeError, match="visual.ln_post.bias"):
         build_model(weights)

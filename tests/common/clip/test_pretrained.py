@@ -1,38 +1,32 @@
 """Every way from a name or a file to a CLIP, and the one sentence for each that fails."""
 
 import copy
+import hashlib
 import os
-import subprocess
-import sys
 import urllib.error
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from common.clip import build_model, load
 from common.clip.model import CLIP, LayerNorm
 from common.clip.pretrained import SIZE_KEYS, available_models, find_weights, load_state_dict
+from common.clip.tokenizer import tokenize
 from common.errors import UserError
+from common.mini import clip_state_dict
+from tests.clip_archive import save_archive
+from tests.golden_files import Golden
 
-ROOT = Path(__file__).parents[3]
-GOLDEN = ROOT / "tests/golden/clip"
 MODELS = ("vit_tiny", "vit_2heads", "rn_tiny")
 
 
 def golden_weights(name):
     """The fixture's weights in float32 (stored as float16: exact)."""
-    with np.load(GOLDEN / f"{name}.npz") as arrays:
-        weights = {key[2:]: torch.from_numpy(arrays[key]) for key in arrays.files if key.startswith("w/")}
+    weights = Golden(f"clip/{name}").under("w/")
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
-
-
-def golden_inputs(name):
-    with np.load(GOLDEN / f"{name}.npz") as arrays:
-        return torch.from_numpy(arrays["image"]), torch.from_numpy(arrays["tokens"])
 
 
 def fine_tuned(name):
@@ -45,42 +39,12 @@ def fine_tuned(name):
     return weights
 
 
-def holder(weights):
-    """A module whose state dict is `weights`: parameters and integer buffers under the dotted names."""
-    root = nn.Module()
-    for key, value in weights.items():
-        *path, last = key.split(".")
-        module = root
-        for name in path:
-            if name not in module._modules:
-                module.add_module(name, nn.Module())
-            module = module._modules[name]
-        if value.is_floating_point():
-            module.register_parameter(last, nn.Parameter(value))
-        else:
-            module.register_buffer(last, value)
-    return root
-
-
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-def save_archive(weights, path):
-    """OpenAI's format: a TorchScript archive, half precision by their rule, three sizes as extra buffers."""
-    model = build_model(weights)
-    sizes = (model.visual.input_resolution, model.context_length, model.config.vocab_size)
-    root = holder({key: value.half() if value.is_floating_point() else value
-                   for key, value in weights.items()})
-    for key, size in zip(SIZE_KEYS, sizes, strict=True):
-        root.register_buffer(key, torch.tensor(size))
-    torch.jit.save(torch.jit.script(root), path)
-
-
 def assert_same(actual, expected):
     assert actual.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(actual[key].to(value.dtype), value), key
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("name", MODELS)
 def test_archive_of_openai(name, tmp_path):
     weights, path = golden_weights(name), tmp_path / "model.pt"
@@ -138,8 +102,6 @@ def test_extra_modules_of_a_paper_are_kept_by_load_state_dict(tmp_path):
 
 
 def test_transforms_have_the_size_of_the_model(tmp_path):
-    from PIL import Image
-
     torch.save(golden_weights("vit_2heads"), tmp_path / "model.pth")
     model, train, evaluate = load(tmp_path / "model.pth")
     picture = Image.new("RGB", (50, 40))
@@ -162,9 +124,9 @@ def test_half_precision(name, tmp_path):
         assert parameter.dtype == (torch.float32 if key in kept else torch.float16), key
     assert_same(model.state_dict(), weights)  # these weights are exact in half
 
-    images, tokens = golden_inputs(name)
+    golden = Golden(f"clip/{name}")
     reference = load(tmp_path / "model.pth")[0]
-    for encode, inputs in (("encode_image", images), ("encode_text", tokens)):
+    for encode, inputs in (("encode_image", golden["image"]), ("encode_text", golden["tokens"])):
         features = getattr(model, encode)(inputs)
         expected = getattr(reference, encode)(inputs)
         assert features.dtype == torch.float16
@@ -210,7 +172,6 @@ def broken_bytes(tmp_path):
     return cut | short | foreign
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_broken_files(tmp_path):
     for name, content in broken_bytes(tmp_path).items():
         path = tmp_path / "broken.pt"
@@ -276,13 +237,10 @@ def test_many_wrong_keys_are_counted(tmp_path):
         load(tmp_path / "model.pth")
 
 
-OFFLINE = {key: "http://127.0.0.1:9" for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
-
-
 def offline(monkeypatch):
     """A proxy that nobody answers at: every download fails at once."""
-    for key, value in OFFLINE.items():
-        monkeypatch.setenv(key, value)
+    for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(key, "http://127.0.0.1:9")
 
 
 PUBLISHED_FILES = {
@@ -314,17 +272,61 @@ def test_offline_download_says_where_to_put_the_file(name, tmp_path, monkeypatch
 def test_a_cut_file_in_the_cache_is_not_used(tmp_path, monkeypatch):
     offline(monkeypatch)
     (tmp_path / "ViT-B-16.pt").write_bytes(b"half a file")
-    with pytest.raises(UserError, match="another SHA-256"):
+    with pytest.warns(UserWarning, match="downloading"), pytest.raises(UserError, match="another SHA-256"):
         load("ViT-B/16", cache_dir=tmp_path)
     assert (tmp_path / "ViT-B-16.pt").read_bytes() == b"half a file"
 
 
-def test_default_cache_is_openais(tmp_path):
-    code = "from common.clip.pretrained import find_weights; find_weights('RN50')"
-    environment = os.environ | OFFLINE | {"HOME": str(tmp_path)}
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert str(tmp_path / ".cache/clip/RN50.pt") in run.stderr.splitlines()[-1]
+def publish(weights, folder, monkeypatch, checksum=None):
+    """An archive under a file: URL as OpenAI's are under https:, the SHA-256 in the path for open_clip."""
+    save_archive(weights, folder / "archive")
+    content = (folder / "archive").read_bytes()
+    source = folder / "openaipublic" / (checksum or hashlib.sha256(content).hexdigest()) / "ViT-B-32.pt"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(content)
+    monkeypatch.setattr("open_clip.pretrained.get_pretrained_url", lambda model, tag: source.as_uri())
+    return source
+
+
+def test_download_fills_the_cache_and_is_not_repeated(tmp_path, monkeypatch):
+    weights = golden_weights("vit_tiny")
+    source = publish(weights, tmp_path, monkeypatch)
+    assert_same(load("ViT-B/32", cache_dir=tmp_path / "cache")[0].state_dict(), weights)
+    assert os.listdir(tmp_path / "cache") == ["ViT-B-32.pt"]
+    source.unlink()
+    assert_same(load("ViT-B/32", cache_dir=tmp_path / "cache")[0].state_dict(), weights)
+
+
+def test_download_replaces_a_cut_file(tmp_path, monkeypatch):
+    source = publish(golden_weights("vit_tiny"), tmp_path, monkeypatch)
+    (tmp_path / "ViT-B-32.pt").write_bytes(source.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match="downloading it again"):
+        path = find_weights("ViT-B/32", cache_dir=tmp_path)
+    assert path.read_bytes() == source.read_bytes()
+
+
+def test_download_of_another_content_is_refused(tmp_path, monkeypatch):
+    publish(golden_weights("vit_tiny"), tmp_path, monkeypatch, checksum="0" * 64)
+    with pytest.raises(UserError, match="SHA256.*Get that file elsewhere"):
+        find_weights("ViT-B/32", cache_dir=tmp_path / "cache")
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_default_cache_is_openais(tmp_path, monkeypatch):
+    offline(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError) as caught:
+        load("RN50")
+    assert str(tmp_path / ".cache/clip/RN50.pt") in str(caught.value)
+
+
+def test_the_miniature():
+    model, train, evaluate = load("mini")
+    assert_same(model.state_dict(), clip_state_dict())
+    picture = Image.new("RGB", (40, 50))
+    for transform in (train, evaluate):
+        assert model.encode_image(transform(picture)[None]).isfinite().all()
+    assert model.encode_text(tokenize("a photo of a cat.")).isfinite().all()
 
 
 def test_loading_does_not_change_the_dict():

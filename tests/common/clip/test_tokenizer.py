@@ -11,8 +11,8 @@ import torch
 
 from common.clip.tokenizer import END, START, ZSCL_SPECIAL_WORDS, decode, encode, tokenize
 from common.errors import UserError
+from tests.golden_files import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 FIXTURE = json.loads((GOLDEN / "clip/tokenizer.json").read_text())
 PROMPTS = json.loads((GOLDEN / "common/tokens.json").read_text())
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,8 +23,8 @@ from common.evaluation.metrics import (
     task_accuracies,
     task_matrix_metrics,
 )
+from tests.golden_files import GOLDEN, Golden
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 FIXTURE = json.loads((GOLDEN / "common/metrics.json").read_text())
 
 
@@ -113,10 +112,10 @@ def test_a_task_without_test_samples():
 
 def test_released_cil_log():
     """The lines that the released class-incremental code logs: percent, 2 decimals, `forgetting` 6."""
-    with np.load(GOLDEN / "zscl_cil/metrics.npz") as arrays:
-        *lines, summary_line = json.loads(str(arrays["meta"]))["lines"]
-        keys = ("pred", "target", "task")
-        steps = [CILStep(*(arrays[f"t{t}/{key}"] for key in keys)) for t in range(len(lines))]
+    golden = Golden("zscl_cil/metrics")
+    *lines, summary_line = golden.meta["lines"]
+    keys = ("pred", "target", "task")
+    steps = [CILStep(*(golden[f"t{t}/{key}"] for key in keys)) for t in range(len(lines))]
     matrix, summary = task_accuracies(steps), cil_summary(steps)
     log = released_cil_log(matrix)
     for t, line in enumerate(lines):

@@ -1,15 +1,14 @@
 """The zero-shot head and top-k accuracy against ZSCL's evaluation rule (tests/golden/common/metrics.json)."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
 
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
+from tests.golden_files import GOLDEN
 
-GOLDEN = Path(__file__).parents[2] / "golden/common"
-CASES = json.loads((GOLDEN / "metrics.json").read_text())["zero_shot"]
+CASES = json.loads((GOLDEN / "common/metrics.json").read_text())["zero_shot"]
 
 
 def double(values):
