@@ -16,7 +16,6 @@ from common.clip.model import CLIP, LayerNorm
 from common.clip.pretrained import SIZE_KEYS, available_models, find_weights, load_state_dict
 from common.clip.tokenizer import tokenize
 from common.errors import UserError
-from common.mini import clip_state_dict
 from tests.clip_archive import save_archive
 from tests.golden_files import Golden
 
@@ -321,6 +320,8 @@ def test_default_cache_is_openais(tmp_path, monkeypatch):
 
 
 def test_the_miniature():
+    from common.mini import clip_state_dict
+
     model, train, evaluate = load("mini")
     assert_same(model.state_dict(), clip_state_dict())
     picture = Image.new("RGB", (40, 50))
