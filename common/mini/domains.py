@@ -1,0 +1,143 @@
+"""The miniature's data sets: eleven task domains, web pool, reference pool, class-incremental set.
+
+All are rendered from seeds when first asked for (seconds), then kept in memory.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.mini.concepts import CONCEPTS
+from common.mini.styles import TASK_STYLES, finish_task, finish_web, task_scene, web_scene
+
+if TYPE_CHECKING:
+    from common.datasets.images import ImageSet
+
+FOLDER = Path(__file__).parent
+INCREMENTAL = "Characters"
+DOMAINS = tuple(name for name in CONCEPTS if name != INCREMENTAL)  # alphabetical, as MTIL order I
+REFERENCE = "TinyImagenet"
+SPLITS = {  # images a class: train, test
+    "Aircraft": (40, 12), "Caltech101": (40, 14), "CIFAR100": (30, 8), "DTD": (50, 18), "EuroSAT": (90, 30),
+    "Flowers": (40, 12), "Food": (32, 10), "MNIST": (110, 32), "OxfordPet": (45, 15),
+    "StanfordCars": (40, 12), "SUN397": (30, 8), INCREMENTAL: (50, 15), REFERENCE: (8, 1),
+}
+WEB = {  # the web pool: images, share of captions that name a random class of the same domain
+    "Aircraft": (10000, 0.6), "Caltech101": (10000, 0.05), "CIFAR100": (14000, 0.3), "DTD": (10000, 0.5),
+    "EuroSAT": (10000, 0.4), "Flowers": (12000, 0.3), "Food": (14000, 0.05), "MNIST": (10000, 0.3),
+    "OxfordPet": (12000, 0.05), "StanfordCars": (12000, 0.3), "SUN397": (14000, 0.3),
+    INCREMENTAL: (16000, 0.1),
+}
+_CHUNK = 500  # images drawn together
+
+
+def _lines(folder: str, name: str) -> list[str]:
+    return (FOLDER / folder / f"{name.lower()}.txt").read_text(encoding="utf-8").splitlines()
+
+
+def classnames(name: str) -> list[str]:
+    """Class names of a domain; of the reference pool those of all eleven domains, in their order."""
+    if name == REFERENCE:
+        return [line for domain in DOMAINS for line in _lines("names", domain)]
+    return _lines("names", name)
+
+
+def templates(name: str) -> list[str]:
+    """Prompts of a domain, the first for training; "web" gives the captions' wordings."""
+    return _lines("templates", "web" if name == REFERENCE else name)
+
+
+def draw(name: str, labels: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
+    """Images uint8 (N, 32, 32, 3) of one domain's classes, in its task style or the web's."""
+    parts = []
+    for start in range(0, len(labels), _CHUNK):
+        part = labels[start : start + _CHUNK]
+        scene = web_scene(len(part), rng) if style == "web" else task_scene(TASK_STYLES[name], len(part), rng)
+        CONCEPTS[name](part, scene)
+        parts.append(finish_web(scene) if style == "web" else finish_task(scene, TASK_STYLES[name]))
+    return np.concatenate(parts)
+
+
+def seeded(*words: object) -> np.random.Generator:
+    return np.random.default_rng(zlib.crc32(" ".join(map(str, words)).encode()))
+
+
+@lru_cache(maxsize=None)
+def images(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of "train" or "test", classes in turn."""
+    count = SPLITS[name][split == "test"]
+    if name == REFERENCE:
+        return _reference(split, count)
+    labels = np.tile(np.arange(len(classnames(name))), count)
+    return draw(name, labels, "task", seeded("task", name, split)), labels
+
+
+def _reference(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every class of the eleven domains in the web's style, correctly labelled, in random order."""
+    pictures, labels, first = [], [], 0
+    for domain in DOMAINS:
+        part = np.tile(np.arange(len(classnames(domain))), count)
+        pictures.append(draw(domain, part, "web", seeded("reference", domain, split)))
+        labels.append(part + first)
+        first += len(classnames(domain))
+    order = seeded("reference order", split).permutation(sum(map(len, labels)))
+    return np.concatenate(pictures)[order], np.concatenate(labels)[order]
+
+
+def web_pool(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A domain's share of the web: images, their true labels, and the labels that their captions name."""
+    count, wrong = WEB[name]
+    rng = seeded("web", name, seed)
+    classes = len(classnames(name))
+    labels = rng.integers(classes, size=count)
+    pictures = draw(name, labels, "web", rng)
+    named = np.where(rng.random(count) < wrong, rng.integers(classes, size=count), labels)
+    return pictures, labels, named
+
+
+def captioned_pool(seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    """All images of the web and one caption each: a class name in a wording of the web or of its domain."""
+    pictures, captions = [], []
+    for name in WEB:
+        part, _, labels = web_pool(name, seed)
+        wordings, names = [*templates("web"), *templates(name)], classnames(name)
+        rng = seeded("captions", name, seed)
+        picks = rng.integers(len(wordings), size=len(labels))
+        captions += [wordings[pick].replace("{}", names[label]) for pick, label in zip(picks, labels)]
+        pictures.append(part)
+    return np.concatenate(pictures), captions
+
+
+def load_domain(
+    name: str, train_transform: Callable | None = None, eval_transform: Callable | None = None
+) -> "ImageSet":
+    """One of the eleven domains, or "TinyImagenet", the reference pool.
+
+    Items are (image, label): the transform's output or an RGB PIL image of 32 x 32, and an int. KeyError on
+    other names (common.datasets.canonical has refused them before).
+    """
+    from common.datasets.images import ImageArrays, ImageSet  # here: common.datasets imports this module
+
+    parts = {split: images(name, split) for split in ("train", "test")}
+    digest = hashlib.md5()
+    for pictures, labels in parts.values():
+        digest.update(pictures.tobytes() + labels.astype("<i8").tobytes())
+    transforms = {"train": train_transform, "test": eval_transform}
+    train, test = (ImageArrays(*parts[split], transforms[split]) for split in ("train", "test"))
+    return ImageSet(
+        name=name, train=train, test=test, classnames=classnames(name), templates=templates(name),
+        fingerprint={"train": len(train), "test": len(test), "md5": digest.hexdigest(),
+                     "notes": ["mini: rendered, md5 over pixels and labels"]},
+    )
+
+
+def incremental(
+    train_transform: Callable | None = None, eval_transform: Callable | None = None
+) -> "ImageSet":
+    """The class-incremental miniature: 40 written characters on a blackboard, ten tasks of four."""
+    return load_domain(INCREMENTAL, train_transform, eval_transform)

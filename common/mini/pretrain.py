@@ -1,0 +1,169 @@
+"""Makes the miniature's weights: `python -m common.mini.pretrain clip` and `... vit`.
+
+clip: contrastive pre-training (Radford et al., arXiv 2103.00020) on the web pool's captioned images.
+vit: classification of the web pool's true classes, all domains but the class-incremental one's.
+No image of a task is ever trained on; task images are only measured, after the last step, for the log.
+"""
+
+import argparse
+import math
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.clip.model import CLIP, CLIPConfig, build_model
+from common.clip.tokenizer import tokenize
+from common.datasets.transforms import CLIP_MEAN, CLIP_STD
+from common.errors import exit_cleanly
+from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
+from common.mini.domains import (
+    DOMAINS, INCREMENTAL, captioned_pool, classnames, draw, images, seeded, templates, web_pool,
+)
+from common.mini.weights import CLIP_FILE, VIT_FILE, VIT_SIZES, clip_state_dict, store_clip, store_vit
+from common.runs import atomic_write
+
+DEFAULT_STEPS = {"clip": 3000, "vit": 1500}
+BATCH, WARM_UP = 256, 100
+
+
+def normalised(pictures: np.ndarray) -> Tensor:
+    """uint8 (N, 32, 32, 3) -> float32 (N, 3, 32, 32) with CLIP's mean and deviation."""
+    values = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    return (values - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
+
+
+def optimise(model: nn.Module, loss_of: Callable[[np.ndarray], Tensor], size: int, steps: int, seed: int,
+             lr: float, log: list[str]) -> None:
+    """AdamW (weight decay 0.05 on matrices), warm-up and cosine decay, over shuffled passes of the pool."""
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    others = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    rng, order, losses = np.random.default_rng(seed), np.empty(0, dtype=np.int64), []
+    for step in (bar := tqdm(range(steps))):
+        if len(order) < BATCH:
+            order = rng.permutation(size)
+        batch, order = order[:BATCH], order[BATCH:]
+        ramp = (step + 1) / WARM_UP if step < WARM_UP else 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimiser.param_groups:
+            group["lr"] = lr * ramp
+        loss = loss_of(batch)
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        losses.append(loss.item())
+        if (step + 1) % 100 == 0:
+            log.append(f"step {step + 1} loss {np.mean(losses[-100:]):.4f}")
+            bar.set_postfix_str(log[-1])
+
+
+@torch.no_grad()
+def zero_shot(model: CLIP, name: str, pictures: np.ndarray, labels: np.ndarray) -> float:
+    """Percent of the images that the model names rightly, by all templates of the domain."""
+    prompts = [[wording.replace("{}", label) for wording in templates(name)] for label in classnames(name)]
+    weights = zeroshot_weights(torch.stack([model.encode_text(tokenize(row)) for row in prompts]))
+    features = torch.cat([model.encode_image(part) for part in normalised(pictures).split(256)])
+    return accuracy(zeroshot_logits(features, weights), torch.from_numpy(labels), topk=(1,))[0]
+
+
+def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
+    """Train, store and measure the CLIP; lines for the log are appended to `log`."""
+    pictures, captions = captioned_pool(seed)
+    distinct, caption_of = np.unique(captions, return_inverse=True)
+    tokens = tokenize(list(distinct))
+    ids, compact = tokens.unique(return_inverse=True)  # sorted: the end token stays the highest
+    torch.manual_seed(seed)
+    model = CLIP(CLIPConfig(
+        embed_dim=64, image_resolution=32, vision_layers=4, vision_width=128, vision_patch_size=8,
+        context_length=77, vocab_size=len(ids), transformer_width=64, transformer_heads=1, transformer_layers=3,
+    ))
+
+    def contrastive(batch: np.ndarray) -> Tensor:
+        model.logit_scale.data.clamp_(max=math.log(100))
+        logits, transposed = model(normalised(pictures[batch]), compact[caption_of[batch]])
+        target = torch.arange(len(batch))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(transposed, target)) / 2
+
+    size = sum(p.numel() for p in model.parameters()) - model.token_embedding.weight.numel()
+    log.append(f"{len(pictures)} images, {len(distinct)} captions, {len(ids)} tokens, "
+               f"{size} parameters besides the token table")
+    optimise(model, contrastive, len(pictures), steps, seed, 1e-3, log)
+    store_clip(model.state_dict(), ids, out)
+    model = build_model(clip_state_dict(out))
+    log.append(f"learnt exp(logit_scale) {model.logit_scale.exp().item():.2f}")
+    scores = []
+    for name in (*DOMAINS, INCREMENTAL):
+        web = zero_shot(model, name, *held_out(name))
+        train, test = (zero_shot(model, name, *images(name, split)) for split in ("train", "test"))
+        log.append(f"zero-shot {name}: web {web:.2f} train {train:.2f} test {test:.2f}")
+        scores.append(test)
+    log.append(f"zero-shot mean over the eleven test sets {np.mean(scores[:-1]):.2f}")
+
+
+def held_out(name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Web images that no pool holds, with their true labels."""
+    labels = np.tile(np.arange(len(classnames(name))), 8)
+    return draw(name, labels, "web", seeded("held out", name)), labels
+
+
+def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
+    """Train, store and measure the ViT."""
+    pictures, labels, first = [], [], 0
+    for name in DOMAINS:
+        part, classes, _ = web_pool(name, seed)
+        pictures.append(part)
+        labels.append(classes + first)
+        first += len(classnames(name))
+    pool, target = np.concatenate(pictures), torch.from_numpy(np.concatenate(labels))
+    torch.manual_seed(seed)
+    model = VisionTransformer(**{**VIT_SIZES, "num_classes": first})
+    size = sum(p.numel() for p in model.parameters())
+    log.append(f"{len(pool)} images, {first} classes, {size} parameters")
+
+    def classification(batch: np.ndarray) -> Tensor:
+        return F.cross_entropy(model(normalised(pool[batch])), target[batch], label_smoothing=0.1)
+
+    optimise(model, classification, len(pool), steps, seed, 1e-3, log)
+    store_vit({key: value for key, value in model.state_dict().items() if not key.startswith("head.")}, out)
+    first, model = 0, model.eval()
+    for name in DOMAINS:
+        pictures, truth = held_out(name)
+        with torch.no_grad():
+            guess = torch.cat([model(part).argmax(1) for part in normalised(pictures).split(256)])
+        log.append(f"held-out web {name}: {100 * (guess.numpy() == truth + first).mean():.2f}")
+        first += len(classnames(name))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m common.mini.pretrain", description=__doc__)
+    parser.add_argument("model", choices=("clip", "vit"))
+    parser.add_argument("--steps", type=int, help=f"default: {DEFAULT_STEPS}")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="weights file, the log beside it (default: this folder)")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    steps = args.steps or DEFAULT_STEPS[args.model]
+    out = args.out or {"clip": CLIP_FILE, "vit": VIT_FILE}[args.model]
+    log = [f"pretrain {args.model} --steps {steps} --seed {args.seed} --threads {args.threads}",
+           f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
+           f"{torch.backends.cpu.get_cpu_capability()}"]
+    began = time.monotonic()
+    {"clip": pretrain_clip, "vit": pretrain_vit}[args.model](steps, args.seed, out, log)
+    log.append(f"{time.monotonic() - began:.0f} seconds")
+    text = "\n".join(log) + "\n"
+    atomic_write(out.with_name(f"pretrain_{args.model}.log"), lambda file: file.write(text.encode()))
+    print(text)
+
+
+if __name__ == "__main__":
+    exit_cleanly(main)()

@@ -1,0 +1,214 @@
+"""How the miniature's images are drawn: one style per task domain, and the varied style of the web.
+
+A style fixes paper and ink, the light that tints all colours, a backdrop, the quality of lines, and a surface
+(canvas, scan lines, halftone ...) laid over the finished picture. Every task domain has one style, as real
+data sets do; the web draws each image in another.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.mini.canvas import GRID_X, GRID_Y, SIZE, Scene, either, noise, per_image, rotate, uniform, wave
+
+_COLUMN = np.arange(SIZE, dtype=np.float32)[None, None, :]
+_ROW = np.arange(SIZE, dtype=np.float32)[None, :, None]
+
+
+def _steps(values: np.ndarray) -> np.ndarray:
+    return either(values > 0.5, 1, 0)
+
+
+def _check(rng, n):
+    column, row = (np.floor((axis + uniform(rng, 0, 9, n)) * 0.2) for axis in (_COLUMN, _ROW))
+    return (column + row) % 2
+
+
+def _lanes(rng, n):
+    x, y = rotate(GRID_X, GRID_Y, uniform(rng, -6, 6, n))
+    return _steps(np.abs(wave(y * 1.1 + uniform(rng, 0, 1, n) + x * 0)))
+
+
+def _rays(rng, n):
+    x, y = rotate(GRID_X, GRID_Y, uniform(rng, 38, 52, n))
+    return 0.5 + 0.5 * wave(x * 1.6 + uniform(rng, 0, 1, n) + y * 0)
+
+
+def _polka(rng, n):
+    x, y = GRID_X * 2 + uniform(rng, 0, 1, n), GRID_Y * 2 + uniform(rng, 0, 1, n)
+    dx, dy = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
+    return either(dx * dx + dy * dy < 0.07, 1, 0)
+
+
+BACKDROPS = {  # name: (rng, n) -> share of the second paper colour, broadcastable to (N, SIZE, SIZE)
+    "flat": lambda rng, n: uniform(rng, 0, 1, n),
+    "sky": lambda rng, n: (GRID_Y + 1) * 0.5 + uniform(rng, -0.15, 0.15, n),
+    "side": lambda rng, n: (GRID_X + 1) * 0.5 + uniform(rng, -0.15, 0.15, n),
+    "clouds": lambda rng, n: noise(rng, n, 4),
+    "leaves": lambda rng, n: _steps(noise(rng, n, 8)),
+    "grain": lambda rng, n: noise(rng, n, 16),
+    "check": _check,
+    "lanes": _lanes,
+    "rays": _rays,
+    "polka": _polka,
+}
+
+SURFACES = {  # name: (rng, n) -> brightness change in -1..1
+    "none": lambda rng, n: np.zeros((n, 1, 1), dtype=np.float32),
+    "canvas": lambda rng, n: ((_COLUMN % 2) + (_ROW % 2)) - 1 + noise(rng, n, 16) - 0.5,
+    "scanlines": lambda rng, n: either(_ROW % 2 < 1, 1, -1),
+    "columns": lambda rng, n: either(_COLUMN % 3 < 1, -1, 0.5),
+    "halftone": lambda rng, n: either((_COLUMN % 4 < 2) == (_ROW % 4 < 2), 1, -1),
+    "hatching": lambda rng, n: either((_COLUMN + _ROW) % 4 < 2, 1, -1),
+    "grain": lambda rng, n: (rng.random((n, SIZE, SIZE), dtype=np.float32) - 0.5) * 2,
+    "blotches": lambda rng, n: (noise(rng, n, 10) - 0.5) * 3,
+    "screen": lambda rng, n: either((_COLUMN % 4 < 1) | (_ROW % 4 < 1), -1, 0.4),
+    "vignette": lambda rng, n: 1 - (GRID_X * GRID_X + GRID_Y * GRID_Y) * 1.6,
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """A task domain's look; colours are (red, green, blue) in 0..1."""
+
+    paper: tuple[tuple, tuple]
+    ink: tuple
+    tint: tuple
+    mix: float  # how much of the tint
+    backdrop: str
+    surface: str
+    strength: float  # of the surface
+    edge: float = 0.07
+    rough: float = 0.0
+    outline: float = 0.05
+    finish: str = "plain"  # or "blur", "pixels", "posterise"
+    turn: float = 8.0  # degrees of random rotation
+
+
+TASK_STYLES = {
+    "Aircraft": Style(((0.35, 0.62, 0.9), (0.85, 0.93, 1.0)), (0.13, 0.2, 0.35), (0.4, 0.6, 0.9), 0.2,
+                      "clouds", "none", 0.0, edge=0.05, outline=0.02),
+    "Caltech101": Style(((0.93, 0.87, 0.74), (0.85, 0.78, 0.62)), (0.3, 0.16, 0.08), (0.9, 0.75, 0.5), 0.15,
+                        "grain", "canvas", 0.06, edge=0.09, rough=0.12),
+    "CIFAR100": Style(((0.5, 0.5, 0.5), (0.62, 0.62, 0.6)), (0.3, 0.3, 0.32), (0.55, 0.55, 0.55), 0.3,
+                      "flat", "grain", 0.1, finish="pixels"),
+    "DTD": Style(((0.75, 0.68, 0.5), (0.8, 0.72, 0.55)), (0.35, 0.12, 0.1), (0.6, 0.3, 0.2), 0.25,
+                 "flat", "blotches", 0.13, edge=0.12, rough=0.1),
+    "EuroSAT": Style(((0.4, 0.5, 0.35), (0.4, 0.5, 0.35)), (0.1, 0.15, 0.1), (0.2, 0.35, 0.4), 0.3,
+                     "flat", "screen", 0.1, edge=0.1, rough=0.05),
+    "Flowers": Style(((0.05, 0.2, 0.08), (0.15, 0.4, 0.14)), (0.03, 0.1, 0.05), (0.5, 0.7, 0.3), 0.15,
+                     "leaves", "none", 0.0, edge=0.12, outline=0.03, finish="blur"),
+    "Food": Style(((0.98, 0.97, 0.95), (0.93, 0.65, 0.7)), (0.5, 0.2, 0.25), (1.0, 0.85, 0.8), 0.12,
+                  "check", "none", 0.0, edge=0.06),
+    "MNIST": Style(((0.03, 0.03, 0.03), (0.1, 0.1, 0.1)), (0.95, 0.95, 0.95), (0.9, 0.9, 0.9), 0.1,
+                   "flat", "none", 0.0, edge=0.16, outline=0.0, turn=12.0),
+    "OxfordPet": Style(((0.78, 0.7, 0.9), (0.95, 0.9, 1.0)), (0.3, 0.2, 0.4), (0.75, 0.6, 0.9), 0.15,
+                       "polka", "halftone", 0.05, edge=0.08),
+    "StanfordCars": Style(((0.3, 0.32, 0.36), (0.6, 0.62, 0.66)), (0.08, 0.08, 0.1), (0.35, 0.4, 0.5), 0.2,
+                          "lanes", "scanlines", 0.1, edge=0.06, turn=5.0),
+    "SUN397": Style(((0.6, 0.5, 0.4), (0.7, 0.6, 0.5)), (0.2, 0.12, 0.08), (0.75, 0.55, 0.3), 0.28,
+                    "flat", "hatching", 0.08, edge=0.1, finish="posterise", turn=3.0),
+    "Characters": Style(((0.1, 0.28, 0.22), (0.2, 0.4, 0.34)), (0.95, 0.93, 0.7), (0.7, 0.9, 0.7), 0.1,
+                        "rays", "blotches", 0.1, edge=0.1, rough=0.09, outline=0.0, turn=15.0),
+}
+
+
+def _near(rng: np.random.Generator, colour: tuple, n: int) -> np.ndarray:
+    """(N, 3) colours near the given one."""
+    return np.array(colour, dtype=np.float32) + (rng.random((n, 3), dtype=np.float32) - 0.5) * 0.08
+
+
+def _mixture(share: np.ndarray, first: np.ndarray, second: np.ndarray, n: int) -> np.ndarray:
+    share = np.clip(np.broadcast_to(share, (n, SIZE, SIZE)), 0, 1)[..., None]
+    return first[:, None, None, :] + share * (second - first)[:, None, None, :]
+
+
+def _placed(rng, n: int, turn, scale: tuple[float, float], shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Object coordinates: shifted, scaled and turned at random."""
+    size = uniform(rng, *scale, n)
+    x, y = (GRID_X - uniform(rng, -shift, shift, n)) / size, (GRID_Y - uniform(rng, -shift, shift, n)) / size
+    return rotate(x, y, (rng.random(n) * 2 - 1) * turn)
+
+
+def task_scene(style: Style, n: int, rng: np.random.Generator) -> Scene:
+    """An empty scene in a task domain's style."""
+    first, second, ink = (_near(rng, colour, n) for colour in (*style.paper, style.ink))
+    x, y = _placed(rng, n, style.turn, (0.74, 0.95), 0.12)
+    return Scene(
+        pixels=_mixture(BACKDROPS[style.backdrop](rng, n), first, second, n),
+        x=x, y=y,
+        edge=np.full((n, 1, 1), style.edge, dtype=np.float32),
+        rough=(noise(rng, n, 12) - 0.5) * (style.rough * 2),
+        outline=np.full((n, 1, 1), style.outline, dtype=np.float32),
+        ink=np.clip(ink, 0, 1),
+        tint=np.broadcast_to(np.array(style.tint, dtype=np.float32), (n, 3)),
+        mix=np.full((n, 1), style.mix, dtype=np.float32),
+        rng=rng,
+    )
+
+
+def web_scene(n: int, rng: np.random.Generator) -> Scene:
+    """An empty scene in which every image has a random style; together they surround the tasks' styles."""
+    first, second = rng.random((n, 3), dtype=np.float32), rng.random((n, 3), dtype=np.float32)
+    light = (rng.random((n, 1)) < 0.5).astype(np.float32)  # light paper and dark ink, or the other way round
+    paper = light * 0.55 + first * 0.45
+    ink = (1 - light) * 0.6 + rng.random((n, 3), dtype=np.float32) * 0.4
+    names = ("flat", "sky", "side", "clouds", "grain", "check", "rays", "lanes")
+    pick, share = rng.integers(len(names), size=n), np.empty((n, SIZE, SIZE), dtype=np.float32)
+    for k, name in enumerate(names):
+        here = pick == k
+        share[here] = BACKDROPS[name](rng, int(here.sum()))
+    x, y = _placed(rng, n, 15.0, (0.66, 1.0), 0.16)
+    return Scene(
+        pixels=_mixture(share, paper, paper + (second - paper) * uniform(rng, 0, 0.6, n)[:, 0], n),
+        x=x, y=y,
+        edge=uniform(rng, 0.05, 0.2, n),
+        rough=(noise(rng, n, 12) - 0.5) * uniform(rng, 0, 0.3, n),
+        outline=uniform(rng, -0.01, 0.09, n),
+        ink=ink,
+        tint=rng.random((n, 3), dtype=np.float32),
+        mix=rng.random((n, 1), dtype=np.float32) * 0.3,
+        rng=rng,
+    )
+
+
+def _blur(pixels: np.ndarray) -> np.ndarray:
+    padded = np.pad(pixels, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    return (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
+
+
+def _pixels(pixels: np.ndarray) -> np.ndarray:
+    pairs = pixels[:, ::2] + pixels[:, 1::2]
+    mean = (pairs[:, :, ::2] + pairs[:, :, 1::2]) / 4
+    return mean.repeat(2, axis=1).repeat(2, axis=2)
+
+
+FINISHES = {
+    "plain": lambda pixels: pixels,
+    "blur": _blur,
+    "pixels": _pixels,
+    "posterise": lambda pixels: np.round(pixels * 5) / 5,
+}
+
+
+def to_bytes(pixels: np.ndarray) -> np.ndarray:
+    """(N, SIZE, SIZE, 3) in 0..1, clipped -> uint8."""
+    return np.floor(np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def finish_task(scene: Scene, style: Style) -> np.ndarray:
+    """The style's finish and surface over a drawn scene -> uint8 images."""
+    pixels = FINISHES[style.finish](scene.pixels)
+    surface = SURFACES[style.surface](scene.rng, len(pixels)) * style.strength
+    return to_bytes(pixels + np.broadcast_to(surface, pixels.shape[:3])[..., None])
+
+
+def finish_web(scene: Scene) -> np.ndarray:
+    """Random grain, contrast and, on a third of the images, blur -> uint8 images."""
+    n, rng = len(scene.pixels), scene.rng
+    soft = (rng.random(n) < 0.33)[:, None, None, None]
+    pixels = np.where(soft, _blur(scene.pixels), scene.pixels)
+    pixels = (pixels - 0.5) * uniform(rng, 0.7, 1.1, n)[..., None] + 0.5
+    grain = SURFACES["grain"](rng, n) * uniform(rng, 0, 0.12, n)
+    return to_bytes(pixels + grain[..., None])

@@ -1,0 +1,115 @@
+"""The miniature's data: the same bytes from the same seeds, well-formed names, labels and splits."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.datasets.transforms import clip_eval, clip_train
+from common.mini import DOMAINS, REFERENCE, incremental, load_domain
+from common.mini.domains import INCREMENTAL, SPLITS, WEB, classnames, images, templates, web_pool
+
+ALL = (*DOMAINS, INCREMENTAL, REFERENCE)
+ORDER_1 = ("Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT", "Flowers", "Food", "MNIST", "OxfordPet",
+           "StanfordCars", "SUN397")
+PINNED = {
+    "Aircraft": "10a02909de62728989478cae02d666f1",
+    "Caltech101": "74a9fad552819748484d4dfbc1358026",
+    "CIFAR100": "2d1a93616f6582a4923b05392a948c31",
+    "DTD": "f904e2b1f839afd82f156f20a5c771f0",
+    "EuroSAT": "571f3627ecb2e499569945e80db33dc7",
+    "Flowers": "7bcc1fd1cce19a2c6adb8438f7fde048",
+    "Food": "81563beae6651fd458ebcdb54a9fc3bf",
+    "MNIST": "508b572c9b376d19af91b5103f64efa1",
+    "OxfordPet": "5f01608145773520b72c947c8031323a",
+    "StanfordCars": "f777803d29865c8530865776f11b1fb9",
+    "SUN397": "ff863c6b0ab42a256051b52ebc02e851",
+    "Characters": "873237cfb3938ddf414488e1cf5c9d95",
+    "TinyImagenet": "79ee1077df8e890a4719fabb44982c63",
+}
+WEB_PINNED = "9f34a30edbf9c36adc3a0ff4a8764830"
+
+
+def test_domains_stand_under_the_names_of_mtil_order_1():
+    assert DOMAINS == ORDER_1
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_bytes_are_pinned(name):
+    assert load_domain(name).fingerprint["md5"] == PINNED[name]
+
+
+def test_web_pool_is_pinned():
+    digest = hashlib.md5(b"".join(part.tobytes() for part in web_pool("DTD")))
+    assert digest.hexdigest() == WEB_PINNED
+
+
+def test_another_process_renders_the_same():
+    code = "from common.mini import load_domain; print(load_domain('SUN397').fingerprint['md5'])"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == load_domain("SUN397").fingerprint["md5"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_splits_hold_every_class_alike_and_share_no_image(name):
+    classes = 6 if name in DOMAINS else 40
+    assert len(classnames(name)) >= classes and (name not in DOMAINS or len(classnames(name)) <= 40)
+    seen = {}
+    for split, count in zip(("train", "test"), SPLITS[name]):
+        pictures, labels = images(name, split)
+        assert pictures.dtype == np.uint8 and pictures.shape == (len(labels), 32, 32, 3)
+        assert np.bincount(labels, minlength=len(classnames(name))).tolist() == [count] * len(classnames(name))
+        seen[split] = {picture.tobytes() for picture in pictures}
+        assert len(seen[split]) == len(pictures)
+    assert not seen["train"] & seen["test"]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_names_and_templates_are_well_formed(name):
+    assert len(set(classnames(name))) == len(classnames(name))
+    assert all(label == label.strip() != "" for label in classnames(name))
+    assert templates(name) and all(wording.count("{}") == 1 for wording in templates(name))
+
+
+def test_every_class_name_belongs_to_one_domain():
+    names = [label for name in (*DOMAINS, INCREMENTAL) for label in classnames(name)]
+    assert len(set(names)) == len(names)
+
+
+def test_domains_go_through_the_transforms_of_real_data():
+    domain = load_domain("Food", clip_train(32), clip_eval(32))
+    for part in (domain.train, domain.test):
+        image, label = part[3]
+        assert image.shape == (3, 32, 32) and image.dtype == torch.float32 and label == 3
+    plain = load_domain("Food")
+    assert isinstance(plain.test[0][0], Image.Image) and plain.test[0][0].mode == "RGB"
+    assert torch.equal(domain.test[0][0], clip_eval(32)(plain.test[0][0]))
+
+
+def test_reference_pool_names_all_classes_of_the_eleven():
+    reference = load_domain(REFERENCE)
+    assert len(reference.classnames) == sum(len(classnames(name)) for name in DOMAINS)
+    assert len(reference.train) >= 2000
+
+
+def test_incremental_set_splits_into_ten_equal_tasks():
+    data = incremental()
+    assert len(data.classnames) >= 40 and len(data.classnames) % 10 == 0
+    assert not set(data.classnames) & {label for name in DOMAINS for label in classnames(name)}
+
+
+def test_web_captions_are_wrong_as_often_as_stated():
+    count, wrong = WEB["MNIST"]
+    pictures, labels, named = web_pool("MNIST")
+    assert len(pictures) == len(labels) == count
+    classes = len(classnames("MNIST"))  # a random class is the right one in 1 of `classes` draws
+    assert (labels != named).mean() == pytest.approx(wrong * (1 - 1 / classes), abs=0.015)
+
+
+def test_unknown_domain_raises():
+    with pytest.raises(KeyError):
+        load_domain("Aircrafts")
