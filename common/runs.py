@@ -62,9 +62,13 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
 def _why_not_written(path: Path, error: Exception) -> str:
     code = getattr(error, "errno", None)
     # torch.save reports a failed write as a RuntimeError of its zip writer, without the errno
-    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or (code is None and shutil.disk_usage(path.parent).free < 2**20):
-        return (f"no space left while saving {path}. What was saved before is intact; "
-                "free some space and give the same command again.")
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or (
+        code is None and shutil.disk_usage(path.parent).free < 2**20
+    ):
+        return (
+            f"no space left while saving {path}. What was saved before is intact; "
+            "free some space and give the same command again."
+        )
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write {path}. Choose another output folder or change its permissions."
     return f"could not write {path}: {error}. What was saved before is intact."
@@ -91,8 +95,10 @@ def load_tensors(path: Path | str) -> dict[str, Any]:
         raise UserError(f"{path} does not exist.") from error
     except (RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is not a readable checkpoint (truncated, damaged, or not a dict of tensors: {reason}). "
-                        "Copy or train it again.") from error
+        raise UserError(
+            f"{path} is not a readable checkpoint (truncated, damaged, or not a dict of tensors: {reason}). "
+            "Copy or train it again."
+        ) from error
 
 
 def file_md5(path: Path | str) -> str:
@@ -120,8 +126,13 @@ def provenance() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "absent"
-    return {"command": " ".join(sys.orig_argv), "commit": commit(), "versions": versions, "machine": platform.processor()
-            or platform.machine(), "started": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    return {
+        "command": " ".join(sys.orig_argv),
+        "commit": commit(),
+        "versions": versions,
+        "machine": platform.processor() or platform.machine(),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
+    }
 
 
 class Run:
@@ -131,23 +142,34 @@ class Run:
     `name` prefixes the files of a run that shares its folder (the originals' one-task calls do).
     """
 
-    def __init__(self, folder: Path | str, settings: dict[str, Any], labels: dict[str, Any], name: str = "",
-                 overwrite: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        settings: dict[str, Any],
+        labels: dict[str, Any],
+        name: str = "",
+        overwrite: bool = False,
+    ) -> None:
         self.folder, self.labels, self.prefix = Path(folder), labels, f"{name}." if name else ""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path("lock"), "a")
         except OSError as error:
-            raise UserError(f"the output folder {self.folder} cannot be written ({error.strerror}). "
-                            "Choose another one or change its permissions.") from error
+            raise UserError(
+                f"the output folder {self.folder} cannot be written ({error.strerror}). "
+                "Choose another one or change its permissions."
+            ) from error
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader workers, unlike flock
         except OSError as error:
-            raise UserError(f"another process is working in {self.folder}. Wait for it, or choose another folder.") from error
+            raise UserError(
+                f"another process is working in {self.folder}. Wait for it, or choose another folder."
+            ) from error
         for leftover in self.folder.glob(".*.tmp"):  # of a process killed in the middle of a write
             leftover.unlink(missing_ok=True)
         if overwrite:
             self._start_anew()
+        self.is_new = not self.path("config.yaml").exists()
         self._settle_config(settings)
         self.records: list[dict[str, Any]] = self._read_records()
 
@@ -168,8 +190,10 @@ class Run:
             differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
             if differing:
                 lines = "\n".join(f"  {key}: {known.get(key)!r} there, {settings.get(key)!r} now" for key in differing)
-                raise UserError(f"{self.folder} holds a run with another configuration:\n{lines}\n"
-                                "Give another output folder, or --overwrite to start anew.")
+                raise UserError(
+                    f"{self.folder} holds a run with another configuration:\n{lines}\n"
+                    "Give another output folder, or --overwrite to start anew."
+                )
             return
         content = {"settings": settings, "labels": self.labels, "provenance": provenance()}
         write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
@@ -210,26 +234,51 @@ class Run:
         del saved
         started = last_save = time.monotonic()
         cost, first = 0.0, step
-        with _SignalsNoted() as stop, tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True) as bar:
+        with (
+            _SignalsNoted() as stop,
+            tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True) as bar,
+        ):
             while step < total:
                 yield step
                 step += 1
                 bar.update()
                 now = time.monotonic()
                 if stop.asked or step == total or now - last_save > max(SAVE_EVERY_SECONDS, SAVE_COST_RATIO * cost):
-                    content = {"stage": stage, "step": step, "seconds": seconds + now - started,
-                               "state": {name: _content(item) for name, item in state.items()}, "rng": _generators()}
+                    content = {
+                        "stage": stage,
+                        "step": step,
+                        "seconds": seconds + now - started,
+                        "state": {name: _content(item) for name, item in state.items()},
+                        "rng": _generators(),
+                    }
                     save_tensors(self.path("state.pth"), content)
                     last_save = time.monotonic()
                     cost = last_save - now
                 if stop.asked:
-                    raise Interrupted(f"Stopped in {stage} after step {step} of {total}; all of it is saved in "
-                                      f"{self.folder}. The same command goes on from there.")
+                    raise Interrupted(
+                        f"Stopped in {stage} after step {step} of {total}; all of it is saved in "
+                        f"{self.folder}. The same command goes on from there."
+                    )
             self.seconds = seconds + time.monotonic() - started if first < total else seconds
 
     def finish(self) -> None:
         """Drop the resume state: everything it led to is in checkpoints and records."""
         self.path("state.pth").unlink(missing_ok=True)
+
+
+class Tensors:
+    """Named tensors as a part of a stage's state: restored in place, so parameters and counters keep their identity."""
+
+    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+        self.tensors = tensors
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach() for name, tensor in self.tensors.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, saved: dict[str, torch.Tensor]) -> None:
+        for name, tensor in self.tensors.items():
+            tensor.copy_(saved[name])
 
 
 class _SignalsNoted:
@@ -252,7 +301,6 @@ class _SignalsNoted:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
-
 
 
 def _content(item: Any) -> Any:

@@ -39,13 +39,19 @@ class Expert(nn.Module):
             nn.init.zeros_(zero)
 
 
-def top_k_gates(z: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+def top_k_gates(z: Tensor, topk: int, stable: bool) -> tuple[Tensor, Tensor]:
     """z (B, E) -> the k chosen experts (B, k), largest first, and their gates (B, k), a softmax over the k values.
 
-    Exact ties (a router still at zero, no noise) go to the lowest indices; upstream's choice there is arbitrary.
+    `stable` gives exact ties to the lowest indices, on any device: without noise a router still at zero ties
+    everywhere, and upstream's choice there is arbitrary. With noise ties are accidents of the draw, and torch.topk
+    settles them as it did upstream.
     """
-    values, experts = z.sort(dim=-1, descending=True, stable=True)
-    return experts[:, :topk], values[:, :topk].softmax(dim=-1)
+    if stable:
+        values, experts = z.sort(dim=-1, descending=True, stable=True)
+        values, experts = values[:, :topk], experts[:, :topk]
+    else:
+        values, experts = z.topk(topk, dim=-1)
+    return experts, values.softmax(dim=-1)
 
 
 def noise_deviation(c: Tensor, noise_weight: Tensor) -> Tensor:
@@ -101,7 +107,9 @@ class MoEBlock(ResidualAttentionBlock):
     they stand in the official checkpoints, which these keys exchange in both directions.
     """
 
-    def __init__(self, width: int, heads: int, causal: bool, experts: int, topk: int, bottleneck: int, routers: int) -> None:
+    def __init__(
+        self, width: int, heads: int, causal: bool, experts: int, topk: int, bottleneck: int, routers: int
+    ) -> None:
         super().__init__(width, heads, causal)
         self.ln_3 = LayerNorm(width)
         self.register_buffer("mean", torch.tensor([0.0]))
@@ -124,7 +132,7 @@ class MoEBlock(ResidualAttentionBlock):
         if self.router_noise:
             sigma = noise_deviation(c, self.w_noise_list[self.task_id])
             z = clean + self.draw_noise(clean) * sigma
-        chosen, gates = top_k_gates(z, self.topk)
+        chosen, gates = top_k_gates(z, self.topk, stable=not self.router_noise)
         self.choices.scatter_add_(0, chosen.flatten(), (gates != 0).flatten().to(self.choices.dtype))
         if self.keep_balance:
             self.balance = self.imbalance(clean, z, sigma, chosen, gates)

@@ -37,7 +37,9 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm computed in float32 and cast back, so that half-precision towers stay stable."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
+        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps).to(
+            x.dtype
+        )
 
 
 class QuickGELU(nn.Module):
@@ -100,7 +102,9 @@ class Transformer(nn.Module):
 class VisionTransformer(nn.Module):
     """images (B, 3, R, R) -> (B, E): patches, class token, blocks, ln_post(class token) @ proj."""
 
-    def __init__(self, input_resolution: int, patch_size: int, width: int, layers: int, heads: int, output_dim: int) -> None:
+    def __init__(
+        self, input_resolution: int, patch_size: int, width: int, layers: int, heads: int, output_dim: int
+    ) -> None:
         super().__init__()
         self.input_resolution, self.output_dim = input_resolution, output_dim
         self.conv1 = nn.Conv2d(3, width, kernel_size=patch_size, stride=patch_size, bias=False)
@@ -137,7 +141,11 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(out)
         self.downsample = None
         if stride > 1 or inplanes != out:
-            shortcut = [("-1", nn.AvgPool2d(stride)), ("0", nn.Conv2d(inplanes, out, 1, bias=False)), ("1", nn.BatchNorm2d(out))]
+            shortcut = [
+                ("-1", nn.AvgPool2d(stride)),
+                ("0", nn.Conv2d(inplanes, out, 1, bias=False)),
+                ("1", nn.BatchNorm2d(out)),
+            ]
             self.downsample = nn.Sequential(OrderedDict(shortcut))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -171,7 +179,9 @@ class AttentionPool2d(nn.Module):
 class ModifiedResNet(nn.Module):
     """images (B, 3, R, R) -> (B, E): three-convolution stem, four stages, attention pooling."""
 
-    def __init__(self, layers: tuple[int, int, int, int], output_dim: int, heads: int, input_resolution: int, width: int) -> None:
+    def __init__(
+        self, layers: tuple[int, int, int, int], output_dim: int, heads: int, input_resolution: int, width: int
+    ) -> None:
         super().__init__()
         self.input_resolution, self.output_dim = input_resolution, output_dim
         self.conv1 = nn.Conv2d(3, width // 2, 3, stride=2, padding=1, bias=False)
@@ -211,8 +221,12 @@ class CLIP(nn.Module):
             )
         else:
             self.visual = VisionTransformer(
-                config.image_resolution, config.vision_patch_size, config.vision_width, config.vision_layers,
-                max(1, config.vision_width // HEAD_WIDTH), config.embed_dim,
+                config.image_resolution,
+                config.vision_patch_size,
+                config.vision_width,
+                config.vision_layers,
+                max(1, config.vision_width // HEAD_WIDTH),
+                config.embed_dim,
             )
         width = config.transformer_width
         self.transformer = Transformer(width, config.transformer_layers, config.transformer_heads, causal=True)
@@ -268,6 +282,7 @@ def config_from_state_dict(state_dict: dict[str, Tensor]) -> CLIPConfig:
 
     Raises KeyError when a key that tells a size is missing: not a CLIP.
     """
+
     def indices(pattern: str) -> int:
         return len({match.group(1) for key in state_dict if (match := re.match(pattern, key))})
 
@@ -300,8 +315,13 @@ def build_model(state_dict: dict[str, Tensor]) -> CLIP:
 
     Raises KeyError (not a CLIP) or RuntimeError (keys missing or unexpected), as load_state_dict words it.
     """
-    state_dict = {key: value for key, value in state_dict.items()
-                  if key not in ("input_resolution", "context_length", "vocab_size")}
+    state_dict = {
+        key: value
+        for key, value in state_dict.items()
+        if key not in ("input_resolution", "context_length", "vocab_size")
+    }
     model = CLIP(config_from_state_dict(state_dict))
-    model.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()})
+    model.load_state_dict(
+        {key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()}
+    )
     return model.eval()

@@ -31,12 +31,22 @@ class Batches:
     """`batches[step]` is the batch that step trains on; asked in order, workers prepare the next ones meanwhile.
 
     Every epoch is a new permutation drawn from (seed, epoch), its last batch may be smaller, and `len(batches)` is
-    the number of batches in it: the originals rebuild their iterator when step % len(loader) == 0.
+    the number of batches in it: the originals rebuild their iterator when step % len(loader) == 0. `restart` starts
+    a new epoch early, whenever step % restart == 0.
     """
 
-    def __init__(self, dataset: Dataset, batch_size: int, seed: int, workers: int = 0, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        device: torch.device | str = "cpu",
+        restart: int | None = None,
+    ) -> None:
         self.size, self.batch_size, self.seed = len(dataset), batch_size, seed
         self.samples, self.workers, self.device = _DrawnSamples(dataset, seed), workers, torch.device(device)
+        self.restart = restart or len(self)
         self._next, self._iterator = None, None
 
     def __len__(self) -> int:
@@ -44,23 +54,36 @@ class Batches:
 
     def order(self, epoch: int) -> list[int]:
         """The permutation of sample indices that epoch number `epoch` visits."""
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + 2**40 + epoch) % 2**63)  # apart from the samples' seeds
+        generator = torch.Generator().manual_seed(
+            (self.seed * 1_000_003 + 2**40 + epoch) % 2**63
+        )  # apart from the samples' seeds
         return torch.randperm(self.size, generator=generator).tolist()
 
+    def _place(self, step: int) -> tuple[int, int]:
+        """The epoch of a step and its batch within that epoch."""
+        period, within = divmod(step, self.restart)
+        epoch, batch = divmod(within, len(self))
+        return period * -(-self.restart // len(self)) + epoch, batch
+
     def _from(self, step: int) -> Iterator[list[tuple[int, int]]]:
+        known = None
         while True:
-            epoch, within = divmod(step, len(self))
-            order = self.order(epoch)
-            for batch in range(within, len(self)):
-                places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
-                yield [(order[place], epoch * self.size + place) for place in places]
-            step = (epoch + 1) * len(self)
+            epoch, batch = self._place(step)
+            if epoch != known:
+                known, order = epoch, self.order(epoch)
+            places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
+            yield [(order[place], epoch * self.size + place) for place in places]
+            step += 1
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         if self._next != step:
             loader = DataLoader(
-                self.samples, batch_sampler=self._from(step), num_workers=self.workers,
-                pin_memory=self.device.type == "cuda", worker_init_fn=leave_signals_to_parent, generator=torch.Generator(),
+                self.samples,
+                batch_sampler=self._from(step),
+                num_workers=self.workers,
+                pin_memory=self.device.type == "cuda",
+                worker_init_fn=leave_signals_to_parent,
+                generator=torch.Generator(),
             )
             self._iterator = iter(loader)
         images, labels = next(self._iterator)

@@ -18,7 +18,9 @@ def pick_device(name: str = "auto") -> torch.device:
     except RuntimeError as error:
         raise UserError(f"--device {name}: not a device. Use auto, cpu, cuda or cuda:<index>.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto.")
+        raise UserError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."
+        )
     return device
 
 

@@ -11,6 +11,8 @@ def cosine_with_warmup(step: int, base_lr: float, warmup: int, total: int) -> fl
     """
     if step < warmup:
         return base_lr * (step + 1) / warmup
+    if total == warmup:  # the closing step of a run that is all warm-up; the formula is 0 / 0 there
+        return 0.0
     return 0.5 * base_lr * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 

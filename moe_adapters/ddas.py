@@ -1,0 +1,131 @@
+"""DDAS, the distribution discriminative auto-selector (arXiv 2403.11549, section 3.3).
+
+One small autoencoder a domain learns to reconstruct f = sigmoid(features(x)) of a frozen AlexNet. At test time the
+one with the least error names the task; the reference set's autoencoder (index 0), or an error above the threshold,
+means a domain never learnt, which goes to the original CLIP.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.runs import load_tensors
+from common.training.schedules import set_lr
+from moe_adapters.adapters import ORIGINAL_CLIP
+
+CODE_SIZE = 100
+FULL_SHOT_LR, FEW_SHOT_LR = 0.01, 0.003
+WEIGHT_DECAY = 1e-4  # Adam's L2 form
+EPOCHS_A_DECAY = 10
+ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+
+Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
+
+
+class BatchStream(Protocol):
+    """Anything that gives (images, labels) for a step; len() is the number of batches in an epoch."""
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+
+def alexnet_features(weights: str | Path | None = None) -> nn.Module:
+    """Layers 0..10 of torchvision's AlexNet: the fifth convolution before its ReLU, 256 x 13 x 13 from 224 x 224.
+
+    `weights` is a torchvision AlexNet state dict; None fetches the ImageNet ones (the only set there is) into
+    torch's hub cache. Raises UserError when they cannot be had.
+    """
+    from torchvision.models import AlexNet_Weights, alexnet
+
+    if weights is None:
+        try:
+            state_dict = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:
+            folder = Path(torch.hub.get_dir()) / "checkpoints"
+            raise UserError(
+                f"DDAS needs torchvision's ImageNet AlexNet, and {AlexNet_Weights.IMAGENET1K_V1.url} could not be fetched "
+                f"({error}). Put {ALEXNET_FILE} into {folder}, or give its path to --chooser-features."
+            ) from error
+    else:
+        state_dict = load_tensors(weights)
+    model = alexnet()
+    try:
+        model.load_state_dict(state_dict)
+    except RuntimeError as error:
+        raise UserError(f"{weights} does not hold torchvision's AlexNet: {error}") from error
+    # without the last two modules, as upstream cuts them: ReLU and max-pool after the fifth convolution
+    return model.features[:-2].eval().requires_grad_(False)
+
+
+class AutoEncoder(nn.Module):
+    """Linear - ReLU - Linear - Sigmoid around a code of 100, on features in (0, 1)."""
+
+    def __init__(self, features: int, code: int = CODE_SIZE) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(features, code), nn.ReLU())
+        self.decoder = nn.Sequential(nn.Linear(code, features), nn.Sigmoid())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.decoder(self.encoder(features))
+
+
+def build_autoencoders(count: int, features: int) -> nn.ModuleList:
+    """`count` fresh autoencoders under the official keys; index 0 is the reference set's, j + 1 is task j's."""
+    return nn.ModuleList(AutoEncoder(features) for _ in range(count))
+
+
+def chooser_input(extractor: nn.Module, images: Tensor) -> Tensor:
+    """f = sigmoid(features(x)), (B, F), for CLIP-normalised images (B, 3, R, R): input and target alike."""
+    with torch.no_grad():
+        return torch.sigmoid(extractor(images).flatten(1))
+
+
+def chooser_lr(step: int, epoch_length: int, base_lr: float) -> float:
+    """base * 0.1^floor(epoch / 10), epoch = step // batches of the *full* training set, in 5-shot runs too."""
+    return base_lr * 0.1 ** ((step // epoch_length) // EPOCHS_A_DECAY)
+
+
+def train_autoencoder(
+    autoencoder: AutoEncoder,
+    extractor: nn.Module,
+    batches: BatchStream,
+    epoch_length: int,
+    iterations: int,
+    base_lr: float,
+    stage: str,
+    steps: Steps,
+) -> list[Tensor]:
+    """Fit one domain's autoencoder with Adam; mean squared error over samples and features, iterations + 1 steps.
+
+    Returns the loss of each step taken, as scalars on the device.
+    """
+    optimizer = torch.optim.Adam(autoencoder.parameters(), lr=base_lr, weight_decay=WEIGHT_DECAY)
+    losses = []
+    for step in steps(stage, iterations + 1, {"autoencoder": autoencoder, "optimizer": optimizer}):
+        set_lr(optimizer, chooser_lr(step, epoch_length, base_lr))
+        features = chooser_input(extractor, batches[step][0])
+        loss = F.mse_loss(autoencoder(features), features)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return losses
+
+
+@torch.no_grad()
+def reconstruction_errors(autoencoders: list[AutoEncoder], features: Tensor) -> Tensor:
+    """The mean squared error of every autoencoder on every sample of f (B, F): (B, autoencoders)."""
+    return torch.stack([(autoencoder(features) - features).square().mean(dim=1) for autoencoder in autoencoders], dim=1)
+
+
+def select_task(errors: Tensor, threshold: float) -> int:
+    """errors (autoencoders,) of one batch -> task id, ORIGINAL_CLIP for a domain that no task has shown.
+
+    The least error wins, the first on ties; one above the threshold counts as unknown.
+    """
+    best = int(errors.argmin())
+    return ORIGINAL_CLIP if best == 0 or bool(errors[best] > threshold) else best - 1

@@ -1,0 +1,342 @@
+"""All checkpoints of a sequence on all data sets, in one process (upstream mtil/src/models/evaluation.py:L20-L84).
+
+What does not depend on the checkpoint is computed once a data set: pixels, features of the original CLIP, and the
+reconstruction errors of every distinct autoencoder. Cells whose batches all go to the original CLIP then cost nothing.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common import clip, datasets
+from common.clip.model import CLIP
+from common.datasets.transforms import clip_eval_pixels, clip_normalise
+from common.errors import UserError
+from common.evaluation.pixels import decode
+from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
+from common.runs import Run, load_tensors
+from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
+from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
+
+PROMPTS_AT_ONCE = 256
+ZERO_SHOT = "Zero-shot CLIP"
+UNUSED_KEYS = ("mean", "std", "ln_3.weight", "ln_3.bias")  # in every official block, used in none
+
+
+@dataclass
+class Checkpoint:
+    """One finished task: its adapters (official keys) and, with DDAS, which autoencoders it holds."""
+
+    task_id: int
+    adapters: dict[str, Tensor]
+    autoencoders: list[int] = field(default_factory=list)  # positions in the shared list of distinct ones
+
+
+@dataclass(frozen=True)
+class Routes:
+    """How test images find their router: `ddas`, `oracle` (the set's own task once learnt), or one `fixed` router."""
+
+    kind: str
+    threshold: float = 0.0
+    per_image: bool = False
+    fixed: int = ORIGINAL_CLIP
+    text_from_clip: bool = False  # --non_text
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One checkpoint on one data set: percent right, and how many images each router received."""
+
+    task_id: int
+    top1: float
+    top5: float
+    routed: dict[int, int]
+
+
+def is_unused(key: str) -> bool:
+    """Whether an official key stands for nothing the forward pass reads, the alias of the last expert included."""
+    return ".adaptmlp." in key or key.rsplit("resblocks.", 1)[-1].split(".", 1)[-1] in UNUSED_KEYS
+
+
+def read_adapters(path: str | Path, model: CLIP) -> dict[str, Tensor]:
+    """The adapter tensors of an official checkpoint file, after holding every key against the model.
+
+    Raises UserError that names missing, unexpected or misshapen keys, and when the file's CLIP is not the model's:
+    adapters only mean something on the CLIP they were trained on.
+    """
+    state_dict = load_tensors(path)
+    state_dict = state_dict.get("state_dict", state_dict)
+    own = model.state_dict()
+    faults = {
+        "missing": sorted(key for key in own if key not in state_dict and not is_unused(key)),
+        "unexpected": sorted(key for key in state_dict if key not in own and not is_unused(key)),
+        "of another shape": sorted(key for key in own if key in state_dict and own[key].shape != state_dict[key].shape),
+    }
+    told = [
+        f"{len(keys)} keys {fault}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
+        for fault, keys in faults.items()
+        if keys
+    ]
+    if told:
+        raise UserError(
+            f"{path} does not fit this model. {'; '.join(told)}. Check --model, --experts_num, --ffn_num and --task_num."
+        )
+    changed = [
+        key
+        for key in own
+        if not is_adapter_key(key)
+        and not is_unused(key)
+        and not torch.equal(own[key].cpu(), state_dict[key].to(own[key].dtype))
+    ]
+    if changed:
+        raise UserError(f"{path} holds another CLIP than --model ({len(changed)} tensors differ, first {changed[0]}).")
+    return {key: value for key, value in state_dict.items() if is_adapter_key(key) and ".adaptmlp." not in key}
+
+
+def read_autoencoders(path: str | Path, autoencoders: nn.ModuleList) -> None:
+    """Load an official `*_autochooser.pth` into `autoencoders`, in place; UserError when it does not fit."""
+    state_dict = load_tensors(path)
+    try:
+        autoencoders.load_state_dict(state_dict.get("state_dict", state_dict))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:400]
+        raise UserError(
+            f"{path} does not hold {len(autoencoders)} autoencoders for these features: {reason}"
+        ) from error
+
+
+def distinct(known: list[AutoEncoder], module: AutoEncoder) -> int:
+    """The position of an equal autoencoder in `known`; a new one is appended. Chains of checkpoints share most."""
+    for position, other in enumerate(known):
+        if all(torch.equal(a, b) for a, b in zip(other.parameters(), module.parameters())):
+            return position
+    copy = AutoEncoder(module.encoder[0].in_features, module.encoder[0].out_features)
+    copy.load_state_dict(module.state_dict())
+    known.append(copy.to(module.encoder[0].weight.device))
+    return len(known) - 1
+
+
+@torch.no_grad()
+def class_vectors(model: CLIP, tokens: Tensor) -> Tensor:
+    """Class weights (D, C) under the model's current router from prompts (C, T, context)."""
+    classes, templates, _ = tokens.shape
+    features = [model.encode_text(chunk) for chunk in tokens.flatten(0, 1).split(PROMPTS_AT_ONCE)]
+    return zeroshot_weights(torch.cat(features).view(classes, templates, -1))
+
+
+@torch.no_grad()
+def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
+    """Features (N, D) of uint8 images (N, 3, R, R) under the model's current router."""
+    device = model.logit_scale.device
+    return torch.cat([model.encode_image(clip_normalise(batch.to(device))) for batch in pixels.split(batch_size)])
+
+
+class TestSet:
+    """One data set under evaluation, with everything that all checkpoints share."""
+
+    def __init__(self, model: CLIP, pixels: Tensor, labels: Tensor, tokens: Tensor, batch_size: int) -> None:
+        self.model, self.pixels, self.batch_size = model, pixels, batch_size
+        self.device = model.logit_scale.device
+        self.labels, self.tokens = labels.to(self.device), tokens.to(self.device)
+        self.errors: Tensor | None = None
+        use_router(model, ORIGINAL_CLIP)
+        self.clip_vectors = class_vectors(model, self.tokens)
+        self._clip_logits: Tensor | None = None
+
+    @property
+    @torch.no_grad()
+    def clip_logits(self) -> Tensor:
+        """Logits of the original CLIP, computed when the first cell needs them."""
+        if self._clip_logits is None:
+            use_router(self.model, ORIGINAL_CLIP)
+            features = image_features(self.model, self.pixels, self.batch_size)
+            self._clip_logits = zeroshot_logits(features, self.clip_vectors)
+        return self._clip_logits
+
+    def measure_errors(self, extractor: nn.Module, autoencoders: list[AutoEncoder]) -> None:
+        """Reconstruction errors of each image under each distinct autoencoder, (N, autoencoders)."""
+        batches = self.pixels.split(self.batch_size)
+        self.errors = torch.cat(
+            [
+                reconstruction_errors(autoencoders, chooser_input(extractor, clip_normalise(batch.to(self.device))))
+                for batch in tqdm(batches, desc="DDAS", leave=False, dynamic_ncols=True)
+            ]
+        )
+
+    def route(self, checkpoint: Checkpoint, routes: Routes, own_task: int | None) -> Tensor:
+        """The router of each image, (N,). DDAS decides a batch at a time, as upstream, unless told per image."""
+        count = len(self.pixels)
+        if routes.kind == "fixed":
+            return torch.full((count,), routes.fixed)
+        if routes.kind == "oracle":
+            learnt = own_task is not None and own_task <= checkpoint.task_id
+            return torch.full((count,), own_task if learnt else ORIGINAL_CLIP)
+        errors = self.errors[:, checkpoint.autoencoders]
+        size = 1 if routes.per_image else self.batch_size
+        return torch.cat(
+            [
+                torch.full((len(batch),), select_task(batch.mean(dim=0), routes.threshold))
+                for batch in errors.split(size)
+            ]
+        )
+
+    def clip_accuracy(self) -> tuple[float, ...]:
+        """Top-1 and top-5 of the original CLIP: the zero-shot row."""
+        return accuracy(self.clip_logits, self.labels)
+
+    @torch.no_grad()
+    def evaluate(self, checkpoint: Checkpoint, routes: Routes, own_task: int | None) -> Cell:
+        """Accuracy of one checkpoint; class vectors are built for the routers that occur, and only for them."""
+        routed = self.route(checkpoint, routes, own_task)
+        logits = torch.empty(len(self.pixels), self.tokens.shape[0], device=self.device)
+        used = routed.unique().tolist()
+        if used != [ORIGINAL_CLIP]:
+            self.model.load_state_dict(checkpoint.adapters, strict=False)
+        for task_id in used:
+            where = (routed == task_id).nonzero().flatten()
+            if task_id == ORIGINAL_CLIP:
+                logits[where] = self.clip_logits[where]
+                continue
+            use_router(self.model, task_id)
+            vectors = self.clip_vectors if routes.text_from_clip else class_vectors(self.model, self.tokens)
+            logits[where] = zeroshot_logits(image_features(self.model, self.pixels[where], self.batch_size), vectors)
+        top1, top5 = accuracy(logits, self.labels)
+        return Cell(checkpoint.task_id, top1, top5, {task: int((routed == task).sum()) for task in used})
+
+
+# The evaluation stage
+
+
+def routes_of(args: argparse.Namespace) -> Routes:
+    kind = "ddas" if args.autorouter else "oracle" if args.oracle_task_id else "fixed"
+    return Routes(kind, args.threshold or 0.0, args.ddas_per_image, args.task_id, args.non_text)
+
+
+def load_test_set(args: argparse.Namespace, model: CLIP, name: str) -> TestSet:
+    """One data set, decoded, with its class prompts under all templates."""
+    pixels_of = clip_eval_pixels(model.visual.input_resolution)
+    data = datasets.load(name, args.data_location, None, pixels_of, verify=not args.no_verify)
+    pixels, labels = decode(data.test, name, args.batch_size_eval, args.workers)
+    templates = [args.template] if args.template else data.templates
+    prompts = [template.replace("{}", label) for label in data.classnames for template in templates]
+    tokens = clip.tokenize(prompts).view(len(data.classnames), len(templates), -1)
+    return TestSet(model, pixels, labels, tokens, args.batch_size_eval)
+
+
+def feature_size(extractor: nn.Module, model: CLIP, device: torch.device) -> int:
+    side = model.visual.input_resolution
+    return extractor(torch.zeros(1, 3, side, side, device=device)).numel()
+
+
+def read_checkpoints(
+    args: argparse.Namespace, model: CLIP, extractor: nn.Module | None, files: list[tuple[int, Path, Path]]
+) -> tuple[list[Checkpoint], list[AutoEncoder]]:
+    """Every checkpoint's adapters, and the distinct autoencoders of all of them: most files share most of theirs."""
+    absent = [str(path) for _, *paths in files for path in paths[: 1 + args.autorouter] if not path.exists()]
+    if absent:
+        raise UserError(f"checkpoints are missing: {', '.join(absent)}")
+    checkpoints, known = [], []
+    for task_id, path, chooser_path in files:
+        checkpoint = Checkpoint(task_id, read_adapters(path, model))
+        if args.autorouter:
+            autoencoders = build_autoencoders(args.task_num + 1, feature_size(extractor, model, args.device)).to(
+                args.device
+            )
+            read_autoencoders(chooser_path, autoencoders)
+            checkpoint.autoencoders = [distinct(known, autoencoder) for autoencoder in autoencoders]
+        checkpoints.append(checkpoint)
+    return checkpoints, known
+
+
+def evaluate_sequence(run: Run, args: argparse.Namespace, model: CLIP, extractor: nn.Module | None) -> None:
+    """All checkpoints of the sequence on all data sets; a data set that is on record is not evaluated again."""
+    todo = [name for name in args.eval_datasets if not run.find(dataset=name, metric="accuracy")]
+    if not todo:
+        return
+    sequence = args.train_dataset or args.eval_datasets
+    folder = Path(args.load) if args.eval_only else run.folder
+    chooser_folder = Path(args.load_autochooser) if args.load_autochooser else folder
+    files = [
+        (task_id, folder / f"{name}.pth", chooser_folder / f"{name}_autochooser.pth")
+        for task_id, name in enumerate(sequence)
+    ]
+    checkpoints, autoencoders = read_checkpoints(args, model, extractor, files)
+    routes = routes_of(args)
+    for name in todo:
+        started = time.monotonic()
+        test = load_test_set(args, model, name)
+        if args.autorouter:
+            test.measure_errors(extractor, autoencoders)
+        own_task = sequence.index(name) if name in sequence else None
+        cells = [test.evaluate(checkpoint, routes, own_task) for checkpoint in checkpoints]
+        run.record(record_lines(name, test, cells, sequence, time.monotonic() - started))
+        print(
+            f"{name:<14} zero-shot {test.clip_accuracy()[0]:5.1f}   after each task "
+            + " ".join(f"{cell.top1:5.1f}" for cell in cells),
+            flush=True,
+        )
+
+
+def record_lines(
+    name: str, test: TestSet, cells: list[Cell], sequence: list[str], seconds: float
+) -> list[dict[str, Any]]:
+    """Tidy lines of one data set: the zero-shot row as after_task 0, then every checkpoint."""
+    top1, top5 = test.clip_accuracy()
+    lines = [
+        {
+            "dataset": name,
+            "after_task": 0,
+            "metric": "accuracy",
+            "value": top1,
+            "method": ZERO_SHOT,
+            "seconds": seconds,
+        },
+        {
+            "dataset": name,
+            "after_task": 0,
+            "metric": "accuracy_top5",
+            "value": top5,
+            "method": ZERO_SHOT,
+            "seconds": seconds,
+        },
+    ]
+    for cell in cells:
+        about = {"dataset": name, "after_task": cell.task_id + 1, "seconds": seconds}
+        lines += [
+            about | {"metric": "accuracy", "value": cell.top1},
+            about | {"metric": "accuracy_top5", "value": cell.top5},
+        ]
+        for task_id, count in sorted(cell.routed.items()):
+            lines.append(about | {"metric": f"routed_to/{router_name(task_id, sequence)}", "value": count})
+    return lines
+
+
+def router_name(task_id: int, sequence: list[str]) -> str:
+    if task_id == ORIGINAL_CLIP:
+        return "CLIP"
+    return sequence[task_id] if task_id < len(sequence) else f"untrained {task_id}"
+
+
+def evaluate_checkpoint_file(args: argparse.Namespace, model: CLIP, extractor: nn.Module | None) -> None:
+    """The original's evaluation call: one checkpoint file, its accuracy printed for every data set."""
+    checkpoint, known = Checkpoint(args.task_num - 1, {}), []
+    if args.load:
+        if args.autorouter and not args.load_autochooser:
+            raise UserError("--autorouter with a checkpoint file needs --load_autochooser.")
+        files = [(args.task_num - 1, Path(args.load), Path(args.load_autochooser or args.load))]
+        (checkpoint,), known = read_checkpoints(args, model, extractor, files)
+    for name in args.eval_datasets:
+        test = load_test_set(args, model, name)
+        if args.autorouter:
+            test.measure_errors(extractor, known)
+        own_task = args.task_id if args.oracle_task_id else None
+        cell = test.evaluate(checkpoint, routes_of(args), own_task)
+        print(f"Evaluating on {name}\nTop-1 accuracy: {cell.top1:.2f}", flush=True)
+        if args.autorouter:
+            print("routed: " + ", ".join(f"{count} images to router {task}" for task, count in cell.routed.items()))

@@ -1,0 +1,305 @@
+"""The command line: the original's flags under their names and defaults, ours in a group of their own.
+
+`--train-dataset`, `--lr` and `--iterations` take one value, as the original, or a comma list, one a task: several
+data sets are a sequence that one process learns. `--scale` and `--preset` stand for the values of a file in configs/;
+they act where they stand, so a later flag overrides them and they override an earlier one.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, canonical
+from common.errors import UserError
+
+CONFIGS = Path(__file__).parent / "configs"
+REFERENCE_SET = "TinyImagenet"  # what the first autoencoder learns: images of no task
+IGNORED_FLAGS = {  # parsed upstream, and without effect on this method there
+    "multi_experts": "parsed and read nowhere",
+    "eval_interval": "its evaluation call has the wrong arity and always failed",
+    "eval_every_epoch": "its evaluation call has the wrong arity and always failed",
+}
+NOT_SETTINGS = (
+    "device",
+    "workers",
+    "overwrite",
+    "save",
+    "eval_interval",
+    "loss_interval",
+    "eval_every_epoch",
+    "multi_experts",
+    "ffn_option",
+    "method",
+    "train_mode",
+)  # decide no number
+
+
+class _Preset(argparse.Action):
+    """Set every value of configs/<name>.yaml, at this place of the command line."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
+    ) -> None:
+        setattr(namespace, self.dest, values)
+        if values == "paper":
+            return
+        known = {action.dest for action in parser._actions}
+        for key, value in yaml.safe_load((CONFIGS / f"{values}.yaml").read_text()).items():
+            if key not in known:
+                parser.error(f"configs/{values}.yaml: unknown key {key}")
+            setattr(namespace, key, value)
+
+
+def _listed(kind: type) -> Any:
+    """A parser of one value or a comma list of them."""
+
+    def parse(text: str) -> list[Any]:
+        return [kind(part) for part in text.split(",") if part]
+
+    parse.__name__ = f"{kind.__name__} or comma list"
+    return parse
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m moe_adapters.main",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+        description="MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence of tasks, evaluate checkpoints.",
+        epilog="Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini",
+    )
+    _method_flags(parser.add_argument_group("method"))
+    _training_flags(parser.add_argument_group("training"))
+    _evaluation_flags(parser.add_argument_group("evaluation"))
+    _run_flags(parser.add_argument_group("data, weights and run"))
+    return parser
+
+
+def _method_flags(group: Any) -> None:
+    group.add_argument(
+        "--method", choices=["finetune"], default="finetune", help="only finetune reaches the adapters upstream"
+    )
+    group.add_argument(
+        "--train-mode", choices=["adapter"], default="adapter", help="whole, text and image belong to ZSCL"
+    )
+    group.add_argument("--ffn_adapt", action="store_true", help="insert adapters")
+    group.add_argument(
+        "--ffn_adapt_where",
+        choices=["AdapterDoubleEncoder", "AdapterImageEncoder"],
+        default="AdapterDoubleEncoder",
+        help="both encoders, or the image encoder alone",
+    )
+    group.add_argument("--ffn_option", choices=["parallel"], default="parallel", help="beside the MLP")
+    group.add_argument("--ffn_num", type=int, default=64, help="bottleneck of an expert")
+    group.add_argument("--apply_moe", action="store_true", help="experts and routers")
+    group.add_argument("--multi_experts", action="store_true", help="accepted; upstream never reads it")
+    group.add_argument("--experts_num", type=int, default=2, help="experts a block")
+    group.add_argument("--topk", type=int, default=2, help="experts a sample")
+    group.add_argument("--task_num", type=int, default=11, help="routers a block; one more autoencoder")
+    group.add_argument(
+        "--task_id",
+        type=int,
+        default=-1,
+        help="router to train; with --train_chooser the autoencoder; "
+        "with --eval-only --no-ddas the router of all images (-1: original CLIP)",
+    )
+    group.add_argument("--is_train", action="store_true", help="gate noise in training")
+    group.add_argument("--frozen", action="store_true", help="do not train the experts named in --frozen-path")
+    group.add_argument(
+        "--frozen-path", default="frozen_list", help="list of frozen experts; a sequence keeps it in --save"
+    )
+    group.add_argument(
+        "--freeze-bug-text-index",
+        action="store_true",
+        help="freeze visual experts by the text counts, as before 2024-07-18",
+    )
+    group.add_argument(
+        "--balance-loss-weight",
+        type=float,
+        default=0.0,
+        help="weight of the balance loss that upstream computes and drops",
+    )
+
+
+def _training_flags(group: Any) -> None:
+    group.add_argument(
+        "--train-dataset", type=_listed(str), help="data set, or the sequence; order1 and order2 stand for the paper's"
+    )
+    group.add_argument("--lr", type=_listed(float), default=[1e-3], help="learning rate")
+    group.add_argument("--wd", type=float, default=0.0, help="weight decay")
+    group.add_argument("--ls", type=float, default=0.0, help="label smoothing")
+    group.add_argument("--beta2", type=float, default=0.999, help="AdamW")
+    group.add_argument("--warmup_length", type=int, default=100, help="steps of linear warm-up")
+    group.add_argument("--epochs", type=int, help="training length; excludes --iterations")
+    group.add_argument("--iterations", type=_listed(int), help="training length; one more step is taken")
+    group.add_argument("--batch-size", type=int, default=64)
+    group.add_argument("--seed", type=int, default=42, help="set anew for every task")
+    group.add_argument("--few_shot", type=int, default=-1, help="images a class; -1: all")
+    group.add_argument("--template", help="training prompt instead of the data set's first, {} for the class")
+    group.add_argument("--repeat_train", action="store_true", help="start from --load")
+    group.add_argument(
+        "--train_chooser", action="store_true", help="train the DDAS autoencoder; in a sequence: all of them first"
+    )
+    group.add_argument(
+        "--chooser-iterations",
+        type=_listed(int),
+        default=[1000, 300],
+        help="in a sequence: of the reference set, of each task",
+    )
+    group.add_argument("--loss-interval", type=int, default=1000, help="print the loss every so many steps")
+    group.add_argument("--eval-interval", type=int, help="accepted; it never worked upstream")
+    group.add_argument("--eval-every-epoch", action="store_true", help="accepted; it never worked upstream")
+
+
+def _evaluation_flags(group: Any) -> None:
+    group.add_argument(
+        "--eval-only", action="store_true", help="evaluate --load: a checkpoint, or a folder of a sequence's"
+    )
+    group.add_argument(
+        "--eval-datasets", type=_listed(str), help="data sets to evaluate; order1 and order2 stand for the paper's"
+    )
+    group.add_argument(
+        "--batch-size-eval", type=int, default=128, help="also the batch over which DDAS decides: it changes results"
+    )
+    group.add_argument("--autorouter", action="store_true", help="DDAS names the task of every batch")
+    group.add_argument("--threshold", type=float, help="DDAS error above which a batch goes to the original CLIP")
+    group.add_argument(
+        "--load_autochooser", help="autoencoders of the checkpoint (default for a folder: the files in it)"
+    )
+    group.add_argument("--ddas-per-image", action="store_true", help="decide for every image by itself")
+    group.add_argument(
+        "--oracle-task-id", action="store_true", help="the data set's own router once learnt, else the original CLIP"
+    )
+    group.add_argument("--no-ddas", action="store_true", help="all images to the router --task_id")
+    group.add_argument("--non_text", action="store_true", help="class vectors of the original CLIP for every router")
+
+
+def _run_flags(group: Any) -> None:
+    group.add_argument("--model", default="ViT-B/16", help="CLIP: a published name, a checkpoint file, or mini")
+    group.add_argument("--data-location", default="./data", help="folder of all data sets, or mini")
+    group.add_argument(
+        "--no-verify", action="store_true", help="accept data sets whose counts differ from the published ones"
+    )
+    group.add_argument(
+        "--chooser-features", default="alexnet", help="DDAS features: alexnet (fetched), mini, or an AlexNet file"
+    )
+    group.add_argument("--load", help="checkpoint to start from or to evaluate")
+    group.add_argument("--save", help="output folder; '-mini' is appended at that scale")
+    group.add_argument(
+        "--scale",
+        choices=["paper", "mini"],
+        default="paper",
+        action=_Preset,
+        help="mini: the embedded miniature, in minutes",
+    )
+    group.add_argument("--preset", choices=["fewshot_v1"], action=_Preset, help="a named set of values from configs/")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    group.add_argument("--workers", type=int, help="loader processes (automatic)")
+    group.add_argument("--overwrite", action="store_true", help="start the output folder anew")
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the command line; raises UserError for what contradicts itself or is missing."""
+    args = build_parser().parse_args(argv)
+    args.train_dataset, args.eval_datasets = _named(args.train_dataset), _named(args.eval_datasets)
+    for flag, reason in IGNORED_FLAGS.items():
+        if getattr(args, flag):
+            print(f"note: --{flag} has no effect ({reason} upstream)")
+    _check(args)
+    if args.scale == "mini" and args.save and not args.save.endswith("-mini"):
+        args.save += "-mini"  # a miniature's numbers never share a folder with the paper's
+    return args
+
+
+def _named(names: list[str] | None) -> list[str] | None:
+    if names in (["order1"], ["order2"]):
+        return list(MTIL_ORDER_1 if names == ["order1"] else MTIL_ORDER_2)
+    return [canonical(name) for name in names] if names else None
+
+
+def _check(args: argparse.Namespace) -> None:
+    training = not args.eval_only
+    rules = [
+        (args.epochs and args.iterations, "--epochs and --iterations exclude each other; give one of them."),
+        (
+            training and not args.train_dataset,
+            "nothing to do: give --train-dataset to train, or --eval-only with --load and --eval-datasets.",
+        ),
+        (
+            training and not (args.epochs or args.iterations),
+            "how long to train is missing; give --iterations or --epochs.",
+        ),
+        (training and not args.save, "--save is missing: the folder for checkpoints and records."),
+        (args.eval_only and not args.eval_datasets, "--eval-only needs --eval-datasets."),
+        (
+            args.eval_only and not args.load and not args.no_ddas,
+            "--eval-only needs --load (only --no-ddas can do without: the zero-shot row).",
+        ),
+        (
+            sum((args.autorouter, args.oracle_task_id, args.no_ddas)) > 1,
+            "--autorouter, --oracle-task-id and --no-ddas exclude each other.",
+        ),
+        (
+            args.autorouter and args.threshold is None,
+            "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features).",
+        ),
+        (
+            args.few_shot == 0 or args.few_shot < -1,
+            f"--few_shot {args.few_shot}: give a positive number, or -1 for all images.",
+        ),
+        (
+            training and not args.train_chooser and not (args.ffn_adapt and args.apply_moe),
+            "training needs --ffn_adapt --apply_moe.",
+        ),
+        (args.topk > args.experts_num, f"--topk {args.topk} is more than --experts_num {args.experts_num}."),
+        (
+            args.train_dataset and len(set(args.train_dataset)) < len(args.train_dataset),
+            "--train-dataset names a data set twice.",
+        ),
+        (args.template is not None and "{}" not in args.template, "--template needs {} where the class name stands."),
+    ]
+    for wrong, message in rules:
+        if wrong:
+            raise UserError(message)
+    sequence = args.train_dataset or []
+    if training and is_sequence(args):
+        for flag, values in (("--lr", args.lr), ("--iterations", args.iterations or [0])):
+            if len(values) not in (1, len(sequence)):
+                raise UserError(
+                    f"{flag} has {len(values)} values for {len(sequence)} data sets; give one, or one each."
+                )
+        if len(args.chooser_iterations) != 2:
+            raise UserError("--chooser-iterations takes two numbers: of the reference set, of each task.")
+        if len(sequence) > args.task_num:
+            raise UserError(f"{len(sequence)} tasks need as many routers: --task_num {len(sequence)} or more.")
+    elif training and len(args.lr) + len(args.iterations or [0]) > 2:
+        raise UserError("several values of --lr or --iterations need several data sets in --train-dataset.")
+    elif training and not 0 <= args.task_id < args.task_num + args.train_chooser:
+        raise UserError(
+            f"--task_id {args.task_id}: training one data set needs the number of its "
+            f"{'autoencoder (0: reference set)' if args.train_chooser else 'router'}, below {args.task_num + args.train_chooser}."
+        )
+
+
+def is_sequence(args: argparse.Namespace) -> bool:
+    """Whether --train-dataset names several tasks, to be learned one after the other in this process."""
+    return len(args.train_dataset or []) > 1
+
+
+def nth(values: list[Any], index: int) -> Any:
+    """The value of task `index` of a flag that holds one value for all tasks or one for each."""
+    return values[index] if len(values) > 1 else values[0]
+
+
+def protocol(args: argparse.Namespace) -> str:
+    """The name of the protocol that a sequence follows, as the records carry it."""
+    orders = {MTIL_ORDER_1: "mtil-order1", MTIL_ORDER_2: "mtil-order2"}
+    name = orders.get(tuple(args.train_dataset or ()), "mtil-custom")
+    return name if args.few_shot < 0 else f"{name}-{args.few_shot}shot"
+
+
+def settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags that decide numbers: what a run folder is compared by."""
+    return {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}

@@ -1,0 +1,94 @@
+"""Training one task's adapters (upstream mtil/src/models/finetune.py:L83-L220)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from common.clip.model import CLIP
+from common.runs import Tensors
+from common.training.schedules import cosine_with_warmup, set_lr
+from moe_adapters.adapters import (
+    MoEBlock,
+    count_choices,
+    drop_unchosen_gradients,
+    image_blocks,
+    text_blocks,
+    trainable_parameters,
+    use_router,
+)
+from moe_adapters.ddas import BatchStream, Steps
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the command line decides of a task's training; the defaults are the originals'."""
+
+    lr: float = 1e-3
+    iterations: int = 1000
+    warmup: int = 100
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    router_noise: bool = True
+    balance_loss_weight: float = 0.0
+    loss_interval: int = 1000
+
+
+def train_adapters(
+    model: CLIP,
+    task_id: int,
+    frozen: set[str],
+    tokens: Tensor,
+    batches: BatchStream,
+    options: TrainingOptions,
+    stage: str,
+    steps: Steps,
+) -> Tensor:
+    """Train the router of `task_id` and the experts that are not frozen, in place, on one data set.
+
+    tokens (C, L): the training prompt of every class. The loop takes iterations + 1 optimiser steps, as the original
+    (the last with rate 0). Returns the choose map (blocks, E), image blocks first: how often each expert was chosen
+    in this training, with the gate noise on.
+    """
+    parameters = trainable_parameters(model, task_id, frozen)
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=options.lr, betas=(0.9, options.beta2), weight_decay=options.weight_decay, fused=True
+    )
+    use_router(model, task_id, noise=options.router_noise, keep_balance=options.balance_loss_weight > 0)
+    count_choices(model)  # starts the counts at zero
+    choose_map = torch.zeros(len(moe_blocks(model)), moe_blocks(model)[0].choices.numel())
+    state = {"parameters": Tensors(parameters), "optimizer": optimizer, "choose_map": Tensors({"counts": choose_map})}
+    model.train()
+    for step in steps(stage, options.iterations + 1, state):
+        set_lr(optimizer, cosine_with_warmup(step, options.lr, options.warmup, options.iterations))
+        images, labels = batches[step]
+        # all prompts with gradient at every step, the text encoder before the image encoder: both as upstream
+        text_features = F.normalize(model.encode_text(tokens, cut=False), dim=-1)
+        image_features = F.normalize(model.encode_image(images), dim=-1)
+        logits = model.logit_scale.exp() * image_features @ text_features.t()
+        loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
+        if options.balance_loss_weight:
+            loss = loss + options.balance_loss_weight * sum(block.balance for block in moe_blocks(model))
+        optimizer.zero_grad()
+        loss.backward()
+        counts = count_choices(model)
+        drop_unchosen_gradients(model, counts)
+        optimizer.step()
+        choose_map += counts
+        if step % options.loss_interval == 0:
+            tqdm.write(f"{stage}: step {step}, loss {loss.item():.4f}")
+    model.eval()
+    return choose_map
+
+
+def moe_blocks(model: CLIP) -> list[MoEBlock]:
+    """All MoE blocks, image tower first: the order of the choose map's rows."""
+    return image_blocks(model) + text_blocks(model)
+
+
+def cut_prompts(tokens: Tensor) -> Tensor:
+    """Tokens (N, context) without the columns behind the last end token of any row."""
+    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]
