@@ -1,8 +1,8 @@
 """Small made-up images in the true on-disk layouts of the data sets, every class present.
 
-`write(root)` in a test, `python -m tests.fake_data ROOT [NAMES]` by hand. Label files have the fields, orders and types
-of the published ones; images are single-colour JPEGs of 16 to 40 pixels whose colour tells the class. Load with
-verify=False, since there are far fewer images than published.
+`write(root)` in a test, `python -m tests.fake_data ROOT [NAMES]` by hand. Label files have the fields, orders
+and types of the published ones; images are single-colour JPEGs of 16 to 40 pixels whose colour tells the
+class. Load with verify=False, since there are far fewer images than published.
 """
 
 import argparse
@@ -22,17 +22,30 @@ from common.datasets.layout import CAPTIONS
 from common.datasets.mtil import EUROSAT_FOLDERS
 from common.datasets.names import read_names
 
-CATS = {"Abyssinian", "Bengal", "Birman", "Bombay", "British Shorthair", "Egyptian Mau", "Maine Coon", "Persian",
-        "Ragdoll", "Russian Blue", "Siamese", "Sphynx"}
+CATS = {
+    "Abyssinian",
+    "Bengal",
+    "Birman",
+    "Bombay",
+    "British Shorthair",
+    "Egyptian Mau",
+    "Maine Coon",
+    "Persian",
+    "Ragdoll",
+    "Russian Blue",
+    "Siamese",
+    "Sphynx",
+}
 CALTECH_FOLDERS = """
 Faces Faces_easy Leopards Motorbikes accordion airplanes anchor ant barrel bass beaver binocular bonsai brain
-brontosaurus buddha butterfly camera cannon car_side ceiling_fan cellphone chair chandelier cougar_body cougar_face crab
-crayfish crocodile crocodile_head cup dalmatian dollar_bill dolphin dragonfly electric_guitar elephant emu euphonium
-ewer ferry flamingo flamingo_head garfield gerenuk gramophone grand_piano hawksbill headphone hedgehog helicopter ibis
-inline_skate joshua_tree kangaroo ketch lamp laptop llama lobster lotus mandolin mayfly menorah metronome minaret
-nautilus octopus okapi pagoda panda pigeon pizza platypus pyramid revolver rhino rooster saxophone schooner scissors
-scorpion sea_horse snoopy soccer_ball stapler starfish stegosaurus stop_sign strawberry sunflower tick trilobite
-umbrella watch water_lilly wheelchair wild_cat windsor_chair wrench yin_yang
+brontosaurus buddha butterfly camera cannon car_side ceiling_fan cellphone chair chandelier cougar_body
+cougar_face crab crayfish crocodile crocodile_head cup dalmatian dollar_bill dolphin dragonfly electric_guitar
+elephant emu euphonium ewer ferry flamingo flamingo_head garfield gerenuk gramophone grand_piano hawksbill
+headphone hedgehog helicopter ibis inline_skate joshua_tree kangaroo ketch lamp laptop llama lobster lotus
+mandolin mayfly menorah metronome minaret nautilus octopus okapi pagoda panda pigeon pizza platypus pyramid
+revolver rhino rooster saxophone schooner scissors scorpion sea_horse snoopy soccer_ball stapler starfish
+stegosaurus stop_sign strawberry sunflower tick trilobite umbrella watch water_lilly wheelchair wild_cat
+windsor_chair wrench yin_yang
 """.split()
 
 
@@ -43,7 +56,7 @@ def colour(label: int, classes: int) -> tuple[int, int, int]:
 
 @lru_cache(maxsize=None)
 def jpeg(label: int, classes: int, copy: int = 0) -> bytes:
-    """A JPEG of one colour, wide, tall or square by copy number; every eleventh class is grayscale, as some real are."""
+    """A JPEG of one colour, wide, tall or square by copy; each eleventh class is grayscale."""
     width, height = ((32, 24), (16, 40), (28, 28))[copy % 3]
     image = Image.new("RGB", (width, height), colour(label, classes))
     buffer = io.BytesIO()
@@ -90,23 +103,45 @@ def _cifar_rows(labels: list[int], classes: int) -> np.ndarray:
 
 def cifar10(root: Path) -> None:
     folder, labels = root / "cifar-10-batches-py", list(range(10))
-    for batch in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"):
+    for batch in (
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+    ):
         files = [f"{batch}_{i:05d}.png" for i in labels]
-        _put_pickle(folder / batch, {"batch_label": batch, "labels": labels, "data": _cifar_rows(labels, 10),
-                                     "filenames": files})
-    _put_pickle(folder / "batches.meta", {"num_cases_per_batch": 10, "label_names": read_names("cifar10"),
-                                          "num_vis": 3072})
+        _put_pickle(
+            folder / batch,
+            {"batch_label": batch, "labels": labels, "data": _cifar_rows(labels, 10), "filenames": files},
+        )
+    _put_pickle(
+        folder / "batches.meta",
+        {"num_cases_per_batch": 10, "label_names": read_names("cifar10"), "num_vis": 3072},
+    )
 
 
 def cifar100(root: Path) -> None:
     folder, labels = root / "cifar-100-python", [*range(100), *range(100)]
     for split in ("train", "test"):
-        _put_pickle(folder / split, {
-            "filenames": [f"{split}_{i:05d}.png" for i in range(len(labels))], "batch_label": f"{split} batch",
-            "fine_labels": labels, "coarse_labels": [label // 5 for label in labels],
-            "data": _cifar_rows(labels, 100)})
-    _put_pickle(folder / "meta", {"fine_label_names": [name.replace(" ", "_") for name in read_names("cifar100")],
-                                  "coarse_label_names": [f"group_{i}" for i in range(20)]})
+        _put_pickle(
+            folder / split,
+            {
+                "filenames": [f"{split}_{i:05d}.png" for i in range(len(labels))],
+                "batch_label": f"{split} batch",
+                "fine_labels": labels,
+                "coarse_labels": [label // 5 for label in labels],
+                "data": _cifar_rows(labels, 100),
+            },
+        )
+    _put_pickle(
+        folder / "meta",
+        {
+            "fine_label_names": [name.replace(" ", "_") for name in read_names("cifar100")],
+            "coarse_label_names": [f"group_{i}" for i in range(20)],
+        },
+    )
 
 
 def dtd(root: Path) -> None:
@@ -130,8 +165,10 @@ def flowers(root: Path) -> None:
     for number, label in zip(ids, labels):
         _put(folder / "jpg" / f"image_{number:05d}.jpg", jpeg(int(label) - 1, 102, int(number - 1) // 102))
     savemat(folder / "imagelabels.mat", {"labels": labels.astype(np.uint8)[None]})
-    savemat(folder / "setid.mat", {part: ids[None, i * 102:(i + 1) * 102]
-                                   for i, part in enumerate(("trnid", "valid", "tstid"))})
+    savemat(
+        folder / "setid.mat",
+        {part: ids[None, i * 102 : (i + 1) * 102] for i, part in enumerate(("trnid", "valid", "tstid"))},
+    )
 
 
 def food(root: Path) -> None:
@@ -172,8 +209,9 @@ def oxford_pet(root: Path) -> None:
 def stanford_cars(root: Path) -> None:
     folder, names = root / "stanford_cars", read_names("stanford_cars")
     fields = [(field, object) for field in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")]
-    for copy, (split, file) in enumerate((("train", "devkit/cars_train_annos.mat"),
-                                          ("test", "cars_test_annos_withlabels.mat"))):
+    for copy, (split, file) in enumerate(
+        (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat"))
+    ):
         rows = np.empty((1, len(names)), dtype=fields)
         for label in range(len(names)):
             rows[0, label] = (1, 1, 16, 16, label + 1, f"{label + 1:05d}.jpg")
@@ -218,8 +256,10 @@ def imagenet(root: Path) -> None:
 def conceptual_captions(root: Path) -> None:
     things = ("boat on the lake", "dog in the snow", "actor attends the premiere", 'sign that says " open "')
     captions = [f"a {thing} , picture {i // 3}" for i in range(12) for thing in things]
-    _put_lines(root / "Validation_GCC-1.1.0-Validation.tsv",
-               (f"{caption}\thttp://example.org/{i}.jpg" for i, caption in enumerate(captions)))
+    _put_lines(
+        root / "Validation_GCC-1.1.0-Validation.tsv",
+        (f"{caption}\thttp://example.org/{i}.jpg" for i, caption in enumerate(captions)),
+    )
 
 
 WRITERS = {

@@ -1,4 +1,4 @@
-"""python -m common.datasets check | download: are the data sets there, and fetch those that still can be fetched."""
+"""python -m common.datasets check | download: are the data sets there; fetch those that still can be."""
 
 import argparse
 import sys
@@ -8,12 +8,12 @@ from pathlib import Path
 from torchvision import datasets
 
 from common.datasets.check import details, inspect, table
-from common.datasets.layout import PUBLISHED, how_to_get
+from common.datasets.layout import PUBLISHED
 from common.datasets.loading import canonical
 from common.errors import UserError, exit_cleanly
 
 DOWNLOADERS: dict[str, Callable[[Path], object]] = {
-    "Aircraft": lambda root: datasets.FGVCAircraft(root, download=True),
+    "Aircraft": lambda root: datasets.FGVCAircraft(root, "train", download=True),
     "Caltech101": lambda root: datasets.Caltech101(root, download=True),
     "CIFAR10": lambda root: datasets.CIFAR10(root, download=True),
     "CIFAR100": lambda root: datasets.CIFAR100(root, download=True),
@@ -44,36 +44,56 @@ def check(names: list[str], root: Path, verify: bool) -> bool:
 
 
 def download(names: list[str], root: Path) -> list[str]:
-    """Fetch with torchvision what it still can; returns a message for each data set that failed or needs hands."""
+    """Fetch with torchvision what is not complete; returns a message for each data set that failed."""
     failed = []
     for name in names:
+        if inspect(name, root).found == "yes":
+            print(f"{name} is complete already")
+            continue
         if name not in DOWNLOADERS:
-            failed.append(f"{name}: {how_to_get(name, str(root))}")
+            failed.append(f"{name}: torchvision can not fetch it, it has to be placed by hand (see above).")
             continue
         print(f"downloading {name} into {root} ...", flush=True)
         try:
             root.mkdir(parents=True, exist_ok=True)
             DOWNLOADERS[name](root)
-        except Exception as error:  # network, checksum, disk: torchvision raises many kinds, each ends this set alone
+        except Exception as error:
+            # Network, checksum, disk: torchvision raises many kinds, and the other sets shall go on.
             failed.append(f"{name}: download failed ({type(error).__name__}: {error}).")
     return failed
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m common.datasets", description="Look after the data sets below one folder.",
-        epilog=f"Known data sets: {', '.join(PUBLISHED)}.")
+        prog="python -m common.datasets",
+        description="Look after the data sets, which all lie below one folder.",
+        epilog=f"Known data sets: {', '.join(PUBLISHED)}. Example: python -m common.datasets check "
+        "--data-location ~/data Aircraft MNIST",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    for command, text in (("check", "print which data sets are complete; exit code 1 if one is not"),
-                          ("download", "fetch what torchvision still can, tell what to do for the rest, then check")):
+    for command, text in (
+        ("check", "print which data sets are complete; exit code 1 if one is not"),
+        ("download", "fetch what torchvision still can, tell what to do for the rest, then check"),
+    ):
         sub = commands.add_parser(command, help=text, description=text, epilog=parser.epilog)
-        sub.add_argument("--data-location", required=True, type=Path, metavar="DIR",
-                         help="the folder that holds (or shall hold) all data sets")
-        sub.add_argument("names", nargs="*" if command == "check" else "+", metavar="NAME",
-                         help="data sets" + (" (default: all)" if command == "check" else ""))
+        sub.add_argument(
+            "--data-location",
+            required=True,
+            type=Path,
+            metavar="DIR",
+            help="the folder that holds (or shall hold) all data sets",
+        )
+        sub.add_argument(
+            "names",
+            nargs="*" if command == "check" else "+",
+            metavar="NAME",
+            help="data sets" + (" (default: all)" if command == "check" else ""),
+        )
     commands.choices["check"].add_argument(
-        "--no-verify", action="store_true",
-        help="accept fewer images than published and skip checksums (cut copies); missing files still count")
+        "--no-verify",
+        action="store_true",
+        help="accept fewer images than published and skip checksums (cut copies); missing files still count",
+    )
     return parser.parse_args()
 
 

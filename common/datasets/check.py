@@ -21,8 +21,8 @@ WIDTH = 118
 class Status:
     """found: "yes", "partial" or "no". train, test, classes: images that exist (None: not counted).
 
-    problems say why found is not "yes"; notes are worth knowing but harmless. cut: accepted with other counts than
-    the published ones.
+    problems say why found is not "yes"; notes are worth knowing but harmless. cut: accepted with other counts
+    than the published ones.
     """
 
     name: str
@@ -79,7 +79,9 @@ def _inspect_captions(root: Path, verify: bool) -> Status:
     status = Status(CAPTIONS, train=count)
     low, high = CAPTION_ROWS
     if path.suffix == ".csv":
-        status.notes.append(f"{path.name} holds the sentences of images that could still be fetched; the .tsv has all")
+        status.notes.append(
+            f"{path.name} holds the sentences of images that could still be fetched; the .tsv has all"
+        )
     elif not low <= count <= high:
         status.cut = not verify
         status.problems += [f"{count:,} rows instead of {low:,} to {high:,}"] if verify else []
@@ -115,13 +117,15 @@ def require(names: Iterable[str], root: str | Path, verify: bool = True) -> None
     bad = [status for status in (inspect(name, root, verify) for name in names) if status.found != "yes"]
     if bad:
         absent_root = "" if root.is_dir() else " (this folder does not exist)"
-        raise UserError(f"{len(bad)} of {len(names)} data sets are missing or incomplete in {root}{absent_root}:\n"
-                        f"{details(bad, root)}\n"
-                        f"See them all: python -m common.datasets check --data-location {root}")
+        raise UserError(
+            f"{len(bad)} of {len(names)} data sets are missing or incomplete in {root}{absent_root}:\n"
+            f"{details(bad, root)}\n"
+            f"See them all: python -m common.datasets check --data-location {root}"
+        )
 
 
 def details(statuses: Iterable[Status], root: Path) -> str:
-    """What is wrong with each status, where it was looked for, how to get it, and notes, wrapped for reading."""
+    """For each status: what is wrong, where it was looked for, how to get it, notes; wrapped to lines."""
     lines = []
     for status in statuses:
         wanting = status.found != "yes"
@@ -133,24 +137,48 @@ def details(statuses: Iterable[Status], root: Path) -> str:
             rows += [] if any(how in problem for problem in status.problems) else [f"how to get it: {how}"]
         if rows:
             lines.append(status.name)
-            lines += [textwrap.fill(row, WIDTH, initial_indent="    ", subsequent_indent="      ",
-                                    break_long_words=False, break_on_hyphens=False) for row in rows]
+            lines += [
+                textwrap.fill(
+                    row,
+                    WIDTH,
+                    initial_indent="    ",
+                    subsequent_indent="      ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+                for row in rows
+            ]
     return "\n".join(lines)
 
 
 def table(statuses: Iterable[Status]) -> str:
-    """One line a data set: found, counted and expected train / test / classes, and what is missing in short."""
+    """One line a data set: found, counted and expected train / test / classes, what is missing in short."""
     rows = [("data set", "found", "train", "test", "classes", "expected", "what is missing")]
     for status in statuses:
         published = PUBLISHED[status.name]
-        expected = (f"{CAPTION_ROWS[0]:,} sentences" if status.name == CAPTIONS
-                    else f"{published.train:,} / {published.test:,} / {published.classes:,}")
-        rows.append((status.name, status.found, *map(_number, (status.train, status.test, status.classes)), expected,
-                     _short(status)))
+        expected = (
+            f"{CAPTION_ROWS[0]:,} sentences"
+            if status.name == CAPTIONS
+            else f"{published.train:,} / {published.test:,} / {published.classes:,}"
+        )
+        rows.append(
+            (
+                status.name,
+                status.found,
+                *map(_number, (status.train, status.test, status.classes)),
+                expected,
+                _short(status),
+            )
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     right = {2, 3, 4}
-    lines = ["  ".join(cell.rjust(width) if i in right else cell.ljust(width)
-                       for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in rows]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        ).rstrip()
+        for row in rows
+    ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 
 

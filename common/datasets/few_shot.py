@@ -1,4 +1,4 @@
-"""The first k images of each class, as the 5-shot protocol of MoE-Adapters chooses them (arXiv 2403.11549)."""
+"""The first k images of each class: the 5-shot protocol of MoE-Adapters (arXiv 2403.11549)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,8 @@ from torch.utils.data import TensorDataset
 def first_per_label(labels: Iterable[int], k: int) -> list[int]:
     """Positions of the first k occurrences of each label, labels in order of first appearance.
 
-    Needs no image: with the labels of a shuffled order it tells which images few_shot would keep. A label that occurs less than k times gives fewer. Upstream mtil/src/models/finetune.py:L39-L65 keeps the images
+    Needs no image: with the labels of a shuffled order it tells which images few_shot would keep. A label
+    that occurs less than k times gives fewer. Upstream mtil/src/models/finetune.py:L39-L65 keeps the images
     in a dictionary by label, hence grouped by label and not in the order of the visit.
     """
     chosen: dict[int, list[int]] = {}
@@ -25,10 +26,10 @@ def first_per_label(labels: Iterable[int], k: int) -> list[int]:
 def few_shot(batches: Iterable[Sequence[Tensor]], k: int) -> tuple[TensorDataset, list[int]]:
     """Keep the first k images of each label out of batches (images (B, ...), labels (B,)[, indices (B,)]).
 
-    The batches are read to the end, since a label may first appear in the last one. The images are kept as they come,
-    that is after the random transform: augmentation is frozen, each shot is one fixed crop (quirk of upstream).
-    Returns the TensorDataset (images, labels) and for each shot its index: the third element of the batch where there
-    is one, else its position in the visit.
+    The batches are read to the end, since a label may first appear in the last one. The images are kept as
+    they come, that is after the random transform: augmentation is frozen, each shot is one fixed crop (quirk
+    of upstream). Returns the TensorDataset (images, labels) and for each shot its index: the third element of
+    the batch where there is one, else its position in the visit.
     """
     kept: list[tuple[Tensor, int, int]] = []
     seen: Counter[int] = Counter()

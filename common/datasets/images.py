@@ -20,10 +20,11 @@ Transform = Callable[[Image.Image], object]
 class ImageSet:
     """A data set ready for training and evaluation.
 
-    train, test yield (image, label): image transformed, or an RGB PIL image where no transform was given; label an
-    int that indexes classnames. test is None where no evaluation images are at hand (ImageNet without a val folder).
-    templates: prompts with "{}" for the class, the first one being the training prompt. fingerprint: counts
-    (train, test), md5 of the list of files and labels, and notes, for a run's config.
+    train, test yield (image, label): image transformed, or an RGB PIL image where no transform was given;
+    label an int that indexes classnames. test is None where no evaluation images are at hand (ImageNet
+    without a val folder). templates: prompts with "{}" for the class, the first one being the training
+    prompt. fingerprint: counts (train, test), md5 of the list of files and labels, and notes, for a run's
+    config.
     """
 
     name: str
@@ -40,7 +41,9 @@ class ImageFiles(Dataset):
     A file that is missing, truncated or no image raises UserError with its path when it is read.
     """
 
-    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int], transform: Transform | None = None):
+    def __init__(
+        self, paths: Sequence[str | Path], labels: Sequence[int], transform: Transform | None = None
+    ):
         self.paths = [str(path) for path in paths]
         self.labels = [int(label) for label in labels]
         self.transform = transform
@@ -54,7 +57,7 @@ class ImageFiles(Dataset):
 
 
 class ImageArrays(Dataset):
-    """Images held in memory, uint8 (N, H, W, 3) or grayscale (N, H, W): item i is (transform(RGB image), label)."""
+    """Images in memory, uint8 (N, H, W, 3) or (N, H, W): item i is (transform(RGB image), label)."""
 
     def __init__(self, arrays: np.ndarray, labels: Sequence[int], transform: Transform | None = None):
         self.arrays = arrays
@@ -70,20 +73,25 @@ class ImageArrays(Dataset):
 
 
 def read_rgb(path: str | Path) -> Image.Image:
-    """The image at path in mode RGB. Raises UserError that names the file if it is missing, cut or no image."""
+    """The image at path in mode RGB. Raises UserError with the path if it is missing, cut or no image."""
     try:
         with Image.open(path) as image:
             image.load()
             return to_rgb(image)
     except FileNotFoundError:
-        raise UserError(f"{path}: this image is listed but does not exist. "
-                        "Unpack or download the data set again.") from None
+        raise UserError(
+            f"{path}: this image is listed but does not exist. Unpack or download the data set again."
+        ) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: this image can not be read ({error}). The file is damaged or was cut in "
-                        "transfer: delete it and put a fresh copy in its place.") from None
+        raise UserError(
+            f"{path}: this image can not be read ({error}). The file is damaged or was cut in "
+            "transfer: delete it and put a fresh copy in its place."
+        ) from None
 
 
-def fingerprint(train: Dataset, test: Dataset | None, root: Path, notes: Sequence[str] = ()) -> dict[str, object]:
+def fingerprint(
+    train: Dataset, test: Dataset | None, root: Path, notes: Sequence[str] = ()
+) -> dict[str, object]:
     """Counts, md5 over the ordered lines "path below root, label" of train, then test, and notes.
 
     Array data sets have no paths, so only their labels count.
@@ -95,5 +103,9 @@ def fingerprint(train: Dataset, test: Dataset | None, root: Path, notes: Sequenc
             continue
         names = [path[prefix:].replace(os.sep, "/") for path in getattr(part, "paths", [""] * len(part))]
         digest.update("".join(f"{name} {label}\n" for name, label in zip(names, part.labels)).encode())
-    return {"train": len(train), "test": 0 if test is None else len(test), "md5": digest.hexdigest(),
-            "notes": list(notes)}
+    return {
+        "train": len(train),
+        "test": 0 if test is None else len(test),
+        "md5": digest.hexdigest(),
+        "notes": list(notes),
+    }

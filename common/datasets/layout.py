@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Published:
-    """needs: paths below the data location that must exist. train, test, classes: published counts as used here.
+    """needs: paths below the data location that must exist. how: what a user has to do to get the set.
 
-    how: what a user has to do to get the set.
+    train, test, classes: the published counts, of the splits used here.
     """
 
     needs: tuple[str, ...]
@@ -17,79 +17,143 @@ class Published:
     how: str
 
 
+def _below(folder: str, paths: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{path}" for path in paths.split())
+
+
 DOWNLOAD = "python -m common.datasets download --data-location {root} {name}"
 DELETE_FIRST = " (it keeps what is already there: delete an incomplete copy first)"
 
 CAPTIONS = "ConceptualCaptions"
 CAPTION_FILES = tuple(
     f"{folder}Validation_GCC-1.1.0-Validation{ending}"
-    for ending in (".tsv", "_output.csv") for folder in ("", "conceptual_captions/")
+    for ending in (".tsv", "_output.csv")
+    for folder in ("", "conceptual_captions/")
 )
 # Announced as 15,840 rows; the copies that can be had today hold 15,833.
 CAPTION_ROWS = (15_833, 15_840)
 
 PUBLISHED = {
     "Aircraft": Published(
-        tuple(f"fgvc-aircraft-2013b/data/{path}"
-              for path in ("variants.txt", "images_variant_train.txt", "images_variant_test.txt", "images")),
-        3_334, 3_333, 100, DOWNLOAD + DELETE_FIRST),
+        _below(
+            "fgvc-aircraft-2013b/data",
+            "variants.txt images_variant_train.txt images_variant_test.txt images",
+        ),
+        3_334,
+        3_333,
+        100,
+        DOWNLOAD + DELETE_FIRST,
+    ),
     "Caltech101": Published(
-        ("caltech101/101_ObjectCategories",), 6_941, 1_736, 101,
-        DOWNLOAD + DELETE_FIRST + ", or unpack 101_ObjectCategories.tar.gz of https://data.caltech.edu/records/mzrjq-6wc02 (zip, md5 "
-        "3138e1922a9193bfa496528edbbc45d0) into {root}/caltech101. 101 class folders; BACKGROUND_Google may be "
-        "absent."),
-    "CIFAR100": Published(
-        tuple(f"cifar-100-python/{path}" for path in ("train", "test", "meta")), 50_000, 10_000, 100, DOWNLOAD),
+        _below("caltech101", "101_ObjectCategories"),
+        6_941,
+        1_736,
+        101,
+        DOWNLOAD + DELETE_FIRST + ", or unpack 101_ObjectCategories.tar.gz, which is in the zip of "
+        "https://data.caltech.edu/records/mzrjq-6wc02 (md5 3138e1922a9193bfa496528edbbc45d0), into "
+        "{root}/caltech101. 101 class folders; BACKGROUND_Google may be absent.",
+    ),
+    "CIFAR100": Published(_below("cifar-100-python", "train test meta"), 50_000, 10_000, 100, DOWNLOAD),
     "DTD": Published(
-        ("dtd/dtd/images", "dtd/dtd/labels/train1.txt", "dtd/dtd/labels/test1.txt"), 1_880, 1_880, 47,
-        DOWNLOAD + DELETE_FIRST),
+        _below("dtd/dtd", "images labels/train1.txt labels/test1.txt"),
+        1_880,
+        1_880,
+        47,
+        DOWNLOAD + DELETE_FIRST,
+    ),
     "EuroSAT": Published(
-        ("eurosat/2750",), 21_600, 5_400, 10,
-        DOWNLOAD + DELETE_FIRST + "; the original host's certificate has expired, recent torchvision uses a mirror. Or unpack "
-        "EuroSAT.zip (the RGB version, md5 c8fa014336c82ac7804f0398fcb19387) into {root}/eurosat so that "
-        "eurosat/2750/AnnualCrop and nine more class folders exist."),
-    "Flowers": Published(
-        tuple(f"flowers-102/{path}" for path in ("jpg", "imagelabels.mat", "setid.mat")), 1_020, 6_149, 102, DOWNLOAD),
+        _below("eurosat", "2750"),
+        21_600,
+        5_400,
+        10,
+        DOWNLOAD + DELETE_FIRST + "; the original host's certificate has expired, recent torchvision uses a "
+        "mirror. Or unpack EuroSAT.zip (the RGB version, md5 c8fa014336c82ac7804f0398fcb19387) into "
+        "{root}/eurosat so that eurosat/2750/AnnualCrop and nine more class folders exist.",
+    ),
+    "Flowers": Published(_below("flowers-102", "jpg imagelabels.mat setid.mat"), 1_020, 6_149, 102, DOWNLOAD),
     "Food": Published(
-        tuple(f"food-101/{path}" for path in ("images", "meta/train.json", "meta/test.json")),
-        75_750, 25_250, 101, DOWNLOAD + ", 5 GB" + DELETE_FIRST),
+        _below("food-101", "images meta/train.json meta/test.json"),
+        75_750,
+        25_250,
+        101,
+        DOWNLOAD + ", 5 GB" + DELETE_FIRST,
+    ),
     "MNIST": Published(
-        tuple(f"MNIST/raw/{path}" for path in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-                                               "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")),
-        60_000, 10_000, 10, DOWNLOAD + DELETE_FIRST + "; files from elsewhere must be unpacked, without .gz."),
+        _below(
+            "MNIST/raw",
+            "train-images-idx3-ubyte train-labels-idx1-ubyte t10k-images-idx3-ubyte t10k-labels-idx1-ubyte",
+        ),
+        60_000,
+        10_000,
+        10,
+        DOWNLOAD + DELETE_FIRST + "; files from elsewhere must be unpacked, without .gz.",
+    ),
     "OxfordPet": Published(
-        tuple(f"oxford-iiit-pet/{path}" for path in ("images", "annotations/trainval.txt", "annotations/test.txt")),
-        3_680, 3_669, 37, DOWNLOAD + DELETE_FIRST),
+        _below("oxford-iiit-pet", "images annotations/trainval.txt annotations/test.txt"),
+        3_680,
+        3_669,
+        37,
+        DOWNLOAD + DELETE_FIRST,
+    ),
     "StanfordCars": Published(
-        tuple(f"stanford_cars/{path}" for path in ("devkit/cars_meta.mat", "devkit/cars_train_annos.mat",
-                                                   "cars_train", "cars_test", "cars_test_annos_withlabels.mat")),
-        8_144, 8_041, 196,
-        "By hand: the original host is gone since 2023 and torchvision can not download it. From a copy, place four "
-        "parts under {root}/stanford_cars: devkit/ (cars_meta.mat, cars_train_annos.mat), cars_train/ and cars_test/ "
-        "(the .jpg files), and cars_test_annos_withlabels.mat beside devkit, not in it."),
+        _below(
+            "stanford_cars",
+            "devkit/cars_meta.mat devkit/cars_train_annos.mat cars_train cars_test "
+            "cars_test_annos_withlabels.mat",
+        ),
+        8_144,
+        8_041,
+        196,
+        "By hand: the original host is gone since 2023 and torchvision can not download it. From a copy, "
+        "place four parts under {root}/stanford_cars: devkit/ (cars_meta.mat, cars_train_annos.mat), "
+        "cars_train/ and cars_test/ (the .jpg files), and cars_test_annos_withlabels.mat beside devkit, "
+        "not in it.",
+    ),
     "SUN397": Published(
-        ("SUN397/ClassName.txt",), 87_003, 21_751, 397,
-        "By hand: the Princeton host no longer serves it. From a copy of SUN397.tar.gz (37 GB; its md5 must be "
-        "8ca2778205c41d23104230ba66911c7a), unpack so that {root}/SUN397/ClassName.txt and "
-        "{root}/SUN397/a/abbey/sun_*.jpg exist."),
+        _below("SUN397", "ClassName.txt"),
+        87_003,
+        21_751,
+        397,
+        "By hand: the Princeton host no longer serves it. From a copy of SUN397.tar.gz (37 GB; its md5 must "
+        "be 8ca2778205c41d23104230ba66911c7a), unpack so that {root}/SUN397/ClassName.txt and "
+        "{root}/SUN397/a/abbey/sun_*.jpg exist.",
+    ),
     "CIFAR10": Published(
-        tuple(f"cifar-10-batches-py/{path}"
-              for path in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")),
-        50_000, 10_000, 10, DOWNLOAD),
+        _below(
+            "cifar-10-batches-py",
+            "data_batch_1 data_batch_2 data_batch_3 data_batch_4 data_batch_5 test_batch batches.meta",
+        ),
+        50_000,
+        10_000,
+        10,
+        DOWNLOAD,
+    ),
     "TinyImagenet": Published(
-        tuple(f"tiny-imagenet-200/{path}" for path in ("wnids.txt", "train", "val/images", "val/val_annotations.txt")),
-        100_000, 10_000, 200,
-        "By hand: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip into {root}."),
+        _below("tiny-imagenet-200", "wnids.txt train val/images val/val_annotations.txt"),
+        100_000,
+        10_000,
+        200,
+        "By hand: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip into {root}.",
+    ),
     "ImageNet": Published(
-        ("ImageNet/train",), 1_281_167, 50_000, 1_000,
+        _below("ImageNet", "train"),
+        1_281_167,
+        50_000,
+        1_000,
         "By hand, with a login at https://image-net.org: ILSVRC2012 training images as "
         "{root}/ImageNet/train/<wnid>/*.JPEG; validation images sorted into class folders as "
-        "{root}/ImageNet/val_in_folder/<wnid>/ or {root}/ImageNet/val/<wnid>/."),
+        "{root}/ImageNet/val_in_folder/<wnid>/ or {root}/ImageNet/val/<wnid>/.",
+    ),
     CAPTIONS: Published(
-        CAPTION_FILES[:1], CAPTION_ROWS[0], 0, 0,
-        "By hand: Validation_GCC-1.1.0-Validation.tsv from https://ai.google.com/research/ConceptualCaptions/download "
-        "into {root} or {root}/conceptual_captions; no images are needed. The _output.csv of ZSCL's gather script is "
-        "read too."),
+        CAPTION_FILES[:1],
+        CAPTION_ROWS[0],
+        0,
+        0,
+        "By hand: Validation_GCC-1.1.0-Validation.tsv from "
+        "https://ai.google.com/research/ConceptualCaptions/download into {root} or "
+        "{root}/conceptual_captions; no images are needed. The _output.csv of ZSCL's gather script is read "
+        "too.",
+    ),
 }
 
 

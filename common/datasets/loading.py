@@ -8,10 +8,32 @@ from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
 from common.errors import UserError
 
-MTIL_ORDER_1 = ("Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT", "Flowers", "Food", "MNIST", "OxfordPet",
-                "StanfordCars", "SUN397")
-MTIL_ORDER_2 = ("StanfordCars", "Food", "MNIST", "OxfordPet", "Flowers", "SUN397", "Aircraft", "Caltech101", "DTD",
-                "EuroSAT", "CIFAR100")
+MTIL_ORDER_1 = (
+    "Aircraft",
+    "Caltech101",
+    "CIFAR100",
+    "DTD",
+    "EuroSAT",
+    "Flowers",
+    "Food",
+    "MNIST",
+    "OxfordPet",
+    "StanfordCars",
+    "SUN397",
+)
+MTIL_ORDER_2 = (
+    "StanfordCars",
+    "Food",
+    "MNIST",
+    "OxfordPet",
+    "Flowers",
+    "SUN397",
+    "Aircraft",
+    "Caltech101",
+    "DTD",
+    "EuroSAT",
+    "CIFAR100",
+)
 
 READERS = {
     "Aircraft": mtil.aircraft,
@@ -32,7 +54,7 @@ READERS = {
 
 
 def canonical(name: str) -> str:
-    """name itself if it is a known data set. Raises UserError with the known names and the nearest one otherwise."""
+    """name itself if it is a known data set, else UserError with the known names and the nearest one."""
     if name in PUBLISHED:
         return name
     lower = {known.lower(): known for known in PUBLISHED}
@@ -41,18 +63,26 @@ def canonical(name: str) -> str:
     raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(PUBLISHED)}.")
 
 
-def load(name: str, root: str | Path, train_transform: Transform | None = None,
-         eval_transform: Transform | None = None, verify: bool = True, sun397_order: str = "sorted") -> ImageSet:
+def load(
+    name: str,
+    root: str | Path,
+    train_transform: Transform | None = None,
+    eval_transform: Transform | None = None,
+    verify: bool = True,
+    sun397_order: str = "sorted",
+) -> ImageSet:
     """The data set `name` below the folder root; root "mini" stands for the embedded miniature.
 
-    train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images. verify
-    checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken as they are.
-    sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
+    train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images.
+    verify checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken
+    as they are. sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
     Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
     """
     name = canonical(name)
     if name == CAPTIONS:
-        raise UserError(f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference text.")
+        raise UserError(
+            f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference text."
+        )
     if str(root) == "mini":
         from common.mini import load_domain  # the miniature needs this package, hence not at the top
 
@@ -61,8 +91,10 @@ def load(name: str, root: str | Path, train_transform: Transform | None = None,
     data = read(name, root, verify, sun397_order)
     problem = count_problem(name, data) if verify else None
     if problem:
-        raise UserError(f"{name}: {problem} in {root}. {how_to_get(name, str(root))} To take it as it is: "
-                        "--no-verify (verify=False).")
+        raise UserError(
+            f"{name}: {problem} in {root}. {how_to_get(name, str(root))} To take it as it is: "
+            "--no-verify (verify=False)."
+        )
     data.train.transform = train_transform
     if data.test is not None:
         data.test.transform = eval_transform
@@ -72,11 +104,13 @@ def load(name: str, root: str | Path, train_transform: Transform | None = None,
 
 
 def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> ImageSet:
-    """List the images and labels of one data set; no image is decoded. Raises UserError for whatever fails."""
+    """List images and labels of one data set, decoding none. Raises UserError for whatever fails."""
     missing = missing_paths(name, root)
     if missing:
-        raise UserError(f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
-                        f"{how_to_get(name, str(root))}")
+        raise UserError(
+            f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
+            f"{how_to_get(name, str(root))}"
+        )
     options = {"order": sun397_order} if name == "SUN397" else {}
     try:
         data = READERS[name](root, verify, **options)
@@ -84,8 +118,10 @@ def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> I
         raise
     except Exception as error:
         # torchvision, scipy, json and pickle each raise their own on a damaged list; the file is at fault.
-        raise UserError(f"{name}: its files below {root} can not be read ({type(error).__name__}: {error}). "
-                        f"Something is missing or damaged there. {how_to_get(name, str(root))}") from error
+        raise UserError(
+            f"{name}: its files below {root} can not be read ({type(error).__name__}: {error}). "
+            f"Something is missing or damaged there. {how_to_get(name, str(root))}"
+        ) from error
     for part, split in ((data.train, "train"), (data.test, "test")):
         if part is not None and len(part) == 0:
             raise UserError(f"{name}: no {split} images below {root}. {how_to_get(name, str(root))}")
@@ -98,10 +134,12 @@ def missing_paths(name: str, root: Path) -> list[str]:
 
 
 def count_problem(name: str, data: ImageSet) -> str | None:
-    """A phrase telling how the counts differ from the published ones, or None. A missing test part is no problem."""
+    """How the counts differ from the published ones, or None. A test part that is None is no problem."""
     published = PUBLISHED[name]
     test = published.test if data.test is None else len(data.test)
     if (len(data.train), test) == (published.train, published.test):
         return None
-    return (f"{len(data.train):,} train and {test:,} test images instead of the published {published.train:,} and "
-            f"{published.test:,}")
+    return (
+        f"{len(data.train):,} train and {test:,} test images instead of the published "
+        f"{published.train:,} and {published.test:,}"
+    )

@@ -1,8 +1,8 @@
 """The eleven data sets of the multi-domain task-incremental benchmark (MTIL), and CIFAR10.
 
-Splits, label orders, names and templates as in ZSCL mtil/src/datasets/collections.py (arXiv 2303.06628). Each function
-takes the folder that holds the data set's own folder and returns an ImageSet without transforms and fingerprint.
-torchvision parses the label files; `loader=str` makes it return paths instead of decoded images.
+Splits, label orders, names and templates as in ZSCL mtil/src/datasets/collections.py (arXiv 2303.06628). Each
+function takes the folder that holds the data set's own folder and returns an ImageSet without transforms and
+fingerprint. torchvision parses the label files; `loader=str` makes it return paths instead of decoded images.
 """
 
 import os
@@ -16,8 +16,18 @@ from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.datasets.names import agreed_names, read_names, read_templates
 from common.errors import UserError
 
-EUROSAT_FOLDERS = ["AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop",
-                   "Residential", "River", "SeaLake"]
+EUROSAT_FOLDERS = [
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+]
 NO_VERIFY = "or take it as it is with --no-verify (verify=False)"
 
 
@@ -44,8 +54,10 @@ def _split_files(paths: list[str], labels: list[int]) -> tuple[ImageFiles, Image
 def _from_lists(name: str, stem: str, train: Dataset, test: Dataset, folder: Path) -> ImageSet:
     if train.classes != test.classes:
         # DTD and Food101 number the classes that occur in one list, so a cut list would shift the labels.
-        raise UserError(f"{name}: the train and test lists in {folder} do not name the same classes. Get a complete "
-                        "copy.")
+        raise UserError(
+            f"{name}: the train and test lists in {folder} do not name the same classes. Get a complete "
+            "copy."
+        )
     names = agreed_names(name, stem, train.classes)
     return ImageSet(name, _files(train), _files(test), names, read_templates(stem))
 
@@ -59,17 +71,22 @@ def aircraft(root: Path, verify: bool) -> ImageSet:
 def caltech101(root: Path, verify: bool) -> ImageSet:
     """Caltech101 without the background class, 80/20 split over sorted folders and files.
 
-    Own reader: torchvision's needs BACKGROUND_Google to exist, counts every stray entry as a class or image, and
-    yields grayscale images. Names are hand-written upstream and can not be derived from the folders.
+    Own reader: torchvision's needs BACKGROUND_Google to exist, counts every stray entry as a class or image,
+    and yields grayscale images. Names are hand-written upstream and can not be derived from the folders.
     """
     folder = root / "caltech101" / "101_ObjectCategories"
-    categories = sorted(entry.name for entry in os.scandir(folder)
-                        if entry.is_dir() and entry.name != "BACKGROUND_Google" and not entry.name.startswith("."))
+    categories = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.is_dir() and entry.name != "BACKGROUND_Google" and not entry.name.startswith(".")
+    )
     names = read_names("caltech101")
     if len(categories) != len(names):
-        raise UserError(f"Caltech101: {folder} holds {len(categories)} class folders besides BACKGROUND_Google, "
-                        f"{len(names)} are expected. Labels would be shifted: get a complete copy or remove what does "
-                        "not belong there.")
+        raise UserError(
+            f"Caltech101: {folder} holds {len(categories)} class folders besides BACKGROUND_Google, "
+            f"{len(names)} are expected. Labels would be shifted: get a complete copy or remove what does "
+            "not belong there."
+        )
     paths, labels = [], []
     for label, category in enumerate(categories):
         images = sorted((folder / category).glob("image_*.jpg"))
@@ -106,8 +123,10 @@ def _cifar(name: str, stem: str, reader: type[datasets.CIFAR10], root: Path, ver
     except RuntimeError as error:
         if not verify:
             raise
-        raise UserError(f"{name}: the files in {root / reader.base_folder} are not the published ones (checksum). "
-                        f"Download them again, {NO_VERIFY}.") from error
+        raise UserError(
+            f"{name}: the files in {root / reader.base_folder} are not the published ones (checksum). "
+            f"Download them again, {NO_VERIFY}."
+        ) from error
     names = agreed_names(name, stem, train.classes)
     parts = (ImageArrays(part.data, part.targets) for part in (train, test))
     return ImageSet(name, *parts, names, read_templates(stem))
@@ -133,11 +152,14 @@ def eurosat(root: Path, verify: bool) -> ImageSet:
     """EuroSAT (RGB), 80/20 split over sorted folders and string-sorted file names; hand-written names."""
     whole = datasets.EuroSAT(root, loader=str)
     if whole.classes != EUROSAT_FOLDERS:
-        raise UserError(f"EuroSAT: {root / 'eurosat/2750'} holds the folders {', '.join(whole.classes)}; expected are "
-                        f"{', '.join(EUROSAT_FOLDERS)}, nothing else.")
+        raise UserError(
+            f"EuroSAT: {root / 'eurosat/2750'} holds the folders {', '.join(whole.classes)}; expected are "
+            f"{', '.join(EUROSAT_FOLDERS)}, nothing else."
+        )
     files = _files(whole)
-    return ImageSet("EuroSAT", *_split_files(files.paths, files.labels), read_names("eurosat"),
-                    read_templates("eurosat"))
+    return ImageSet(
+        "EuroSAT", *_split_files(files.paths, files.labels), read_names("eurosat"), read_templates("eurosat")
+    )
 
 
 def flowers(root: Path, verify: bool) -> ImageSet:
@@ -151,8 +173,10 @@ def flowers(root: Path, verify: bool) -> ImageSet:
     except RuntimeError as error:
         if not verify:
             raise
-        raise UserError(f"Flowers: imagelabels.mat or setid.mat in {root / 'flowers-102'} is not the published file "
-                        f"(checksum). Download it again, {NO_VERIFY}.") from error
+        raise UserError(
+            f"Flowers: imagelabels.mat or setid.mat in {root / 'flowers-102'} is not the published file "
+            f"(checksum). Download it again, {NO_VERIFY}."
+        ) from error
     return ImageSet("Flowers", _files(train), _files(test), read_names("flowers"), read_templates("flowers"))
 
 
@@ -178,10 +202,16 @@ def oxford_pet(root: Path, verify: bool) -> ImageSet:
     folder = root / "oxford-iiit-pet"
     parts, titles = [], {}
     for split in ("trainval", "test"):
-        rows = [line.split() for line in (folder / f"annotations/{split}.txt").read_text().splitlines() if line.strip()]
+        rows = [
+            line.split()
+            for line in (folder / f"annotations/{split}.txt").read_text().splitlines()
+            if line.strip()
+        ]
         labels = [int(row[1]) - 1 for row in rows]
         parts.append(ImageFiles([folder / "images" / f"{row[0]}.jpg" for row in rows], labels))
-        titles.update({label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)})
+        titles.update(
+            {label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)}
+        )
     names = agreed_names("OxfordPet", "oxford_pet", [titles[label] for label in sorted(titles)])
     return ImageSet("OxfordPet", *parts, names, read_templates("oxford_pet"))
 
@@ -195,12 +225,15 @@ def stanford_cars(root: Path, verify: bool) -> ImageSet:
 def sun397(root: Path, verify: bool, order: str = "sorted") -> ImageSet:
     """SUN397, 80/20 split of all images.
 
-    torchvision lists the files as the file system happens to, so upstream's split can not be reproduced. Order
-    "sorted" sorts the paths before the split; "torchvision" keeps the listed order. The fingerprint tells them apart.
+    torchvision lists the files as the file system happens to, so upstream's split can not be reproduced.
+    Order "sorted" sorts the paths before the split; "torchvision" keeps the listed order. The fingerprint
+    tells them apart.
     """
     whole = datasets.SUN397(root, loader=str)
     names = agreed_names("SUN397", "sun397", whole.classes)
     files = _files(whole)
+    if order not in ("sorted", "torchvision"):
+        raise UserError(f"SUN397: unknown order {order!r}; known are sorted and torchvision.")
     rank = range(len(files))
     if order == "sorted":
         rank = sorted(rank, key=lambda i: Path(files.paths[i]).as_posix())

@@ -18,33 +18,41 @@ IMAGENET_TRAINING_PROMPT = "a photo of a {}."
 def imagenet(root: Path, verify: bool) -> ImageSet:
     """ImageNet: all training images, validation images from val_in_folder, else from val, else test is None.
 
-    Labels are positions of the sorted wnids. Names and the 80 templates are open_clip's; the training prompt, which
-    ZSCL (mtil/src/datasets/imagenet.py) keeps apart, is moved to the front: their mean does not depend on the order.
+    Labels are positions of the sorted wnids. Names and the 80 templates are open_clip's; the training prompt,
+    which ZSCL (mtil/src/datasets/imagenet.py) keeps apart, is moved to the front: their mean does not depend
+    on the order.
     """
-    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # seconds to import, needed here alone
+    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
 
     train = _image_folder(root / "ImageNet" / "train")
-    val = [_image_folder(folder) for folder in (root / "ImageNet" / "val_in_folder", root / "ImageNet" / "val")
-           if folder.is_dir()][:1]
+    places = [root / "ImageNet" / folder for folder in ("val_in_folder", "val")]
+    val = [_image_folder(folder) for folder in [place for place in places if place.is_dir()][:1]]
     if val and val[0].classes != train.classes:
         raise UserError(f"ImageNet: the class folders of {val[0].root} and {train.root} differ.")
     templates = [make("{}") for make in OPENAI_IMAGENET_TEMPLATES]
     templates.remove(IMAGENET_TRAINING_PROMPT)
     parts = [ImageFiles([path for path, _ in part.samples], part.targets) for part in (train, *val)]
-    return ImageSet("ImageNet", parts[0], parts[1] if val else None, list(IMAGENET_CLASSNAMES),
-                    [IMAGENET_TRAINING_PROMPT, *templates])
+    return ImageSet(
+        "ImageNet",
+        parts[0],
+        parts[1] if val else None,
+        list(IMAGENET_CLASSNAMES),
+        [IMAGENET_TRAINING_PROMPT, *templates],
+    )
 
 
 def _image_folder(folder: Path) -> datasets.ImageFolder:
     count = sum(entry.is_dir() for entry in os.scandir(folder))
     if count != 1000:
-        raise UserError(f"ImageNet: {folder} holds {count} class folders, 1000 are expected (one per wnid, images "
-                        "inside). Labels are positions of the sorted wnids, so all must be there and nothing else.")
+        raise UserError(
+            f"ImageNet: {folder} holds {count} class folders, 1000 are expected (one per wnid, images "
+            "inside). Labels are positions of the sorted wnids, so all must be there and nothing else."
+        )
     return datasets.ImageFolder(str(folder), loader=str)
 
 
 def tiny_imagenet_sorted(root: Path, verify: bool) -> ImageSet:
-    """TinyImageNet as MoE-Adapters' MTIL uses it (task 0 of the chooser): label = position of the sorted wnid.
+    """TinyImageNet as the chooser of MoE-Adapters uses it (its task 0): label = position of the sorted wnid.
 
     It has neither names nor templates there.
     """
@@ -55,12 +63,15 @@ def tiny_imagenet_sorted(root: Path, verify: bool) -> ImageSet:
 def tiny_imagenet(root: Path, verify: bool) -> ImageSet:
     """TinyImageNet as the class-incremental protocols use it: label = line of wnids.txt (continuum's rule).
 
-    The names are those of ZSCL cil/dataset_reqs/tinyimagenet_classes.txt; templates belong to the papers' configs.
+    The names are those of ZSCL cil/dataset_reqs/tinyimagenet_classes.txt; templates belong to the papers'
+    configs.
     """
     wnids = _tiny_wnids(root)
     if wnids != read_names("tinyimagenet_wnids"):
-        raise UserError(f"TinyImageNet: {root / 'tiny-imagenet-200/wnids.txt'} is not in the published order, by "
-                        "which classes are numbered and named. Unpack the original archive again.")
+        raise UserError(
+            f"TinyImageNet: {root / 'tiny-imagenet-200/wnids.txt'} is not in the published order, by "
+            "which classes are numbered and named. Unpack the original archive again."
+        )
     train, test = _tiny_imagenet_parts(root, wnids)
     return ImageSet("TinyImageNet", train, test, read_names("tinyimagenet_cil"), [])
 
@@ -80,8 +91,11 @@ def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, Imag
         # The order of <wnid>_boxes.txt is continuum's; some copies come without these files.
         boxes = folder / "train" / wnid / f"{wnid}_boxes.txt"
         images = folder / "train" / wnid / "images"
-        files = ([line.split("\t")[0] for line in boxes.read_text().splitlines()] if boxes.exists()
-                 else sorted(os.listdir(images)))
+        files = (
+            [line.split("\t")[0] for line in boxes.read_text().splitlines()]
+            if boxes.exists()
+            else sorted(os.listdir(images))
+        )
         paths += [images / file for file in files]
         labels += [label] * len(files)
     number = {wnid: label for label, wnid in enumerate(wnids)}
@@ -98,9 +112,9 @@ def caption_file(root: Path) -> Path | None:
 def captions(root: str | Path) -> list[str]:
     """All sentences of the Conceptual Captions validation file, repeats included, in file order.
 
-    The TSV (caption, url; no header, no quoting) comes first since it has them all; the gather script's _output.csv
-    (title, filepath; header) holds only those whose image could still be fetched. Raises UserError if neither exists
-    or if the file can not be parsed.
+    The TSV (caption, url; no header, no quoting) comes first since it has them all; the gather script's
+    _output.csv (title, filepath; header) holds only those whose image could still be fetched. Raises
+    UserError if neither exists or if the file can not be parsed.
     """
     root = Path(root).expanduser()
     path = caption_file(root)

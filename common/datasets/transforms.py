@@ -1,8 +1,18 @@
 """Image transforms of the CLIP-based papers."""
 
+import torch
 from PIL import Image
-from torchvision.transforms import (CenterCrop, Compose, InterpolationMode, Normalize, RandomResizedCrop, Resize,
-                                    ToTensor)
+from torch import Tensor
+from torchvision.transforms import (
+    CenterCrop,
+    Compose,
+    InterpolationMode,
+    Normalize,
+    PILToTensor,
+    RandomResizedCrop,
+    Resize,
+    ToTensor,
+)
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -11,9 +21,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 def to_rgb(image: Image.Image) -> Image.Image:
     """The image in mode RGB; unchanged if it is already.
 
-    Palette images must be converted before any resize, or interpolation would mix palette indices. The official
-    code of ZSCL and MoE-Adapters converts after the crop (mtil/clip/clip.py:L60-L79), which for RGB and grayscale
-    images gives the same values.
+    Palette images must be converted before any resize, or interpolation would mix palette indices. The
+    official code of ZSCL and MoE-Adapters converts after the crop (mtil/clip/clip.py:L60-L79), which for RGB
+    and grayscale images gives the same values.
     """
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -28,6 +38,21 @@ def clip_train(n_px: int) -> Compose:
 
 
 def clip_eval(n_px: int) -> Compose:
-    """PIL image -> float32 (3, n_px, n_px): shorter side to n_px, centre crop (ZSCL mtil/clip/clip.py:L72-L79)."""
+    """PIL image -> float32 (3, n_px, n_px): shorter side to n_px, centre crop, CLIP's normalisation.
+
+    ZSCL mtil/clip/clip.py:L72-L79.
+    """
     resize = Resize(n_px, interpolation=InterpolationMode.BICUBIC)
     return Compose([to_rgb, resize, CenterCrop(n_px), ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
+
+
+def clip_eval_pixels(n_px: int) -> Compose:
+    """`clip_eval` up to the pixels: PIL image -> uint8 (3, n_px, n_px), to be normalised on the device."""
+    resize = Resize(n_px, interpolation=InterpolationMode.BICUBIC)
+    return Compose([to_rgb, resize, CenterCrop(n_px), PILToTensor()])
+
+
+def clip_normalise(pixels: Tensor) -> Tensor:
+    """uint8 (B, 3, R, R) -> float32, the second half of `clip_eval`: the same operations, the same bits."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
+    return pixels.float().div(255).sub(mean).div(std)
