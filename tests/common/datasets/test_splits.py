@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from common.datasets.layout import PUBLISHED
 from common.datasets.mtil import split_80_20
 from tests.golden_files import GOLDEN
 
@@ -25,6 +26,12 @@ def test_split_equals_golden_indices(name: str) -> None:
     assert test[:8] == golden["test_first8"]
     assert md5(train) == golden["train_md5_int64le"]
     assert md5(test) == golden["test_md5_int64le"]
+
+
+@pytest.mark.parametrize("name, n", [("Caltech101", 8_677), ("EuroSAT", 27_000), ("SUN397", 108_754)])
+def test_published_counts_are_those_of_the_split(name: str, n: int) -> None:
+    train, test = split_80_20(n)
+    assert (len(train), len(test)) == (PUBLISHED[name].train, PUBLISHED[name].test)
 
 
 @pytest.mark.parametrize("n", [2, 9, 101])
