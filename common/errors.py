@@ -34,7 +34,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             print(f"\n{stop}", file=sys.stderr)
             sys.exit(130)
         except KeyboardInterrupt:
-            print("\nStopped before anything new had to be saved. The same command starts again.", file=sys.stderr)
+            print("\nStopped. What was finished is saved; the same command goes on from there.", file=sys.stderr)
             sys.exit(130)
 
     return wrapped

@@ -33,8 +33,8 @@ from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
 
-SAVE_EVERY_SECONDS = 10.0
-SAVE_COST_RATIO = 20  # a save may take at most about 1/20 of the time since the one before it
+SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
+SAVE_COST_RATIO = 20  # and at least this many times what a save costs
 RECORD_KEY = ("dataset", "after_task", "metric")
 
 
@@ -149,8 +149,10 @@ class Run:
         labels: dict[str, Any],
         name: str = "",
         overwrite: bool = False,
+        save_interval: float = SAVE_INTERVAL,
     ) -> None:
         self.folder, self.labels, self.prefix = Path(folder), labels, f"{name}." if name else ""
+        self.save_interval, self.seconds = save_interval, 0.0  # seconds: spent in the latest stage, resumes included
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path("lock"), "a")
@@ -166,7 +168,8 @@ class Run:
                 f"another process is working in {self.folder}. Wait for it, or choose another folder."
             ) from error
         for leftover in self.folder.glob(".*.tmp"):  # of a process killed in the middle of a write
-            leftover.unlink(missing_ok=True)
+            if not _is_running(int(leftover.name.split(".")[-2])):
+                leftover.unlink(missing_ok=True)
         if overwrite:
             self._start_anew()
         self.is_new = not self.path("config.yaml").exists()
@@ -226,32 +229,19 @@ class Run:
         every few seconds between two steps, and once more after the last step, so that work between the loop and the
         checkpoint can be repeated. Ctrl-C and SIGTERM save after the running step and raise Interrupted.
         """
-        saved = load_tensors(self.path("state.pth")) if self.path("state.pth").exists() else {"stage": None}
-        step, seconds = 0, 0.0
-        if saved["stage"] == stage:
-            step, seconds = saved["step"], saved["seconds"]
-            _restore(state, saved["state"], saved["rng"])
-        del saved
+        step, seconds = self._restore(stage, state)
         started = last_save = time.monotonic()
-        cost, first = 0.0, step
-        with (
-            _SignalsNoted() as stop,
-            tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True) as bar,
-        ):
+        cost = 0.0
+        bar = tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True, disable=None)
+        with _SignalsNoted() as stop, bar:
             while step < total:
                 yield step
                 step += 1
                 bar.update()
                 now = time.monotonic()
-                if stop.asked or step == total or now - last_save > max(SAVE_EVERY_SECONDS, SAVE_COST_RATIO * cost):
-                    content = {
-                        "stage": stage,
-                        "step": step,
-                        "seconds": seconds + now - started,
-                        "state": {name: _content(item) for name, item in state.items()},
-                        "rng": _generators(),
-                    }
-                    save_tensors(self.path("state.pth"), content)
+                self.seconds = seconds + now - started
+                if stop.asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
+                    self._save(stage, step, state)
                     last_save = time.monotonic()
                     cost = last_save - now
                 if stop.asked:
@@ -259,7 +249,27 @@ class Run:
                         f"Stopped in {stage} after step {step} of {total}; all of it is saved in "
                         f"{self.folder}. The same command goes on from there."
                     )
-            self.seconds = seconds + time.monotonic() - started if first < total else seconds
+
+    def _save(self, stage: str, step: int, state: dict[str, Any]) -> None:
+        content = {"stage": stage, "step": step, "seconds": self.seconds, "rng": _generators()}
+        content["state"] = {name: _content(item) for name, item in state.items()}
+        save_tensors(self.path("state.pth"), content)
+
+    def _restore(self, stage: str, state: dict[str, Any]) -> tuple[int, float]:
+        """Put a saved state of this stage back in place; the step to go on with and the seconds spent so far."""
+        saved = load_tensors(self.path("state.pth")) if self.path("state.pth").exists() else {"stage": None}
+        if saved["stage"] != stage:
+            return 0, 0.0
+        for name, item in state.items():
+            if isinstance(item, torch.Generator):
+                item.set_state(saved["state"][name])
+            else:
+                item.load_state_dict(saved["state"][name])
+        torch.set_rng_state(saved["rng"]["cpu"])
+        if saved["rng"]["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["rng"]["cuda"])
+        self.seconds = saved["seconds"]
+        return saved["step"], saved["seconds"]
 
     def finish(self) -> None:
         """Drop the resume state: everything it led to is in checkpoints and records."""
@@ -307,17 +317,16 @@ def _content(item: Any) -> Any:
     return item.get_state() if isinstance(item, torch.Generator) else item.state_dict()
 
 
-def _restore(state: dict[str, Any], saved: dict[str, Any], rng: dict[str, Any]) -> None:
-    for name, item in state.items():
-        if isinstance(item, torch.Generator):
-            item.set_state(saved[name])
-        else:
-            item.load_state_dict(saved[name])
-    torch.set_rng_state(rng["cpu"])
-    if rng["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(rng["cuda"])
-
-
 def _generators() -> dict[str, Any]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

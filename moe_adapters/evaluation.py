@@ -165,7 +165,7 @@ class TestSet:
         self.errors = torch.cat(
             [
                 reconstruction_errors(autoencoders, chooser_input(extractor, clip_normalise(batch.to(self.device))))
-                for batch in tqdm(batches, desc="DDAS", leave=False, dynamic_ncols=True)
+                for batch in tqdm(batches, desc="DDAS", leave=False, dynamic_ncols=True, disable=None)
             ]
         )
 
@@ -254,11 +254,13 @@ def read_checkpoints(
     return checkpoints, known
 
 
+def not_evaluated(run: Run, args: argparse.Namespace) -> list[str]:
+    """The data sets that are not on record yet; a data set is recorded as a whole."""
+    return [name for name in args.eval_datasets if not run.find(dataset=name, metric="accuracy")]
+
+
 def evaluate_sequence(run: Run, args: argparse.Namespace, model: CLIP, extractor: nn.Module | None) -> None:
-    """All checkpoints of the sequence on all data sets; a data set that is on record is not evaluated again."""
-    todo = [name for name in args.eval_datasets if not run.find(dataset=name, metric="accuracy")]
-    if not todo:
-        return
+    """All checkpoints of the sequence on all data sets that are not on record yet."""
     sequence = args.train_dataset or args.eval_datasets
     folder = Path(args.load) if args.eval_only else run.folder
     chooser_folder = Path(args.load_autochooser) if args.load_autochooser else folder
@@ -268,7 +270,7 @@ def evaluate_sequence(run: Run, args: argparse.Namespace, model: CLIP, extractor
     ]
     checkpoints, autoencoders = read_checkpoints(args, model, extractor, files)
     routes = routes_of(args)
-    for name in todo:
+    for name in not_evaluated(run, args):
         started = time.monotonic()
         test = load_test_set(args, model, name)
         if args.autorouter:

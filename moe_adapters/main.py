@@ -19,12 +19,18 @@ from common.clip.model import CLIP
 from common.clip.pretrained import MINI, find_weights
 from common.datasets.few_shot import few_shot
 from common.errors import UserError, exit_cleanly
-from common.runs import Run, save_tensors, write_text
+from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
-from common.training.device import automatic_workers, pick_device, seed_everything
+from common.training.device import automatic_workers, peak_memory_mib, pick_device, seed_everything
 from moe_adapters.adapters import experts_to_freeze, insert_adapters
 from moe_adapters.ddas import FEW_SHOT_LR, FULL_SHOT_LR, alexnet_features, build_autoencoders, train_autoencoder
-from moe_adapters.evaluation import evaluate_checkpoint_file, evaluate_sequence, read_adapters, read_autoencoders
+from moe_adapters.evaluation import (
+    evaluate_checkpoint_file,
+    evaluate_sequence,
+    not_evaluated,
+    read_adapters,
+    read_autoencoders,
+)
 from moe_adapters.options import REFERENCE_SET, is_sequence, nth, parse_args, protocol, settings
 from moe_adapters.report import show_results
 from moe_adapters.training import TrainingOptions, cut_prompts, train_adapters
@@ -45,16 +51,15 @@ def main(argv: list[str] | None = None) -> None:
     if not args.eval_only and args.ffn_adapt:
         train_adapter_chain(run, args)
     if args.eval_datasets:
-        evaluate_sequence(run, args, load_model(args)[0], load_extractor(args))
+        if not_evaluated(run, args):
+            evaluate_sequence(run, args, load_model(args)[0], load_extractor(args))
         show_results(run, args)
     run.finish()
 
 
 def check_inputs(args: argparse.Namespace) -> None:
     """Everything a call will read, looked for before anything is built; one message lists all that is missing."""
-    names = list(dict.fromkeys([*(args.train_dataset or []), *(args.eval_datasets or [])]))
-    if not args.eval_only and args.train_chooser and is_sequence(args):
-        names.append(REFERENCE_SET)
+    names = data_names(args)
     problems = []
     looked_for = [
         args.load,
@@ -87,7 +92,8 @@ def open_run(args: argparse.Namespace) -> Run:
         "scale": args.scale,
         "seed": args.seed,
     }
-    run = Run(args.save, settings(args), labels, name, args.overwrite)
+    decides = settings(args) | {"weights": fingerprints(args), "data": data_fingerprints(args)}
+    run = Run(args.save, decides, labels, name, args.overwrite, args.save_interval)
     if run.is_new and not args.eval_only:
         names = args.train_dataset + ([REFERENCE_SET] if is_sequence(args) else [])
         present = [
@@ -103,6 +109,29 @@ def open_run(args: argparse.Namespace) -> Run:
                 "Choose another --save, or --overwrite it."
             )
     return run
+
+
+def fingerprints(args: argparse.Namespace) -> dict[str, str]:
+    """md5 of the weight files that a run starts from."""
+    files = {} if args.model == MINI else {"model": find_weights(args.model)}
+    if args.chooser_features not in ("alexnet", MINI):
+        files["chooser_features"] = Path(args.chooser_features)
+    return {name: file_md5(path) for name, path in files.items()}
+
+
+def data_fingerprints(args: argparse.Namespace) -> dict[str, Any]:
+    """Counts and list checksum of every data set that a run reads."""
+    return {
+        name: datasets.load(name, args.data_location, verify=not args.no_verify).fingerprint
+        for name in data_names(args)
+    }
+
+
+def data_names(args: argparse.Namespace) -> list[str]:
+    """Every data set that this call reads: reference set, tasks, test sets."""
+    training = [] if args.eval_only else args.train_dataset
+    reference = [REFERENCE_SET] if training and args.train_chooser and is_sequence(args) else []
+    return list(dict.fromkeys([*reference, *training, *(args.eval_datasets or [])]))
 
 
 def checkpoint_name(data: str, chooser: bool) -> str:
@@ -190,6 +219,8 @@ def train_chooser(
 
 def train_adapter_chain(run: Run, args: argparse.Namespace) -> None:
     """Learn the tasks in order, each from the checkpoint of the one before it."""
+    if all((run.folder / f"{name}.pth").exists() for name in args.train_dataset):
+        return
     model, (train_transform, _) = load_model(args)
     if not is_sequence(args):
         before = Path(args.load) if args.load and args.repeat_train else None
@@ -244,8 +275,17 @@ def train_task(
     maps = {f"block {index}": counts for index, counts in enumerate(choose_map.tolist())}
     write_text(note_path, json.dumps({"frozen_before": found, "frozen": frozen, "choose_map": maps}))
     write_text(frozen_path, "".join(f"{line}\n" for line in found + frozen))
+    run.record(training_records(run, args, name, task_id))
     save_tensors(path, {"state_dict": model.state_dict()})
     return path
+
+
+def training_records(run: Run, args: argparse.Namespace, name: str, task_id: int) -> list[dict[str, Any]]:
+    about = {"dataset": name, "after_task": task_id + 1, "seconds": run.seconds}
+    return [
+        about | {"metric": "train_seconds", "value": run.seconds},
+        about | {"metric": "peak_memory_mib", "value": peak_memory_mib(args.device)},
+    ]
 
 
 def read_frozen_list(path: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 import os
 import random
+import resource
+import sys
 
 import numpy as np
 import torch
@@ -37,3 +39,11 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def peak_memory_mib(device: torch.device) -> float:
+    """The most memory used so far: allocated on a CUDA device, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

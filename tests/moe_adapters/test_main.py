@@ -1,0 +1,380 @@
+"""The command line end to end on a small world in the true layouts: sequence, one-task calls, evaluation, errors."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moe_adapters.main import main
+from tests.moe_adapters.conftest import METHOD, SEQUENCE
+
+TASKS = ["MNIST", "EuroSAT", "DTD"]
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    first, second = tensors(one), tensors(other)
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+
+
+def accuracies(folder: Path) -> dict[tuple[int, str], float]:
+    return {
+        (line["after_task"], line["dataset"]): line["value"] for line in records(folder) if line["metric"] == "accuracy"
+    }
+
+
+def fails(capsys: pytest.CaptureFixture, arguments: list[str]) -> str:
+    """Run with bad input: exit code 2, and one message on stderr without a traceback."""
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+def test_sequence_leaves_matrix_records_checkpoints_and_pictures(finished_run: Path) -> None:
+    names = {path.name for path in finished_run.iterdir()}
+    assert {f"{task}.pth" for task in TASKS} <= names
+    assert {f"{task}_autochooser.pth" for task in ["TinyImagenet", *TASKS]} <= names
+    assert {"accuracy.csv", "accuracy.png", "ddas_confusion.csv", "record.jsonl", "config.yaml"} <= names
+    assert "state.pth" not in names
+    found = accuracies(finished_run)
+    assert set(found) == {(after, task) for after in range(4) for task in TASKS}
+    line = records(finished_run)[0]
+    assert {
+        "paper",
+        "method",
+        "protocol",
+        "backbone",
+        "scale",
+        "dataset",
+        "after_task",
+        "metric",
+        "value",
+        "seed",
+        "run",
+        "commit",
+        "seconds",
+    } <= set(line)
+
+
+def test_routed_images_add_up_to_the_test_set(finished_run: Path) -> None:
+    routed: dict[tuple[int, str], int] = {}
+    for line in records(finished_run):
+        if line["metric"].startswith("routed_to/"):
+            key = (line["after_task"], line["dataset"])
+            routed[key] = routed.get(key, 0) + line["value"]
+    assert routed == {(after, task): size for after in (1, 2, 3) for task, size in zip(TASKS, (10, 10, 47))}
+
+
+def test_transfer_avg_last_follow_from_the_matrix(finished_run: Path) -> None:
+    found = accuracies(finished_run)
+    matrix = np.array([[found[after, task] for task in TASKS] for after in (1, 2, 3)])
+    recorded = {line["metric"]: line["value"] for line in records(finished_run) if line["dataset"] == "mean"}
+    assert recorded["avg"] == pytest.approx(matrix.mean(), abs=1e-9)
+    assert recorded["last"] == pytest.approx(matrix[2].mean(), abs=1e-9)
+    transfer = [matrix[:1, 1].mean(), matrix[:2, 2].mean()]
+    assert recorded["transfer"] == pytest.approx(np.mean(transfer), abs=1e-9)
+
+
+def test_one_task_calls_give_the_checkpoints_of_the_sequence(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the original takes --frozen-path as it is, in the working directory
+    save = ["--save", "ckpt/exp"]
+    before: list[str] = []
+    for index, name in enumerate(["TinyImagenet", *TASKS]):
+        main(
+            [
+                *tiny_world,
+                *save,
+                *before,
+                "--train-dataset",
+                name,
+                "--train_chooser",
+                "--task_id",
+                str(index),
+                "--iterations",
+                "4" if index == 0 else "3",
+                "--batch-size",
+                "8",
+                "--is_train",
+            ]
+        )
+        before = ["--load", f"ckpt/exp/{name}_autochooser.pth"]
+        assert same_weights(tmp_path / f"ckpt/exp/{name}_autochooser.pth", finished_run / f"{name}_autochooser.pth")
+    before = []
+    for index, (name, rate) in enumerate(zip(TASKS, ("1e-2", "5e-3", "1e-2"))):
+        main(
+            [
+                *METHOD,
+                *tiny_world,
+                *save,
+                *before,
+                "--train-dataset",
+                name,
+                "--lr",
+                rate,
+                "--iterations",
+                "5",
+                "--task_id",
+                str(index),
+                "--is_train",
+                "--frozen-path",
+                "frozen_list",
+            ]
+        )
+        before = ["--load", f"ckpt/exp/{name}.pth", "--repeat_train", "--frozen"]
+        assert same_weights(tmp_path / f"ckpt/exp/{name}.pth", finished_run / f"{name}.pth")
+    assert Path("frozen_list").read_text() == (finished_run / "frozen_list").read_text()
+
+
+def test_frozen_experts_keep_their_weights(finished_run: Path) -> None:
+    note = json.loads((finished_run / "MNIST.json").read_text())
+    before, after = tensors(finished_run / "MNIST.pth"), tensors(finished_run / "DTD.pth")
+    assert note["frozen"] and all(torch.equal(before[name], after[name]) for name in note["frozen"])
+    assert not torch.equal(
+        before["visual.transformer.resblocks.0.router_list.2"], after["visual.transformer.resblocks.0.router_list.2"]
+    )
+    assert torch.equal(
+        before["visual.transformer.resblocks.0.router_list.0"], after["visual.transformer.resblocks.0.router_list.0"]
+    )
+
+
+def test_the_same_command_again_changes_nothing(tiny_world: list[str], finished_run: Path) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in finished_run.glob("*.pth")}
+    matrix = accuracies(finished_run)
+    main([*SEQUENCE, *tiny_world, "--save", str(finished_run)])
+    assert {path.name: path.stat().st_mtime_ns for path in finished_run.glob("*.pth")} == before
+    assert accuracies(finished_run) == matrix
+
+
+def evaluation_of(folder: Path, where: Path, *flags: str) -> list[str]:
+    return [
+        *METHOD,
+        "--eval-only",
+        "--train-dataset",
+        "MNIST,EuroSAT,DTD",
+        "--eval-datasets",
+        "MNIST,EuroSAT,DTD",
+        "--load",
+        str(folder),
+        "--save",
+        str(where),
+        *flags,
+    ]
+
+
+def test_a_folder_of_checkpoints_evaluates_to_the_same_matrix(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    main([*evaluation_of(finished_run, tmp_path / "test", "--autorouter", "--threshold", "0.0005"), *tiny_world])
+    assert accuracies(tmp_path / "test") == accuracies(finished_run)
+
+
+def test_without_ddas_everything_goes_to_the_original_clip(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    main([*evaluation_of(finished_run, tmp_path / "clip", "--no-ddas"), *tiny_world])
+    found = accuracies(tmp_path / "clip")
+    assert all(found[after, task] == found[0, task] for after in (1, 2, 3) for task in TASKS)
+
+
+def test_the_oracle_sends_a_learnt_set_to_its_own_router(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    main([*evaluation_of(finished_run, tmp_path / "oracle", "--oracle-task-id"), *tiny_world])
+    routed = {
+        (line["after_task"], line["dataset"]): line["metric"]
+        for line in records(tmp_path / "oracle")
+        if line["metric"].startswith("routed_to/")
+    }
+    for after in (1, 2, 3):
+        for index, task in enumerate(TASKS):
+            assert routed[after, task] == f"routed_to/{task if index < after else 'CLIP'}"
+
+
+def test_one_checkpoint_file_prints_its_accuracy(
+    tiny_world: list[str], finished_run: Path, capsys: pytest.CaptureFixture
+) -> None:
+    main(
+        [
+            *METHOD,
+            *tiny_world,
+            "--eval-only",
+            "--eval-datasets",
+            "EuroSAT",
+            "--load",
+            str(finished_run / "DTD.pth"),
+            "--load_autochooser",
+            str(finished_run / "DTD_autochooser.pth"),
+            "--task_id",
+            "200",
+            "--autorouter",
+            "--threshold",
+            "0.0005",
+        ]
+    )
+    assert f"Top-1 accuracy: {accuracies(finished_run)[3, 'EuroSAT']:.2f}" in capsys.readouterr().out
+
+
+def test_few_shot_trains_on_five_images_a_class(tiny_world: list[str], tmp_path: Path) -> None:
+    main(
+        [
+            *METHOD,
+            *tiny_world,
+            "--train-dataset",
+            "EuroSAT,DTD",
+            "--few_shot",
+            "2",
+            "--iterations",
+            "3",
+            "--is_train",
+            "--train_chooser",
+            "--chooser-iterations",
+            "2,2",
+            "--eval-datasets",
+            "EuroSAT,DTD",
+            "--autorouter",
+            "--threshold",
+            "0.06",
+            "--save",
+            str(tmp_path / "few"),
+        ]
+    )
+    assert records(tmp_path / "few")[0]["protocol"] == "mtil-custom-2shot"
+
+
+# Bad input: one clear message, exit code 2, nothing half-written
+
+
+def test_unknown_data_set(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    message = fails(
+        capsys, [*METHOD, "--train-dataset", "Aircrafts", "--iterations", "5", "--save", str(tmp_path / "run")]
+    )
+    assert "Aircrafts" in message and "Did you mean Aircraft" in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_everything_missing_is_listed_at_once(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    message = fails(
+        capsys,
+        [
+            *SEQUENCE,
+            "--data-location",
+            str(tmp_path / "nowhere"),
+            "--model",
+            "no-such-model",
+            "--chooser-features",
+            str(tmp_path / "no-alexnet.pth"),
+            "--save",
+            str(tmp_path / "run"),
+        ],
+    )
+    for missing in ("MNIST", "EuroSAT", "DTD", "TinyImagenet", "no-such-model", "no-alexnet.pth"):
+        assert missing in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--iterations", "5", "--epochs", "1"], "--epochs and --iterations exclude each other"),
+        ([], "how long to train is missing"),
+        (["--iterations", "5", "--eval-datasets", "MNIST", "--autorouter"], "--autorouter needs --threshold"),
+        (["--iterations", "5", "--lr", "1e-3,1e-3"], "--lr has 2 values for 3 data sets"),
+        (["--iterations", "5", "--template", "a photo"], "--template needs {}"),
+        (["--iterations", "5", "--topk", "9"], "--topk 9 is more than --experts_num"),
+        (["--iterations", "5", "--few_shot", "0"], "--few_shot 0"),
+        (["--iterations", "5", "--task_num", "2"], "--task_num 3 or more"),
+    ],
+)
+def test_contradicting_flags(capsys: pytest.CaptureFixture, tmp_path: Path, flags: list[str], said: str) -> None:
+    base = [*METHOD, "--train-dataset", "MNIST,EuroSAT,DTD", "--save", str(tmp_path / "run")]
+    assert said in fails(capsys, [*base, *flags])
+    assert not (tmp_path / "run").exists()
+
+
+def test_folder_of_another_configuration(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path
+) -> None:
+    before = (finished_run / "record.jsonl").read_bytes()
+    message = fails(capsys, [*SEQUENCE, *tiny_world, "--save", str(finished_run), "--ls", "0.1", "--seed", "7"])
+    assert "ls: 0.2 there, 0.1 now" in message and "seed: 42 there, 7 now" in message and "--overwrite" in message
+    assert (finished_run / "record.jsonl").read_bytes() == before
+
+
+def test_checkpoint_of_other_sizes_names_the_keys(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    arguments = evaluation_of(finished_run, tmp_path / "wrong", "--no-ddas", "--experts_num", "6")
+    message = fails(capsys, [*arguments, *tiny_world])
+    assert "adaptmlp_list" in message and "router_list" in message and "--experts_num" in message
+
+
+def test_truncated_checkpoint(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    whole = (finished_run / "DTD.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    message = fails(
+        capsys,
+        [
+            *METHOD,
+            *tiny_world,
+            "--eval-only",
+            "--no-ddas",
+            "--eval-datasets",
+            "DTD",
+            "--load",
+            str(tmp_path / "cut.pth"),
+        ],
+    )
+    assert "cut.pth is not a readable checkpoint" in message
+
+
+def test_checkpoint_on_another_clip(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    weights = tensors(finished_run / "DTD.pth")
+    weights["visual.proj"] = weights["visual.proj"] + 1
+    torch.save({"state_dict": weights}, tmp_path / "other.pth")
+    message = fails(
+        capsys,
+        [
+            *METHOD,
+            *tiny_world,
+            "--eval-only",
+            "--no-ddas",
+            "--eval-datasets",
+            "DTD",
+            "--load",
+            str(tmp_path / "other.pth"),
+        ],
+    )
+    assert "holds another CLIP" in message and "visual.proj" in message
+
+
+def test_output_folder_that_cannot_be_written(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    message = fails(capsys, [*SEQUENCE, *tiny_world, "--save", str(tmp_path / "file" / "run")])
+    assert "cannot be written" in message
+
+
+def test_checkpoints_that_no_run_here_made_are_not_taken_for_results(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "MNIST.pth").write_bytes((finished_run / "MNIST.pth").read_bytes())
+    assert "already holds MNIST.pth" in fails(capsys, [*SEQUENCE, *tiny_world, "--save", str(tmp_path)])
