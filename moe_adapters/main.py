@@ -171,7 +171,7 @@ def few_shot_or_all(args: argparse.Namespace, full: Dataset) -> tuple[Dataset, i
     stream = Batches(full, args.batch_size, args.seed, args.workers)
     if args.few_shot < 0:
         return full, len(stream)
-    shots, _ = few_shot((stream[step] for step in range(len(stream))), args.few_shot)
+    shots, _ = few_shot(stream, full.labels, args.few_shot)
     return shots, len(stream)
 
 

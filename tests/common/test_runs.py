@@ -1,0 +1,145 @@
+"""Run folders: atomic writes, records, configuration, resume to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import Interrupted, UserError
+from common.runs import Run, Tensors, atomic_write, load_tensors, save_tensors, write_text
+
+
+def open_run(folder: Path, **settings: object) -> Run:
+    return Run(folder, settings, {"paper": "none", "seed": 1}, save_interval=0.0)
+
+
+def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
+    write_text(tmp_path / "file", "old")
+
+    def fail(file: object) -> None:
+        file.write(b"new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(tmp_path / "file", fail)
+    assert (tmp_path / "file").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from common.errors import exit_cleanly
+from common.runs import save_tensors
+path = Path(sys.argv[1])
+save_tensors(path, {"state_dict": {"w": torch.ones(10)}})
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))  # from here on a large file fails as on a full disk
+exit_cleanly(lambda: save_tensors(path, {"state_dict": {"w": torch.zeros(1_000_000)}}))()
+"""
+
+
+def test_a_full_disk_loses_nothing_saved_before(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path / "c.pth")], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "c.pth" in done.stderr and "What was saved before is intact" in done.stderr
+    assert torch.equal(load_tensors(tmp_path / "c.pth")["state_dict"]["w"], torch.ones(10))
+    assert [path.name for path in tmp_path.iterdir()] == ["c.pth"]
+
+
+def test_pickled_objects_are_refused(tmp_path: Path) -> None:
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match="not a dict of tensors"):
+        load_tensors(tmp_path / "model.pth")
+
+
+def test_records_are_tidy_lines_and_a_key_is_replaced(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    run.record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 10.0}])
+    run.record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 20.0},
+                {"dataset": "B", "after_task": 1, "metric": "accuracy", "value": 30.0}])
+    lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert [(line["dataset"], line["value"]) for line in lines] == [("A", 20.0), ("B", 30.0)]
+    assert all(line["paper"] == "none" and line["seed"] == 1 and line["run"] == str(tmp_path) for line in lines)
+    assert open_run(tmp_path).find(dataset="B")[0]["value"] == 30.0
+
+
+def test_another_configuration_is_refused_with_the_keys(tmp_path: Path) -> None:
+    open_run(tmp_path, lr=0.1, name="a")
+    with pytest.raises(UserError, match="lr: 0.1 there, 0.2 now"):
+        open_run(tmp_path, lr=0.2, name="a")
+    open_run(tmp_path, lr=0.1, name="a")
+    Run(tmp_path, {"lr": 0.2}, {}, overwrite=True)
+    with pytest.raises(UserError):
+        open_run(tmp_path, lr=0.1, name="a")
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    run_there = f"from common.runs import Run; Run({str(tmp_path)!r}, {{}}, {{}})"
+    done = subprocess.run([sys.executable, "-c", run_there], capture_output=True, text=True)
+    assert "another process is working in" in done.stderr
+    del run  # held until here
+    assert subprocess.run([sys.executable, "-c", run_there]).returncode == 0
+
+
+def train(run: Run, stop_at: int | None = None, interrupt_at: int | None = None) -> torch.nn.Module:
+    """Twenty steps that depend on everything a resume must restore: weights, Adam's moments, two generators, a count."""
+    torch.manual_seed(5)
+    model, own = torch.nn.Linear(4, 4), torch.Generator().manual_seed(9)
+    optimizer, count = torch.optim.Adam(model.parameters()), torch.zeros(1)
+    state = {"model": model, "optimizer": optimizer, "own": own, "count": Tensors({"count": count})}
+    for step in run.steps("stage", 20, state):
+        if step == stop_at:
+            raise RuntimeError("as if the power failed")
+        if step == interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        x = torch.nn.functional.dropout(torch.randn(3, 4, generator=own), 0.5) + count
+        optimizer.zero_grad()
+        model(x).square().sum().backward()
+        optimizer.step()
+        count += 1
+    assert count == 20
+    return model
+
+
+def test_a_stopped_stage_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken = train(open_run(tmp_path / "a"))
+    for stop_at in (0, 7, 19):
+        with pytest.raises(RuntimeError):
+            train(open_run(tmp_path / "b"), stop_at=stop_at)
+    broken = train(open_run(tmp_path / "b"))
+    for one, other in zip(unbroken.parameters(), broken.parameters()):
+        assert torch.equal(one, other)
+    again = train(open_run(tmp_path / "b"))  # killed after the stage, before its checkpoint: the end is restored
+    assert torch.equal(again.weight, unbroken.weight)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, {}, save_interval=1000)
+    with pytest.raises(Interrupted, match="after step 4 of 20.*goes on from there"):
+        train(run, interrupt_at=3)
+    assert load_tensors(tmp_path / "state.pth")["step"] == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert torch.equal(train(Run(tmp_path, {}, {})).weight, train(open_run(tmp_path / "other")).weight)
+
+
+def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    (tmp_path / f".state.pth.{finished.pid}.tmp").write_bytes(b"half")
+    (tmp_path / f".other.pth.{os.getppid()}.tmp").write_bytes(b"being written by a living process")
+    open_run(tmp_path)
+    assert [path.name for path in tmp_path.glob(".*.tmp")] == [f".other.pth.{os.getppid()}.tmp"]
+
+
+def test_a_checkpoint_cut_short_says_what_to_do(tmp_path: Path) -> None:
+    save_tensors(tmp_path / "c.pth", {"w": torch.zeros(1000)})
+    (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:1500])
+    with pytest.raises(UserError, match="c.pth is not a readable checkpoint"):
+        load_tensors(tmp_path / "c.pth")
