@@ -30,7 +30,7 @@ from common.mini.domains import (
 from common.mini.weights import CLIP_FILE, VIT_FILE, VIT_SIZES, clip_state_dict, store_clip, store_vit
 from common.runs import atomic_write
 
-DEFAULT_STEPS = {"clip": 3000, "vit": 1500}
+DEFAULT_STEPS = {"clip": 2400, "vit": 1500}
 BATCH, WARM_UP = 256, 100
 
 
@@ -84,7 +84,8 @@ def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
     torch.manual_seed(seed)
     model = CLIP(CLIPConfig(
         embed_dim=64, image_resolution=32, vision_layers=4, vision_width=128, vision_patch_size=8,
-        context_length=77, vocab_size=len(ids), transformer_width=64, transformer_heads=1, transformer_layers=3,
+        context_length=77, vocab_size=len(ids), transformer_width=64, transformer_heads=1,
+        transformer_layers=3,
     ))
 
     def contrastive(batch: np.ndarray) -> Tensor:

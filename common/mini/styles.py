@@ -160,7 +160,7 @@ def web_scene(n: int, rng: np.random.Generator) -> Scene:
         share[here] = BACKDROPS[name](rng, int(here.sum()))
     x, y = _placed(rng, n, 15.0, (0.66, 1.0), 0.16)
     return Scene(
-        pixels=_mixture(share, paper, paper + (second - paper) * uniform(rng, 0, 0.6, n)[:, 0], n),
+        pixels=_mixture(share, paper, paper + (second - paper) * uniform(rng, 0, 1, n)[:, 0] * 0.6, n),
         x=x, y=y,
         edge=uniform(rng, 0.05, 0.2, n),
         rough=(noise(rng, n, 12) - 0.5) * uniform(rng, 0, 0.3, n),
@@ -179,8 +179,8 @@ def _blur(pixels: np.ndarray) -> np.ndarray:
 
 
 def _pixels(pixels: np.ndarray) -> np.ndarray:
-    pairs = pixels[:, ::2] + pixels[:, 1::2]
-    mean = (pairs[:, :, ::2] + pairs[:, :, 1::2]) / 4
+    left, right = pixels[:, :, ::2], pixels[:, :, 1::2]
+    mean = (left[:, ::2] + left[:, 1::2] + right[:, ::2] + right[:, 1::2]) / 4
     return mean.repeat(2, axis=1).repeat(2, axis=2)
 
 

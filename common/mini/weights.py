@@ -54,7 +54,7 @@ def chooser_features() -> nn.Module:
     """DDAS's image features at mini scale: CLIP-normalised images (B, 3, 32, 32) -> (B, 2048).
 
     Frozen random convolutions stand in for AlexNet's first five (MoE-Adapters, arXiv 2403.11549): convolution,
-    ReLU, pooling, convolution, flattened. Weights come from a seed of their own; the global generator rests.
+    ReLU, pooling, convolution, flattened. Weights come from a generator of their own.
     """
     stack = nn.Sequential(
         nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
