@@ -71,14 +71,16 @@ def mixture_of_experts(
     batch, topk = chosen.shape
     experts = list(experts)
 
-    def gathered(tensors: list[Tensor]) -> Tensor:  # (E, ...) -> (B, k, ...); embedding's backward is deterministic
-        stacked = torch.stack(tensors)
-        return F.embedding(chosen, stacked.flatten(1)).view(batch, topk, *stacked.shape[1:])
+    def table(tensors: list[Tensor]) -> Tensor:  # (E, ...); through cat and view, whose gradients need no copies
+        return torch.cat(tensors).view(len(tensors), *tensors[0].shape)
 
-    down = gathered([expert.down_proj.weight for expert in experts])  # (B, k, r, d)
-    down_bias = gathered([expert.down_proj.bias for expert in experts])  # (B, k, r)
-    up = gathered([expert.up_proj.weight.t() for expert in experts])  # (B, k, r, d)
-    up_bias = gathered([expert.up_proj.bias for expert in experts])  # (B, k, d)
+    def gathered(table: Tensor) -> Tensor:  # (E, ...) -> (B, k, ...); embedding's backward is deterministic
+        return F.embedding(chosen, table.flatten(1)).view(batch, topk, *table.shape[1:])
+
+    down = gathered(table([expert.down_proj.weight for expert in experts]))  # (B, k, r, d)
+    down_bias = gathered(table([expert.down_proj.bias for expert in experts]))  # (B, k, r)
+    up = gathered(table([expert.up_proj.weight for expert in experts]).transpose(1, 2))  # (B, k, r, d)
+    up_bias = gathered(table([expert.up_proj.bias for expert in experts]))  # (B, k, d)
     hidden = torch.baddbmm(down_bias.view(batch, 1, -1), h, down.flatten(1, 2).transpose(1, 2))
     hidden = dropout(F.relu(hidden).unflatten(2, (topk, -1))) * gates.view(batch, 1, topk, 1)
     bias = (gates.unsqueeze(1) @ up_bias).float()

@@ -1,0 +1,55 @@
+"""SIGKILL at random moments: started again with the same command, a run ends with the same bits."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+from tests.moe_adapters.conftest import SEQUENCE
+
+KILLS = 10
+TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "moe_adapters.main", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def records(folder: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+    return [(line["dataset"], line["after_task"], line["metric"], line["value"]) for line in lines if line["metric"] not in TIMES]
+
+
+def test_a_run_killed_ten_times_equals_an_unbroken_one(tiny_world: list[str], tmp_path: Path) -> None:
+    longer = ["--iterations", "60", "--chooser-iterations", "40,40", "--save-interval", "0"]
+    commands = {name: [*SEQUENCE, *tiny_world, *longer, "--save", str(tmp_path / name)] for name in ("whole", "killed")}
+    unbroken = start(commands["whole"])
+    moments, kills = random.Random(0), 0
+    while kills < KILLS:
+        process = start(commands["killed"])
+        try:  # importing takes a few seconds: most moments lie behind it, in training, saving and evaluation
+            process.wait(timeout=moments.uniform(3, 9))
+            break
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+    assert kills >= 3
+    last = start(commands["killed"])
+    assert last.wait() == 0, last.stdout.read()
+    assert unbroken.wait() == 0, unbroken.stdout.read()
+    assert records(tmp_path / "killed") == records(tmp_path / "whole")
+    names = sorted(path.name for path in (tmp_path / "whole").glob("*.pth"))
+    assert names == sorted(path.name for path in (tmp_path / "killed").glob("*.pth")) and len(names) == 7
+    for name in names:
+        one, other = (torch.load(tmp_path / run / name, weights_only=True)["state_dict"] for run in ("whole", "killed"))
+        assert all(torch.equal(one[key], other[key]) for key in one), name
+    for name in ("accuracy.csv", "ddas_confusion.csv", "frozen_list", "DTD.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert not list((tmp_path / "killed").glob(".*"))

@@ -1,0 +1,63 @@
+"""Every script at the papers' scale, on made-up data in the true layouts: from `check` to the table."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2
+from tests.fake_data import write
+
+SCRIPTS = Path(__file__).parents[2] / "moe_adapters" / "scripts"
+SHORT = ["--iterations", "1", "--chooser-iterations", "1,1", "--batch-size", "8", "--experts_num", "3"]
+
+
+@pytest.fixture(scope="module")
+def world(tiny_world: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    root = tmp_path_factory.mktemp("mtil")
+    write(root)
+    checked = subprocess.run(
+        [sys.executable, "-m", "common.datasets", "check", "--data-location", str(root), "--no-verify"], capture_output=True
+    )
+    assert checked.returncode == 0, checked.stdout
+    return [*tiny_world, "--data-location", str(root)]
+
+
+def run_script(name: str, *arguments: str) -> str:
+    command = ["bash", str(SCRIPTS / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def matrix(folder: Path) -> list[list[str]]:
+    with open(folder / "accuracy.csv") as file:
+        return list(csv.reader(file))
+
+
+def test_full_shot_order_1_trains_and_its_folder_tests_to_the_same_table(world: list[str], tmp_path: Path) -> None:
+    shown = run_script("train_full_shot_order1.sh", *world, *SHORT, "--save", str(tmp_path / "run"))
+    assert "Transfer" in shown and "zero-shot" in shown and "DDAS:" in shown
+    table = matrix(tmp_path / "run")
+    assert table[0] == ["after", *MTIL_ORDER_1]
+    assert [row[0] for row in table[1:]] == ["zero-shot", *MTIL_ORDER_1]
+    run_script("test_full_shot_order1.sh", *world, "--experts_num", "3", "--load", str(tmp_path / "run"),
+               "--save", str(tmp_path / "test"))
+    assert matrix(tmp_path / "test") == table
+
+
+def test_full_shot_order_2(world: list[str], tmp_path: Path) -> None:
+    run_script("train_full_shot_order2.sh", *world, *SHORT, "--save", str(tmp_path / "run"))
+    assert [row[0] for row in matrix(tmp_path / "run")[2:]] == list(MTIL_ORDER_2)
+
+
+def test_few_shot_with_the_first_preset(world: list[str], tmp_path: Path) -> None:
+    save = str(tmp_path / "run")
+    run_script("train_few_shot_order1.sh", *world, "--preset", "fewshot_v1", *SHORT, "--save", save)
+    config = (tmp_path / "run" / "config.yaml").read_text()
+    assert "threshold: 0.06\n" in config and "protocol: mtil-order1-5shot" in config
+    run_script("test_few_shot_order1.sh", *world, "--experts_num", "3", "--load", save, "--save", str(tmp_path / "test"))
+    assert matrix(tmp_path / "test") == matrix(tmp_path / "run")
