@@ -230,8 +230,8 @@ def drop_unchosen_gradients(model: CLIP, counts: Tensor) -> None:
     for block, count in zip(image_blocks(model) + text_blocks(model), counts.tolist()):
         for expert, chosen in zip(block.adaptmlp_list, count):
             if not chosen:
-                for parameter in expert.parameters():
-                    parameter.grad = None
+                for layer in (expert.down_proj, expert.up_proj):
+                    layer.weight.grad = layer.bias.grad = None
 
 
 def most_chosen(counts: Tensor) -> list[int]:

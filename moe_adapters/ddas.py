@@ -47,8 +47,8 @@ def alexnet_features(weights: str | Path | None = None) -> nn.Module:
         except (OSError, RuntimeError) as error:
             folder = Path(torch.hub.get_dir()) / "checkpoints"
             raise UserError(
-                f"DDAS needs torchvision's ImageNet AlexNet, and {AlexNet_Weights.IMAGENET1K_V1.url} could not be fetched "
-                f"({error}). Put {ALEXNET_FILE} into {folder}, or give its path to --chooser-features."
+                "DDAS needs torchvision's ImageNet AlexNet, and "
+                f"{AlexNet_Weights.IMAGENET1K_V1.url} could not be fetched ({error}). Put {ALEXNET_FILE} into {folder}, or give its path to --chooser-features."
             ) from error
     else:
         state_dict = load_tensors(weights)

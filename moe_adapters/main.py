@@ -31,7 +31,7 @@ from moe_adapters.evaluation import (
     read_adapters,
     read_autoencoders,
 )
-from moe_adapters.options import REFERENCE_SET, is_sequence, nth, parse_args, protocol, settings
+from moe_adapters.options import REFERENCE_SET, is_sequence, method_label, nth, parse_args, protocol, settings
 from moe_adapters.report import show_results
 from moe_adapters.training import TrainingOptions, cut_prompts, train_adapters
 
@@ -59,18 +59,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_inputs(args: argparse.Namespace) -> None:
     """Everything a call will read, looked for before anything is built; one message lists all that is missing."""
-    names = data_names(args)
-    problems = []
-    looked_for = [
-        args.load,
-        args.load_autochooser,
-        None if args.chooser_features in ("alexnet", MINI) else args.chooser_features,
+    problems = [
+        f"{path} does not exist." for path in (args.load, args.load_autochooser) if path and not Path(path).exists()
     ]
-    problems += [f"{path} does not exist." for path in looked_for if path and not Path(path).exists()]
-    for check in (
-        lambda: datasets.require(names, args.data_location, verify=not args.no_verify),
+    checks = [
+        lambda: datasets.require(data_names(args), args.data_location, verify=not args.no_verify),
         lambda: None if args.model == MINI else find_weights(args.model),
-    ):
+        lambda: load_extractor(args),
+    ]
+    for check in checks:
         try:
             check()
         except UserError as error:
@@ -86,7 +83,7 @@ def open_run(args: argparse.Namespace) -> Run:
     name = "" if args.eval_only or is_sequence(args) else checkpoint_name(args.train_dataset[0], args.train_chooser)
     labels = {
         "paper": "moe_adapters",
-        "method": "MoE-Adapters",
+        "method": method_label(args),
         "protocol": protocol(args),
         "backbone": args.model,
         "scale": args.scale,
@@ -180,26 +177,37 @@ def few_shot_or_all(args: argparse.Namespace, full: Dataset) -> tuple[Dataset, i
 
 def train_chooser_chain(run: Run, args: argparse.Namespace) -> None:
     """Train autoencoder 0 on the reference set and j + 1 on task j; each file holds all of them so far."""
-    if not is_sequence(args):
-        train_chooser(
-            run, args, args.task_id, args.train_dataset[0], args.iterations, Path(args.load) if args.load else None
-        )
+    names = [REFERENCE_SET, *args.train_dataset] if is_sequence(args) else args.train_dataset
+    paths = [run.folder / f"{checkpoint_name(name, chooser=True)}.pth" for name in names]
+    if all(path.exists() for path in paths):
         return
-    before = None
-    for index, name in enumerate([REFERENCE_SET, *args.train_dataset]):
-        iterations = [args.chooser_iterations[min(index, 1)]]
-        before = train_chooser(run, args, index, name, iterations, before)
+    extractor, (_, train_transform, _) = load_extractor(args), clip.load(args.model)
+    if not is_sequence(args):
+        before = Path(args.load) if args.load else None
+        total = args.iterations[0] if args.iterations else None
+        train_chooser(run, args, extractor, train_transform, args.task_id, names[0], total, before, paths[0])
+        return
+    for index, (name, path) in enumerate(zip(names, paths)):
+        before = paths[index - 1] if index else None
+        total = args.chooser_iterations[min(index, 1)]
+        train_chooser(run, args, extractor, train_transform, index, name, total, before, path)
 
 
 def train_chooser(
-    run: Run, args: argparse.Namespace, index: int, name: str, iterations: list[int] | None, before: Path | None
-) -> Path:
-    path = run.folder / f"{checkpoint_name(name, chooser=True)}.pth"
+    run: Run,
+    args: argparse.Namespace,
+    extractor: nn.Module,
+    transform: Any,
+    index: int,
+    name: str,
+    iterations: int | None,
+    before: Path | None,
+    path: Path,
+) -> None:
+    """One domain's autoencoder, from the file `before` (or all fresh) to `path`."""
     if path.exists():
-        return path
-    extractor = load_extractor(args)
-    _, train_transform, _ = clip.load(args.model)
-    data = training_set(args, name, train_transform)
+        return
+    data = training_set(args, name, transform)
     seed_everything(args.seed)
     images = data.train[0][0][None].to(args.device)
     autoencoders = build_autoencoders(args.task_num + 1, extractor(images).numel()).to(args.device)
@@ -207,11 +215,10 @@ def train_chooser(
         read_autoencoders(before, autoencoders)
     examples, epoch = few_shot_or_all(args, data.train)
     batches = Batches(examples, args.batch_size, args.seed, args.workers, args.device, restart=epoch)
-    total = iterations[0] if iterations else args.epochs * epoch
+    total = args.epochs * epoch if iterations is None else iterations
     base_lr = FEW_SHOT_LR if args.few_shot > 0 else FULL_SHOT_LR
     train_autoencoder(autoencoders[index], extractor, batches, epoch, total, base_lr, f"DDAS/{name}", run.steps)
     save_tensors(path, {"state_dict": autoencoders.state_dict()})
-    return path
 
 
 # The adapters

@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m moe_adapters.main",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         allow_abbrev=False,
-        description="MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence of tasks, evaluate checkpoints.",
+        description="MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints.",
         epilog="Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini",
     )
     _method_flags(parser.add_argument_group("method"))
@@ -281,9 +281,10 @@ def _check(args: argparse.Namespace) -> None:
     elif training and len(args.lr) + len(args.iterations or [0]) > 2:
         raise UserError("several values of --lr or --iterations need several data sets in --train-dataset.")
     elif training and not 0 <= args.task_id < args.task_num + args.train_chooser:
+        what = "autoencoder (0: reference set)" if args.train_chooser else "router"
         raise UserError(
-            f"--task_id {args.task_id}: training one data set needs the number of its "
-            f"{'autoencoder (0: reference set)' if args.train_chooser else 'router'}, below {args.task_num + args.train_chooser}."
+            f"--task_id {args.task_id}: training one data set needs the number of its {what}, "
+            f"from 0 to {args.task_num + args.train_chooser - 1}."
         )
 
 
@@ -302,6 +303,15 @@ def protocol(args: argparse.Namespace) -> str:
     orders = {MTIL_ORDER_1: "mtil-order1", MTIL_ORDER_2: "mtil-order2"}
     name = orders.get(tuple(args.train_dataset or ()), "mtil-custom")
     return name if args.few_shot < 0 else f"{name}-{args.few_shot}shot"
+
+
+def method_label(args: argparse.Namespace) -> str:
+    """The method as the records name it: the paper's, or the way its evaluation was changed."""
+    if args.oracle_task_id:
+        return "MoE-Adapters (oracle task id)"
+    if args.no_ddas:
+        return "MoE-Adapters (original CLIP)" if args.task_id < 0 else f"MoE-Adapters (router {args.task_id})"
+    return "MoE-Adapters (DDAS per image)" if args.ddas_per_image else "MoE-Adapters"
 
 
 def settings(args: argparse.Namespace) -> dict[str, Any]:

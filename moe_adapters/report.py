@@ -18,14 +18,14 @@ def show_results(run: Run, args: argparse.Namespace) -> None:
     sets, sequence = args.eval_datasets, args.train_dataset or args.eval_datasets
     matrix = accuracy_matrix(run, sets, len(sequence))
     rows = ["zero-shot", *sequence]
-    title = "MoE-Adapters, " + run.labels["protocol"] + (" on the miniature" if args.scale == "mini" else "")
+    title = f"{run.labels['method']}, {run.labels['protocol']}" + (" on the miniature" if args.scale == "mini" else "")
     write_matrix(run.path("accuracy.csv"), matrix, rows, sets)
     heat_map(run.path("accuracy.png"), matrix, rows, sets, title)
     print(f"\n{title}: accuracy (%) after each task\n{matrix_table(matrix, rows, sets)}")
     if list(sets) == list(sequence):
         show_triple(run, matrix, sets)
     if args.autorouter:
-        show_routing(run, sets, sequence)
+        show_routing(run, sequence)
     print(
         f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png"
         + (", ddas_confusion.csv" if args.autorouter else "")
@@ -33,47 +33,46 @@ def show_results(run: Run, args: argparse.Namespace) -> None:
 
 
 def show_triple(run: Run, matrix: list[list[float]], sets: list[str]) -> None:
-    """Transfer, Avg and Last beside the zero-shot row's mean over the same data sets; recorded as well."""
+    """Transfer, Avg and Last, recorded and shown beside the zero-shot row's means over the same data sets."""
     zero_shot, triple = matrix[0], mtil_triple(matrix[1:])
-    lines = [
-        {
-            "dataset": "mean",
-            "after_task": len(sets),
-            "metric": metric,
-            "value": getattr(triple, metric),
-            "seconds": None,
-        }
-        for metric in ("transfer", "avg", "last")
-    ]
-    run.record(lines)
+    about = {"dataset": "mean", "after_task": len(sets), "seconds": None}
+    run.record([about | {"metric": name, "value": getattr(triple, name)} for name in ("transfer", "avg", "last")])
     mean, unseen = sum(zero_shot) / len(sets), sum(zero_shot[1:]) / (len(sets) - 1)
     print(f"\n{'':<14}{'Transfer':>10}{'Avg':>10}{'Last':>10}")
     print(f"{'zero-shot':<14}{unseen:>10.1f}{mean:>10.1f}{mean:>10.1f}")
     print(f"{'MoE-Adapters':<14}{triple.transfer:>10.1f}{triple.avg:>10.1f}{triple.last:>10.1f}")
 
 
-def show_routing(run: Run, sets: list[str], sequence: list[str]) -> None:
-    """The DDAS confusion table: where every checkpoint sent every test set; in short on the screen."""
-    shares, lines = {}, []
+Routing = dict[tuple[int, str], dict[str, int]]  # (after task, data set) -> images by router
+
+
+def routing(run: Run) -> Routing:
+    """How many images of each data set every checkpoint sent to each router."""
+    found: Routing = {}
     for line in run.records:
         if str(line["metric"]).startswith("routed_to/"):
-            shares.setdefault((line["after_task"], line["dataset"]), {})[line["metric"].removeprefix("routed_to/")] = (
-                line["value"]
-            )
-    routers = ["CLIP", *sequence] + sorted(
-        {router for share in shares.values() for router in share} - {"CLIP", *sequence}
-    )
-    for (task, name), share in shares.items():
-        lines.append([f"{sequence[task - 1]}", name, *(share.get(router, 0) for router in routers)])
+            cell = found.setdefault((line["after_task"], line["dataset"]), {})
+            cell[line["metric"].removeprefix("routed_to/")] = line["value"]
+    return found
+
+
+def show_routing(run: Run, sequence: list[str]) -> None:
+    """Write the DDAS confusion table, and print the shares that were sent where they belong."""
+    found = routing(run)
+    used = {router for cell in found.values() for router in cell}
+    routers = ["CLIP", *sequence, *sorted(used - {"CLIP", *sequence})]
+    lines = [
+        [sequence[task - 1], name, *(cell.get(router, 0) for router in routers)]
+        for (task, name), cell in sorted(found.items())
+    ]
     write_table(run.path("ddas_confusion.csv"), ["after", "dataset", *routers], lines)
-    learnt = unlearnt = to_own = to_clip = 0
-    for (task, name), share in shares.items():
-        total = sum(share.values())
-        if name in sequence[:task]:
-            learnt, to_own = learnt + 1, to_own + share.get(name, 0) / total
-        else:
-            unlearnt, to_clip = unlearnt + 1, to_clip + share.get("CLIP", 0) / total
+
+    def share(learnt: bool) -> str:
+        cells = {key: cell for key, cell in found.items() if (key[1] in sequence[: key[0]]) == learnt}
+        right = [cell.get(key[1] if learnt else "CLIP", 0) / sum(cell.values()) for key, cell in cells.items()]
+        return f"{100 * sum(right) / len(right):.1f} %" if right else "none"
+
     print(
-        f"\nDDAS: {100 * to_own / max(1, learnt):.1f} % of the images of learnt sets went to their own router, "
-        f"{100 * to_clip / max(1, unlearnt):.1f} % of those of sets not learnt yet to the original CLIP"
+        f"\nDDAS sent to their own router: {share(True)} of the images of sets learnt; "
+        f"to the original CLIP: {share(False)} of the images of sets not learnt yet."
     )

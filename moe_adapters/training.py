@@ -73,8 +73,10 @@ def train_adapters(
         if options.balance_loss_weight:
             loss = loss + options.balance_loss_weight * sum(block.balance for block in moe_blocks(model))
         optimizer.zero_grad()
+        counts = count_choices(
+            model
+        )  # read before the backward pass: the host need not wait for the device's end of it
         loss.backward()
-        counts = count_choices(model)
         drop_unchosen_gradients(model, counts)
         optimizer.step()
         choose_map += counts

@@ -220,9 +220,7 @@ def mask_task(logits: Tensor, task: int, classes_per_task: int) -> Tensor:
     return masked
 
 
-def class_and_task_il(
-    logits: Tensor, labels: Tensor, task: int, classes_per_task: int
-) -> tuple[float, float]:
+def class_and_task_il(logits: Tensor, labels: Tensor, task: int, classes_per_task: int) -> tuple[float, float]:
     """Class-IL and task-IL accuracy of a task's samples: logits (N, C), labels (N,); fractions, unrounded.
 
     Class-IL takes the best of all classes, task-IL the best of the task's own. ALTA reports the mean over the

@@ -15,7 +15,8 @@ def decode(dataset: Dataset, name: str, batch_size: int, workers: int = 0) -> tu
     """
     loader = DataLoader(dataset, batch_size, num_workers=workers, worker_init_fn=leave_signals_to_parent)
     pixels, labels, filled = None, torch.empty(len(dataset), dtype=torch.long), 0
-    for images, targets in tqdm(loader, desc=f"decode/{name}", unit="batch", leave=False, dynamic_ncols=True, disable=None):
+    bar = tqdm(loader, desc=f"decode/{name}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
+    for images, targets in bar:
         if pixels is None:
             pixels = torch.empty(len(dataset), *images.shape[1:], dtype=torch.uint8)
         pixels[filled : filled + len(images)] = images

@@ -5,7 +5,6 @@ Thunderbeee/ZSCL mtil/src/models/evaluation.py:L10-L58.
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -14,7 +14,7 @@ from common.errors import UserError
 def pick_device(name: str = "auto") -> torch.device:
     """'auto' (CUDA when there is one), 'cpu', 'cuda', 'cuda:1', ...; raises UserError for one that is not here."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -23,6 +23,8 @@ def pick_device(name: str = "auto") -> torch.device:
         raise UserError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."
         )
+    if device.type == "cuda":  # float32 means float32: torch lets convolutions round to TF32 unless told otherwise
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return device
 
 

@@ -61,8 +61,12 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
 def test_records_are_tidy_lines_and_a_key_is_replaced(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     run.record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 10.0}])
-    run.record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 20.0},
-                {"dataset": "B", "after_task": 1, "metric": "accuracy", "value": 30.0}])
+    run.record(
+        [
+            {"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 20.0},
+            {"dataset": "B", "after_task": 1, "metric": "accuracy", "value": 30.0},
+        ]
+    )
     lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
     assert [(line["dataset"], line["value"]) for line in lines] == [("A", 20.0), ("B", 30.0)]
     assert all(line["paper"] == "none" and line["seed"] == 1 and line["run"] == str(tmp_path) for line in lines)
@@ -89,7 +93,7 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
 
 
 def train(run: Run, stop_at: int | None = None, interrupt_at: int | None = None) -> torch.nn.Module:
-    """Twenty steps that depend on everything a resume must restore: weights, Adam's moments, two generators, a count."""
+    """Twenty steps that depend on all that a resume must restore: weights, moments, two generators, a count."""
     torch.manual_seed(5)
     model, own = torch.nn.Linear(4, 4), torch.Generator().manual_seed(9)
     optimizer, count = torch.optim.Adam(model.parameters()), torch.zeros(1)

@@ -17,13 +17,20 @@ TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
 
 def start(arguments: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-m", "moe_adapters.main", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, "-m", "moe_adapters.main", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
 def records(folder: Path) -> list[tuple]:
     lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
-    return [(line["dataset"], line["after_task"], line["metric"], line["value"]) for line in lines if line["metric"] not in TIMES]
+    return [
+        (line["dataset"], line["after_task"], line["metric"], line["value"])
+        for line in lines
+        if line["metric"] not in TIMES
+    ]
 
 
 def test_a_run_killed_ten_times_equals_an_unbroken_one(tiny_world: list[str], tmp_path: Path) -> None:
