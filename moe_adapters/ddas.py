@@ -52,9 +52,10 @@ def alexnet_features(weights: str | Path | None = None) -> nn.Module:
             ) from error
     else:
         state_dict = load_tensors(weights)
-    model = alexnet()
+    with torch.device("meta"):  # no random weights drawn to be overwritten
+        model = alexnet()
     try:
-        model.load_state_dict(state_dict)
+        model.load_state_dict(state_dict, assign=True)
     except RuntimeError as error:
         raise UserError(f"{weights} does not hold torchvision's AlexNet: {error}") from error
     # without the last two modules, as upstream cuts them: ReLU and max-pool after the fifth convolution

@@ -41,24 +41,27 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     args.device = pick_device(args.device)
     args.workers = automatic_workers() if args.workers is None else args.workers
-    check_inputs(args)
+    extractor = check_inputs(args)
     if args.eval_only and (args.load is None or Path(args.load).is_file()):
-        evaluate_checkpoint_file(args, load_model(args)[0], load_extractor(args))
+        evaluate_checkpoint_file(args, load_model(args)[0], extractor)
         return
     run = open_run(args)
     if not args.eval_only and args.train_chooser:
-        train_chooser_chain(run, args)
+        train_chooser_chain(run, args, extractor)
     if not args.eval_only and args.ffn_adapt:
         train_adapter_chain(run, args)
     if args.eval_datasets:
         if not_evaluated(run, args):
-            evaluate_sequence(run, args, load_model(args)[0], load_extractor(args))
+            evaluate_sequence(run, args, load_model(args)[0], extractor)
         show_results(run, args)
     run.finish()
 
 
-def check_inputs(args: argparse.Namespace) -> None:
-    """Everything a call will read, looked for before anything is built; one message lists all that is missing."""
+def check_inputs(args: argparse.Namespace) -> nn.Module | None:
+    """Look for everything a call will read before CLIP is built; one message lists all that is missing.
+
+    Returns the feature extractor of DDAS, or None when the call has no use for it.
+    """
     problems = [
         f"{path} does not exist." for path in (args.load, args.load_autochooser) if path and not Path(path).exists()
     ]
@@ -67,13 +70,15 @@ def check_inputs(args: argparse.Namespace) -> None:
         lambda: None if args.model == MINI else find_weights(args.model),
         lambda: load_extractor(args),
     ]
+    extractor = None
     for check in checks:
         try:
-            check()
+            extractor = check()
         except UserError as error:
             problems.append(str(error))
     if problems:
         raise UserError("\n".join(problems))
+    return extractor
 
 
 def open_run(args: argparse.Namespace) -> Run:
@@ -175,13 +180,13 @@ def few_shot_or_all(args: argparse.Namespace, full: Dataset) -> tuple[Dataset, i
 # The autoencoders of DDAS
 
 
-def train_chooser_chain(run: Run, args: argparse.Namespace) -> None:
+def train_chooser_chain(run: Run, args: argparse.Namespace, extractor: nn.Module) -> None:
     """Train autoencoder 0 on the reference set and j + 1 on task j; each file holds all of them so far."""
     names = [REFERENCE_SET, *args.train_dataset] if is_sequence(args) else args.train_dataset
     paths = [run.folder / f"{checkpoint_name(name, chooser=True)}.pth" for name in names]
     if all(path.exists() for path in paths):
         return
-    extractor, (_, train_transform, _) = load_extractor(args), clip.load(args.model)
+    _, train_transform, _ = clip.load(args.model)
     if not is_sequence(args):
         before = Path(args.load) if args.load else None
         total = args.iterations[0] if args.iterations else None

@@ -320,8 +320,11 @@ def build_model(state_dict: dict[str, Tensor]) -> CLIP:
         for key, value in state_dict.items()
         if key not in ("input_resolution", "context_length", "vocab_size")
     }
-    model = CLIP(config_from_state_dict(state_dict))
-    model.load_state_dict(
-        {key: value.float() if value.is_floating_point() else value for key, value in state_dict.items()}
-    )
+    with torch.device("meta"):  # no random weights drawn to be overwritten
+        model = CLIP(config_from_state_dict(state_dict))
+    copies = {
+        key: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
+        for key, value in state_dict.items()
+    }
+    model.load_state_dict(copies, assign=True)
     return model.eval()
