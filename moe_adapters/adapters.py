@@ -248,10 +248,11 @@ def experts_to_freeze(model: CLIP, choose_map: Tensor, text_index_bug: bool = Fa
     depth = len(image_blocks(model))
     image_map, text_map = choose_map[:depth], choose_map[depth:]
     names = []
-    for block in range(depth):
-        visual = most_chosen((text_map if text_index_bug else image_map)[block])
-        names += _expert_names("visual.transformer", block, visual)
-        if len(text_map):
+    for block in range(max(len(image_map), len(text_map))):  # the towers of some CLIPs differ in depth
+        if block < len(image_map):
+            counts = text_map[block] if text_index_bug and block < len(text_map) else image_map[block]
+            names += _expert_names("visual.transformer", block, most_chosen(counts))
+        if block < len(text_map):
             names += _expert_names("transformer", block, most_chosen(text_map[block]))
     return names
 

@@ -250,14 +250,15 @@ def land(labels: np.ndarray, scene: Scene) -> None:
 
 
 def flowers(labels: np.ndarray, scene: Scene) -> None:
-    """Three to eight petals in four colours."""
-    count, n = labels // 4 + 3, len(labels)
-    petal = palette(scene, [RED, YELLOW, BLUE, WHITE], labels % 4)
-    start = scene.rng.random(n) * 360
+    """Three, four, five, six or eight petals in five colours, the first petal about upright."""
+    kind, n = labels // 5, len(labels)
+    count = np.array([3, 4, 5, 6, 8])[kind]
+    petal = palette(scene, [RED, YELLOW, BLUE, WHITE, PURPLE], labels % 5)
+    start = scene.rng.random(n) * 24 - 12
     field = np.full_like(scene.x, 9)
     for k in range(8):
         x, y = rotate(scene.x, scene.y, start + k * 360.0 / count)
-        width = per_image(np.array([0.42, 0.36, 0.3, 0.27, 0.23, 0.2], dtype="f4")[count - 3])
+        width = per_image(np.array([0.38, 0.34, 0.3, 0.26, 0.2])[kind])
         away = np.sqrt((x / width) ** 2 + ((y + 0.52) / 0.44) ** 2) - 1
         field = np.where((k < count)[:, None, None], np.minimum(field, away * width), field)
     scene.figure(field, petal)

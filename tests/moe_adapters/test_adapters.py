@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from common.clip.model import CLIP, CLIPConfig
 from moe_adapters.adapters import (
     ADAPTER_DROPOUT,
     ORIGINAL_CLIP,
@@ -153,8 +154,6 @@ def test_squared_variation_of_one_expert_is_zero() -> None:
 
 
 def small_clip() -> torch.nn.Module:
-    from common.clip.model import CLIP, CLIPConfig
-
     return CLIP(CLIPConfig(16, 16, 2, 64, 8, 8, 30, 64, 1, 2))
 
 
@@ -195,3 +194,12 @@ def test_adapters_of_a_new_model_add_nothing() -> None:
             block.task_id = 0
         after = model(images, tokens)[0]
     assert torch.equal(before, after)
+
+
+def test_towers_of_different_depth_freeze_their_own_blocks() -> None:
+    model = insert_adapters(CLIP(CLIPConfig(16, 16, 3, 64, 8, 8, 30, 64, 1, 1)), experts=4, topk=2, routers=1)
+    frozen = experts_to_freeze(model, torch.tensor([[4.0, 3, 2, 1]] * 4))
+    assert {name.split(".adaptmlp")[0] for name in frozen} == {
+        *(f"visual.transformer.resblocks.{block}" for block in range(3)),
+        "transformer.resblocks.0",
+    }
