@@ -224,68 +224,73 @@ def _named(names: list[str] | None) -> list[str] | None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    training = not args.eval_only
-    rules = [
-        (args.epochs and args.iterations, "--epochs and --iterations exclude each other; give one of them."),
-        (
-            training and not args.train_dataset,
-            "nothing to do: give --train-dataset to train, or --eval-only with --load and --eval-datasets.",
-        ),
-        (
-            training and not (args.epochs or args.iterations),
-            "how long to train is missing; give --iterations or --epochs.",
-        ),
-        (training and not args.save, "--save is missing: the folder for checkpoints and records."),
-        (args.eval_only and not args.eval_datasets, "--eval-only needs --eval-datasets."),
-        (
-            args.eval_only and not args.load and not args.no_ddas,
-            "--eval-only needs --load (only --no-ddas can do without: the zero-shot row).",
-        ),
-        (
-            sum((args.autorouter, args.oracle_task_id, args.no_ddas)) > 1,
-            "--autorouter, --oracle-task-id and --no-ddas exclude each other.",
-        ),
-        (
-            args.autorouter and args.threshold is None,
-            "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features).",
-        ),
-        (
-            args.few_shot == 0 or args.few_shot < -1,
-            f"--few_shot {args.few_shot}: give a positive number, or -1 for all images.",
-        ),
-        (
-            training and not args.train_chooser and not (args.ffn_adapt and args.apply_moe),
-            "training needs --ffn_adapt --apply_moe.",
-        ),
-        (args.topk > args.experts_num, f"--topk {args.topk} is more than --experts_num {args.experts_num}."),
-        (
-            args.train_dataset and len(set(args.train_dataset)) < len(args.train_dataset),
-            "--train-dataset names a data set twice.",
-        ),
-        (args.template is not None and "{}" not in args.template, "--template needs {} where the class name stands."),
-    ]
+    """Raise UserError for the first thing on the command line that is missing or contradicts another."""
+    rules = [*_missing(args), *_contradictions(args)]
+    if not args.eval_only:
+        rules += _sequence_rules(args) if is_sequence(args) else _one_task_rules(args)
     for wrong, message in rules:
         if wrong:
             raise UserError(message)
-    sequence = args.train_dataset or []
-    if training and is_sequence(args):
-        for flag, values in (("--lr", args.lr), ("--iterations", args.iterations or [0])):
-            if len(values) not in (1, len(sequence)):
-                raise UserError(
-                    f"{flag} has {len(values)} values for {len(sequence)} data sets; give one, or one each."
-                )
-        if len(args.chooser_iterations) != 2:
-            raise UserError("--chooser-iterations takes two numbers: of the reference set, of each task.")
-        if len(sequence) > args.task_num:
-            raise UserError(f"{len(sequence)} tasks need as many routers: --task_num {len(sequence)} or more.")
-    elif training and len(args.lr) + len(args.iterations or [0]) > 2:
-        raise UserError("several values of --lr or --iterations need several data sets in --train-dataset.")
-    elif training and not 0 <= args.task_id < args.task_num + args.train_chooser:
-        what = "autoencoder (0: reference set)" if args.train_chooser else "router"
-        raise UserError(
-            f"--task_id {args.task_id}: training one data set needs the number of its {what}, "
-            f"from 0 to {args.task_num + args.train_chooser - 1}."
-        )
+
+
+Rule = tuple[Any, str]  # what is wrong if true, and how it is told
+
+
+def _missing(args: argparse.Namespace) -> list[Rule]:
+    training = not args.eval_only
+    chooser_only = args.train_chooser and not is_sequence(args)
+    nothing = "nothing to do: give --train-dataset to train, or --eval-only with --load and --eval-datasets."
+    threshold = "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features)."
+    load = "--eval-only needs --load (only --no-ddas can do without: the zero-shot row)."
+    length = "how long to train is missing; give --iterations or --epochs."
+    return [
+        (training and not args.train_dataset, nothing),
+        (training and not (args.epochs or args.iterations), length),
+        (training and not args.save, "--save is missing: the folder for checkpoints and records."),
+        (training and not chooser_only and not args.ffn_adapt, "training needs --ffn_adapt --apply_moe."),
+        (args.eval_only and not args.eval_datasets, "--eval-only needs --eval-datasets."),
+        (args.eval_only and not args.load and not args.no_ddas, load),
+        (args.autorouter and args.threshold is None, threshold),
+    ]
+
+
+def _contradictions(args: argparse.Namespace) -> list[Rule]:
+    names, selectors = args.train_dataset or [], (args.autorouter, args.oracle_task_id, args.no_ddas)
+    single = "--ffn_adapt and --apply_moe go together: a single adapter without routers is not part of this project."
+    shots = f"--few_shot {args.few_shot}: give a positive number, or -1 for all images."
+    template = args.template
+    return [
+        (args.epochs and args.iterations, "--epochs and --iterations exclude each other; give one of them."),
+        (sum(selectors) > 1, "--autorouter, --oracle-task-id and --no-ddas exclude each other."),
+        (args.ffn_adapt != args.apply_moe, single),
+        (args.few_shot == 0 or args.few_shot < -1, shots),
+        (args.topk > args.experts_num, f"--topk {args.topk} is more than --experts_num {args.experts_num}."),
+        (len(set(names)) < len(names), "--train-dataset names a data set twice."),
+        (template is not None and "{}" not in template, "--template needs {} where the class name stands."),
+    ]
+
+
+def _sequence_rules(args: argparse.Namespace) -> list[Rule]:
+    tasks = len(args.train_dataset)
+    rules = [
+        (
+            len(args.chooser_iterations) != 2,
+            "--chooser-iterations takes two numbers: of the reference set, of each task.",
+        ),
+        (tasks > args.task_num, f"{tasks} tasks need as many routers: --task_num {tasks} or more."),
+    ]
+    for flag, values in (("--lr", args.lr), ("--iterations", args.iterations or [0])):
+        wrong = f"{flag} has {len(values)} values for {tasks} data sets; give one, or one each."
+        rules.append((len(values) not in (1, tasks), wrong))
+    return rules
+
+
+def _one_task_rules(args: argparse.Namespace) -> list[Rule]:
+    lists = "several values of --lr or --iterations need several data sets in --train-dataset."
+    highest = args.task_num if args.train_chooser else args.task_num - 1
+    what = "autoencoder (0: reference set)" if args.train_chooser else "router"
+    number = f"--task_id {args.task_id}: training one data set needs the number of its {what}, from 0 to {highest}."
+    return [(len(args.lr) > 1 or len(args.iterations or [0]) > 1, lists), (not 0 <= args.task_id <= highest, number)]
 
 
 def is_sequence(args: argparse.Namespace) -> bool:

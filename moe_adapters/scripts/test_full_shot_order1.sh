@@ -4,6 +4,6 @@
 set -euo pipefail
 exec "${PYTHON:-python}" -m moe_adapters.main --train-mode=adapter --eval-only --train-dataset=order1 --eval-datasets=order1 \
   --load ckpt/full_shot_order1_1000iters \
-  --ffn_adapt_where AdapterDoubleEncoder --ffn_adapt --apply_moe --multi_experts --experts_num 22 \
+  --ffn_adapt_where AdapterDoubleEncoder --ffn_adapt --apply_moe --experts_num 22 \
   --autorouter --threshold=655e-4 \
   --save ckpt/test_full_shot_order1 "$@"

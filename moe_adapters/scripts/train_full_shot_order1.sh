@@ -7,7 +7,7 @@
 set -euo pipefail
 exec "${PYTHON:-python}" -m moe_adapters.main --train-mode=adapter --method finetune --train-dataset=order1 \
   --lr=5e-3,1e-3,5e-3,1e-3,1e-4,1e-3,1e-3,1e-4,1e-3,1e-3,1e-3 --ls 0.2 --iterations 1000 \
-  --ffn_adapt_where AdapterDoubleEncoder --ffn_adapt --apply_moe --multi_experts --experts_num 22 \
+  --ffn_adapt_where AdapterDoubleEncoder --ffn_adapt --apply_moe --experts_num 22 \
   --is_train --frozen --frozen-path frozen_list_experts_1000epoch22 --repeat_train \
   --train_chooser --chooser-iterations 1000,300 \
   --eval-datasets=order1 --autorouter --threshold=655e-4 \
