@@ -1,0 +1,212 @@
+"""Clock, rows and table that the benchmarks of all papers share."""
+
+import gc
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.training.device import peak_memory_mib
+
+VOID_ABOVE = 1e-4  # two subjects that differ by more do not compute the same thing: no ratio is told
+Subject = Callable[[], list[float]]  # one turn: the milliseconds of every timed call
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the command line decides for every paper's benchmark."""
+
+    device: torch.device
+    small: bool
+    steps: int
+    warmup: int
+    batch_size: int | None
+    classes: tuple[int, ...]
+
+    @property
+    def turns(self) -> int:
+        """How often the subjects of a cell take turns: other load on the machine then meets all of them."""
+        return min(3, max(1, self.steps // 4))
+
+
+@dataclass
+class Row:
+    """One subject of one cell. `ratio` is against the cell's first subject, by its median; `unit` names the ratio."""
+
+    cell: str
+    subject: str
+    ms_median: float
+    ms_quartile1: float
+    ms_quartile3: float
+    calls: int
+    images_per_s: float | None = None
+    peak_memory_mib: float | None = None
+    ratio: float | None = None
+    target: str = ""
+    difference: float | None = None
+
+
+class Clock:
+    """Milliseconds between start() and stop(): CUDA events on a GPU, the process's own time on a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.cuda = device.type == "cuda"
+        self.marks: list[Any] = []
+
+    def mark(self) -> None:
+        if self.cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self.marks.append(event)
+        else:
+            self.marks.append(time.process_time())
+
+    start = stop = mark
+
+    def times(self) -> list[float]:
+        """Every interval measured so far."""
+        pairs = list(zip(self.marks[::2], self.marks[1::2]))
+        if self.cuda:
+            torch.cuda.synchronize()
+            return [begin.elapsed_time(end) for begin, end in pairs]
+        return [1000 * (end - begin) for begin, end in pairs]
+
+
+def timed_calls(call: Callable[[], Any], sizes: Sizes) -> list[float]:
+    """One turn of a function: warm-up, then its share of the timed calls."""
+    clock = Clock(sizes.device)
+    for _ in range(sizes.warmup + max(1, sizes.steps // sizes.turns)):
+        clock.start()
+        call()
+        clock.stop()
+    return clock.times()[sizes.warmup :]
+
+
+def timed_steps(clock: Clock) -> Callable[[str, int, dict[str, Any]], Iterator[int]]:
+    """A training loop's `steps` that times what the loop does between two of them."""
+
+    def steps(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
+        for step in range(total):
+            clock.start()
+            yield step
+            clock.stop()
+
+    return steps
+
+
+def compare(cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int | None = None) -> list[Row]:
+    """Let the subjects take turns; a row each, `ratio` the median over the turns against the first subject.
+
+    Peak memory is that of a subject's first turn on a GPU; on a CPU the most the process has used until then.
+    """
+    turns: dict[str, list[list[float]]] = {subject: [] for subject in subjects}
+    memory: dict[str, float] = {}
+    for _ in range(sizes.turns):
+        for subject, run in subjects.items():
+            if sizes.device.type == "cuda":
+                gc.collect()
+                torch.cuda.reset_peak_memory_stats(sizes.device)
+            turns[subject].append(run())
+            memory.setdefault(subject, peak_memory_mib(sizes.device))
+    first = [statistics.median(times) for times in next(iter(turns.values()))]
+    rows = []
+    for subject, measured in turns.items():
+        times = list(chain.from_iterable(measured))
+        quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+        row = Row(cell, subject, quartiles[1], quartiles[0], quartiles[2], len(times))
+        row.images_per_s = images and 1000 * images / row.ms_median
+        row.peak_memory_mib = memory[subject]
+        if rows:
+            row.ratio = statistics.median(statistics.median(own) / base for own, base in zip(measured, first))
+        rows.append(row)
+    return rows
+
+
+def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    """The largest |a - b| of all tensors under the same names, each relative to its own largest |a|."""
+    worst = 0.0
+    for name, a in first.items():
+        scale = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
+        worst = max(worst, float((a - second[name]).abs().max() / scale))
+    return worst
+
+
+def verify(row: Row, found: float) -> None:
+    """Write the equality column; a ratio between things that differ is void."""
+    row.difference = found
+    if not found <= VOID_ABOVE:
+        row.ratio, row.target = None, "void: results differ"
+
+
+def context(sizes: Sizes) -> dict[str, Any]:
+    """What a number means nothing without: machine, versions, sizes."""
+    cuda = sizes.device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(sizes.device) if cuda else processor_name(),
+        "clock": "CUDA events" if cuda else "process time",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "commit": commit(),
+        "small": sizes.small,
+    }
+
+
+def processor_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """The commit that is measured, marked when files differ from it; 'unknown' outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]:
+    return about | {"rows": [{"paper": paper} | asdict(row) for paper, found in rows.items() for row in found]}
+
+
+def table(rows: list[Row]) -> str:
+    """The rows, aligned."""
+    lines = [("cell", "subject", "ms", "quartiles", "images/s", "peak MiB", "ratio", "target", "difference")]
+    for row in rows:
+        lines.append(
+            (
+                row.cell,
+                row.subject,
+                f"{row.ms_median:.1f}",
+                f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}",
+                "" if row.images_per_s is None else f"{row.images_per_s:.2f}",
+                "" if row.peak_memory_mib is None else f"{row.peak_memory_mib:.0f}",
+                "" if row.ratio is None else f"{row.ratio:.2f}",
+                row.target,
+                "" if row.difference is None else f"{row.difference:.1e}",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    text = 2  # the first columns are words, the others numbers
+    return "\n".join(
+        "  ".join(
+            part.ljust(width) if column < text else part.rjust(width)
+            for column, (part, width) in enumerate(zip(line, widths))
+        ).rstrip()
+        for line in lines
+    )
