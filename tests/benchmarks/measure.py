@@ -4,6 +4,7 @@ import gc
 import platform
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -109,8 +110,9 @@ def compare(cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int |
     """
     turns: dict[str, list[list[float]]] = {subject: [] for subject in subjects}
     memory: dict[str, float] = {}
-    for _ in range(sizes.turns):
+    for turn in range(sizes.turns):
         for subject, run in subjects.items():
+            print(f"{cell}, turn {turn + 1} of {sizes.turns}: {subject}", file=sys.stderr)
             if sizes.device.type == "cuda":
                 gc.collect()
                 torch.cuda.reset_peak_memory_stats(sizes.device)

@@ -5,7 +5,7 @@ Sizes are those of the MTIL runs: ViT-B/16, 22 experts of width 64, top-2, 11 ro
 
 import contextlib
 import copy
-import sys
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -147,7 +147,7 @@ def time_training(
     clock = Clock(sizes.device)
     total = sizes.warmup + max(1, sizes.steps // sizes.turns)
     options = replace(OPTIONS, iterations=total - 1)
-    with replaced(mixture), contextlib.redirect_stdout(sys.stderr):  # the loop tells its loss at step 0
+    with replaced(mixture), contextlib.redirect_stdout(io.StringIO()):  # the loop tells its loss at step 0
         train_adapters(model, 0, set(), tokens, batch, options, "benchmark", timed_steps(clock))
     return clock.times()[sizes.warmup :]
 
@@ -173,7 +173,7 @@ def trajectory(
             found[f"loss {now[0]}"] = F.cross_entropy(model.logit_scale.exp() * image @ text.t(), batch[now[0]][1])
 
     options = replace(OPTIONS, iterations=count - 1)
-    with replaced(mixture), contextlib.redirect_stdout(sys.stderr):
+    with replaced(mixture), contextlib.redirect_stdout(io.StringIO()):
         train_adapters(model, 0, set(), tokens, batch, options, "equality", steps)
     return found | {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 

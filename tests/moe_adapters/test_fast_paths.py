@@ -17,12 +17,13 @@ from common.datasets.transforms import CLIP_MEAN, CLIP_STD, clip_eval, clip_eval
 from common.evaluation.pixels import decode
 from moe_adapters.adapters import ORIGINAL_CLIP, count_choices, drop_unchosen_gradients, use_router
 from moe_adapters.ddas import AutoEncoder, chooser_input
-from moe_adapters.evaluation import Routes, TestSet as EvaluatedSet, class_vectors, distinct, image_features
+from moe_adapters.evaluation import Routes, class_vectors, distinct, image_features
+from moe_adapters.evaluation import TestSet as EvaluatedSet
 from moe_adapters.training import cut_prompts, moe_blocks
 from tests.benchmarks.measure import Sizes
 from tests.benchmarks.moe_adapters import (
-    OneBatch,
     Matrix,
+    OneBatch,
     build_matrix,
     domain_pixels,
     drawn_noise,
