@@ -1,9 +1,9 @@
 """Clock, rows and table that the benchmarks of all papers share."""
 
 import gc
+import math
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.runs import commit
 from common.training.device import peak_memory_mib
 
 VOID_ABOVE = 1e-4  # two subjects that differ by more do not compute the same thing: no ratio is told
@@ -40,7 +41,7 @@ class Sizes:
 
 @dataclass
 class Row:
-    """One subject of one cell. `ratio` is against the cell's first subject, by its median; `unit` names the ratio."""
+    """One subject of one cell; `ratio` is its time against that of the cell's first subject."""
 
     cell: str
     subject: str
@@ -53,6 +54,7 @@ class Row:
     ratio: float | None = None
     target: str = ""
     difference: float | None = None
+    worst_entry: float | None = None  # of any parameter after the equality steps; see trajectory_difference
 
 
 class Clock:
@@ -133,7 +135,9 @@ def compare(cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int |
 
 
 def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """The largest |a - b| of all tensors under the same names, each relative to its own largest |a|."""
+    """The largest |a - b| of all tensors, each relative to its own largest |a|; infinite when the names differ."""
+    if first.keys() != second.keys():
+        return math.inf
     worst = 0.0
     for name, a in first.items():
         scale = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
@@ -141,9 +145,15 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return worst
 
 
-def verify(row: Row, found: float) -> None:
-    """Write the equality column; a ratio between things that differ is void."""
-    row.difference = found
+def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    """The norm of a - b relative to a's, all tensors taken as one vector."""
+    squares = [(float((a - second[name]).square().sum()), float(a.square().sum())) for name, a in first.items()]
+    return math.sqrt(sum(apart for apart, _ in squares) / sum(own for _, own in squares))
+
+
+def verify(row: Row, found: float, worst_entry: float | None = None) -> None:
+    """Write the equality columns; a ratio between things that differ is void."""
+    row.difference, row.worst_entry = found, worst_entry
     if not found <= VOID_ABOVE:
         row.ratio, row.target = None, "void: results differ"
 
@@ -171,24 +181,15 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def commit() -> str:
-    """The commit that is measured, marked when files differ from it; 'unknown' outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
 def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]:
     return about | {"rows": [{"paper": paper} | asdict(row) for paper, found in rows.items() for row in found]}
 
 
 def table(rows: list[Row]) -> str:
     """The rows, aligned."""
-    lines = [("cell", "subject", "ms", "quartiles", "images/s", "peak MiB", "ratio", "target", "difference")]
+    lines = [
+        ("cell", "subject", "ms", "quartiles", "images/s", "peak MiB", "ratio", "target", "difference", "worst entry")
+    ]
     for row in rows:
         lines.append(
             (
@@ -201,6 +202,7 @@ def table(rows: list[Row]) -> str:
                 "" if row.ratio is None else f"{row.ratio:.2f}",
                 row.target,
                 "" if row.difference is None else f"{row.difference:.1e}",
+                "" if row.worst_entry is None else f"{row.worst_entry:.1e}",
             )
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

@@ -38,6 +38,7 @@ from tests.benchmarks.moe_adapters import (
 from tests.benchmarks.moe_adapters_plain import full_class_vectors, loop_over_experts
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+TRAJECTORY = {"rtol": 1e-4, "atol": 1e-4}
 SMALL = Sizes(torch.device("cpu"), small=True, steps=3, warmup=0, batch_size=8, classes=(6,))
 
 
@@ -92,7 +93,7 @@ def test_three_training_steps_equal_the_plain_ones(routing: str) -> None:
     start = dict(with_adapters(plain_clip, routing, "cpu").named_parameters())
     assert fast.keys() == plain.keys() and {"loss 0", "loss 1", "loss 2"} < fast.keys()
     for name, value in plain.items():
-        assert_close(fast[name], value, **TOLERANCE, msg=name)
+        assert_close(fast[name], value, **TRAJECTORY, msg=name)
     moved = {name for name in plain if name in start and not torch.equal(start[name], plain[name])}
     assert moved and moved == {name for name in fast if name in start and not torch.equal(start[name], fast[name])}
     compare_gradients(*({name: p.grad for name, p in model.named_parameters()} for model in models))  # the last step's
