@@ -139,7 +139,8 @@ class Run:
     """One run's folder, opened by one process at a time.
 
     `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line.
-    `name` prefixes the files of a run that shares its folder (the originals' one-task calls do).
+    `name` prefixes the files of a run that shares its folder (the originals' one-task calls do). `about` joins the
+    provenance: facts that decide no number, such as the device.
     """
 
     def __init__(
@@ -150,6 +151,7 @@ class Run:
         name: str = "",
         overwrite: bool = False,
         save_interval: float = SAVE_INTERVAL,
+        about: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.labels, self.prefix = Path(folder), labels, f"{name}." if name else ""
         self.save_interval, self.seconds = save_interval, 0.0  # seconds: spent in the latest stage, resumes included
@@ -173,7 +175,7 @@ class Run:
         if overwrite:
             self._start_anew()
         self.is_new = not self.path("config.yaml").exists()
-        self._settle_config(settings)
+        self._settle_config(settings, about or {})
         self.records: list[dict[str, Any]] = self._read_records()
 
     def path(self, name: str) -> Path:
@@ -185,7 +187,7 @@ class Run:
             if path.is_file() and path.name != self.path("lock").name:
                 path.unlink()
 
-    def _settle_config(self, settings: dict[str, Any]) -> None:
+    def _settle_config(self, settings: dict[str, Any], about: dict[str, Any]) -> None:
         settings = json.loads(json.dumps(settings))  # what YAML will give back: tuples as lists, plain scalars
         path = self.path("config.yaml")
         if path.exists():
@@ -198,7 +200,7 @@ class Run:
                     "Give another output folder, or --overwrite to start anew."
                 )
             return
-        content = {"settings": settings, "labels": self.labels, "provenance": provenance()}
+        content = {"settings": settings, "labels": self.labels, "provenance": provenance() | about}
         write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     # Records

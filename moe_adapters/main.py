@@ -21,7 +21,7 @@ from common.datasets.few_shot import few_shot
 from common.errors import UserError, exit_cleanly
 from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
-from common.training.device import automatic_workers, peak_memory_mib, pick_device, seed_everything
+from common.training.device import automatic_workers, device_name, peak_memory_mib, pick_device, seed_everything
 from moe_adapters.adapters import experts_to_freeze, insert_adapters
 from moe_adapters.ddas import FEW_SHOT_LR, FULL_SHOT_LR, alexnet_features, build_autoencoders, train_autoencoder
 from moe_adapters.evaluation import (
@@ -95,7 +95,8 @@ def open_run(args: argparse.Namespace) -> Run:
         "seed": args.seed,
     }
     decides = settings(args) | {"weights": fingerprints(args), "data": data_fingerprints(args)}
-    run = Run(args.save, decides, labels, name, args.overwrite, args.save_interval)
+    about = {"device": device_name(args.device), "workers": args.workers}
+    run = Run(args.save, decides, labels, name, args.overwrite, args.save_interval, about)
     if run.is_new and not args.eval_only:
         names = args.train_dataset + ([REFERENCE_SET] if is_sequence(args) else [])
         present = [

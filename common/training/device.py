@@ -28,6 +28,13 @@ def pick_device(name: str = "auto") -> torch.device:
     return device
 
 
+def device_name(device: torch.device) -> str:
+    """A device as a reader knows it: 'cpu, 2 threads' or 'cuda:0 (NVIDIA ...)'."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device}, {torch.get_num_threads()} threads"
+
+
 def automatic_workers(most: int = 16) -> int:
     """Loader processes when the user names no number: one a usable core, `most` at most (the originals' 16)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -60,3 +60,16 @@ def test_a_run_killed_ten_times_equals_an_unbroken_one(tiny_world: list[str], tm
     for name in ("accuracy.csv", "ddas_confusion.csv", "frozen_list", "DTD.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert not list((tmp_path / "killed").glob(".*"))
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_world: list[str], tmp_path: Path) -> None:
+    long = ["--iterations", "2000", "--chooser-iterations", "1,1", "--save-interval", "1000"]
+    process = start([*SEQUENCE, *tiny_world, *long, "--save", str(tmp_path / "run")])
+    for line in process.stdout:
+        if line.startswith("adapters/MNIST: step 0"):
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.stdout.read()
+    assert process.wait() == 130
+    assert "Stopped in adapters/MNIST after step" in said and "goes on from there" in said and "Traceback" not in said
+    assert torch.load(tmp_path / "run" / "state.pth", weights_only=True)["stage"] == "adapters/MNIST"
