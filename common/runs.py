@@ -251,6 +251,8 @@ class Run:
                         f"Stopped in {stage} after step {step} of {total}; all of it is saved in "
                         f"{self.folder}. The same command goes on from there."
                     )
+        if bar.disable:  # a log file instead of a terminal: one line a stage
+            print(f"{stage}: {total} steps in {self.seconds:.0f} s", flush=True)
 
     def _save(self, stage: str, step: int, state: dict[str, Any]) -> None:
         content = {"stage": stage, "step": step, "seconds": self.seconds, "rng": _generators()}
