@@ -39,7 +39,7 @@ from moe_adapters.training import TrainingOptions, cut_prompts, train_adapters
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    args.device = pick_device(args.device)
+    args.device = pick_device(args.device, args.threads)
     args.workers = automatic_workers() if args.workers is None else args.workers
     extractor = check_inputs(args)
     if args.eval_only and (args.load is None or Path(args.load).is_file()):

@@ -23,6 +23,7 @@ IGNORED_FLAGS = {  # parsed upstream, and without effect on this method there
 }
 NOT_SETTINGS = (
     "data_location",
+    "threads",
     "no_verify",
     "save_interval",
     "device",
@@ -199,6 +200,7 @@ def _run_flags(group: Any) -> None:
     )
     group.add_argument("--preset", choices=["fewshot_v1"], action=_Preset, help="a named set of values from configs/")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    group.add_argument("--threads", type=int, help="CPU threads of torch (its own choice)")
     group.add_argument("--workers", type=int, help="loader processes (automatic)")
     group.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
     group.add_argument("--overwrite", action="store_true", help="start the output folder anew")

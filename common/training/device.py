@@ -11,8 +11,15 @@ import torch
 from common.errors import UserError
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """'auto' (CUDA when there is one), 'cpu', 'cuda', 'cuda:1', ...; raises UserError for one that is not here."""
+def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
+    """'auto' (CUDA when there is one), 'cpu', 'cuda', 'cuda:1', ...; raises UserError for one that is not here.
+
+    `threads` is the number of CPU threads torch may use, its own choice when None.
+    """
+    if threads is not None:
+        if threads < 1:
+            raise UserError(f"--threads {threads}: give 1 or more.")
+        torch.set_num_threads(threads)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
