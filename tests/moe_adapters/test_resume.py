@@ -33,9 +33,9 @@ def records(folder: Path) -> list[tuple]:
     ]
 
 
-def test_a_run_killed_ten_times_equals_an_unbroken_one(tiny_world: list[str], tmp_path: Path) -> None:
-    longer = ["--iterations", "60", "--chooser-iterations", "40,40", "--save-interval", "0"]
-    commands = {name: [*SEQUENCE, *tiny_world, *longer, "--save", str(tmp_path / name)] for name in ("whole", "killed")}
+def test_a_mini_run_killed_ten_times_equals_an_unbroken_one(tmp_path: Path) -> None:
+    mini = ["--scale", "mini", "--iterations", "25", "--chooser-iterations", "40,40", "--save-interval", "0"]
+    commands = {name: [*SEQUENCE, *mini, "--save", str(tmp_path / f"{name}-mini")] for name in ("whole", "killed")}
     unbroken = start(commands["whole"])
     moments, kills = random.Random(0), 0
     while kills < KILLS:
@@ -51,15 +51,17 @@ def test_a_run_killed_ten_times_equals_an_unbroken_one(tiny_world: list[str], tm
     last = start(commands["killed"])
     assert last.wait() == 0, last.stdout.read()
     assert unbroken.wait() == 0, unbroken.stdout.read()
-    assert records(tmp_path / "killed") == records(tmp_path / "whole")
-    names = sorted(path.name for path in (tmp_path / "whole").glob("*.pth"))
-    assert names == sorted(path.name for path in (tmp_path / "killed").glob("*.pth")) and len(names) == 7
+    assert records(tmp_path / "killed-mini") == records(tmp_path / "whole-mini")
+    names = sorted(path.name for path in (tmp_path / "whole-mini").glob("*.pth"))
+    assert names == sorted(path.name for path in (tmp_path / "killed-mini").glob("*.pth")) and len(names) == 7
     for name in names:
-        one, other = (torch.load(tmp_path / run / name, weights_only=True)["state_dict"] for run in ("whole", "killed"))
+        one, other = (
+            torch.load(tmp_path / f"{run}-mini" / name, weights_only=True)["state_dict"] for run in ("whole", "killed")
+        )
         assert all(torch.equal(one[key], other[key]) for key in one), name
     for name in ("accuracy.csv", "ddas_confusion.csv", "frozen_list", "DTD.json"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert not list((tmp_path / "killed").glob(".*"))
+        assert (tmp_path / "killed-mini" / name).read_bytes() == (tmp_path / "whole-mini" / name).read_bytes()
+    assert not list((tmp_path / "killed-mini").glob(".*"))
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_world: list[str], tmp_path: Path) -> None:
