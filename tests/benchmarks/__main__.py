@@ -18,7 +18,8 @@ DESCRIPTION = """\
 Milliseconds a step, images a second and peak memory of our own training and evaluation code, beside the same work
 done the plain way. No data and no trained weights are needed. A ratio is against the first row of its cell, and
 stands only where both rows compute the same: `difference` is the largest relative difference of losses, gradients,
-parameters (as one vector), class vectors or accuracies after the same work, and above 1e-4 the ratio is void.
+parameters, class vectors or accuracies after the same work (training steps in float64, on part of the batch), and
+above 1e-4 the ratio is void.
 
 On a GPU CUDA events are timed; on a CPU the process's own time in one thread, so that other load disturbs little.
 The subjects of a cell take turns. Peak memory on a CPU is the most the process has used so far.

@@ -54,7 +54,6 @@ class Row:
     ratio: float | None = None
     target: str = ""
     difference: float | None = None
-    worst_entry: float | None = None  # of any parameter after the equality steps; see trajectory_difference
 
 
 class Clock:
@@ -145,15 +144,9 @@ def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
     return worst
 
 
-def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """The norm of a - b relative to a's, all tensors taken as one vector."""
-    squares = [(float((a - second[name]).square().sum()), float(a.square().sum())) for name, a in first.items()]
-    return math.sqrt(sum(apart for apart, _ in squares) / sum(own for _, own in squares))
-
-
-def verify(row: Row, found: float, worst_entry: float | None = None) -> None:
-    """Write the equality columns; a ratio between things that differ is void."""
-    row.difference, row.worst_entry = found, worst_entry
+def verify(row: Row, found: float) -> None:
+    """Write the equality column; a ratio between things that differ is void."""
+    row.difference = found
     if not found <= VOID_ABOVE:
         row.ratio, row.target = None, "void: results differ"
 
@@ -187,9 +180,7 @@ def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]
 
 def table(rows: list[Row]) -> str:
     """The rows, aligned."""
-    lines = [
-        ("cell", "subject", "ms", "quartiles", "images/s", "peak MiB", "ratio", "target", "difference", "worst entry")
-    ]
+    lines = [("cell", "subject", "ms", "quartiles", "images/s", "peak MiB", "ratio", "target", "difference")]
     for row in rows:
         lines.append(
             (
@@ -202,7 +193,6 @@ def table(rows: list[Row]) -> str:
                 "" if row.ratio is None else f"{row.ratio:.2f}",
                 row.target,
                 "" if row.difference is None else f"{row.difference:.1e}",
-                "" if row.worst_entry is None else f"{row.worst_entry:.1e}",
             )
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]

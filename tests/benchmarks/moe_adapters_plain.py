@@ -17,7 +17,7 @@ def loop_over_experts(h: Tensor, chosen: Tensor, gates: Tensor, experts: nn.Modu
 
     Upstream mtil/clip/model.py:L495-L509. `nonzero` waits for the device once an expert.
     """
-    combined = torch.zeros_like(h, dtype=torch.float)
+    combined = torch.zeros_like(h).float()
     for index, expert in enumerate(experts):
         samples, place = (chosen == index).nonzero(as_tuple=True)
         out = ADAPTER_SCALE * expert.up_proj(dropout(F.relu(expert.down_proj(h[samples]))))
