@@ -73,6 +73,7 @@ class Provenance:
     """What made one record.jsonl: the config.yaml beside it and the costs among its lines."""
 
     folder: str
+    file: str  # its record.jsonl
     paper: str
     method: str
     protocol: str
@@ -227,6 +228,7 @@ def _provenance(path: Path) -> Iterator[Provenance]:
     method = next((record.method for record in records if record.after_task > 0), records[0].method)
     yield Provenance(
         folder=str(path.parent),
+        file=str(path),
         **{name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale", "seed")},
         method=str(labels.get("method", method)),
         **{name: str(made.get(name, "")) for name in ("command", "machine", "device", "started")},

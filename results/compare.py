@@ -178,11 +178,12 @@ def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]
     triple = mtil_means(matrix)
     if triple is not None:
         yield from ((matrix.method, *row) for row in _triple_rows(matrix.rows, triple))
-    row = (matrix.zero_shot or [])[: len(matrix.rows)]
-    if row and None not in row and matrix.columns[: len(row)] == matrix.rows:
+    sets = list(task_order(matrix.protocol)) or matrix.rows
+    row = (matrix.zero_shot or [])[: len(sets)]
+    if row and None not in row and matrix.columns[: len(sets)] == sets:
         yield ZERO_SHOT, "accuracy", MEAN, fmean(row)
         # a model that never learns has the same row after every task
-        yield from ((ZERO_SHOT, *told) for told in _triple_rows(matrix.rows, mtil_triple([row] * len(row))))
+        yield from ((ZERO_SHOT, *told) for told in _triple_rows(sets, mtil_triple([row] * len(row))))
 
 
 def _triple_rows(sets: list[str], triple: MTILTriple) -> Iterator[tuple[str, str, float]]:
@@ -198,10 +199,11 @@ def _triple_rows(sets: list[str], triple: MTILTriple) -> Iterator[tuple[str, str
 
 
 def mtil_means(matrix: AccuracyMatrix) -> MTILTriple | None:
-    """Transfer, Avg and Last of the learned data sets, unrounded; None when a cell of theirs is missing."""
-    count = len(matrix.rows)
+    """Transfer, Avg and Last of the learned data sets, unrounded; None when a task or a cell of theirs is missing."""
+    count, order = len(matrix.rows), task_order(matrix.protocol)
     cells = [row[:count] for row in matrix.values]
-    if not count or matrix.columns[:count] != matrix.rows or any(None in row for row in cells):
+    unfinished = bool(order) and tuple(matrix.rows) != order
+    if not count or unfinished or matrix.columns[:count] != matrix.rows or any(None in row for row in cells):
         return None
     return mtil_triple(cells)
 
