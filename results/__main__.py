@@ -157,16 +157,21 @@ def closing(data: Data, folders: list[Path], left_out: Counter[str], written: li
     where = ", ".join(map(str, folders)) or f"no folder of runs ({', '.join(map(str, RUNS))})"
     skipped = [f"{count} {why}" for why, count in left_out.items()]
     if data.problems:
-        skipped.insert(0, f"{len(data.problems)} damaged lines (named above)")
+        skipped.insert(0, f"{counted(len(data.problems), 'damaged line')} (named above)")
     verdicts = Counter(comparison.verdict for comparison in data.comparisons)
     told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
     pictures = [path for path in written if path.suffix == ".png"]
     files = [str(path) for path in written if path.suffix != ".png"]
     return (
-        f"Read {len(data.records)} records of {len(data.provenance)} runs in {where} and {len(data.published)} published "
-        f"numbers; skipped {', '.join(skipped) or 'nothing'}; verdicts: {told}. "
-        f"Written: {', '.join(files)}, {len(pictures)} figures."
+        f"Read {counted(len(data.records), 'record')} of {counted(len(data.provenance), 'run')} in {where} and "
+        f"{counted(len(data.published), 'published number')}; skipped {', '.join(skipped) or 'nothing'}; verdicts: {told}. "
+        f"Written: {', '.join(files)}, {counted(len(pictures), 'figure')}."
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 record, 2 records."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def verify(args: argparse.Namespace) -> bool:
