@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as Canvas
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*"
+MARKERS = "osD^vP*"  # as many as colours
 PUBLISHED = "#7A7A7A"
 FRONT = ("mtil-order1", "cil-cifar100-10x10")  # drawn from published numbers alone when nothing was run
 BARS = ("transfer", "avg", "last")
@@ -30,6 +30,7 @@ WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and th
 DPI = 130
 
 Curve = list[tuple[int, float]]  # (after task, accuracy in percent)
+Point = tuple[float, float, str, bool]  # cost, Last, method, whether measured
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def _save(figure: "Canvas", path: Path, title: str) -> None:
 def _heat_maps(found: list[AccuracyMatrix], scale: str) -> list[Figure]:
     methods: dict[tuple[str, str], list[AccuracyMatrix]] = {}
     for matrix in found:
-        if len(matrix.columns) <= WIDEST_MATRIX:
+        if 1 < len(matrix.columns) <= WIDEST_MATRIX:
             methods.setdefault((matrix.protocol, matrix.method), []).append(matrix)
     return [_heat_map(protocol, method, seeds, scale) for (protocol, method), seeds in methods.items()]
 
@@ -174,7 +175,7 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
     title = _title(f"{', '.join(labels.metric(name) for name in metrics)}: {what}", protocol, data.scale)
 
     def draw(path: Path) -> None:
-        height = 1.6 + (0.62 if run else 0.36) * len(rows)
+        height = 1.6 + (0.48 if run else 0.36) * len(rows)
         figure, panels = _canvas(len(metrics), 2.2 + 3.3 * len(metrics), height, share_y=True)
         for panel, metric in zip(panels, metrics):
             _bar_panel(panel, [numbers.get(metric) for numbers in rows.values()], run, data.scale == "paper")
@@ -189,16 +190,17 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
 
 
 def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, with_published: bool) -> None:
-    both = run and with_published
-    published_look = {"facecolor": "#E8EBEE", "edgecolor": PUBLISHED, "hatch": "///" if both else "", "linewidth": 0.8}
+    published_look = {"facecolor": "#E8EBEE", "edgecolor": PUBLISHED, "hatch": "///" if run else "", "linewidth": 0.8}
     for place, item in enumerate(items):
         if item is None:
             continue
-        if with_published and item.published is not None:
-            _bar(panel, place - 0.2 * both, item.published, item.published_std, 0.38 if both else 0.6, published_look)
+        published = item.published if with_published else None
+        shift = 0.2 if published is not None and item.mean is not None else 0.0
+        height = 0.38 if run and with_published else 0.6
+        if published is not None:
+            _bar(panel, place - shift, published, item.published_std, height, published_look)
         if item.mean is not None:
-            look = {"color": COLOURS[0]}
-            _bar(panel, place + 0.2 * both, item.mean, item.std, 0.38 if both else 0.6, look)
+            _bar(panel, place + shift, item.mean, item.std, height, {"color": COLOURS[0]})
     panel.set_xlim(0, 112)
     panel.set_xticks(range(0, 101, 20))
     panel.grid(visible=False, axis="y")
@@ -304,28 +306,38 @@ def _costs(data: Data, protocol: str) -> list[Figure]:
     title = _title("Cost against accuracy", protocol, data.scale)
 
     def draw(path: Path) -> None:
-        from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
-
-        figure, axes = _canvas(len(panels), 1 + 5.6 * len(panels), 4.6)
+        figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), 4.6)
+        names = dict.fromkeys(point[2] for _, points in panels for point in points)
+        looks = {name: (COLOURS[place % 7], MARKERS[(place + place // 7) % 7]) for place, name in enumerate(names)}
         for panel, (name, points) in zip(axes, panels):
-            for x, last, label, is_measured in points:
-                colour = COLOURS[0] if is_measured else "none"
-                panel.scatter(x, last, s=55, color=colour, edgecolors=COLOURS[0] if is_measured else PUBLISHED,
-                              marker="o" if is_measured else "D", zorder=3)  # fmt: skip
-                panel.annotate(plain(label), (x, last), xytext=(7, 5), textcoords="offset points", fontsize=9)
-            panel.set_xscale("log")
-            panel.margins(0.25)
-            panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
-            panel.xaxis.set_minor_formatter(NullFormatter())
-            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            _cost_panel(panel, points, looks)
             panel.set_xlabel(f"{name}, log scale")
-            panel.set_ylabel("Last (%)")
-        _save(figure, path, f"{title}\nfilled: measured" + ("" if data.scale == "mini" else ", hollow: published"))
+        handles = [_mark(colour, marker) for colour, marker in looks.values()]
+        figure.legend(handles, [plain(name) for name in names], loc="outside right upper", frameon=False, fontsize=9)
+        _save(figure, path, title + ("" if data.scale == "mini" else "\nfilled: measured, hollow: published"))
 
     return [_figure("cost", protocol, "", data.scale, title, draw)]
 
 
-Point = tuple[float, float, str, bool]  # cost, Last, method, whether measured
+def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, str]]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    for x, last, name, is_measured in points:
+        colour, marker = looks[name]
+        face = colour if is_measured else "none"
+        panel.scatter(x, last, s=60, facecolor=face, edgecolor=colour, marker=marker, linewidth=1.5, zorder=3)
+    panel.set_xscale("log")
+    panel.margins(0.12)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set_ylabel("Last (%)")
+
+
+def _mark(colour: str, marker: str) -> object:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
 
 
 def _seconds_points(data: Data, protocol: str) -> list[Point]:

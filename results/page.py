@@ -35,8 +35,9 @@ thead tr:first-child th[colspan] { background: #3e6289; text-align: center; bord
 td { border-top: 1px solid #e6ebef }
 td.text, th.text, td.name, th.name { text-align: left }
 td.name { font-weight: 600 }
-td:first-child, th:first-child { position: sticky; left: 0; max-width: 13rem; white-space: normal }
-td:first-child { background: #fff }
+td.name:first-child, th.name:first-child { position: sticky; left: 0; min-width: 7.5rem; white-space: normal }
+td.name:first-child { background: #fff }
+@media (min-width: 60rem) { td.name:first-child { white-space: nowrap } }
 tr.setting td { background: #eef2f6; text-align: left; max-width: none; font-weight: 600 }
 tr.setting span { position: sticky; left: .55rem }
 td.text.long { white-space: normal; min-width: 14rem }

@@ -164,6 +164,7 @@ def _table_sheet(sheet: Worksheet, table: Table, scale: str) -> None:
             cell = put(sheet, row, column, value, cells.BOLD if kind == "name" else cells.PLAIN, formats.get(kind, ""))
             if name:
                 cells.verdict(cell, name)
+                cell.alignment = cells.CENTRE if kind == "verdict" else cells.MIDDLE
             elif kind in ("code", "source"):
                 cell.font = cells.SMALL
             if row > HEAD_ROW + 1 and values[0] != table.rows[row - HEAD_ROW - 2][0]:
