@@ -164,7 +164,8 @@ def closing(data: Data, folders: list[Path], left_out: Counter[str], written: li
     files = [str(path) for path in written if path.suffix != ".png"]
     return (
         f"Read {counted(len(data.records), 'record')} of {counted(len(data.provenance), 'run')} in {where} and "
-        f"{counted(len(data.published), 'published number')}; skipped {', '.join(skipped) or 'nothing'}; verdicts: {told}. "
+        f"{counted(len(data.published), 'published number')}; skipped {', '.join(skipped) or 'nothing'}; "
+        f"verdicts: {told}. "
         f"Written: {', '.join(files)}, {counted(len(pictures), 'figure')}."
     )
 
@@ -188,9 +189,7 @@ def verify(args: argparse.Namespace) -> bool:
         raise UserError(f"{args.target} is neither a run's folder nor a known protocol. {nearest(args.target, known)}")
     scale = args.scale or ("mini" if is_run and all(record.scale == "mini" for record in records) else "paper")
     measured = [
-        record
-        for record in select(records, scale, args.protocol, args.paper)[0]
-        if record.protocol in protocols
+        record for record in select(records, scale, args.protocol, args.paper)[0] if record.protocol in protocols
     ]
     comparisons = compare(published if scale == "paper" else [], measured)
     tell_problems(problems)

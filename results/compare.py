@@ -145,9 +145,7 @@ def _comparison(entry: Published, numbers: list[_Measured]) -> Comparison:
 def _unpublished(numbers: list[_Measured]) -> Comparison:
     mean, std, seeds, note = _over_seeds(numbers)
     measured = {"mean": mean, "std": std, "seeds": seeds, "difference": None, "verdict": NO_PUBLISHED, "note": note}
-    return Comparison(
-        numbers[0].paper, *numbers[0].key, published=None, published_std=None, source="", **measured
-    )
+    return Comparison(numbers[0].paper, *numbers[0].key, published=None, published_std=None, source="", **measured)
 
 
 def _measured(records: list[Record]) -> Iterator[_Measured]:

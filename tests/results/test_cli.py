@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,7 +66,7 @@ def test_two_hundred_records_of_five_papers_with_ten_damaged(tmp_path: Path) -> 
     good, bad = runs_with_damage(tmp_path / "runs")
     assert (len(good), len(bad)) == (190, 10)
     command = [sys.executable, "-m", "results", "--runs", tmp_path / "runs", "--out", tmp_path / "out"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
     assert len(warnings) == 10
@@ -189,3 +188,10 @@ def test_verify_tells_damage(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 def test_verify_refuses_a_folder_without_records(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert exit_code("verify", tmp_path) == 2
     assert "holds no readable record.jsonl" in capsys.readouterr().err
+
+
+def test_reading_and_drawing_load_no_torch() -> None:
+    modules = "results.__main__, results.spreadsheet, results.figures, results.page"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"  # half a gigabyte, and seconds, for nothing

@@ -93,7 +93,12 @@ def test_lines_from_before_the_schema_field_are_of_version_1(tmp_path: Path) -> 
 
 
 def test_filters_keep_telling_problems(tmp_path: Path) -> None:
-    lines = [{"scale": "mini"}, {"dataset": "DTD", "protocol": "mtil-order2"}, {"dataset": "Food", "paper": "alta"}, "{\n"]
+    lines = [
+        {"scale": "mini"},
+        {"dataset": "DTD", "protocol": "mtil-order2"},
+        {"dataset": "Food", "paper": "alta"},
+        "{\n",
+    ]
     write_lines(tmp_path, lines)
     assert [record.scale for record in read_records([tmp_path], scale="mini")[0]] == ["mini"]
     assert [record.dataset for record in read_records([tmp_path], protocol="mtil-order2")[0]] == ["DTD"]

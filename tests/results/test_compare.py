@@ -168,7 +168,9 @@ def test_an_unfinished_sequence_has_a_matrix_but_no_means(tmp_path: Path) -> Non
     records = records_of(tmp_path, [line for line in lines if line["after_task"] <= 3])
     (matrix,) = matrices(records)
     assert matrix.values == values[:3].tolist() and matrix.rows == ["Aircraft", "Caltech101", "CIFAR100"]
-    holed = records_of(tmp_path / "holed", [line for line in lines if (line["after_task"], line["dataset"]) != (4, "DTD")])
+    holed = records_of(
+        tmp_path / "holed", [line for line in lines if (line["after_task"], line["dataset"]) != (4, "DTD")]
+    )
     (matrix,) = matrices(holed)
     assert matrix.values[3][3] is None and mtil_means(matrix) is None
     assert not [c for c in compare([], holed) if c.method == "ZSCL"]

@@ -19,15 +19,7 @@ NOTEBOOK_METHODS = ("Fine-tuning", "LwF", "iCaRL", "LwF-VR", "WiSE-FT", "ZSCL*",
 
 
 def key(entry: Published) -> tuple[object, ...]:
-    return (
-        entry.paper,
-        entry.protocol,
-        entry.method,
-        entry.backbone,
-        entry.metric,
-        entry.dataset,
-        entry.after_task,
-    )
+    return (entry.paper, entry.protocol, entry.method, entry.backbone, entry.metric, entry.dataset, entry.after_task)
 
 
 def zscl_matrices() -> dict[tuple[str, str], AccuracyMatrix]:
