@@ -55,7 +55,7 @@ def put(sheet: Worksheet, row: int, column: int, value: object, font: Font = PLA
     (= + - @, tab) it is marked as quoted. Control characters, which the format forbids, are dropped.
     """
     cell = sheet.cell(row, column)
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+    if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
         return cell
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         cell.value = value

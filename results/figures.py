@@ -152,9 +152,9 @@ def _numbers(data: Data, protocol: str) -> dict[str, dict[str, Comparison]]:
     for item in data.comparisons:
         column, _ = labels.REPORTED.get(item.metric, (item.metric, ""))
         is_total = item.dataset == "mean" or not protocol.startswith("mtil")
-        if item.protocol == protocol and is_total and column in BARS and "macro" not in item.metric:
-            if data.scale == "paper" or item.mean is not None:
-                rows.setdefault(_label(item), {}).setdefault(column, item)
+        is_shown = column in BARS and "macro" not in item.metric and (data.scale == "paper" or item.mean is not None)
+        if item.protocol == protocol and is_total and is_shown:
+            rows.setdefault(_label(item), {}).setdefault(column, item)
     return rows
 
 

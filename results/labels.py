@@ -52,8 +52,8 @@ SHEETS = (
     ("DomainNet", "DomainNet, class- and domain-incremental.", r"\w+-domainnet\b.*"),
     (
         "Class-IL and task-IL",
-        "CIFAR-10, TinyImageNet and CIFAR-100 as ALTA and the rehearsal methods are compared: once among all classes "
-        "seen (class-IL), once within the task (task-IL).",
+        "CIFAR-10, TinyImageNet and CIFAR-100 as ALTA and rehearsal are compared: among all classes seen (class-IL) or "
+        + "within the task (task-IL).",
         r"(til-.*|(cil|joint)-(cifar10|tinyimagenet)\b.*)",
     ),
     ("Other protocols", "What fits no other sheet.", r".*"),

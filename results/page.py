@@ -246,7 +246,7 @@ def _runs(data: Data) -> str:
     parts.append(f"<p>Their commands, in this order:</p><ol>{commands}</ol>" if rows else "")
     if data.problems:
         items = "".join(
-            f"<li>{escape(problem.file)}, line {problem.line}: {escape(problem.reason)}</li>" for problem in data.problems
+            f"<li>{escape(str(problem))}</li>" for problem in data.problems
         )
         parts.append(f"<p>Left out of every table:</p><ol>{items}</ol>")
     return "\n".join(parts)
