@@ -138,9 +138,7 @@ def _heat_map(protocol: str, method: str, seeds: list[AccuracyMatrix], scale: st
 
 def _mean_cells(grids: list[list[list[float | None]]]) -> list[list[float]]:
     """Cell by cell mean; nan where a cell is missing in one."""
-    return [
-        [fmean(cells) if None not in cells else float("nan") for cells in zip(*rows)] for rows in zip(*grids)
-    ]
+    return [[fmean(cells) if None not in cells else float("nan") for cells in zip(*rows)] for rows in zip(*grids)]
 
 
 # Bars

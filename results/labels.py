@@ -23,7 +23,12 @@ DATASETS = {
 }
 KINDS = {"cil": "class-incremental", "til": "task-incremental", "dil": "domain-incremental", "joint": "joint training"}
 SHORT_KINDS = {"cil": "class-IL", "til": "task-IL", "dil": "domain-IL", "joint": "all classes at once"}
-METRICS = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "accuracy": "Accuracy"}  # also the order in which tables show them
+METRICS = {
+    "transfer": "Transfer",
+    "avg": "Avg",
+    "last": "Last",
+    "accuracy": "Accuracy",
+}  # also the order in which tables show them
 # The class-incremental papers' own names: which column, and what the pair is called. InfLoRA's ACC and MoE-Adapters'
 # Last pool all test images, VQ-Prompt's FAA is a mean over tasks, as is the macro variant.
 REPORTED = {
@@ -36,7 +41,7 @@ REPORTED = {
     "avg_acc_macro": ("avg", "AvgACC, ACC by task"),
     "acc_macro": ("last", "AvgACC, ACC by task"),
 }
-INCREMENTAL = re.compile(r"(cil|til|dil|joint)-([a-z0-9_]+)(?:-(?:(\d+)\+)?(\d+)x(\d+))?(?:-buffer(\d+))?")
+INCREMENTAL = re.compile(r"(cil|til|dil|joint)-([a-z0-9_]+)(?:-(?:(\d+)\+)?(\d+)(?:x(\d+))?)?(?:-buffer(\d+))?")
 CROSS_PAPER = "CIFAR-100, 10 tasks"
 
 # Sheet, what it holds, the protocols on it (first match counts).
@@ -70,22 +75,29 @@ def metric(name: str) -> str:
     return METRICS.get(name, name.replace("_", " "))
 
 
-def protocol(name: str, short: bool = False) -> str:
-    """A protocol in words, such as "CIFAR-100: 10 tasks of 10 classes, class-incremental"; an unknown one as it is.
-
-    `short` leaves out the data set and abbreviates: "10 tasks of 10 classes, class-IL".
-    """
+def protocol(name: str) -> str:
+    """A protocol in words, such as "CIFAR-100: 10 tasks of 10 classes, class-incremental"; an unknown one as it is."""
     if match := re.fullmatch(r"mtil-order([12])(?:-(\d+)shot)?", name):
         return f"MTIL, order {'I' * int(match[1])}" + (f", {match[2]}-shot" if match[2] else "")
+    return _incremental(name, KINDS, with_dataset=True)
+
+
+def setting(name: str, with_dataset: bool) -> str:
+    """A protocol in few words for a table: "10 tasks of 10 classes, class-IL"."""
+    return protocol(name) if name.startswith("mtil") else _incremental(name, SHORT_KINDS, with_dataset)
+
+
+def _incremental(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
     if not (match := INCREMENTAL.fullmatch(name)):
         return name
-    kind, dataset, base, steps, classes, buffer = match.groups()
+    kind, data, base, steps, classes, buffer = match.groups()
     split = ""
     if steps:
-        split = f"{base} classes, then {steps} steps of {classes}" if base else f"{steps} tasks of {classes} classes"
-    words = [split, SHORT_KINDS[kind] if short else KINDS[kind], f"buffer of {buffer}" if buffer else ""]
-    setting = ", ".join(word for word in words if word)
-    return setting if short else f"{DATASETS.get(dataset, dataset)}: {setting}"
+        split = f"{steps} tasks" + (f" of {classes} classes" if classes else "")
+        split = f"{base} classes, then {steps} steps of {classes}" if base else split
+    words = [split, kinds[kind], f"buffer of {buffer}" if buffer else ""]
+    text = ", ".join(word for word in words if word)
+    return f"{DATASETS.get(data, data)}: {text}" if with_dataset else text
 
 
 def dataset(name: str) -> str:
@@ -112,3 +124,8 @@ def is_cross_paper(name: str) -> bool:
 def scale(name: str) -> str:
     """The scale as every title says it."""
     return "miniature, not comparable with published numbers" if name == "mini" else "paper scale"
+
+
+def count(number: int, noun: str) -> str:
+    """A number of things: "1 run", "2,000 runs"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

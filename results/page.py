@@ -81,7 +81,8 @@ def html(data: Data, out: Path) -> str:
         _runs(data),
     ]
     colours = "".join(
-        f".{CLASSES[name]} {{ background: #{back}; color: #{text} }}\n" for name, (back, text) in VERDICT_COLOURS.items()
+        f".{CLASSES[name]} {{ background: #{back}; color: #{text} }}\n"
+        for name, (back, text) in VERDICT_COLOURS.items()
     )
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -97,7 +98,7 @@ def _anchor(sheet: str) -> str:
 
 
 def _intro(data: Data) -> str:
-    measured = f"{len(data.records):,} measured numbers of {len(data.provenance):,} runs"
+    measured = f"{len(data.records):,} measured numbers of {labels.count(len(data.provenance), 'run')}"
     if data.scale == "mini":
         return (
             '<p class="mini"><strong>Miniature.</strong> These runs trained on small rendered images with tiny '
@@ -160,7 +161,9 @@ def _table(table: Table) -> str:
     for before, row, verdicts in zip([None, *table.rows], table.rows, table.verdicts):
         is_new = before is None or before[0] != row[0]
         if is_new and by_setting:
-            lines.append(f'<tr class="setting"><td colspan="{len(places)}"><span>{escape(str(row[0]))}</span></td></tr>')
+            lines.append(
+                f'<tr class="setting"><td colspan="{len(places)}"><span>{escape(str(row[0]))}</span></td></tr>'
+            )
         cells = "".join(_cell(table.columns[place], row[place], verdicts[place], notes) for place in places)
         lines.append(f"<tr{' class=rule' if is_new and not by_setting else ''}>{cells}</tr>")
     listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
@@ -245,8 +248,6 @@ def _runs(data: Data) -> str:
     commands = "".join(f"<li>{escape(run.command)}</li>" for run in data.provenance)
     parts.append(f"<p>Their commands, in this order:</p><ol>{commands}</ol>" if rows else "")
     if data.problems:
-        items = "".join(
-            f"<li>{escape(str(problem))}</li>" for problem in data.problems
-        )
+        items = "".join(f"<li>{escape(str(problem))}</li>" for problem in data.problems)
         parts.append(f"<p>Left out of every table:</p><ol>{items}</ol>")
     return "\n".join(parts)

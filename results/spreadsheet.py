@@ -78,7 +78,7 @@ def _front_sheet(sheet: Worksheet, data: Data, shown: list[Table]) -> None:
     put(sheet, 2, 1, f"Scale: {labels.scale(data.scale)}.", cells.BOLD)
     put(sheet, 3, 1, _counts(data))
     if not data.records:
-        put(sheet, 4, 1, "Not run: no measured number was found, so no verdict but \"not run\" is given.", cells.BOLD)
+        put(sheet, 4, 1, 'Not run: no measured number was found, so no verdict but "not run" is given.', cells.BOLD)
     row = _contents(sheet, 6, data, shown)
     if data.scale == "paper":
         row = _legend(sheet, row + 2, Counter(item.verdict for item in data.comparisons))
@@ -94,8 +94,10 @@ def _front_sheet(sheet: Worksheet, data: Data, shown: list[Table]) -> None:
 def _counts(data: Data) -> str:
     papers = len({item.paper for item in data.published})
     published = f"{len(data.published):,} published numbers of {papers} papers, " if data.scale == "paper" else ""
-    skipped = f"; {len(data.problems):,} lines of records left out (listed on the sheet {RUNS})" if data.problems else ""
-    return f"Made from {published}{len(data.records):,} measured numbers of {len(data.provenance):,} runs{skipped}."
+    skipped = (
+        f"; {len(data.problems):,} lines of records left out (listed on the sheet {RUNS})" if data.problems else ""
+    )
+    return f"Made from {published}{len(data.records):,} measured numbers of {labels.count(len(data.provenance), 'run')}{skipped}."
 
 
 def _contents(sheet: Worksheet, row: int, data: Data, shown: list[Table]) -> int:
@@ -219,7 +221,7 @@ def _width(table: Table, place: int) -> float:
     if column.kind not in ("name", "text", "code"):
         return WIDTHS.get(column.kind, max(NUMBER_WIDTH, len(column.title) + 2))
     longest = max((len(str(row[place] or "")) for row in table.rows), default=0)
-    return min(40, max(10, longest * 1.05 + 1, len(column.title) + 3))
+    return min(52, max(10, longest * 1.05 + 1, len(column.title) + 3))
 
 
 # Accuracy matrices

@@ -23,7 +23,9 @@ class Column:
     """
 
     title: str
-    kind: str  # name, text, code, source, integer, published, published_std, measured, measured_std, difference, verdict
+    kind: (
+        str  # name, text, code, source, integer, published, published_std, measured, measured_std, difference, verdict
+    )
     group: str = ""
     detail: bool = False  # by data set: on the spreadsheet only
 
@@ -90,11 +92,12 @@ def _parameters(data: Data) -> _Parameters:
 
 
 def _without_empty(table: Table) -> Table:
-    """The table less the columns for trainable parameters that nobody told."""
+    """The table less its blocks that nobody could fill: trainable parameters, measured numbers by data set."""
     kept = [
         place
         for place, column in enumerate(table.columns)
-        if column.group != PARAMETER_GROUP or any(row[place] is not None for row in table.rows)
+        if any(row[place] is not None for row in table.rows)
+        or not (column.group == PARAMETER_GROUP or (column.detail and not table.is_run))
     ]
     return replace(
         table,
@@ -147,9 +150,7 @@ def _unite(items: Iterable[Comparison | None]) -> tuple[str, str]:
 # MTIL: a row a method and metric, the mean first, then a block of data sets each for published, ours, difference
 
 
-def _by_dataset(
-    sheet: str, about: str, items: list[Comparison], parameters: _Parameters, scale: str
-) -> Table:
+def _by_dataset(sheet: str, about: str, items: list[Comparison], parameters: _Parameters, scale: str) -> Table:
     ordered = sorted(items, key=lambda item: item.metric == "transfer")  # Transfer lacks the first data set
     datasets = [name for name in dict.fromkeys(item.dataset for item in ordered) if name != "mean"]
     table = Table(sheet, about, _dataset_columns(datasets, scale), comparisons=items)
@@ -175,7 +176,15 @@ def _dataset_columns(datasets: list[str], scale: str) -> list[Column]:
     published = [Column(name, "published", "Published, by data set", detail=True) for name in datasets]
     difference = [Column(name, "difference", "Difference, by data set", detail=True) for name in datasets]
     mean = [Column("Published", "published", "Mean"), *ours, *verdict]
-    return head + counts + mean + published + measured + difference + [Column("Source", "source"), Column("Note", "source")]
+    return (
+        head
+        + counts
+        + mean
+        + published
+        + measured
+        + difference
+        + [Column("Source", "source"), Column("Note", "source")]
+    )
 
 
 def _dataset_row(
@@ -214,9 +223,7 @@ def _parameter_columns(scale: str) -> list[Column]:
 # Class-incremental and the like: a row a method and setting, a column a metric in each block
 
 
-def _by_setting(
-    sheet: str, about: str, items: list[Comparison], parameters: _Parameters, scale: str
-) -> Table:
+def _by_setting(sheet: str, about: str, items: list[Comparison], parameters: _Parameters, scale: str) -> Table:
     rows = _setting_rows(items)
     found = {metric: cell for numbers in rows.values() for metric, cell in numbers.items()}
     metrics = [name for name in labels.METRICS if name in found] or ["avg", "last"]
@@ -226,7 +233,13 @@ def _by_setting(
     same = len({labels.dataset(item.protocol) for item in items}) == 1  # then the sheet's name says it
     for (method, reported), numbers in sorted(rows.items(), key=lambda row: labels.natural(row[0][0][0])):
         protocol, paper, name, backbone = method
-        head: list[Cell] = [labels.protocol(protocol, short=same), name, labels.paper(paper), backbone, reported]
+        head: list[Cell] = [
+            labels.setting(protocol, with_dataset=not same),
+            name,
+            labels.paper(paper),
+            backbone,
+            reported,
+        ]
         head += parameters.of(method) if scale == "paper" else parameters.of(method)[1:]
         row = head + [_get(numbers.get(metric), attribute) for metric, attribute in getters]
         colours = [_get(numbers.get(metric), "verdict") if attribute in COLOURED else None
