@@ -227,8 +227,8 @@ def _pictures(drawn: list[figures.Figure], out: Path) -> str:
         code = base64.b64encode(figure.path(out).read_bytes()).decode()
         text = escape(figure.title.replace("\n", ". "))
         parts.append(
-            f'<figure><div class="scroll"><img src="data:image/png;base64,{code}" alt="{text}"></div><figcaption class="faint">{text}'
-            "</figcaption></figure>"
+            f'<figure><div class="scroll"><img src="data:image/png;base64,{code}" alt="{text}"></div>'
+            f'<figcaption class="faint">{text}</figcaption></figure>'
         )
     return "\n".join(parts)
 

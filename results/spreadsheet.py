@@ -92,12 +92,10 @@ def _front_sheet(sheet: Worksheet, data: Data, shown: list[Table]) -> None:
 
 
 def _counts(data: Data) -> str:
-    papers = len({item.paper for item in data.published})
-    published = f"{len(data.published):,} published numbers of {papers} papers, " if data.scale == "paper" else ""
-    skipped = (
-        f"; {len(data.problems):,} lines of records left out (listed on the sheet {RUNS})" if data.problems else ""
-    )
-    return f"Made from {published}{len(data.records):,} measured numbers of {labels.count(len(data.provenance), 'run')}{skipped}."
+    published = f"{len(data.published):,} published numbers of {len({item.paper for item in data.published})} papers, "
+    measured = f"{len(data.records):,} measured numbers of {labels.count(len(data.provenance), 'run')}"
+    skipped = f"; {labels.count(len(data.problems), 'line')} of records left out (listed on the sheet {RUNS})"
+    return f"Made from {published if data.scale == 'paper' else ''}{measured}{skipped if data.problems else ''}."
 
 
 def _contents(sheet: Worksheet, row: int, data: Data, shown: list[Table]) -> int:
