@@ -9,74 +9,31 @@ The same command on the same folder goes on where it stopped. Nothing here knows
 `for step in run.steps("train/Aircraft", total, state): ...` and stays the plain loop of its paper.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
 import os
 import pickle
 import platform
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import yaml
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
+from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_text
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times what a save costs
-RECORD_KEY = ("dataset", "after_task", "metric")
-
-
-def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
-    """Write a file so that at any instant either its old or its whole new content is on disk.
-
-    Raises UserError when the folder cannot be written or the disk is full; the old content then still stands.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(_why_not_written(path, error)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _why_not_written(path: Path, error: Exception) -> str:
-    code = getattr(error, "errno", None)
-    # torch.save reports a failed write as a RuntimeError of its zip writer, without the errno
-    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or (
-        code is None and shutil.disk_usage(path.parent).free < 2**20
-    ):
-        return (
-            f"no space left while saving {path}. What was saved before is intact; "
-            "free some space and give the same command again."
-        )
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to write {path}. Choose another output folder or change its permissions."
-    return f"could not write {path}: {error}. What was saved before is intact."
-
-
-def write_text(path: Path | str, text: str) -> None:
-    """Atomically write a text file in UTF-8."""
-    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def save_tensors(path: Path | str, content: dict[str, Any]) -> None:
@@ -217,7 +174,7 @@ class Run:
         """Add tidy lines (dataset, after_task, metric, value, seconds); one with the same key replaces the older."""
         keys = {tuple(line.get(key) for key in RECORD_KEY) for line in lines}
         kept = [line for line in self.records if tuple(line.get(key) for key in RECORD_KEY) not in keys]
-        about = {**self.labels, "run": str(self.folder), "commit": commit()}
+        about = {"schema": RECORD_SCHEMA, **self.labels, "run": str(self.folder), "commit": commit()}
         self.records = kept + [{**about, **line} for line in lines]
         write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in self.records))
 

@@ -8,33 +8,6 @@ from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
 from common.errors import UserError
 
-MTIL_ORDER_1 = (
-    "Aircraft",
-    "Caltech101",
-    "CIFAR100",
-    "DTD",
-    "EuroSAT",
-    "Flowers",
-    "Food",
-    "MNIST",
-    "OxfordPet",
-    "StanfordCars",
-    "SUN397",
-)
-MTIL_ORDER_2 = (
-    "StanfordCars",
-    "Food",
-    "MNIST",
-    "OxfordPet",
-    "Flowers",
-    "SUN397",
-    "Aircraft",
-    "Caltech101",
-    "DTD",
-    "EuroSAT",
-    "CIFAR100",
-)
-
 READERS = {
     "Aircraft": mtil.aircraft,
     "Caltech101": mtil.caltech101,

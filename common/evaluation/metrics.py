@@ -7,12 +7,13 @@ Accuracy matrices have a row for each task learned and a column for each task te
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
+
+if TYPE_CHECKING:  # numpy does for all but two functions, and `results` reads matrices without the weight of torch
+    from torch import Tensor
 
 
 def _square(matrix: ArrayLike) -> np.ndarray:
@@ -212,15 +213,15 @@ def over_repeats(values: ArrayLike) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=0))
 
 
-def mask_task(logits: Tensor, task: int, classes_per_task: int) -> Tensor:
+def mask_task(logits: "Tensor", task: int, classes_per_task: int) -> "Tensor":
     """The logits (N, C) with -inf outside the classes of `task`, a new tensor (ALTA utils/mask4taskil.py)."""
     first = task * classes_per_task
-    masked = torch.full_like(logits, -torch.inf)
+    masked = logits.new_full(logits.shape, -math.inf)
     masked[:, first : first + classes_per_task] = logits[:, first : first + classes_per_task]
     return masked
 
 
-def class_and_task_il(logits: Tensor, labels: Tensor, task: int, classes_per_task: int) -> tuple[float, float]:
+def class_and_task_il(logits: "Tensor", labels: "Tensor", task: int, classes_per_task: int) -> tuple[float, float]:
     """Class-IL and task-IL accuracy of a task's samples: logits (N, C), labels (N,); fractions, unrounded.
 
     Class-IL takes the best of all classes, task-IL the best of the task's own. ALTA reports the mean over the

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.runs import atomic_write, write_text
+from common.files import atomic_write, write_text
 
 Matrix = Sequence[Sequence[float]]
 

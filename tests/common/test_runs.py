@@ -70,6 +70,7 @@ def test_records_are_tidy_lines_and_a_key_is_replaced(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
     assert [(line["dataset"], line["value"]) for line in lines] == [("A", 20.0), ("B", 30.0)]
     assert all(line["paper"] == "none" and line["seed"] == 1 and line["run"] == str(tmp_path) for line in lines)
+    assert all(line["schema"] == 1 for line in lines)
     assert open_run(tmp_path).find(dataset="B")[0]["value"] == 30.0
 
 

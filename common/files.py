@@ -1,0 +1,54 @@
+"""What lies on disk: writes that are whole or not at all, and what a line of record.jsonl goes by. Needs no torch."""
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+from common.errors import UserError
+
+RECORD_KEY = ("dataset", "after_task", "metric")
+RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
+
+
+def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
+    """Write a file so that at any instant either its old or its whole new content is on disk.
+
+    Raises UserError when the folder cannot be written or the disk is full; the old content then still stands.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(_why_not_written(path, error)) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _why_not_written(path: Path, error: Exception) -> str:
+    code = getattr(error, "errno", None)
+    # torch.save reports a failed write as a RuntimeError of its zip writer, without the errno
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or (
+        code is None and shutil.disk_usage(path.parent).free < 2**20
+    ):
+        return (
+            f"no space left while saving {path}. What was saved before is intact; "
+            "free some space and give the same command again."
+        )
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write {path}. Choose another output folder or change its permissions."
+    return f"could not write {path}: {error}. What was saved before is intact."
+
+
+def write_text(path: Path | str, text: str) -> None:
+    """Atomically write a text file in UTF-8."""
+    atomic_write(path, lambda file: file.write(text.encode()))

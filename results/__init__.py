@@ -1,0 +1,1 @@
+"""What runs wrote beside what the papers say: tables, spreadsheets, figures. Reads only; imports no paper."""

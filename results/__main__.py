@@ -1,0 +1,230 @@
+"""`python -m results`: run records and published numbers into spreadsheet, CSV, figures and page.
+
+`python -m results verify RUN_OR_PROTOCOL`: what was measured against what was published, in the terminal; exit
+code 1 when something differs.
+"""
+
+import argparse
+import csv
+import difflib
+import io
+import sys
+from collections import Counter
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import UserError, exit_cleanly
+from common.files import write_text
+from results.collect import SCALES, Data, Problem, Record, read_provenance, read_records
+from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, compare
+from results.published import Published, read_curves, read_published
+
+RUNS = (Path("runs"), Path("ckpt"))  # where the scripts save
+OUT = Path("results/out")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a CSV field as a formula
+COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; `command` is None or "verify"."""
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--runs", nargs="+", type=Path, metavar="DIR", help="run folders (default: runs ckpt)")
+    shared.add_argument("--scale", choices=SCALES, help="which runs; the two never mix (default: paper)")
+    shared.add_argument("--protocol", metavar="P", help="only this protocol, such as mtil-order1")
+    shared.add_argument("--paper", metavar="X", help="only this paper, by its folder's name")
+    shared.add_argument("--strict", action="store_true", help="exit with 1 when a record line is damaged")
+    parser = argparse.ArgumentParser(prog="python -m results", description=__doc__, parents=[shared],
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"output folder (default: {OUT})")
+    commands = parser.add_subparsers(dest="command", metavar="verify")
+    verify = commands.add_parser("verify", parents=[shared], help="print the comparison in the terminal")
+    verify.add_argument("target", metavar="RUN_OR_PROTOCOL", help="a run's folder, or a protocol's name")
+    args = parser.parse_args(argv, argparse.Namespace(strict=False))
+    for name in ("runs", "scale", "protocol", "paper"):
+        setattr(args, name, getattr(args, name, None))
+    return args
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    """Build everything, or verify; exits with 1 for a difference (verify) or a damaged line (--strict)."""
+    args = parse_args(argv)
+    wrong = verify(args) if args.command else build(args)
+    if wrong:
+        sys.exit(1)
+
+
+def build(args: argparse.Namespace) -> bool:
+    """Write all files; whether --strict has found a damaged line."""
+    from results import figures, page, spreadsheet  # openpyxl and matplotlib: only needed here
+
+    folders, scale = run_folders(args.runs), args.scale or "paper"
+    everything, problems = read_records(folders)
+    records, left_out = select(everything, scale, args.protocol, args.paper)
+    published = read_published(args.paper, args.protocol)
+    check_names(args, everything)
+    data = gather(records, published, problems, folders, scale)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the output folder {args.out} cannot be made ({error.strerror}). Choose another.") from error
+    written = [write_csv(args.out, data)]
+    writers = tqdm((spreadsheet, figures, page), desc="writing", unit="file", leave=False, disable=None)
+    for writer in writers:
+        writers.set_postfix_str(writer.__name__.rsplit(".", 1)[-1])
+        written += writer.write(args.out, data)
+    tell_problems(problems)
+    print(closing(data, folders, left_out, written))
+    return args.strict and bool(problems)
+
+
+def run_folders(given: list[Path] | None) -> list[Path]:
+    """The folders to read: those given, or the usual ones that exist."""
+    return given if given else [folder for folder in RUNS if folder.is_dir()]
+
+
+def select(
+    records: list[Record], scale: str, protocol: str | None, paper: str | None
+) -> tuple[list[Record], Counter[str]]:
+    """The records asked for, and how many were left out for which reason."""
+    kept, left_out = [], Counter()
+    for record in records:
+        if record.scale != scale:
+            left_out[f"of scale {record.scale} (shown by --scale {record.scale})"] += 1
+        elif protocol not in (None, record.protocol):
+            left_out["of other protocols"] += 1
+        elif paper not in (None, record.paper):
+            left_out["of other papers"] += 1
+        else:
+            kept.append(record)
+    return kept, left_out
+
+
+def check_names(args: argparse.Namespace, records: list[Record]) -> None:
+    """UserError for a --protocol or --paper that neither a run nor a published table knows."""
+    for name in ("protocol", "paper"):
+        known = {getattr(entry, name) for entry in (*read_published(), *records)}
+        asked = getattr(args, name)
+        if asked is not None and asked not in known:
+            raise UserError(f"--{name} {asked}: no run and no published number has it. {nearest(asked, known)}")
+
+
+def nearest(asked: str, known: set[str]) -> str:
+    """A hint at what may have been meant."""
+    close = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(known))}."
+
+
+def gather(
+    records: list[Record], published: list[Published], problems: list[Problem], folders: list[Path], scale: str
+) -> Data:
+    """All of one scale; a miniature comes without any published number beside it."""
+    papers, protocols = {entry.paper for entry in published}, {entry.protocol for entry in published}
+    curves = [curve for curve in read_curves() if curve.paper in papers and curve.protocol in protocols]
+    published, curves = (published, curves) if scale == "paper" else ([], [])
+    files = {record.file for record in records}
+    provenance = [entry for entry in read_provenance(folders) if entry.file in files]
+    return Data(scale, records, published, compare(published, records), provenance, problems, curves)
+
+
+def write_csv(out: Path, data: Data) -> Path:
+    """The comparisons as a tidy CSV, unrounded, one line a number."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["scale", *(field.name for field in fields(Comparison))])
+    for comparison in data.comparisons:
+        table.writerow([data.scale, *(harmless(value) for value in asdict(comparison).values())])
+    path = out / ("results-mini.csv" if data.scale == "mini" else "results.csv")
+    write_text(path, text.getvalue())
+    return path
+
+
+def harmless(value: object) -> object:
+    """A text that a spreadsheet would take for a formula, with an apostrophe before it; all else as it is."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+
+
+def tell_problems(problems: list[Problem]) -> None:
+    """Each damaged line by file and line, on stderr."""
+    for problem in problems:
+        print(f"warning: left out {problem}", file=sys.stderr)
+
+
+def closing(data: Data, folders: list[Path], left_out: Counter[str], written: list[Path]) -> str:
+    """The one line at the end: what was read, what was skipped and why, what was written."""
+    where = ", ".join(map(str, folders)) or f"no folder of runs ({', '.join(map(str, RUNS))})"
+    skipped = [f"{count} {why}" for why, count in left_out.items()]
+    if data.problems:
+        skipped.insert(0, f"{counted(len(data.problems), 'damaged line')} (named above)")
+    verdicts = Counter(comparison.verdict for comparison in data.comparisons)
+    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+    pictures = [path for path in written if path.suffix == ".png"]
+    files = [str(path) for path in written if path.suffix != ".png"]
+    return (
+        f"Read {counted(len(data.records), 'record')} of {counted(len(data.provenance), 'run')} in {where} and "
+        f"{counted(len(data.published), 'published number')}; skipped {', '.join(skipped) or 'nothing'}; "
+        f"verdicts: {told}. "
+        f"Written: {', '.join(files)}, {counted(len(pictures), 'figure')}."
+    )
+
+
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: 1 record, 2 records."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def verify(args: argparse.Namespace) -> bool:
+    """Print what was measured beside what was published; whether something differs (or --strict found damage)."""
+    target = Path(args.target)
+    is_run = target.exists()
+    records, problems = read_records([target] if is_run else run_folders(args.runs))
+    protocols = {record.protocol for record in records} if is_run else {args.target}
+    published = [entry for entry in read_published(args.paper) if entry.protocol in protocols]
+    if is_run and not records:
+        raise UserError(f"{target} holds no readable record.jsonl. Give a run's folder or a protocol's name.")
+    if not is_run and not published and args.target not in {record.protocol for record in records}:
+        known = {entry.protocol for entry in (*read_published(), *records)}
+        raise UserError(f"{args.target} is neither a run's folder nor a known protocol. {nearest(args.target, known)}")
+    scale = args.scale or ("mini" if is_run and all(record.scale == "mini" for record in records) else "paper")
+    measured = [
+        record for record in select(records, scale, args.protocol, args.paper)[0] if record.protocol in protocols
+    ]
+    comparisons = compare(published if scale == "paper" else [], measured)
+    tell_problems(problems)
+    show(comparisons, f"{args.target}, scale {scale}")
+    return any(held_against(comparison) for comparison in comparisons) or (args.strict and bool(problems))
+
+
+def held_against(comparison: Comparison) -> bool:
+    """Whether a difference speaks against the run; one from a likely misprint does not."""
+    return comparison.verdict == DIFFERS and not comparison.note.startswith(MISPRINT)
+
+
+def show(comparisons: list[Comparison], title: str) -> None:
+    """The measured numbers as a text table; of those not run, how many there are and of which methods."""
+    run = [comparison for comparison in comparisons if comparison.verdict != NOT_RUN]
+    if run:
+        print(f"{title}\n")
+        heads = ("paper", "method", "metric", "data set", "published", "std", "ours", "std", "n", "diff", "verdict")
+        print(COLUMNS.format(*heads))
+    for c in run:
+        numbers = (digits(c.published), digits(c.published_std), digits(c.mean), digits(c.std), c.seeds)
+        note = f"{c.verdict} ({c.note})" if c.note else c.verdict
+        print(COLUMNS.format(c.paper, c.method, c.metric, c.dataset, *numbers, digits(c.difference, "+"), note))
+    verdicts = Counter(comparison.verdict for comparison in comparisons)
+    missing = sorted({comparison.method for comparison in comparisons if comparison.verdict == NOT_RUN})
+    told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+    print(f"\n{title}: {told}" + (f" (of {', '.join(missing)})" if missing else ""))
+
+
+def digits(value: float | None, sign: str = "") -> str:
+    """Two decimals, counts without; a dash for nothing."""
+    if value is None:
+        return "-"
+    return f"{value:{sign}.0f}" if abs(value) > 1000 else f"{value:{sign}.2f}"
+
+
+if __name__ == "__main__":
+    main()

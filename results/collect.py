@@ -1,0 +1,254 @@
+"""What the runs wrote: every line of every record.jsonl below the given folders, good or bad, and what made it."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from common.errors import UserError
+from common.files import RECORD_KEY, RECORD_SCHEMA
+from results.published import Published
+
+if TYPE_CHECKING:
+    from results.compare import Comparison
+
+SCALES = ("paper", "mini")
+RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "paper": str,
+    "method": str,
+    "protocol": str,
+    "backbone": str,
+    "scale": str,
+    "seed": int,
+    "run": str,
+    "commit": str,
+    "dataset": str,
+    "after_task": int,
+    "metric": str,
+    "value": (int, float),
+    "seconds": (int, float, type(None)),
+}
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measured number, a line of record.jsonl."""
+
+    paper: str
+    method: str
+    protocol: str
+    backbone: str
+    scale: str  # "paper" or "mini"
+    seed: int
+    run: str
+    commit: str
+    dataset: str
+    after_task: int  # 0 before the first task
+    metric: str
+    value: float
+    seconds: float | None
+    file: str  # the record.jsonl that holds the line
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A line that was left out, and why."""
+
+    file: str
+    line: int  # from 1; 0 for the whole file
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.reason}" if self.line else f"{self.file}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What made one record.jsonl: the config.yaml beside it and the costs among its lines."""
+
+    folder: str
+    file: str  # its record.jsonl
+    paper: str
+    method: str
+    protocol: str
+    backbone: str
+    scale: str
+    seed: int
+    command: str
+    commit: str
+    versions: dict[str, str]
+    machine: str
+    device: str  # "" where the run did not note it
+    started: str
+    seconds: float | None  # training, all tasks
+    peak_memory_mib: float | None
+    trainable_parameters: int | None  # None unless the run recorded it
+    records: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """All that the spreadsheet, the figures and the page are made from; of one scale."""
+
+    scale: str  # "paper" or "mini"
+    records: list[Record]
+    published: list[Published]
+    comparisons: list["Comparison"]
+    provenance: list[Provenance]
+    problems: list[Problem]
+    curves: list[Published]  # accuracy after each task, from published logs
+
+
+class _Damaged(Exception):
+    """Why a line is not a record."""
+
+
+def record_files(folders: list[Path]) -> list[Path]:
+    """Every record file below the folders (or the file itself), sorted, each once.
+
+    Raises UserError for a folder that does not exist.
+    """
+    missing = [str(folder) for folder in folders if not folder.exists()]
+    if missing:
+        raise UserError(f"no such folder of runs: {', '.join(missing)}. Give existing ones with --runs.")
+    found = [path for folder in folders for path in ([folder] if folder.is_file() else folder.rglob(RECORD_FILES))]
+    return list({path.resolve(): path for path in sorted(found)}.values())
+
+
+def read_records(
+    folders: list[Path], scale: str | None = None, protocol: str | None = None, paper: str | None = None
+) -> tuple[list[Record], list[Problem]]:
+    """All good lines below the folders, of one scale, protocol or paper if given; a Problem for each bad line.
+
+    A line is bad when it is cut, not finite, of another schema version, lacks a field, has an unknown one or
+    one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its file. Bad lines
+    are told whatever the filter: what they belong to cannot be trusted.
+    """
+    records: list[Record] = []
+    problems: list[Problem] = []
+    for path in record_files(folders):
+        good, bad = read_file(path)
+        records += [
+            record
+            for record in good
+            if scale in (None, record.scale) and protocol in (None, record.protocol) and paper in (None, record.paper)
+        ]
+        problems += bad
+    return records, problems
+
+
+def read_file(path: Path) -> tuple[list[Record], list[Problem]]:
+    """The good records of one file and its bad lines."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        return [], [Problem(str(path), 0, f"cannot be read ({error.strerror})")]
+    records: list[Record] = []
+    problems: list[Problem] = []
+    first_seen: dict[tuple[object, ...], int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = _parse(line, str(path))
+            key = tuple(getattr(record, name) for name in RECORD_KEY)
+            if key in first_seen:
+                raise _Damaged(f"duplicate of line {first_seen[key]} ({', '.join(map(str, key))})")
+        except _Damaged as reason:
+            problems.append(Problem(str(path), number, str(reason)))
+        else:
+            first_seen[key] = number
+            records.append(record)
+    return records, problems
+
+
+def _parse(line: bytes, file: str) -> Record:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
+        raise _Damaged("cut or damaged: not JSON") from error
+    if not isinstance(content, dict):
+        raise _Damaged("not a record: no JSON object")
+    schema = content.pop("schema", 1)  # lines written before the field came in are of version 1
+    if schema != RECORD_SCHEMA or isinstance(schema, bool):
+        raise _Damaged(f"schema version {schema!r}, this reader knows {RECORD_SCHEMA}")
+    faults = {
+        "unknown field": sorted(content.keys() - FIELDS.keys()),
+        "missing field": [name for name in FIELDS if name not in content],
+        "wrong type of": [name for name in FIELDS if name in content and not _fits(content[name], FIELDS[name])],
+    }
+    told = [f"{fault} {', '.join(map(repr, names))}" for fault, names in faults.items() if names]
+    if told:
+        raise _Damaged("; ".join(told))
+    for name in ("value", "seconds"):
+        content[name] = _finite(name, content[name])
+    if content["scale"] not in SCALES:
+        raise _Damaged(f"scale {content['scale']!r} is neither 'paper' nor 'mini'")
+    if content["after_task"] < 0:
+        raise _Damaged(f"after_task {content['after_task']} is negative")
+    return Record(**content, file=file)
+
+
+def _fits(value: Any, kind: type | tuple[type, ...]) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _finite(name: str, value: float | None) -> float | None:
+    if value is None:
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # an integer too large for a float
+        number = math.inf
+    if not math.isfinite(number):
+        raise _Damaged(f"{name} is {number}, not a finite number")
+    return number
+
+
+def read_provenance(folders: list[Path]) -> list[Provenance]:
+    """One entry a record file below the folders that holds a good line; "" for what its config.yaml does not tell."""
+    return [entry for path in record_files(folders) for entry in _provenance(path)]
+
+
+def _provenance(path: Path) -> Iterator[Provenance]:
+    records, _ = read_file(path)
+    if not records:
+        return
+    config = _config(path.with_name(path.name.replace("record.jsonl", "config.yaml")))
+    made, labels = _section(config, "provenance"), _section(config, "labels")
+    values: dict[str, list[float]] = {}
+    for record in records:
+        values.setdefault(record.metric, []).append(record.value)
+    costs = (values.get("train_seconds"), values.get("peak_memory_mib"), values.get("trainable_parameters"))
+    # the first lines may be of the zero-shot row, which is another method
+    method = next((record.method for record in records if record.after_task > 0), records[0].method)
+    yield Provenance(
+        folder=str(path.parent),
+        file=str(path),
+        **{name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale", "seed")},
+        method=str(labels.get("method", method)),
+        **{name: str(made.get(name, "")) for name in ("command", "machine", "device", "started")},
+        commit=str(made.get("commit", records[0].commit)),
+        versions={str(name): str(text) for name, text in _section(made, "versions").items()},
+        seconds=sum(costs[0]) if costs[0] else None,
+        peak_memory_mib=max(costs[1]) if costs[1] else None,
+        trainable_parameters=round(max(costs[2])) if costs[2] else None,
+        records=len(records),
+    )
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_bytes(), YAML_LOADER)
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
+    section = config.get(name)
+    return section if isinstance(section, dict) else {}

@@ -1,0 +1,375 @@
+"""Figures as PNG: accuracy matrices, bars beside the published ones, curves over the tasks, cost against accuracy.
+
+Colours are Okabe and Ito's, told apart by colour-blind readers; published numbers are always grey or hollow.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from common.evaluation.report import heat_map
+from common.files import atomic_write
+from results import labels
+from results.collect import Data
+from results.compare import AccuracyMatrix, Comparison, matrices
+from results.tables import PARAMETERS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "osD^vP*"  # as many as colours
+PUBLISHED = "#7A7A7A"
+FRONT = ("mtil-order1", "cil-cifar100-10x10")  # drawn from published numbers alone when nothing was run
+BARS = ("transfer", "avg", "last")
+WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
+DPI = 130
+
+Curve = list[tuple[int, float]]  # (after task, accuracy in percent)
+Point = tuple[float, float, str, bool]  # cost, Last, method, whether measured
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure to be drawn: its file's name, the protocol it belongs to, what it shows."""
+
+    name: str
+    protocol: str
+    title: str
+    draw: Callable[[Path], None]
+
+    def path(self, out: Path) -> Path:
+        return Path(out) / "figures" / self.name
+
+
+def write(out: Path, data: Data) -> list[Path]:
+    """Draw every figure that has data into `out`/figures; their paths."""
+    planned = plan(data)
+    for figure in planned:
+        figure.path(out).parent.mkdir(parents=True, exist_ok=True)
+        figure.draw(figure.path(out))
+    return [figure.path(out) for figure in planned]
+
+
+def plan(data: Data) -> list[Figure]:
+    """The figures that data allows, protocol by protocol. At mini scale no published number is drawn."""
+    found = matrices(data.records)
+    measured = {record.protocol for record in data.records}
+    protocols = sorted(measured | (set(FRONT) if data.scale == "paper" else set()), key=labels.natural)
+    figures: list[Figure] = []
+    for protocol in protocols:
+        figures += _bars(data, protocol)
+        figures += _curves(data, protocol)
+        figures += _costs(data, protocol)
+        figures += _heat_maps([matrix for matrix in found if matrix.protocol == protocol], data.scale)
+    return figures
+
+
+def _figure(kind: str, protocol: str, method: str, scale: str, title: str, draw: Callable[[Path], None]) -> Figure:
+    words = [kind, protocol, method, "mini" if scale == "mini" else ""]
+    name = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip(".-") for word in words if word)
+    return Figure(f"{name}.png", protocol, title, draw)
+
+
+def _title(what: str, protocol: str, scale: str) -> str:
+    return f"{what}\n{labels.protocol(protocol)} ({'MINIATURE' if scale == 'mini' else 'paper scale'})"
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib must not read as a formula."""
+    return text.replace("$", r"\$")
+
+
+def _canvas(columns: int, width: float, height: float, share_y: bool = False) -> tuple["Canvas", list["Axes"]]:
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, columns, figsize=(width, height), sharey=share_y, squeeze=False, layout="constrained"
+    )
+    for panel in axes[0]:
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.grid(color="#E3E7EB", linewidth=0.8)
+        panel.set_axisbelow(True)
+    return figure, list(axes[0])
+
+
+def _save(figure: "Canvas", path: Path, title: str) -> None:
+    from matplotlib import pyplot
+
+    figure.suptitle(plain(title), fontsize=12)
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
+    pyplot.close(figure)
+
+
+# Heat maps
+
+
+def _heat_maps(found: list[AccuracyMatrix], scale: str) -> list[Figure]:
+    methods: dict[tuple[str, str], list[AccuracyMatrix]] = {}
+    for matrix in found:
+        if 1 < len(matrix.columns) <= WIDEST_MATRIX:
+            methods.setdefault((matrix.protocol, matrix.method), []).append(matrix)
+    return [_heat_map(protocol, method, seeds, scale) for (protocol, method), seeds in methods.items()]
+
+
+def _heat_map(protocol: str, method: str, seeds: list[AccuracyMatrix], scale: str) -> Figure:
+    first = seeds[0]
+    alike = [matrix for matrix in seeds if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
+    rows = list(first.rows)
+    values = _mean_cells([matrix.values for matrix in alike])
+    if all(matrix.zero_shot for matrix in alike):
+        rows = ["before any task", *rows]
+        values = _mean_cells([[matrix.zero_shot] for matrix in alike]) + values
+    seed = f"mean of {len(alike)} seeds" if len(alike) > 1 else f"seed {first.seed}"
+    title = _title(f"{method}: accuracy after each task, {seed}", protocol, scale)
+
+    def draw(path: Path) -> None:
+        heat_map(path, values, [plain(row) for row in rows], [plain(name) for name in first.columns], plain(title))
+
+    return _figure("matrix", protocol, method, scale, title, draw)
+
+
+def _mean_cells(grids: list[list[list[float | None]]]) -> list[list[float]]:
+    """Cell by cell mean; nan where a cell is missing in one."""
+    return [[fmean(cells) if None not in cells else float("nan") for cells in zip(*rows)] for rows in zip(*grids)]
+
+
+# Bars
+
+
+def _numbers(data: Data, protocol: str) -> dict[str, dict[str, Comparison]]:
+    """Transfer, Avg and Last of every method of a protocol, by the method's label."""
+    rows: dict[str, dict[str, Comparison]] = {}
+    for item in data.comparisons:
+        column, _ = labels.REPORTED.get(item.metric, (item.metric, ""))
+        is_total = item.dataset == "mean" or not protocol.startswith("mtil")
+        is_shown = column in BARS and "macro" not in item.metric and (data.scale == "paper" or item.mean is not None)
+        if item.protocol == protocol and is_total and is_shown:
+            rows.setdefault(_label(item), {}).setdefault(column, item)
+    return rows
+
+
+def _label(item: Comparison) -> str:
+    """The method, and in brackets the paper that printed its number where that is not its own."""
+    own = labels.paper(item.paper)
+    return item.method if item.published is None or item.method.startswith(own) else f"{item.method} [{own}]"
+
+
+def _bars(data: Data, protocol: str) -> list[Figure]:
+    rows = _numbers(data, protocol)
+    metrics = [name for name in BARS if any(name in numbers for numbers in rows.values())]
+    if not rows:
+        return []
+    borrowed = any("[" in name for name in rows)
+    run = any(item.mean is not None for numbers in rows.values() for item in numbers.values())
+    what = "measured" if data.scale == "mini" else "measured against published" if run else "published, not run here"
+    title = _title(f"{', '.join(labels.metric(name) for name in metrics)}: {what}", protocol, data.scale)
+
+    def draw(path: Path) -> None:
+        height = 1.6 + (0.48 if run else 0.36) * len(rows)
+        figure, panels = _canvas(len(metrics), 2.2 + 3.3 * len(metrics), height, share_y=True)
+        for panel, metric in zip(panels, metrics):
+            _bar_panel(panel, [numbers.get(metric) for numbers in rows.values()], run, data.scale == "paper")
+            panel.set_xlabel(f"{labels.metric(metric)} (%)")
+        panels[0].set_yticks(range(len(rows)), [plain(name) for name in rows])
+        panels[0].set_ylim(len(rows) - 0.4, -0.6)
+        if run and data.scale == "paper":
+            figure.legend(*_bar_legend(), loc="outside lower center", ncols=2, frameon=False)
+        _save(figure, path, title + ("\n[in brackets: the paper that printed the number]" if borrowed else ""))
+
+    return [_figure("bars", protocol, "", data.scale, title, draw)]
+
+
+def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, with_published: bool) -> None:
+    published_look = {"facecolor": "#E8EBEE", "edgecolor": PUBLISHED, "hatch": "///" if run else "", "linewidth": 0.8}
+    for place, item in enumerate(items):
+        if item is None:
+            continue
+        published = item.published if with_published else None
+        shift = 0.2 if published is not None and item.mean is not None else 0.0
+        height = 0.38 if run and with_published else 0.6
+        if published is not None:
+            _bar(panel, place - shift, published, item.published_std, height, published_look)
+        if item.mean is not None:
+            _bar(panel, place + shift, item.mean, item.std, height, {"color": COLOURS[0]})
+    panel.set_xlim(0, 112)
+    panel.set_xticks(range(0, 101, 20))
+    panel.grid(visible=False, axis="y")
+    panel.tick_params(axis="y", length=0)
+
+
+def _bar(panel: "Axes", place: float, value: float, std: float | None, height: float, look: dict[str, object]) -> None:
+    panel.barh(place, value, height, xerr=std, error_kw={"elinewidth": 1, "capsize": 2}, **look)
+    panel.text(value + (std or 0) + 1.2, place, f"{value:.1f}", va="center", fontsize=8)
+
+
+def _bar_legend() -> tuple[list[object], list[str]]:
+    from matplotlib.patches import Patch
+
+    published = Patch(facecolor="#E8EBEE", edgecolor=PUBLISHED, hatch="///")
+    return [published, Patch(color=COLOURS[0])], ["published", "measured (bar: std over seeds)"]
+
+
+# Curves
+
+
+def _curves(data: Data, protocol: str) -> list[Figure]:
+    ours = _measured_curves(data, protocol)
+    theirs = _published_curves(data, protocol) if data.scale == "paper" else {}
+    if not any(len(curve) > 1 for curves in [*ours.values(), *theirs.values()] for curve in curves):
+        return []
+    over = "mean of all data sets" if protocol.startswith("mtil") else "classes seen"
+    title = _title(f"Accuracy over the tasks, {over}", protocol, data.scale)
+
+    def draw(path: Path) -> None:
+        figure, (panel,) = _canvas(1, 8.2, 4.8)
+        before = [name for name, curves in ours.items() if max(point[0] for curve in curves for point in curve) == 0]
+        for name in before:  # never trained: its only point is the level to start from
+            level = fmean(point[1] for curve in ours[name] for point in curve)
+            panel.axhline(level, color=PUBLISHED, linestyle=":", label=f"{plain(name)}, before any task")
+        for place, name in enumerate(name for name in ours if name not in before):
+            _curve(panel, ours[name], name, COLOURS[place % 7], MARKERS[place % 7], "-")
+        for place, (name, curves) in enumerate(theirs.items()):
+            _curve(panel, curves, f"{name}, published log", PUBLISHED, MARKERS[place % 7], "--")
+        panel.set_xlabel("after task")
+        panel.set_ylabel("accuracy (%)")
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.legend(frameon=False, fontsize=9)
+        _save(figure, path, title)
+
+    return [_figure("curve", protocol, "", data.scale, title, draw)]
+
+
+def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
+    """A curve a run: accuracy after each task, the mean over the data sets tested."""
+    points: dict[tuple[str, str, int], dict[int, list[float]]] = {}
+    for record in data.records:
+        if record.protocol == protocol and record.metric == "accuracy":
+            key = (record.method, record.run, record.seed)
+            points.setdefault(key, {}).setdefault(record.after_task, []).append(record.value)
+    return _by_name((name, _mean_curve(tasks)) for (name, _, _), tasks in points.items())
+
+
+def _published_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
+    points: dict[tuple[str, str, str], dict[int, list[float]]] = {}
+    for row in data.curves:
+        if row.protocol == protocol and row.metric == "accuracy" and row.after_task is not None:
+            key = (row.method, row.source, row.note)
+            points.setdefault(key, {}).setdefault(row.after_task, []).append(row.value)
+    return _by_name((name, _mean_curve(tasks)) for (name, _, _), tasks in points.items())
+
+
+def _mean_curve(tasks: dict[int, list[float]]) -> Curve:
+    return [(task, fmean(values)) for task, values in sorted(tasks.items())]
+
+
+def _by_name(pairs: Iterable[tuple[str, Curve]]) -> dict[str, list[Curve]]:
+    curves: dict[str, list[Curve]] = {}
+    for name, curve in pairs:
+        curves.setdefault(name, []).append(curve)
+    return curves
+
+
+def _curve(panel: "Axes", seeds: list[Curve], name: str, colour: str, marker: str, style: str) -> None:
+    """The mean over seeds and, from two on, a band of one standard deviation either side."""
+    tasks: dict[int, list[float]] = {}
+    for task, value in sorted(point for curve in seeds for point in curve):
+        tasks.setdefault(task, []).append(value)
+    means = [fmean(values) for values in tasks.values()]
+    label = plain(name) + (f" ({len(seeds)} seeds)" if len(seeds) > 1 else "")
+    panel.plot([*tasks], means, style, color=colour, marker=marker, markersize=5, label=label)
+    if len(seeds) > 1:
+        band = [stdev(values) if len(values) > 1 else 0.0 for values in tasks.values()]
+        low, high = zip(*((mean - std, mean + std) for mean, std in zip(means, band)))
+        panel.fill_between([*tasks], low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+# Cost against accuracy
+
+
+def _costs(data: Data, protocol: str) -> list[Figure]:
+    """Training seconds and trainable parameters against Last: a panel each that has two points."""
+    panels = [("training time (s)", _seconds_points(data, protocol)),
+              ("trainable parameters", _parameter_points(data, protocol))]  # fmt: skip
+    panels = [(name, points) for name, points in panels if len(points) > 1]
+    if not panels:
+        return []
+    title = _title("Cost against accuracy", protocol, data.scale)
+
+    def draw(path: Path) -> None:
+        figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), 4.6)
+        names = dict.fromkeys(point[2] for _, points in panels for point in points)
+        looks = {name: (COLOURS[place % 7], MARKERS[(place + place // 7) % 7]) for place, name in enumerate(names)}
+        for panel, (name, points) in zip(axes, panels):
+            _cost_panel(panel, points, looks)
+            panel.set_xlabel(f"{name}, log scale")
+        handles = [_mark(colour, marker) for colour, marker in looks.values()]
+        figure.legend(handles, [plain(name) for name in names], loc="outside right upper", frameon=False, fontsize=9)
+        _save(figure, path, title + ("" if data.scale == "mini" else "\nfilled: measured, hollow: published"))
+
+    return [_figure("cost", protocol, "", data.scale, title, draw)]
+
+
+def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, str]]) -> None:
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+
+    for x, last, name, is_measured in points:
+        colour, marker = looks[name]
+        face = colour if is_measured else "none"
+        panel.scatter(x, last, s=60, facecolor=face, edgecolor=colour, marker=marker, linewidth=1.5, zorder=3)
+    panel.set_xscale("log")
+    panel.margins(0.12)
+    panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set_ylabel("Last (%)")
+
+
+def _mark(colour: str, marker: str) -> object:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
+
+
+def _seconds_points(data: Data, protocol: str) -> list[Point]:
+    seconds: dict[tuple[str, str, str], list[float]] = {}
+    for run in data.provenance:
+        if run.protocol == protocol and run.seconds:
+            seconds.setdefault((run.paper, run.method, run.backbone), []).append(run.seconds)
+    return [
+        (fmean(seconds[key]), item.mean, _label(item), True)
+        for key, item in _lasts(data, protocol).items()
+        if key in seconds and item.mean is not None
+    ]
+
+
+def _parameter_points(data: Data, protocol: str) -> list[Point]:
+    stated = {(row.paper, row.method, row.backbone): row.value for row in data.published
+              if row.protocol == protocol and row.metric == PARAMETERS}  # fmt: skip
+    noted = {(run.paper, run.method, run.backbone): run.trainable_parameters for run in data.provenance
+             if run.protocol == protocol and run.trainable_parameters}  # fmt: skip
+    points: list[Point] = []
+    for key, item in _lasts(data, protocol).items():
+        if data.scale == "paper" and key in stated and item.published is not None:
+            points.append((stated[key], item.published, _label(item), False))
+        if key in noted and item.mean is not None:
+            points.append((noted[key], item.mean, _label(item), True))
+    return points
+
+
+def _lasts(data: Data, protocol: str) -> dict[tuple[str, str, str], Comparison]:
+    return {
+        (item.paper, item.method, item.backbone): item
+        for item in data.comparisons
+        if item.protocol == protocol
+        and labels.REPORTED.get(item.metric, ("", ""))[0] == "last"
+        and "macro" not in item.metric
+        and (item.dataset == "mean" or not protocol.startswith("mtil"))
+    }

@@ -1,0 +1,57 @@
+"""The papers' own numbers: results/papers/<paper>.csv and, from published logs, results/papers/curves.csv."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import pandas as pd
+
+PAPERS = Path(__file__).parent / "papers"
+CURVES = PAPERS / "curves.csv"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published number; the columns of the CSV files."""
+
+    paper: str  # the folder name of the paper that printed it or that it is compared in
+    protocol: str
+    method: str
+    backbone: str  # "" where the source does not say
+    metric: str
+    dataset: str  # "mean" for a mean over data sets
+    after_task: int | None  # None unless the number belongs to one step of the sequence
+    value: float  # percent, as printed
+    std: float | None
+    verified: str  # "paper" (read in the paper or an upstream file), "third party", "derived"
+    source: str
+    note: str  # flags, such as a likely misprint; "" for none
+
+
+def read_published(paper: str | None = None, protocol: str | None = None) -> list[Published]:
+    """The published numbers, of one paper or protocol if given, in the order of the files."""
+    files = sorted(path for path in PAPERS.glob("*.csv") if path != CURVES)
+    rows = [row for path in files for row in _read(path)]
+    return [row for row in rows if (paper in (None, row.paper)) and (protocol in (None, row.protocol))]
+
+
+def read_curves(paper: str | None = None, protocol: str | None = None) -> list[Published]:
+    """Accuracy after each task from published logs, `after_task` 1, 2, ...; one row a point."""
+    return [row for row in _read(CURVES) if (paper in (None, row.paper)) and (protocol in (None, row.protocol))]
+
+
+def _read(path: Path) -> list[Published]:
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    names = [field.name for field in fields(Published)]
+    if list(frame.columns) != names:
+        raise ValueError(f"{path} has the columns {list(frame.columns)}, not {names}")
+    return [
+        Published(
+            **row
+            | {
+                "after_task": int(row["after_task"]) if row["after_task"] else None,
+                "value": float(row["value"]),
+                "std": float(row["std"]) if row["std"] else None,
+            }
+        )
+        for row in frame.to_dict("records")
+    ]

@@ -1,0 +1,155 @@
+"""Reading record files: what is let in, what is left out and told, what is known of a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.runs import Run
+from results.collect import Problem, read_provenance, read_records
+from tests.results.lines import LINE, write_lines
+
+
+def only_problem(tmp_path: Path, line: dict | str) -> Problem:
+    """The problem of a bad second line between two good ones."""
+    good = [{"dataset": "Aircraft"}, {"dataset": "Caltech101"}]
+    path = write_lines(tmp_path, [good[0], line, good[1]])
+    records, problems = read_records([tmp_path])
+    assert [record.dataset for record in records] == ["Aircraft", "Caltech101"]
+    assert [(problem.file, problem.line) for problem in problems] == [(str(path), 2)]
+    return problems[0]
+
+
+def test_what_a_run_records_is_read_back(tmp_path: Path) -> None:
+    labels = {key: LINE[key] for key in ("paper", "method", "protocol", "backbone", "scale", "seed")}
+    run = Run(tmp_path / "run", {"lr": 0.1}, labels)
+    run.record([{"dataset": "Aircraft", "after_task": 1, "metric": "accuracy", "value": 62.5, "seconds": 1.5}])
+    (record,), problems = read_records([tmp_path])
+    assert problems == []
+    assert (record.method, record.dataset, record.after_task, record.value) == ("ZSCL", "Aircraft", 1, 62.5)
+    assert (record.seed, record.seconds, record.run) == (42, 1.5, str(tmp_path / "run"))
+    assert record.file == str(tmp_path / "run" / "record.jsonl")
+
+
+def without(field: str) -> str:
+    return json.dumps({key: value for key, value in LINE.items() if key != field}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (json.dumps(LINE)[:70] + "\n", "not JSON"),
+        ("\n", "not JSON"),
+        ("[1, 2]\n", "no JSON object"),
+        (json.dumps(LINE | {"value": float("nan")}) + "\n", "value is nan"),
+        (json.dumps(LINE | {"value": float("-inf")}) + "\n", "value is -inf"),
+        (json.dumps(LINE | {"value": 10**400}) + "\n", "value is inf"),
+        (json.dumps(LINE | {"seconds": float("nan")}) + "\n", "seconds is nan"),
+        ({"accuracy": 1.0}, "unknown field 'accuracy'"),
+        (without("seed"), "missing field 'seed'"),
+        ({"value": "83.6"}, "wrong type of 'value'"),
+        ({"value": True}, "wrong type of 'value'"),
+        ({"after_task": 1.5}, "wrong type of 'after_task'"),
+        ({"seed": None}, "wrong type of 'seed'"),
+        ({"method": 3}, "wrong type of 'method'"),
+        ({"schema": 2}, "schema version 2"),
+        ({"schema": True}, "schema version True"),
+        ({"schema": "1"}, "schema version '1'"),
+        ({"scale": "large"}, "scale 'large'"),
+        ({"after_task": -1}, "after_task -1"),
+        ({"dataset": "Aircraft", "value": 1.0}, "duplicate of line 1"),
+        ({"dataset": "Aircraft", "bad": 1, "seed": "x"}, "unknown field 'bad'; wrong type of 'seed'"),
+    ],
+)
+def test_a_bad_line_is_left_out_and_told(tmp_path: Path, line: dict | str, reason: str) -> None:
+    assert reason in only_problem(tmp_path, line).reason
+
+
+def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
+    path = write_lines(tmp_path, [{}])
+    path.write_bytes(path.read_bytes() + b"\xff\xfe{}\n")
+    records, problems = read_records([tmp_path])
+    assert len(records) == 1 and [problem.line for problem in problems] == [2]
+
+
+def test_a_bad_line_does_not_make_the_next_one_a_duplicate(tmp_path: Path) -> None:
+    write_lines(tmp_path, [{"value": float("nan")}, {"value": 1.0}])
+    records, problems = read_records([tmp_path])
+    assert [record.value for record in records] == [1.0] and len(problems) == 1
+
+
+def test_the_same_key_in_two_runs_is_no_duplicate(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a", [{"seed": 1}])
+    write_lines(tmp_path / "b", [{"seed": 2}])
+    records, problems = read_records([tmp_path])
+    assert [record.seed for record in records] == [1, 2] and problems == []
+
+
+def test_lines_from_before_the_schema_field_are_of_version_1(tmp_path: Path) -> None:
+    write_lines(tmp_path, [without("schema")])
+    records, problems = read_records([tmp_path])
+    assert len(records) == 1 and problems == []
+
+
+def test_filters_keep_telling_problems(tmp_path: Path) -> None:
+    lines = [
+        {"scale": "mini"},
+        {"dataset": "DTD", "protocol": "mtil-order2"},
+        {"dataset": "Food", "paper": "alta"},
+        "{\n",
+    ]
+    write_lines(tmp_path, lines)
+    assert [record.scale for record in read_records([tmp_path], scale="mini")[0]] == ["mini"]
+    assert [record.dataset for record in read_records([tmp_path], protocol="mtil-order2")[0]] == ["DTD"]
+    assert [record.dataset for record in read_records([tmp_path], paper="alta")[0]] == ["Food"]
+    records, problems = read_records([tmp_path], scale="mini", paper="alta")
+    assert records == [] and len(problems) == 1
+
+
+def test_folders_are_searched_once_and_prefixed_files_found(tmp_path: Path) -> None:
+    write_lines(tmp_path / "run", [{"dataset": "Aircraft"}], "Aircraft.record.jsonl")
+    write_lines(tmp_path / "run", [{"dataset": "DTD"}], "DTD.record.jsonl")
+    records, _ = read_records([tmp_path, tmp_path / "run", tmp_path / "run" / "DTD.record.jsonl"])
+    assert [record.dataset for record in records] == ["Aircraft", "DTD"]
+
+
+def test_a_missing_folder_is_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        read_records([tmp_path / "nowhere"])
+
+
+def test_provenance_sums_seconds_and_takes_the_peak(tmp_path: Path) -> None:
+    labels = {key: LINE[key] for key in ("paper", "method", "protocol", "backbone", "scale", "seed")}
+    run = Run(tmp_path, {"lr": 0.1}, labels)
+    lines = [
+        {"metric": "accuracy", "dataset": "DTD", "after_task": 0, "value": 40.0, "method": "Zero-shot CLIP"},
+        {"metric": "train_seconds", "dataset": "Aircraft", "after_task": 1, "value": 10.5},
+        {"metric": "train_seconds", "dataset": "DTD", "after_task": 2, "value": 20.0},
+        {"metric": "peak_memory_mib", "dataset": "Aircraft", "after_task": 1, "value": 900.0},
+        {"metric": "peak_memory_mib", "dataset": "DTD", "after_task": 2, "value": 800.0},
+        {"metric": "trainable_parameters", "dataset": "all", "after_task": 2, "value": 149620736},
+    ]
+    run.record([line | {"seconds": None} for line in lines])
+    (entry,) = read_provenance([tmp_path])
+    assert (entry.method, entry.seed, entry.records) == ("ZSCL", 42, 6)
+    assert (entry.seconds, entry.peak_memory_mib, entry.trainable_parameters) == (30.5, 900.0, 149620736)
+    assert "pytest" in entry.command and entry.versions["torch"] and entry.started and entry.machine
+
+
+@pytest.mark.parametrize("config", [None, "", "a: [", "- a\n- b\n", "provenance: none\n"])
+def test_provenance_survives_a_config_that_tells_nothing(tmp_path: Path, config: str | None) -> None:
+    write_lines(tmp_path, [{}])
+    if config is not None:
+        (tmp_path / "config.yaml").write_text(config)
+    (entry,) = read_provenance([tmp_path])
+    assert (entry.method, entry.commit, entry.command) == ("ZSCL", "0" * 40, "")
+    assert entry.versions == {} and entry.seconds is None and entry.trainable_parameters is None
+
+
+def test_provenance_of_prefixed_files_is_their_own_config(tmp_path: Path) -> None:
+    for name in ("Aircraft", "DTD"):
+        write_lines(tmp_path, [{"dataset": name}], f"{name}.record.jsonl")
+        (tmp_path / f"{name}.config.yaml").write_text(f"provenance: {{command: learn {name}, device: cpu}}\n")
+    assert [entry.command for entry in read_provenance([tmp_path])] == ["learn Aircraft", "learn DTD"]
+    assert {entry.device for entry in read_provenance([tmp_path])} == {"cpu"}

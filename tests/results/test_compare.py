@@ -1,0 +1,208 @@
+"""Verdicts, matrices and the wall between the miniature and published numbers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.evaluation.metrics import mtil_triple
+from results.collect import Record, read_records
+from results.compare import AVG_LAST, Comparison, compare, matrices, mtil_means, published_matrices, tolerance
+from results.published import Published, read_published
+from tests.results.lines import matrix_lines, write_lines
+
+PRINTED = Published(
+    paper="zscl",
+    protocol="mtil-order1",
+    method="ZSCL",
+    backbone="ViT-B/16",
+    metric="last",
+    dataset="mean",
+    after_task=None,
+    value=83.6,
+    std=None,
+    verified="paper",
+    source="a table",
+    note="",
+)
+
+
+def records_of(folder: Path, *runs: list[dict]) -> list[Record]:
+    for number, lines in enumerate(runs):
+        write_lines(folder / str(number), lines)
+    records, problems = read_records([folder])
+    assert problems == []
+    return records
+
+
+def only(comparisons: list[Comparison], **fields: object) -> Comparison:
+    (found,) = [c for c in comparisons if all(getattr(c, name) == value for name, value in fields.items())]
+    return found
+
+
+def judged(tmp_path: Path, *values: float, printed: Published = PRINTED) -> Comparison:
+    runs = [[{"value": value, "seed": seed}] for seed, value in enumerate(values)]
+    return only(compare([printed], records_of(tmp_path, *runs)))
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(83.6, "matches"), (84.1, "matches"), (83.1, "matches"),
+                                                (84.101, "differs"), (83.099, "differs")])  # fmt: skip
+def test_one_run_matches_within_half_a_point(tmp_path: Path, value: float, verdict: str) -> None:
+    comparison = judged(tmp_path, value)
+    assert (comparison.verdict, comparison.mean, comparison.std, comparison.seeds) == (verdict, value, None, 1)
+    assert comparison.difference == pytest.approx(value - 83.6)
+
+
+def test_several_seeds_match_within_two_standard_errors(tmp_path: Path) -> None:
+    values = (84.0, 85.0, 86.0)  # mean 85, std 1, so 2 / sqrt(3) = 1.155 around the mean
+    comparison = judged(tmp_path, *values)
+    assert comparison.mean == pytest.approx(85.0) and comparison.std == pytest.approx(1.0) and comparison.seeds == 3
+    assert comparison.verdict == "differs"  # 1.4 away
+    nearer = replace(PRINTED, value=83.9)
+    assert judged(tmp_path, *values, printed=nearer).verdict == "matches"  # 1.1 away
+
+
+def test_tolerance_is_never_below_half_a_point() -> None:
+    assert tolerance(None, 1) == 0.5
+    assert tolerance(0.01, 3) == 0.5
+    assert tolerance(3.0, 4) == pytest.approx(3.0)
+
+
+def test_two_runs_of_one_seed_count_once(tmp_path: Path) -> None:
+    records = records_of(tmp_path, [{"value": 83.0, "seed": 1}], [{"value": 84.0, "seed": 1}])
+    comparison = only(compare([PRINTED], records))
+    assert (comparison.mean, comparison.std, comparison.seeds) == (83.5, None, 1)
+    assert "2 runs of seed 1" in comparison.note
+
+
+def test_not_run_has_no_number_and_no_difference() -> None:
+    comparison = only(compare([PRINTED], []))
+    assert comparison.verdict == "not run" and comparison.published == 83.6
+    assert (comparison.mean, comparison.std, comparison.seeds, comparison.difference) == (None, None, 0, None)
+
+
+def test_a_number_no_paper_printed_is_shown_without_one(tmp_path: Path) -> None:
+    comparison = only(compare([], records_of(tmp_path, [{}])))
+    assert (comparison.verdict, comparison.published, comparison.difference) == ("no published value", None, None)
+    assert (comparison.paper, comparison.method, comparison.metric, comparison.mean) == ("zscl", "ZSCL", "last", 83.6)
+
+
+@pytest.mark.parametrize("field", ["method", "protocol", "backbone", "metric", "dataset"])
+def test_only_like_is_held_against_like(tmp_path: Path, field: str) -> None:
+    other = {"method": "LwF", "protocol": "mtil-order2", "backbone": "RN50", "metric": "avg", "dataset": "DTD"}
+    comparisons = compare([PRINTED], records_of(tmp_path, [{field: other[field]}]))
+    assert sorted(comparison.verdict for comparison in comparisons) == ["no published value", "not run"]
+
+
+def test_an_entry_without_backbone_takes_any(tmp_path: Path) -> None:
+    assert judged(tmp_path, 83.6, printed=replace(PRINTED, backbone="")).verdict == "matches"
+
+
+def test_a_run_is_held_against_every_paper_that_printed_its_number(tmp_path: Path) -> None:
+    quoting = replace(PRINTED, paper="moe_adapters", value=80.0, note="misprint likely")
+    comparisons = compare([PRINTED, quoting], records_of(tmp_path, [{}]))
+    assert [(c.paper, c.verdict) for c in comparisons] == [("zscl", "matches"), ("moe_adapters", "differs")]
+    assert comparisons[1].note == "misprint likely"
+
+
+def test_the_miniature_never_meets_a_published_number(tmp_path: Path) -> None:
+    records = records_of(tmp_path, [{"scale": "mini"}])
+    printed, measured = compare([PRINTED], records)
+    assert (printed.verdict, printed.mean) == ("not run", None)
+    assert (measured.verdict, measured.mean, measured.published) == ("no published value", 83.6, None)
+
+
+def test_no_tick_without_a_number_over_all_tables(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).uniform(0, 100, (12, 11)).tolist()
+    for comparison in compare(read_published(), records_of(tmp_path, matrix_lines(rows[0], rows[1:]))):
+        both = comparison.published is not None and comparison.mean is not None
+        assert (comparison.verdict in ("matches", "differs")) == both == (comparison.difference is not None)
+
+
+def test_the_latest_task_stands_for_a_scalar(tmp_path: Path) -> None:
+    lines = [{"metric": "acc", "after_task": task, "value": 90.0 - task} for task in (1, 3, 2)]
+    assert only(compare([], records_of(tmp_path, lines))).mean == 87.0
+
+
+def test_every_cil_name_is_avg_or_last() -> None:
+    cil = {e.metric for e in read_published() if e.protocol.startswith(("cil-", "til-", "joint-", "dil-"))}
+    assert cil - AVG_LAST.keys() == {"forgetting", "acc_macro", "avg_acc_macro", "trainable_parameters"}
+    assert set(AVG_LAST.values()) == {"Avg", "Last"}
+
+
+def matrix_run(seed: int = 0) -> tuple[list[float], np.ndarray, list[dict]]:
+    values = np.random.default_rng(seed).uniform(0, 100, (12, 11))
+    return values[0].tolist(), values[1:], matrix_lines(values[0].tolist(), values[1:].tolist(), seed=seed)
+
+
+def test_a_matrix_comes_back_with_its_zero_shot_row(tmp_path: Path) -> None:
+    zero_shot, values, lines = matrix_run()
+    (matrix,) = matrices(records_of(tmp_path, lines[::-1]))
+    assert matrix.values == values.tolist() and matrix.zero_shot == zero_shot
+    assert matrix.rows == matrix.columns and matrix.rows[0] == "Aircraft"
+    assert (matrix.method, matrix.seed) == ("ZSCL", 0)
+
+
+def test_transfer_avg_last_of_a_run_come_from_its_matrix(tmp_path: Path) -> None:
+    zero_shot, values, lines = matrix_run()
+    comparisons = compare([], records_of(tmp_path, lines))
+    triple = mtil_triple(values)
+    means = {c.metric: c.mean for c in comparisons if c.method == "ZSCL" and c.dataset == "mean"}
+    assert means == {"transfer": triple.transfer, "avg": triple.avg, "last": triple.last}
+    assert only(comparisons, method="ZSCL", metric="transfer", dataset="DTD").mean == triple.transfer_per_dataset[2]
+    before = {c.metric: c.mean for c in comparisons if c.method == "Zero-shot CLIP" and c.dataset == "mean"}
+    expected = {"accuracy": np.mean(zero_shot), "avg": np.mean(zero_shot), "last": np.mean(zero_shot)}
+    assert before == pytest.approx(expected | {"transfer": np.mean(zero_shot[1:])})
+    assert len(comparisons) == 35 + 35 + 12
+
+
+def test_each_seed_has_a_matrix(tmp_path: Path) -> None:
+    records = records_of(tmp_path, matrix_run(0)[2], matrix_run(1)[2])
+    assert [matrix.seed for matrix in matrices(records)] == [0, 1]
+    assert {c.seeds for c in compare([], records)} == {2}
+
+
+def test_an_unfinished_sequence_has_a_matrix_but_no_means(tmp_path: Path) -> None:
+    _, values, lines = matrix_run()
+    records = records_of(tmp_path, [line for line in lines if line["after_task"] <= 3])
+    (matrix,) = matrices(records)
+    assert matrix.values == values[:3].tolist() and matrix.rows == ["Aircraft", "Caltech101", "CIFAR100"]
+    holed = records_of(
+        tmp_path / "holed", [line for line in lines if (line["after_task"], line["dataset"]) != (4, "DTD")]
+    )
+    (matrix,) = matrices(holed)
+    assert matrix.values[3][3] is None and mtil_means(matrix) is None
+    assert not [c for c in compare([], holed) if c.method == "ZSCL"]
+
+
+def test_three_of_eleven_tasks_are_no_result_of_the_protocol(tmp_path: Path) -> None:
+    zero_shot, _, lines = matrix_run()
+    comparisons = compare([], records_of(tmp_path, [line for line in lines if line["after_task"] <= 3]))
+    assert not [c for c in comparisons if c.method == "ZSCL"]
+    assert only(comparisons, metric="accuracy", dataset="mean").mean == pytest.approx(np.mean(zero_shot))
+
+
+def test_a_custom_sequence_is_named_by_what_it_learned(tmp_path: Path) -> None:
+    trained = [
+        {"metric": "train_seconds", "dataset": name, "after_task": task, "value": 1.0, "protocol": "mtil-custom"}
+        for task, name in ((1, "DTD"), (2, "MNIST"))
+    ]
+    cells = [
+        {"metric": "accuracy", "dataset": name, "after_task": task, "value": 10.0 * task, "protocol": "mtil-custom"}
+        for task in (1, 2)
+        for name in ("Food", "MNIST", "DTD")
+    ]
+    records = records_of(tmp_path, trained + cells)
+    (matrix,) = matrices(records)
+    assert (matrix.rows, matrix.columns) == (["DTD", "MNIST"], ["DTD", "MNIST", "Food"])
+    assert only(compare([], records), metric="avg", dataset="mean").mean == 15.0
+
+
+def test_published_matrices_are_the_fourteen_of_zscl() -> None:
+    found = published_matrices(read_published())
+    assert len(found) == 14 and {matrix.paper for matrix in found} == {"zscl"}
+    for matrix in found:
+        assert matrix.rows == matrix.columns[:11] and matrix.columns[11:] == ["CIFAR10"]
+        assert matrix.zero_shot[matrix.columns.index("Aircraft")] == 24.3 and matrix.zero_shot[11] is None
+        assert mtil_means(matrix) is not None

@@ -1,0 +1,77 @@
+"""Figures: which are drawn, what they are called, and that none shows a number of the other scale."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from results import figures
+from results.collect import Data
+from tests.results.sample_data import build, hostile, sample
+
+
+def names(data: Data) -> set[str]:
+    return {figure.name for figure in figures.plan(data)}
+
+
+def test_every_kind_is_drawn_legibly(tmp_path: Path):
+    paths = figures.write(tmp_path, sample("paper"))
+    assert {path.name for path in paths} == {
+        "bars_mtil-order1.png",
+        "curve_mtil-order1.png",
+        "cost_mtil-order1.png",
+        "matrix_mtil-order1_MoE-Adapters.png",
+        "bars_cil-cifar100-10x10.png",
+        "curve_cil-cifar100-10x10.png",
+        "cost_cil-cifar100-10x10.png",
+    }
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.format == "PNG" and image.width >= 900 and image.height >= 400
+            assert len(image.convert("RGB").getcolors(1 << 22)) > 20  # not blank
+
+
+def test_only_what_was_run_is_drawn_of_the_miniature():
+    assert names(sample("mini")) == {
+        "bars_mtil-order1_mini.png",
+        "curve_mtil-order1_mini.png",
+        "matrix_mtil-order1_MoE-Adapters_mini.png",
+        "bars_cil-cifar100-10x10_mini.png",
+        "curve_cil-cifar100-10x10_mini.png",
+    }  # one method a protocol: no cost to set against another's
+    assert all("MINIATURE" in figure.title for figure in figures.plan(sample("mini")))
+
+
+def test_no_figure_without_numbers(tmp_path: Path):
+    assert figures.write(tmp_path, Data("paper", [], [], [], [], [], [])) == []
+    assert figures.write(tmp_path, Data("mini", [], [], [], [], [], [])) == []
+
+
+def test_published_alone_says_that_nothing_was_run():
+    titles = [figure.title for figure in figures.plan(build("paper", [])) if figure.name.startswith("bars")]
+    assert titles and all("published, not run here" in title for title in titles)
+
+
+def test_a_hostile_name_is_drawn_and_stays_in_the_folder(tmp_path: Path):
+    paths = figures.write(tmp_path, hostile("mini"))
+    assert paths and all(path.parent == tmp_path / "figures" and path.exists() for path in paths)
+
+
+def test_curve_is_the_mean_over_data_sets_by_seed():
+    curves = figures._measured_curves(sample("paper"), "mtil-order1")["MoE-Adapters"]
+    assert len(curves) == 3 and [task for task, _ in curves[0]] == list(range(12))
+    # seed 1: 40 + 4 * place + 0.1 before; each learned set adds ten
+    assert curves[0][0][1] == pytest.approx(60.1)
+    assert curves[0][11][1] == pytest.approx(70.1)
+
+
+def test_matrix_is_averaged_over_seeds():
+    (found,) = [figure for figure in figures.plan(sample("paper")) if figure.name.startswith("matrix_mtil")]
+    assert "mean of 3 seeds" in found.title
+    assert figures._mean_cells([[[1.0, None]], [[3.0, 5.0]]])[0][0] == 2.0
+
+
+def test_published_log_is_a_curve_of_its_own():
+    curves = figures._published_curves(sample("paper"), "cil-cifar100-10x10")
+    assert len(curves["InfLoRA"]) == 6 and len(curves["MoE-Adapters"]) == 1
+    assert all(len(curve) == 10 for curve in curves["InfLoRA"])

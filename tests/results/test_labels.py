@@ -1,0 +1,47 @@
+"""Names for people, and the sheet of each protocol."""
+
+import pytest
+
+from results import labels
+from results.published import read_published
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "short", "sheet"),
+    [
+        ("mtil-order2", "MTIL, order II", "MTIL, order II", "MTIL order 2"),
+        ("mtil-order1-5shot", "MTIL, order I, 5-shot", "MTIL, order I, 5-shot", "MTIL 5-shot"),
+        ("cil-cifar100-10x10", "CIFAR-100: 10 tasks of 10 classes, class-incremental",
+         "10 tasks of 10 classes, class-IL", "CIL CIFAR-100"),
+        ("cil-tinyimagenet-100+5x20", "TinyImageNet: 100 classes, then 5 steps of 20, class-incremental",
+         "100 classes, then 5 steps of 20, class-IL", "CIL TinyImageNet"),
+        ("til-cifar10-5x2-buffer200", "CIFAR-10: 5 tasks of 2 classes, task-incremental, buffer of 200",
+         "5 tasks of 2 classes, task-IL, buffer of 200", "Class-IL and task-IL"),
+        ("cil-imagenet_r-20x10", "ImageNet-R: 20 tasks of 10 classes, class-incremental",
+         "20 tasks of 10 classes, class-IL", "ImageNet-R"),
+        ("dil-domainnet", "DomainNet: domain-incremental", "domain-IL", "DomainNet"),
+        ("cil-tinyimagenet-10x20", "TinyImageNet: 10 tasks of 20 classes, class-incremental",
+         "10 tasks of 20 classes, class-IL", "Class-IL and task-IL"),
+        ("something new", "something new", "something new", "Other protocols"),
+    ],
+)  # fmt: skip
+def test_protocol_in_words(name, words, short, sheet):
+    assert labels.protocol(name) == words
+    assert labels.setting(name, with_dataset=False) == short
+    assert labels.sheet(name) == sheet
+
+
+def test_settings_of_one_sheet_stay_apart():
+    by_sheet = {}
+    for protocol in {entry.protocol for entry in read_published()}:
+        by_sheet.setdefault((labels.sheet(protocol), labels.setting(protocol, True)), set()).add(protocol)
+    assert all(len(protocols) == 1 for protocols in by_sheet.values())
+
+
+def test_steps_are_sorted_as_numbers():
+    assert sorted(["x-20x10", "x-5x40", "x-10x20"], key=labels.natural) == ["x-5x40", "x-10x20", "x-20x10"]
+
+
+def test_cross_paper_protocols():
+    names = ("cil-cifar100-10x10", "til-cifar100-10x10", "cil-cifar100-20x5", "cil-cifar10-5x2", "mtil-order1")
+    assert [labels.is_cross_paper(name) for name in names] == [True, True, False, False, False]

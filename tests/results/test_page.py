@@ -1,0 +1,126 @@
+"""The page: whole in itself, escaped, well-formed, and honest about its scale."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from results import figures, page
+from results.collect import Data
+from tests.results.sample_data import HOSTILE, build, hostile, sample
+
+VOID = {"meta", "img", "br"}
+
+
+class Tags(HTMLParser):
+    """Collects tags with their attributes, and fails on one that is not closed in turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def parse(text: str) -> Tags:
+    tags = Tags()
+    tags.feed(text)
+    tags.close()
+    assert tags.open == []
+    return tags
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    pages = {}
+    for scale in ("paper", "mini"):
+        out = tmp_path_factory.mktemp(scale)
+        if scale == "mini":
+            figures.write(out, sample(scale))
+        (path,) = page.write(out, sample(scale))
+        assert path.name == ("report-mini.html" if scale == "mini" else "report.html")
+        pages[scale] = path.read_text(encoding="utf-8")
+    return pages
+
+
+@pytest.mark.parametrize("scale", ["paper", "mini"])
+def test_needs_nothing_but_itself(written, scale):
+    tags = parse(written[scale])
+    for tag, attributes in tags.found:
+        assert tag not in ("script", "link", "iframe", "object")
+        assert not any(name.startswith("on") for name in attributes)
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
+    assert "url(" not in written[scale] and "@import" not in written[scale]
+
+
+def test_figures_are_embedded_whole(written, tmp_path: Path):
+    drawn = figures.write(tmp_path, sample("mini"))
+    images = re.findall(r'src="data:image/png;base64,([^"]+)"', written["mini"])
+    assert len(images) == len(drawn)
+    assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
+    assert all(attributes["alt"] for tag, attributes in parse(written["mini"]).found if tag == "img")
+
+
+def test_links_lead_somewhere(written):
+    found = parse(written["paper"]).found
+    targets = {attributes["id"] for _, attributes in found if "id" in attributes}
+    links = {attributes["href"][1:] for tag, attributes in found if tag == "a"}
+    assert links == targets and len(links) == 13
+
+
+def test_phone_and_print(written):
+    text = written["paper"]
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    assert "@media print" in text and "overflow-x: auto" in text
+    tables, boxes = text.count("<table>"), text.count('<div class="scroll"><table>')
+    assert tables == boxes > 5
+
+
+def test_miniature_says_so_and_shows_no_published_number(written):
+    text = written["mini"]
+    assert re.search(r"<title>[^<]*MINIATURE</title>", text) and re.search(r"<h1>[^<]*MINIATURE</h1>", text)
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", text)
+    assert "Ours" in heads and not {"Published", "Difference", "Verdict", "Source"} & set(heads)
+
+
+def test_paper_scale_shows_difference_and_verdict(written):
+    assert '<td class="number matches">+0.20</td>' in written["paper"]
+    assert '<td class="number differs">-5.11</td>' in written["paper"]
+    assert "MINIATURE" not in written["paper"]
+    assert "runs/x/record.jsonl:7: value is not a finite number" in written["paper"]
+
+
+def test_names_are_escaped(tmp_path: Path):
+    text = page.html(hostile("paper"), tmp_path)
+    assert "<b>" not in text
+    assert HOSTILE in "\n".join(parse(text).text)
+
+
+def test_rows_are_as_wide_as_their_head(written):
+    for table in re.findall(r"<table>(.*?)</table>", written["paper"], re.DOTALL):
+        widths = set()
+        for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL):
+            cells = re.findall(r"<t[hd](?=[ >])([^>]*)>", row)
+            widths.add(sum(int((re.findall(r'colspan="(\d+)"', cell) or [1])[0]) for cell in cells))
+        assert len(widths) == 1
+
+
+@pytest.mark.parametrize("data", [build("paper", []), Data("mini", [], [], [], [], [], [])])
+def test_without_runs_it_says_so(tmp_path: Path, data: Data):
+    text = page.html(data, tmp_path)
+    parse(text)
+    assert "Not run" in text

@@ -1,0 +1,215 @@
+"""The workbook, read back: sheets, types, formats, colours, panes; converted by LibreOffice where it is installed."""
+
+import math
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from openpyxl import Workbook, load_workbook
+from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.worksheet import Worksheet
+
+from results import labels, spreadsheet
+from results.cells import VERDICT_COLOURS, put
+from results.collect import Data
+from results.compare import VERDICTS
+from results.spreadsheet import HEAD_ROW
+from tests.results.sample_data import HOSTILE, build, hostile, sample
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workbook]:
+    """The workbook of each scale, and of no run at all, read back from disk."""
+    cases = {"paper": sample("paper"), "mini": sample("mini"), "not run": build("paper", []),
+             "empty": Data("paper", [], [], [], [], [], []), "hostile": hostile("paper")}  # fmt: skip
+    found = {}
+    for name, data in cases.items():
+        (path,) = spreadsheet.write(tmp_path_factory.mktemp("book"), data)
+        assert path.name == ("results-mini.xlsx" if name == "mini" else "results.xlsx")
+        found[name] = load_workbook(path)
+    return found
+
+
+def heads(sheet: Worksheet) -> list[tuple[str, str]]:
+    """(group, head) of each column; a group's name stands in the first of its merged cells."""
+    groups, names = [], {}
+    for merged in sheet.merged_cells.ranges:
+        for column in range(merged.min_col, merged.max_col + 1):
+            names[column] = sheet.cell(merged.min_row, merged.min_col).value
+    for column in range(1, sheet.max_column + 1):
+        group = names.get(column, sheet.cell(HEAD_ROW - 1, column).value) or ""
+        groups.append((group, sheet.cell(HEAD_ROW, column).value))
+    return groups
+
+
+def row_of(sheet: Worksheet, **wanted: str) -> dict[tuple[str, str], object]:
+    """The cells of the only row whose columns (by head) have these values."""
+    titles = heads(sheet)
+    rows = []
+    for row in sheet.iter_rows(min_row=HEAD_ROW + 1):
+        by_head = {title: cell for (_, title), cell in zip(reversed(titles), reversed(row))}
+        if all(by_head[title].value == value for title, value in wanted.items()):
+            rows.append(dict(zip(titles, row)))
+    assert len(rows) == 1
+    return rows[0]
+
+
+def test_sheets_of_paper_scale(books):
+    families = [name for name, _, _ in labels.SHEETS]
+    expected = ["Overview", "CIFAR-100, 10 tasks", *families, "Accuracy matrices", "Published matrices", "Runs"]
+    assert books["paper"].sheetnames == expected
+    assert all(len(name) <= 31 and not set(name) & set("[]:*?/\\") for name in expected)
+
+
+def test_miniature_shows_measured_numbers_only(books):
+    book = books["mini"]
+    assert book.sheetnames == ["Overview", "CIFAR-100, 10 tasks", "MTIL order 1", "CIL CIFAR-100",
+                               "Accuracy matrices", "Runs"]  # fmt: skip
+    assert "MINIATURE" in book["Overview"]["A1"].value and "MINIATURE" in book["MTIL order 1"]["A1"].value
+    for name in ("CIFAR-100, 10 tasks", "MTIL order 1", "CIL CIFAR-100"):
+        words = {word.lower() for pair in heads(book[name]) for word in pair if word}
+        assert not {word for word in words if "published" in word or "difference" in word or "verdict" in word}
+
+
+def test_measured_beside_published(books):
+    row = row_of(books["paper"]["MTIL order 1"], Method="MoE-Adapters", Metric="Last")
+    assert row["Mean", "Published"].value == 85.0 and row["Mean", "Published"].number_format == "0.0"
+    assert row["Mean", "Ours"].value == pytest.approx(85.2) and row["Mean", "± std"].value == pytest.approx(0.1)
+    assert row["Mean", "Seeds"].value == 3 and row["Mean", "Difference"].value == pytest.approx(0.2)
+    assert row["Mean", "Verdict"].value == "matches"
+    assert row["Published, by data set", "Aircraft"].value == 49.8
+    assert row["Ours, by data set", "Aircraft"].value == pytest.approx(50.2)
+    assert row["Difference, by data set", "Aircraft"].value == pytest.approx(0.4)
+
+
+def test_differing_number_is_coloured_and_signed(books):
+    row = row_of(books["paper"]["CIFAR-100, 10 tasks"], Method="InfLoRA", **{"Reported as": "AvgACC, ACC"})
+    assert row["Published", "Last"].value == 86.51 and row["Ours", "Last"].value == pytest.approx(81.4)
+    difference = row["Difference", "Last"]
+    assert difference.value == pytest.approx(-5.11) and difference.number_format.startswith("+0.00;-0.00")
+    assert difference.fill.fgColor.rgb.endswith(VERDICT_COLOURS["differs"][0])
+    assert row["Verdict", "Last"].value == "differs"
+    assert row["Trainable parameters", "Published"].value == 192010
+    assert row["Trainable parameters", "Ours"].value == 1_000_000
+
+
+def test_cross_paper_sheet_has_every_paper(books):
+    sheet = books["paper"]["CIFAR-100, 10 tasks"]
+    column = [title for _, title in heads(sheet)].index("Paper") + 1
+    papers = {sheet.cell(row, column).value for row in range(HEAD_ROW + 1, sheet.max_row + 1)}
+    assert papers == set(labels.PAPERS.values())
+    assert row_of(sheet, Method="ZSCL")["Trainable parameters", "Published"].value == 149620736
+
+
+@pytest.mark.parametrize("name", ["paper", "not run", "hostile"])
+def test_verdict_cells_carry_their_colour(books, name):
+    seen = set()
+    for sheet in books[name].worksheets[1:-3]:
+        places = [place for place, (group, title) in enumerate(heads(sheet), 1) if "Verdict" in (group, title)]
+        for row in range(HEAD_ROW + 1, sheet.max_row + 1):
+            for place in places:
+                cell = sheet.cell(row, place)
+                if cell.value is not None:
+                    assert cell.fill.fgColor.rgb.endswith(VERDICT_COLOURS[cell.value][0])
+                    seen.add(cell.value)
+    assert seen <= set(VERDICTS) and "not run" in seen
+    assert name == "paper" or "matches" not in seen
+
+
+@pytest.mark.parametrize("name", ["paper", "mini", "not run", "empty", "hostile"])
+def test_no_formula_and_numbers_are_numbers(books, name):
+    for sheet in books[name].worksheets:
+        for row in sheet.iter_rows():
+            for cell in row:
+                assert cell.data_type in ("n", "s")
+                if isinstance(cell.value, float):
+                    assert math.isfinite(cell.value) and cell.number_format != "General"
+                elif isinstance(cell.value, str) and cell.value.strip():
+                    assert not cell.value.replace(".", "", 1).replace("-", "", 1).isdigit()
+
+
+def test_panes_widths_and_filters(books):
+    for sheet in books["paper"].worksheets:
+        assert sheet.freeze_panes
+        used = [get_column_letter(column) for column in range(1, sheet.max_column + 1)]
+        assert all(letter in sheet.column_dimensions for letter in used)
+        assert sheet.page_setup.orientation == "landscape"
+    table = books["paper"]["MTIL order 1"]
+    assert table.freeze_panes == "C6" and table.auto_filter.ref.startswith("A5:")
+    assert "E6" > table.freeze_panes and table.print_title_rows == "$4:$5"
+
+
+def test_a_name_that_looks_like_a_formula_stays_text(books):
+    cells = [cell for sheet in books["hostile"].worksheets for row in sheet.iter_rows() for cell in row
+             if isinstance(cell.value, str) and cell.value.startswith("=")]  # fmt: skip
+    assert len({cell.parent.title for cell in cells}) >= 3
+    assert all(cell.data_type == "s" and cell.quotePrefix for cell in cells)
+    assert HOSTILE in {cell.value for cell in cells}
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "#N/A", "1e5", "2024-01-01", "\x07bell"])
+def test_any_text_is_written_literally(tmp_path, text):
+    book = Workbook()
+    put(book.active, 1, 1, text)
+    book.save(tmp_path / "text.xlsx")
+    cell = load_workbook(tmp_path / "text.xlsx").active["A1"]
+    assert cell.data_type == "s" and cell.value == text.replace("\x07", "")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, None])
+def test_what_is_no_number_is_left_empty(number):
+    assert put(Workbook().active, 1, 1, number).value is None
+
+
+def test_published_and_measured_share_no_column(books):
+    for sheet in books["paper"].worksheets[1:-3]:
+        for group, title in heads(sheet):
+            words = f"{group} {title}"
+            assert not ("Published" in words and "Ours" in words)
+
+
+def test_matrices_are_coloured_with_the_learned_set_framed(books):
+    sheet = books["paper"]["Accuracy matrices"]
+    assert sheet["A4"].value.startswith("MoE-Adapters") and sheet["A7"].value == "before any task"
+    assert [sheet.cell(8, column).value for column in (1, 2)] == ["Aircraft", pytest.approx(50.1)]
+    assert sheet["B8"].border.left.style == "medium" and sheet["C8"].border.left.style is None
+    areas = [str(area.sqref) for area in sheet.conditional_formatting]
+    assert "B7:L18" in areas
+    assert len(books["paper"]["Published matrices"].conditional_formatting) == 14  # ZSCL's seven methods, two orders
+
+
+def test_runs_and_skipped_lines_are_listed(books):
+    values = [[cell.value for cell in row] for row in books["paper"]["Runs"].iter_rows(min_row=4)]
+    header, first = values[0], dict(zip(values[0], values[1]))
+    assert {"Command", "Commit", "Versions", "Device", "Seed", "Seconds", "Peak memory (MiB)"} <= set(header)
+    assert first["Seconds"] == 1234.5 and first["Seed"] == 1 and first["Versions"] == "python 3.11, torch 2.6"
+    assert [7, "value is not a finite number", "runs/x/record.jsonl"] in [row[:3] for row in values]
+
+
+@pytest.mark.parametrize("name", ["not run", "empty"])
+def test_without_runs_every_sheet_says_so(books, name):
+    book = books[name]
+    assert "Not run" in book["Overview"]["A4"].value
+    for sheet in book.worksheets[1:-3]:
+        assert "Not run" in sheet["A3"].value
+    assert "Not run" in book["Accuracy matrices"]["A4"].value and "Not run" in book["Runs"]["A2"].value
+
+
+def test_overview_counts_the_verdicts(books):
+    data = sample("paper")
+    told = {row[0].value: row[2].value for row in books["paper"]["Overview"].iter_rows() if row[0].value in VERDICTS}
+    assert told == {name: sum(item.verdict == name for item in data.comparisons) for name in VERDICTS}
+    assert told["matches"] > 0 and told["differs"] > 0
+
+
+@pytest.mark.skipif(shutil.which("soffice") is None, reason="LibreOffice is not installed")
+@pytest.mark.parametrize("scale", ["paper", "mini"])
+def test_libreoffice_reads_it(tmp_path: Path, scale: str):
+    (path,) = spreadsheet.write(tmp_path, sample(scale))
+    profile = f"-env:UserInstallation=file://{tmp_path}/profile"
+    command = ["soffice", profile, "--headless", "--convert-to", "pdf", "--outdir", tmp_path, path]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)
+    pdf = path.with_suffix(".pdf")
+    assert done.returncode == 0 and "error" not in done.stderr.lower(), done.stderr
+    assert pdf.read_bytes().startswith(b"%PDF") and pdf.stat().st_size > 10_000
