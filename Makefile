@@ -1,4 +1,4 @@
-# make demo: set up, then the main job on the embedded miniature. make test: set up, then all tests.
+# make demo: set up, the main job on the embedded miniature, its spreadsheet and page. make test: set up, all tests.
 PYTHON ?= python3
 VENV ?= .venv
 
@@ -6,6 +6,7 @@ VENV ?= .venv
 
 demo: setup
 	PYTHON=$(VENV)/bin/python bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini --save runs/moe_adapters/order1
+	$(VENV)/bin/python -m results --scale mini --runs runs --out runs/results
 
 test: setup
 	$(VENV)/bin/python -m pytest

@@ -44,6 +44,8 @@ def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[
     axes.set_yticks(range(len(rows)), [row if row not in columns else f"after {row}" for row in rows])
     for y, values in enumerate(matrix):
         for x, value in enumerate(values):
+            if value != value:  # no such cell
+                continue
             axes.text(
                 x, y, f"{value:.1f}", ha="center", va="center", fontsize=9, color="black" if value > 60 else "white"
             )
