@@ -45,10 +45,10 @@ def alexnet_features(weights: str | Path | None = None) -> nn.Module:
         try:
             state_dict = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
         except (OSError, RuntimeError) as error:
-            folder = Path(torch.hub.get_dir()) / "checkpoints"
+            folder, url = Path(torch.hub.get_dir()) / "checkpoints", AlexNet_Weights.IMAGENET1K_V1.url
             raise UserError(
-                "DDAS needs torchvision's ImageNet AlexNet, and "
-                f"{AlexNet_Weights.IMAGENET1K_V1.url} could not be fetched ({error}). Put {ALEXNET_FILE} into {folder}, or give its path to --chooser-features."
+                f"DDAS needs torchvision's ImageNet AlexNet, and {url} could not be fetched ({error}). "
+                f"Put {ALEXNET_FILE} into {folder}, or give its path to --chooser-features."
             ) from error
     else:
         state_dict = load_tensors(weights)

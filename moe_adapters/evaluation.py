@@ -138,7 +138,7 @@ def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
     return torch.cat([model.encode_image(clip_normalise(batch.to(device))) for batch in pixels.split(batch_size)])
 
 
-class TestSet:
+class EvaluationSet:
     """One data set under evaluation, with everything that all checkpoints share."""
 
     def __init__(self, model: CLIP, pixels: Tensor, labels: Tensor, tokens: Tensor, batch_size: int) -> None:
@@ -161,14 +161,14 @@ class TestSet:
         return self._clip_logits
 
     def measure_errors(self, extractor: nn.Module, autoencoders: list[AutoEncoder]) -> None:
-        """Reconstruction errors of each image under each distinct autoencoder, (N, autoencoders)."""
-        batches = self.pixels.split(self.batch_size)
-        self.errors = torch.cat(
-            [
-                reconstruction_errors(autoencoders, chooser_input(extractor, clip_normalise(batch.to(self.device))))
-                for batch in tqdm(batches, desc="DDAS", leave=False, dynamic_ncols=True, disable=None)
-            ]
-        )
+        """Reconstruction errors of each image under each distinct autoencoder, (N, autoencoders), on the CPU."""
+        errors = []
+        for batch in tqdm(
+            self.pixels.split(self.batch_size), desc="DDAS", leave=False, dynamic_ncols=True, disable=None
+        ):
+            features = chooser_input(extractor, clip_normalise(batch.to(self.device)))
+            errors.append(reconstruction_errors(autoencoders, features).cpu())
+        self.errors = torch.cat(errors)
 
     def route(self, checkpoint: Checkpoint, routes: Routes, own_task: int | None) -> Tensor:
         """The router of each image, (N,). DDAS decides a batch at a time, as upstream, unless told per image."""
@@ -206,7 +206,8 @@ class TestSet:
                 continue
             use_router(self.model, task_id)
             vectors = self.clip_vectors if routes.text_from_clip else class_vectors(self.model, self.tokens)
-            logits[where] = zeroshot_logits(image_features(self.model, self.pixels[where], self.batch_size), vectors)
+            for part in where.split(self.batch_size):  # never a copy of all pixels
+                logits[part] = zeroshot_logits(image_features(self.model, self.pixels[part], len(part)), vectors)
         top1, top5 = accuracy(logits, self.labels)
         return Cell(checkpoint.task_id, top1, top5, {task: int((routed == task).sum()) for task in used})
 
@@ -219,7 +220,7 @@ def routes_of(args: argparse.Namespace) -> Routes:
     return Routes(kind, args.threshold or 0.0, args.ddas_per_image, args.task_id, args.non_text)
 
 
-def load_test_set(args: argparse.Namespace, model: CLIP, name: str) -> TestSet:
+def load_test_set(args: argparse.Namespace, model: CLIP, name: str) -> EvaluationSet:
     """One data set, decoded, with its class prompts under all templates."""
     pixels_of = clip_eval_pixels(model.visual.input_resolution)
     data = datasets.load(name, args.data_location, None, pixels_of, verify=not args.no_verify)
@@ -227,7 +228,7 @@ def load_test_set(args: argparse.Namespace, model: CLIP, name: str) -> TestSet:
     templates = [args.template] if args.template else data.templates
     prompts = [template.replace("{}", label) for label in data.classnames for template in templates]
     tokens = clip.tokenize(prompts).view(len(data.classnames), len(templates), -1)
-    return TestSet(model, pixels, labels, tokens, args.batch_size_eval)
+    return EvaluationSet(model, pixels, labels, tokens, args.batch_size_eval)
 
 
 def feature_size(extractor: nn.Module, model: CLIP, device: torch.device) -> int:
@@ -297,7 +298,7 @@ def warn_of_untrained_routers(name: str, cell: Cell, sequence: list[str]) -> Non
 
 
 def record_lines(
-    name: str, test: TestSet, cells: list[Cell], sequence: list[str], seconds: float
+    name: str, test: EvaluationSet, cells: list[Cell], sequence: list[str], seconds: float
 ) -> list[dict[str, Any]]:
     """Tidy lines of one data set: the zero-shot row as after_task 0, then every checkpoint."""
     top1, top5 = test.clip_accuracy()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.mini.canvas import GRID_X, GRID_Y, SIZE, Scene, either, noise, per_image, rotate, uniform, wave
+from common.mini.canvas import GRID_X, GRID_Y, SIZE, Scene, either, noise, rotate, uniform, wave
 
 _COLUMN = np.arange(SIZE, dtype=np.float32)[None, None, :]
 _ROW = np.arange(SIZE, dtype=np.float32)[None, :, None]

@@ -29,7 +29,7 @@ from moe_adapters.ddas import (
     reconstruction_errors,
     train_autoencoder,
 )
-from moe_adapters.evaluation import Cell, Checkpoint, Routes, TestSet, class_vectors, distinct, image_features
+from moe_adapters.evaluation import Cell, Checkpoint, Routes, EvaluationSet, class_vectors, distinct, image_features
 from moe_adapters.training import TrainingOptions, cut_prompts, moe_blocks, train_adapters
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 from tests.benchmarks.moe_adapters_plain import evaluate_cell, loop_over_experts
@@ -263,7 +263,7 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
 
     def time_test_set() -> list[float]:
         model = with_adapters(plain, "concentrated", sizes.device)
-        test = TestSet(model, pixels, labels, tokens[:, None], batch_size)
+        test = EvaluationSet(model, pixels, labels, tokens[:, None], batch_size)
         checkpoint = Checkpoint(0, adapters_of(model))
         return timed_calls(partial(test.evaluate, checkpoint, Routes("fixed", fixed=0), None), sizes)
 
@@ -358,7 +358,7 @@ def evaluate_shared(matrix: Matrix) -> list[list[Cell]]:
     """A row of cells a data set by the real code: what checkpoints share is computed once."""
     routes, found = Routes("ddas", matrix.threshold), []
     for pixels, labels, tokens in matrix.sets:
-        test = TestSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
+        test = EvaluationSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
         test.measure_errors(matrix.extractor, matrix.autoencoders)
         found.append([test.evaluate(checkpoint, routes, None) for checkpoint in matrix.checkpoints])
     return found

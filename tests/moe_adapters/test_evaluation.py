@@ -11,7 +11,7 @@ from common.evaluation.zero_shot import zeroshot_logits
 from moe_adapters.adapters import ORIGINAL_CLIP, insert_adapters, is_adapter_key, use_router
 from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
 from moe_adapters.evaluation import Checkpoint, Routes, class_vectors, is_unused
-from moe_adapters.evaluation import TestSet as EvaluatedSet
+from moe_adapters.evaluation import EvaluationSet
 from tests.golden_files import Golden
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}  # the fixtures' README
@@ -98,7 +98,7 @@ def test_logits_of_the_chosen_router(golden: Golden, model: CLIP) -> None:
 
 
 def test_test_sets_reach_the_official_accuracy(golden: Golden) -> None:
-    """A TestSet a stored batch (they are ragged), from a model without the adapters: the checkpoint brings them."""
+    """One set a stored batch (they are ragged), from a model without the adapters: the checkpoint brings them."""
     extractor, autoencoders = golden_extractor(golden), golden_autoencoders(golden)
     model = golden_clip(golden)
     checkpoint = Checkpoint(10, golden_adapters(golden), list(range(12)))
@@ -108,7 +108,7 @@ def test_test_sets_reach_the_official_accuracy(golden: Golden) -> None:
     for batch in batches_of(golden):
         pixels = (golden[f"batch{batch}/images"] * std + mean) * 255  # the fixture's images are no whole grey levels
         labels = golden[f"batch{batch}/labels"]
-        test = EvaluatedSet(model, pixels, labels, golden["tokens"], batch_size=len(pixels))
+        test = EvaluationSet(model, pixels, labels, golden["tokens"], batch_size=len(pixels))
         test.measure_errors(extractor, autoencoders)
         cell = test.evaluate(checkpoint, routes, own_task=None)
         assert cell.routed == {int(golden["task_ids"][batch]): len(pixels)}

@@ -18,7 +18,7 @@ from common.evaluation.pixels import decode
 from moe_adapters.adapters import ORIGINAL_CLIP, count_choices, drop_unchosen_gradients, use_router
 from moe_adapters.ddas import AutoEncoder, chooser_input
 from moe_adapters.evaluation import Routes, class_vectors, distinct, image_features
-from moe_adapters.evaluation import TestSet as EvaluatedSet
+from moe_adapters.evaluation import EvaluationSet
 from moe_adapters.training import cut_prompts, moe_blocks
 from tests.benchmarks.measure import Sizes
 from tests.benchmarks.moe_adapters import (
@@ -146,7 +146,7 @@ def test_what_checkpoints_share_is_computed_once(matrix: Matrix) -> None:
         matrix.model.ln_final.register_forward_hook(lambda *_: count("text")),
     ]
     pixels, labels, tokens = domain_pixels(99, 40, 32), *matrix.sets[0][1:]
-    test = EvaluatedSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
+    test = EvaluationSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
     test.measure_errors(matrix.extractor, matrix.autoencoders)
     for checkpoint in matrix.checkpoints:
         assert test.evaluate(checkpoint, Routes("ddas", matrix.threshold), None).routed == {ORIGINAL_CLIP: 40}
@@ -159,7 +159,7 @@ def test_what_checkpoints_share_is_computed_once(matrix: Matrix) -> None:
 
 def test_errors_of_a_batch_are_its_images_mean(matrix: Matrix) -> None:
     pixels, labels, tokens = matrix.sets[0]
-    test = EvaluatedSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
+    test = EvaluationSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
     test.measure_errors(matrix.extractor, matrix.autoencoders)
     to_float = torch.stack([pixel.float() for pixel in pixels]) / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
