@@ -17,8 +17,8 @@ from tqdm import tqdm
 
 from common.errors import UserError, exit_cleanly
 from common.files import write_text
-from results.collect import SCALES, Data, Problem, Record, read_provenance, read_records
-from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, compare
+from results.collect import SCALES, Problem, Record, read_provenance, read_records
+from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, Data, compare
 from results.published import Published, read_curves, read_published
 
 RUNS = (Path("runs"), Path("ckpt"))  # where the scripts save

@@ -5,16 +5,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from common.errors import UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA
-from results.published import Published
-
-if TYPE_CHECKING:
-    from results.compare import Comparison
 
 SCALES = ("paper", "mini")
 RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
@@ -90,19 +86,6 @@ class Provenance:
     peak_memory_mib: float | None
     trainable_parameters: int | None  # None unless the run recorded it
     records: int
-
-
-@dataclass(frozen=True)
-class Data:
-    """All that the spreadsheet, the figures and the page are made from; of one scale."""
-
-    scale: str  # "paper" or "mini"
-    records: list[Record]
-    published: list[Published]
-    comparisons: list["Comparison"]
-    provenance: list[Provenance]
-    problems: list[Problem]
-    curves: list[Published]  # accuracy after each task, from published logs
 
 
 class _Damaged(Exception):

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from common.evaluation.metrics import MTILTriple, mtil_triple
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2
-from results.collect import Record
+from results.collect import Problem, Provenance, Record
 from results.published import Published
 
 MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED = "matches", "differs", "not run", "no published value"
@@ -63,6 +63,19 @@ class AccuracyMatrix:
     columns: list[str]  # data sets, the learned ones first and in order
     values: list[list[float | None]]
     zero_shot: list[float | None] | None  # the row before any task, if known
+
+
+@dataclass(frozen=True)
+class Data:
+    """All that the spreadsheet, the figures and the page are made from; of one scale."""
+
+    scale: str  # "paper" or "mini"
+    records: list[Record]
+    published: list[Published]
+    comparisons: list[Comparison]
+    provenance: list[Provenance]
+    problems: list[Problem]
+    curves: list[Published]  # accuracy after each task, from published logs
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 from common.evaluation.report import heat_map
 from common.files import atomic_write
 from results import labels
-from results.collect import Data
-from results.compare import AccuracyMatrix, Comparison, matrices
+from results.compare import AccuracyMatrix, Comparison, Data, matrices
 from results.tables import PARAMETERS
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from pathlib import Path
 from common.files import write_text
 from results import figures, labels
 from results.cells import MEANINGS, VERDICT_COLOURS
-from results.collect import Data
-from results.compare import VERDICTS
+from results.compare import VERDICTS, Data
 from results.tables import PARAMETER_GROUP, Cell, Column, Table, tables
 
 CLASSES = {name: name.replace(" ", "-") for name in VERDICTS}

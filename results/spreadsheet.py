@@ -11,8 +11,8 @@ from openpyxl.worksheet.worksheet import Worksheet
 from common.files import atomic_write
 from results import cells, labels
 from results.cells import put
-from results.collect import Data, Problem, Provenance
-from results.compare import VERDICTS, AccuracyMatrix, matrices, published_matrices
+from results.collect import Problem, Provenance
+from results.compare import VERDICTS, AccuracyMatrix, Data, matrices, published_matrices
 from results.tables import Column, Table, tables
 
 FRONT, MATRICES, PUBLISHED_MATRICES, RUNS = "Overview", "Accuracy matrices", "Published matrices", "Runs"

@@ -4,8 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from results import labels
-from results.collect import Data
-from results.compare import Comparison
+from results.compare import Comparison, Data
 
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from common.protocols import MTIL_ORDER_1
-from results.collect import Data, Problem, Provenance, Record
-from results.compare import compare
+from results.collect import Problem, Provenance, Record
+from results.compare import Data, compare
 from results.published import read_curves, read_published
 
 HOSTILE = '=HYPERLINK("http://x")<b>&$x$'  # a method's name that must stay a name

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from results import figures
-from results.collect import Data
+from results.compare import Data
 from tests.results.sample_data import build, hostile, sample
 
 

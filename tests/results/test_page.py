@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from results import figures, page
-from results.collect import Data
+from results.compare import Data
 from tests.results.sample_data import HOSTILE, build, hostile, sample
 
 VOID = {"meta", "img", "br"}

@@ -12,8 +12,7 @@ from openpyxl.worksheet.worksheet import Worksheet
 
 from results import labels, spreadsheet
 from results.cells import VERDICT_COLOURS, put
-from results.collect import Data
-from results.compare import VERDICTS
+from results.compare import VERDICTS, Data
 from results.spreadsheet import HEAD_ROW
 from tests.results.sample_data import HOSTILE, build, hostile, sample
 
