@@ -244,6 +244,7 @@ def _missing(args: argparse.Namespace) -> list[Rule]:
     nothing = "nothing to do: give --train-dataset to train, or --eval-only with --load and --eval-datasets."
     threshold = "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features)."
     load = "--eval-only needs --load (only --no-ddas can do without: the zero-shot row)."
+    selector = "how images find their router is missing; give --autorouter, --oracle-task-id or --no-ddas."
     length = "how long to train is missing; give --iterations or --epochs."
     return [
         (training and not args.train_dataset, nothing),
@@ -253,6 +254,7 @@ def _missing(args: argparse.Namespace) -> list[Rule]:
         (args.eval_only and not args.eval_datasets, "--eval-only needs --eval-datasets."),
         (args.eval_only and not args.load and not args.no_ddas, load),
         (args.autorouter and args.threshold is None, threshold),
+        (args.eval_datasets and not (args.autorouter or args.oracle_task_id or args.no_ddas), selector),
     ]
 
 
