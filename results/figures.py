@@ -310,7 +310,7 @@ def _costs(data: Data, protocol: str) -> list[Figure]:
             _cost_panel(panel, points, looks)
             panel.set_xlabel(f"{name}, log scale")
         handles = [_mark(colour, marker) for colour, marker in looks.values()]
-        figure.legend(handles, [plain(name) for name in names], loc="outside right upper", frameon=False, fontsize=9)
+        figure.legend(handles, [plain(name) for name in names], loc="outside right center", frameon=False, fontsize=9)
         _save(figure, path, title + ("" if data.scale == "mini" else "\nfilled: measured, hollow: published"))
 
     return [_figure("cost", protocol, "", data.scale, title, draw)]
