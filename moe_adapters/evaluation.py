@@ -272,6 +272,8 @@ def evaluate_sequence(run: Run, args: argparse.Namespace, model: CLIP, extractor
     ]
     checkpoints, autoencoders = read_checkpoints(args, model, extractor, files)
     routes = routes_of(args)
+    about = {"dataset": "all", "after_task": len(sequence), "seconds": None}
+    run.record([about | {"metric": "trainable_parameters", "value": count_trainable(model, autoencoders)}])
     for name in not_evaluated(run, args):
         started = time.monotonic()
         test = load_test_set(args, model, name)
@@ -285,6 +287,12 @@ def evaluate_sequence(run: Run, args: argparse.Namespace, model: CLIP, extractor
         print(f"{name:<14} zero-shot {test.clip_accuracy()[0]:5.1f}   after each task {after}", flush=True)
         for cell in cells:
             warn_of_untrained_routers(name, cell, sequence)
+
+
+def count_trainable(model: CLIP, autoencoders: list[AutoEncoder]) -> int:
+    """What the method adds to CLIP, as later papers count it: all experts and routers, and one autoencoder."""
+    adapters = sum(p.numel() for name, p in model.named_parameters() if is_adapter_key(name))
+    return adapters + sum(p.numel() for p in autoencoders[0].parameters()) if autoencoders else adapters
 
 
 def warn_of_untrained_routers(name: str, cell: Cell, sequence: list[str]) -> None:

@@ -77,6 +77,14 @@ def test_routed_images_add_up_to_the_test_set(finished_run: Path) -> None:
     assert routed == {(after, task): size for after in (1, 2, 3) for task, size in zip(TASKS, (10, 10, 47))}
 
 
+def test_trainable_parameters_are_experts_routers_and_one_autoencoder(finished_run: Path) -> None:
+    (counted,) = [line for line in records(finished_run) if line["metric"] == "trainable_parameters"]
+    blocks = 4  # two towers of two, width 64
+    experts, routers = blocks * 4 * (2 * 64 * 64 + 64 + 64), blocks * 2 * 11 * 64 * 4
+    autoencoder = 2 * 256 * 100 + 100 + 256  # AlexNet gives 256 values for 32 pixels
+    assert counted["value"] == experts + routers + autoencoder
+
+
 def test_transfer_avg_last_follow_from_the_matrix(finished_run: Path) -> None:
     found = accuracies(finished_run)
     matrix = np.array([[found[after, task] for task in TASKS] for after in (1, 2, 3)])
