@@ -41,7 +41,7 @@ def test_a_mini_run_killed_ten_times_equals_an_unbroken_one(tmp_path: Path) -> N
     while kills < KILLS:
         process = start(commands["killed"])
         try:  # importing takes a few seconds: most moments lie behind it, in training, saving and evaluation
-            process.wait(timeout=moments.uniform(3, 9))
+            process.wait(timeout=moments.uniform(3, 6))
             break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
