@@ -139,8 +139,10 @@ class Run:
         return self.folder / f"{self.prefix}{name}"
 
     def _start_anew(self) -> None:
-        names = [*self.folder.glob("*")] if not self.prefix else [*self.folder.glob(f"{self.prefix}*")]
-        for path in names:
+        """Remove what an earlier run left here; nothing from a folder that no run of ours has opened."""
+        if not self.path("config.yaml").exists():
+            return
+        for path in self.folder.glob(f"{self.prefix}*"):
             if path.is_file() and path.name != self.path("lock").name:
                 path.unlink()
 

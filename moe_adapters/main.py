@@ -109,7 +109,7 @@ def open_run(args: argparse.Namespace) -> Run:
         if present:
             raise UserError(
                 f"{run.folder} already holds {present[0].name}, which no run recorded there made. "
-                "Choose another --save, or --overwrite it."
+                "Choose another --save."
             )
     return run
 

@@ -73,9 +73,7 @@ def train_adapters(
         if options.balance_loss_weight:
             loss = loss + options.balance_loss_weight * sum(block.balance for block in moe_blocks(model))
         optimizer.zero_grad()
-        counts = count_choices(
-            model
-        )  # read before the backward pass: the host need not wait for the device's end of it
+        counts = count_choices(model)  # before the backward pass, whose end on the device the host need not await
         loss.backward()
         drop_unchosen_gradients(model, counts)
         optimizer.step()

@@ -84,6 +84,17 @@ def test_another_configuration_is_refused_with_the_keys(tmp_path: Path) -> None:
         open_run(tmp_path, lr=0.1, name="a")
 
 
+def test_overwrite_removes_a_run_and_never_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("three years of work")
+    Run(tmp_path, {}, {}, overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+    (tmp_path / "run").mkdir()
+    write_text(tmp_path / "run" / "task.pth", "")
+    open_run(tmp_path / "run").record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 1.0}])
+    assert not Run(tmp_path / "run", {}, {}, overwrite=True).records
+    assert not (tmp_path / "run" / "task.pth").exists()
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     run = open_run(tmp_path)
     run_there = f"from common.runs import Run; Run({str(tmp_path)!r}, {{}}, {{}})"

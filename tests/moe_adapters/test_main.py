@@ -331,24 +331,16 @@ def test_checkpoint_of_other_sizes_names_the_keys(
     assert "adaptmlp_list" in message and "router_list" in message and "--experts_num" in message
 
 
+def one_checkpoint(path: Path) -> list[str]:
+    return [*METHOD, "--eval-only", "--no-ddas", "--eval-datasets", "DTD", "--load", str(path)]
+
+
 def test_truncated_checkpoint(
     capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
 ) -> None:
     whole = (finished_run / "DTD.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
-    message = fails(
-        capsys,
-        [
-            *METHOD,
-            *tiny_world,
-            "--eval-only",
-            "--no-ddas",
-            "--eval-datasets",
-            "DTD",
-            "--load",
-            str(tmp_path / "cut.pth"),
-        ],
-    )
+    message = fails(capsys, [*one_checkpoint(tmp_path / "cut.pth"), *tiny_world])
     assert "cut.pth is not a readable checkpoint" in message
 
 
@@ -358,19 +350,7 @@ def test_checkpoint_on_another_clip(
     weights = tensors(finished_run / "DTD.pth")
     weights["visual.proj"] = weights["visual.proj"] + 1
     torch.save({"state_dict": weights}, tmp_path / "other.pth")
-    message = fails(
-        capsys,
-        [
-            *METHOD,
-            *tiny_world,
-            "--eval-only",
-            "--no-ddas",
-            "--eval-datasets",
-            "DTD",
-            "--load",
-            str(tmp_path / "other.pth"),
-        ],
-    )
+    message = fails(capsys, [*one_checkpoint(tmp_path / "other.pth"), *tiny_world])
     assert "holds another CLIP" in message and "visual.proj" in message
 
 
