@@ -1,6 +1,7 @@
 """One door to all data sets: a name, a folder and two transforms in, an ImageSet out."""
 
 import difflib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from common.datasets import mtil, reference
@@ -26,14 +27,23 @@ READERS = {
 }
 
 
-def canonical(name: str) -> str:
-    """name itself if it is a known data set, else UserError with the known names and the nearest one."""
-    if name in PUBLISHED:
+def canonical(name: str, known: Collection[str] = tuple(PUBLISHED)) -> str:
+    """name itself if it is one of the known data sets, else UserError with the known names and the nearest one."""
+    if name in known:
         return name
-    lower = {known.lower(): known for known in PUBLISHED}
+    lower = {other.lower(): other for other in known}
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f" Did you mean {lower[near[0]]}?" if near else ""
-    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(PUBLISHED)}.")
+    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(known)}.")
+
+
+def check_miniature(names: Iterable[str]) -> None:
+    """Return if the miniature stands for every data set named, else UserError."""
+    from common.mini import STAND_INS  # the miniature needs this package, hence not at the top
+
+    absent = [name for name in names if name not in STAND_INS]
+    if absent:
+        raise UserError(f"the miniature has nothing for {', '.join(absent)}; it stands for {', '.join(STAND_INS)}.")
 
 
 def load(
@@ -53,12 +63,11 @@ def load(
     """
     name = canonical(name)
     if name == CAPTIONS:
-        raise UserError(
-            f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference text."
-        )
+        raise UserError(f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference.")
     if str(root) == "mini":
-        from common.mini import load_domain  # the miniature needs this package, hence not at the top
+        from common.mini import load_domain
 
+        check_miniature([name])
         return load_domain(name, train_transform, eval_transform)
     root = Path(root).expanduser()
     data = read(name, root, verify, sun397_order)

@@ -1,4 +1,4 @@
-"""Reference material: ImageNet, TinyImageNet and the Conceptual Captions sentences."""
+"""Reference material: ImageNet, TinyImageNet and Conceptual Captions."""
 
 import csv
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from torchvision import datasets
 
-from common.datasets.images import ImageFiles, ImageSet
+from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTION_FILES, CAPTIONS, how_to_get
 from common.datasets.names import read_names
 from common.errors import UserError
@@ -18,27 +18,28 @@ IMAGENET_TRAINING_PROMPT = "a photo of a {}."
 def imagenet(root: Path, verify: bool) -> ImageSet:
     """ImageNet: all training images, validation images from val_in_folder, else from val, else test is None.
 
-    Labels are positions of the sorted wnids. Names and the 80 templates are open_clip's; the training prompt,
-    which ZSCL (mtil/src/datasets/imagenet.py) keeps apart, is moved to the front: their mean does not depend
-    on the order.
+    Labels are positions of the sorted wnids.
     """
-    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
-
     train = _image_folder(root / "ImageNet" / "train")
     places = [root / "ImageNet" / folder for folder in ("val_in_folder", "val")]
     val = [_image_folder(folder) for folder in [place for place in places if place.is_dir()][:1]]
     if val and val[0].classes != train.classes:
         raise UserError(f"ImageNet: the class folders of {val[0].root} and {train.root} differ.")
+    parts = [ImageFiles([path for path, _ in part.samples], part.targets) for part in (train, *val)]
+    return ImageSet("ImageNet", parts[0], parts[1] if val else None, *imagenet_names_and_templates())
+
+
+def imagenet_names_and_templates() -> tuple[list[str], list[str]]:
+    """The 1000 class names and the 80 templates, training prompt first; no file of ImageNet is needed.
+
+    Names and templates are open_clip's; the training prompt, which ZSCL (mtil/src/datasets/imagenet.py) keeps apart,
+    is moved to the front: the templates' mean does not depend on the order.
+    """
+    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
+
     templates = [make("{}") for make in OPENAI_IMAGENET_TEMPLATES]
     templates.remove(IMAGENET_TRAINING_PROMPT)
-    parts = [ImageFiles([path for path, _ in part.samples], part.targets) for part in (train, *val)]
-    return ImageSet(
-        "ImageNet",
-        parts[0],
-        parts[1] if val else None,
-        list(IMAGENET_CLASSNAMES),
-        [IMAGENET_TRAINING_PROMPT, *templates],
-    )
+    return list(IMAGENET_CLASSNAMES), [IMAGENET_TRAINING_PROMPT, *templates]
 
 
 def _image_folder(folder: Path) -> datasets.ImageFolder:
@@ -104,31 +105,76 @@ def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, Imag
     return ImageFiles(paths, labels), test
 
 
-def caption_file(root: Path) -> Path | None:
+def caption_file(root: Path, endings: tuple[str, ...] = (".tsv", ".csv")) -> Path | None:
     """The first that exists of the published TSV and the CSV of ZSCL's gather script, or None."""
-    return next((root / name for name in CAPTION_FILES if (root / name).is_file()), None)
+    return next((root / name for name in CAPTION_FILES if name.endswith(endings) and (root / name).is_file()), None)
 
 
 def captions(root: str | Path) -> list[str]:
     """All sentences of the Conceptual Captions validation file, repeats included, in file order.
 
     The TSV (caption, url; no header, no quoting) comes first since it has them all; the gather script's
-    _output.csv (title, filepath; header) holds only those whose image could still be fetched. Raises
-    UserError if neither exists or if the file can not be parsed.
+    _output.csv (title, filepath; header) holds only those whose image could still be fetched. Root "mini" stands for
+    the miniature's sentences. Raises UserError if neither exists or if the file can not be parsed.
     """
+    if str(root) == "mini":
+        from common.mini import reference_captions  # the miniature needs this package, hence not at the top
+
+        return reference_captions()
     root = Path(root).expanduser()
     path = caption_file(root)
     if path is None:
         looked = ", ".join(str(root / name) for name in CAPTION_FILES)
         raise UserError(f"{CAPTIONS}: not found; looked for {looked}. {how_to_get(CAPTIONS, str(root))}")
+    return _caption_table(path)["title"].tolist()
+
+
+def _caption_table(path: Path) -> pd.DataFrame:
+    """The file's rows: column title, and url (TSV) or filepath (CSV, where the file has it)."""
     options = {"sep": "\t", "dtype": str, "keep_default_na": False, "encoding": "utf-8"}
     try:
         if path.suffix == ".tsv":
             table = pd.read_csv(path, header=None, names=["title", "url"], quoting=csv.QUOTE_NONE, **options)
         else:
-            table = pd.read_csv(path, usecols=["title"], **options)
+            table = pd.read_csv(path, **options)
     except ValueError as error:
         raise UserError(f"{path}: not a table of captions ({error}). Download the file again.") from error
+    if "title" not in table:
+        raise UserError(f"{path}: not a table of captions (no column title). Download the file again.")
     if table.empty:
         raise UserError(f"{path}: holds no captions. Download the file again.")
-    return table["title"].tolist()
+    return table
+
+
+def captioned_images(root: str | Path, transform: Transform | None = None) -> ImageSet:
+    """The images of Conceptual Captions that ZSCL's gather script fetched (mtil/src/datasets/cc.py).
+
+    train yields (image, row); classnames are the captions by row, and the template is the caption itself. Paths are
+    relative to the CSV's folder. Root "mini" stands for the miniature's pairs. Raises UserError if the CSV, its
+    column filepath or an image that it lists is not there; the published TSV has no images.
+    """
+    if str(root) == "mini":
+        from common.mini import load_captioned
+
+        return load_captioned(transform)
+    root = Path(root).expanduser()
+    path = caption_file(root, (".csv",))
+    if path is None:
+        looked = ", ".join(str(root / name) for name in CAPTION_FILES if name.endswith(".csv"))
+        raise UserError(
+            f"{CAPTIONS}: its images are wanted, but there is no list of them; looked for {looked}. The published "
+            ".tsv has sentences only. The list is tab-separated with the header title, filepath and holds the images "
+            "that could be fetched, with paths relative to its folder."
+        )
+    table = _caption_table(path)
+    if "filepath" not in table:
+        raise UserError(f"{path}: has no column filepath, so its images can not be found. Gather them again.")
+    paths = [path.parent / file for file in table["filepath"]]
+    absent = [file for file in paths if not file.is_file()]
+    if absent:
+        raise UserError(
+            f"{path}: {len(absent):,} of {len(paths):,} listed images do not exist, the first is {absent[0]}. Put the "
+            "folder cc_data beside the list, or gather the images again."
+        )
+    train = ImageFiles(paths, range(len(paths)), transform)
+    return ImageSet(CAPTIONS, train, None, table["title"].tolist(), ["{}"], fingerprint(train, None, root))
