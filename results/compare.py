@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import TypeVar
 
 from common.evaluation.metrics import MTILTriple, mtil_triple
+from common.evaluation.report import ZERO_SHOT
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2
 from results import labels
 from results.collect import Problem, Provenance, Record
@@ -17,7 +18,6 @@ MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED = "matches", "differs", "not run", "no p
 VERDICTS = (MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED)
 TOLERANCE = 0.5  # percentage points
 MISPRINT = "misprint"  # in a note: the number is shown and judged, but its difference is not held against a run
-ZERO_SHOT = "Zero-shot CLIP"
 MEAN = "mean"
 SAME = 1e-9  # percentage points: what sums in another order may differ by
 

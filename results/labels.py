@@ -47,7 +47,7 @@ MTIL = "MTIL"  # the sheet of all its methods
 # The order in which MTIL's tables and figures show methods: as ZSCL lists them, its ablations before it.
 METHODS = (
     "Zero-shot CLIP", "Fine-tuning per data set", "Fine-tuning", "LwF", "iCaRL", "LwF-VR", "WiSE-FT", "WC", "WE",
-    "ZSCL-", "ZSCL*", "ZSCL", "MoE-Adapters",
+    "moving average", "distillation", "ZSCL-", "ZSCL*", "ZSCL", "MoE-Adapters",
 )  # fmt: skip
 
 # Sheet, what it holds, the protocols on it (first match counts).

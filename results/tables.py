@@ -8,6 +8,7 @@ from results.compare import Comparison, Data
 
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"
+MTIL_ORDERS = "mtil-order"  # the two sequences, all images or a few a class
 COLOURED = ("difference", "verdict")
 Cell = str | float | int | None
 Verdict = str | None
@@ -130,10 +131,12 @@ def _mtil(shown: list[Comparison], stated: list[Comparison], parameters: _Parame
     mine = [
         item
         for item in shown
-        if item.protocol.startswith("mtil") and item.dataset == "mean" and item.metric in ("transfer", "avg", "last")
+        if item.protocol.startswith(MTIL_ORDERS)
+        and item.dataset == "mean"
+        and item.metric in ("transfer", "avg", "last")
     ]
     known = {_method(item) for item in mine}
-    mine += [item for item in stated if item.protocol.startswith("mtil") and _method(item) not in known]
+    mine += [item for item in stated if item.protocol.startswith(MTIL_ORDERS) and _method(item) not in known]
     about = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
     table = _by_setting(labels.MTIL, about, mine, parameters, scale)
     return _of_columns(table, [place for place, column in enumerate(table.columns) if column.title != "Reported as"])
