@@ -253,7 +253,7 @@ def _evaluation_rules(args: argparse.Namespace) -> list[Rule]:
     both = "--load and --load_federate both say what is evaluated; give one of them."
     one = f"--wise_ft evaluates one checkpoint, and {args.load} is a folder. Name a file in it."
     return [
-        (args.eval_only and not args.eval_datasets and not args.save, "--eval-only needs --eval-datasets."),
+        (args.eval_only and not args.eval_datasets and (folder or not args.save), "--eval-only needs --eval-datasets."),
         (not args.eval_only and (args.wise_ft or args.load_federate), late),
         (args.load and args.load_federate, both),
         (args.wise_ft and folder, one),
