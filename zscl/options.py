@@ -128,7 +128,7 @@ def _distillation_flags(group: Any) -> None:
         choices=["auto", "joint", "separate"],
         default="auto",
         help="ours: task and reference images through the student together (fewer launches), or one after the other "
-        "(half the activations); auto: separate on a GPU with less than 40 GB",
+        "(half the activations); auto: joint on a CPU, separate on a GPU",
     )
 
 

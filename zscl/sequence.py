@@ -32,7 +32,6 @@ from zscl.training import train_task
 from zscl.weights import Weights, assign_, interpolate_, weights_of
 
 REFERENCE_STREAM = 1  # added to the seed: reference images are drawn apart from the task's (LwF draws the same set)
-SMALL_GPU = 40 * 2**30  # bytes; below it --reference-pass auto saves activations
 
 
 @dataclass
@@ -65,6 +64,7 @@ def learn_sequence(run: Run, args: argparse.Namespace, models: Models) -> None:
 def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int, before: Path | None) -> None:
     """One task, from the checkpoint `before` (or CLIP) to its own."""
     name, student = args.train_dataset[task_id], models.student
+    student.zero_grad()  # gradients of the task before, which a copy as teacher would carry along
     if before is None:
         assign_(weights_of(student), weights_of(models.pretrained))
     else:
@@ -87,7 +87,8 @@ def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int,
         run.steps,
         watcher(args, student),
     )
-    if reference and reference.kept_at:
+    if reference:
+        reference.teacher.to("cpu")
         keep(reference.kept_at, reference.known.state_dict())
     run.record(cost_records(name, task_id + 1, run.seconds, args.device))
     save_weights(run.folder / f"{name}.pth", student, weights)
@@ -105,9 +106,8 @@ def task_lr(args: argparse.Namespace, task_id: int) -> float:
 
 
 def joint_pass(args: argparse.Namespace) -> bool:
-    if args.reference_pass == "auto" and args.device.type == "cuda":
-        return torch.cuda.get_device_properties(args.device).total_memory >= SMALL_GPU
-    return args.reference_pass != "separate"
+    """Whether task and reference images pass together; by default not on a GPU, where memory is scarce."""
+    return args.device.type != "cuda" if args.reference_pass == "auto" else args.reference_pass == "joint"
 
 
 def clip_weights(args: argparse.Namespace, models: Models) -> Weights | None:
@@ -174,6 +174,7 @@ def features_of_sentences(
     if found := read_kept(kept_at):
         return found["features"].to(args.device)
     features = sentence_features(teacher.to(args.device), tokens.to(args.device))
+    teacher.to("cpu")  # until an image comes whose features are not known
     keep(kept_at, {"features": features.cpu()})
     return features
 
