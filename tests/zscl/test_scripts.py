@@ -189,6 +189,12 @@ exec {sys.executable} "$@"
     assert (tmp_path / "run" / "Food.pth").exists()
 
 
+def test_first_row_of_the_miniature_is_refused_before_it_is_learnt(tmp_path: Path) -> None:
+    done = run_script("first_row", "ZSCL", "1", "--scale", "mini", "--save", str(tmp_path / "run"))
+    assert done.returncode == 2 and "never held against published numbers" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", [name for name in LABELS if name not in ("ZSCL", "lwf", "icarl", "WiSE_finetune")])
 def test_the_other_scripts_learn_two_tasks(
     world: list[str], tmp_path: Path, echo: str, name: str, capsys: pytest.CaptureFixture
