@@ -1,6 +1,7 @@
 """One door to all data sets: a name, a folder and two transforms in, an ImageSet out."""
 
 import difflib
+from collections import defaultdict
 from pathlib import Path
 
 from common.datasets import mtil, reference
@@ -22,7 +23,10 @@ READERS = {
     "StanfordCars": mtil.stanford_cars,
     "SUN397": mtil.sun397,
     "TinyImagenet": reference.tiny_imagenet_sorted,
+    "TinyImageNet": reference.tiny_imagenet,
     "ImageNet": reference.imagenet,
+    "ImageNet100": reference.imagenet100,
+    "ImageNet1000": reference.imagenet1000,
 }
 
 
@@ -30,9 +34,11 @@ def canonical(name: str) -> str:
     """name itself if it is a known data set, else UserError with the known names and the nearest one."""
     if name in PUBLISHED:
         return name
-    lower = {known.lower(): known for known in PUBLISHED}
+    lower = defaultdict(list)
+    for known in PUBLISHED:
+        lower[known.lower()].append(known)  # TinyImagenet and TinyImageNet are two numberings of one set
     near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f" Did you mean {lower[near[0]]}?" if near else ""
+    hint = f" Did you mean {' or '.join(lower[near[0]])}?" if near else ""
     raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(PUBLISHED)}.")
 
 
@@ -43,12 +49,14 @@ def load(
     eval_transform: Transform | None = None,
     verify: bool = True,
     sun397_order: str = "sorted",
+    imagenet100_lists: str | Path | None = None,
 ) -> ImageSet:
     """The data set `name` below the folder root; root "mini" stands for the embedded miniature.
 
     train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images.
     verify checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken
     as they are. sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
+    imagenet100_lists: a folder with ImageNet100's subset lists (see reference.imagenet100).
     Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
     """
     name = canonical(name)
@@ -57,11 +65,13 @@ def load(
             f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference text."
         )
     if str(root) == "mini":
-        from common.mini import load_domain  # the miniature needs this package, hence not at the top
+        from common.mini import DOMAINS, REFERENCE, load_domain  # it needs this package, hence not at the top
 
+        if name not in (*DOMAINS, REFERENCE):
+            raise UserError(f"{name}: the miniature has no such set; it has {', '.join((*DOMAINS, REFERENCE))}.")
         return load_domain(name, train_transform, eval_transform)
     root = Path(root).expanduser()
-    data = read(name, root, verify, sun397_order)
+    data = read(name, root, verify, sun397_order, imagenet100_lists)
     problem = count_problem(name, data) if verify else None
     if problem:
         raise UserError(
@@ -76,7 +86,13 @@ def load(
     return data
 
 
-def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> ImageSet:
+def read(
+    name: str,
+    root: Path,
+    verify: bool,
+    sun397_order: str = "sorted",
+    imagenet100_lists: str | Path | None = None,
+) -> ImageSet:
     """List images and labels of one data set, decoding none. Raises UserError for whatever fails."""
     missing = missing_paths(name, root)
     if missing:
@@ -84,9 +100,9 @@ def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> I
             f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
             f"{how_to_get(name, str(root))}"
         )
-    options = {"order": sun397_order} if name == "SUN397" else {}
+    options = {"SUN397": {"order": sun397_order}, "ImageNet100": {"lists": imagenet100_lists}}
     try:
-        data = READERS[name](root, verify, **options)
+        data = READERS[name](root, verify, **options.get(name, {}))
     except UserError:
         raise
     except Exception as error:
@@ -103,16 +119,18 @@ def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> I
 
 def missing_paths(name: str, root: Path) -> list[str]:
     """Files and folders of the published layout that do not exist below root."""
-    return [path for path in PUBLISHED[name].needs if not (root / path).exists()]
+    published = PUBLISHED[name]
+    missing = [path for path in published.needs if not (root / path).exists()]
+    return missing if not published.instead or any(not (root / path).exists() for path in published.instead) else []
 
 
 def count_problem(name: str, data: ImageSet) -> str | None:
     """How the counts differ from the published ones, or None. A test part that is None is no problem."""
     published = PUBLISHED[name]
+    train = len(data.train) if published.train is None else published.train
     test = published.test if data.test is None else len(data.test)
-    if (len(data.train), test) == (published.train, published.test):
+    if (len(data.train), test) == (train, published.test):
         return None
     return (
-        f"{len(data.train):,} train and {test:,} test images instead of the published "
-        f"{published.train:,} and {published.test:,}"
+        f"{len(data.train):,} train and {test:,} test images instead of the published {train:,} and {published.test:,}"
     )

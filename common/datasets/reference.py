@@ -1,4 +1,4 @@
-"""Reference material: ImageNet, TinyImageNet and the Conceptual Captions sentences."""
+"""ImageNet and its class-incremental variants, TinyImageNet, and the Conceptual Captions sentences."""
 
 import csv
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 from torchvision import datasets
+from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from common.datasets.images import ImageFiles, ImageSet
 from common.datasets.layout import CAPTION_FILES, CAPTIONS, how_to_get
@@ -24,21 +25,43 @@ def imagenet(root: Path, verify: bool) -> ImageSet:
     """
     from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
 
-    train = _image_folder(root / "ImageNet" / "train")
-    places = [root / "ImageNet" / folder for folder in ("val_in_folder", "val")]
-    val = [_image_folder(folder) for folder in [place for place in places if place.is_dir()][:1]]
-    if val and val[0].classes != train.classes:
-        raise UserError(f"ImageNet: the class folders of {val[0].root} and {train.root} differ.")
+    train, val = _imagenet_folders(root / "ImageNet")
     templates = [make("{}") for make in OPENAI_IMAGENET_TEMPLATES]
     templates.remove(IMAGENET_TRAINING_PROMPT)
-    parts = [ImageFiles([path for path, _ in part.samples], part.targets) for part in (train, *val)]
-    return ImageSet(
-        "ImageNet",
-        parts[0],
-        parts[1] if val else None,
-        list(IMAGENET_CLASSNAMES),
-        [IMAGENET_TRAINING_PROMPT, *templates],
-    )
+    return ImageSet("ImageNet", train, val, list(IMAGENET_CLASSNAMES), [IMAGENET_TRAINING_PROMPT, *templates])
+
+
+def imagenet1000(root: Path, verify: bool) -> ImageSet:
+    """ImageNet as the class-incremental protocols use it, below imagenet1000, else below ImageNet.
+
+    Label = position of the sorted class folder, names = CLIP's; templates belong to the papers' configs (ZSCL
+    cil/continual_clip/datasets.py, cil/dataset_reqs/imagenet1000_classes.txt).
+    """
+    from open_clip import IMAGENET_CLASSNAMES  # slow to import
+
+    own = root / "imagenet1000"
+    folder = own if own.is_dir() else root / "ImageNet"
+    train, val = _imagenet_folders(folder)
+    if val is None:
+        raise UserError(f"ImageNet1000: {folder} has no validation images, which are its test set; add val/<wnid>/.")
+    return ImageSet("ImageNet1000", train, val, list(IMAGENET_CLASSNAMES), [])
+
+
+def _imagenet_folders(folder: Path) -> tuple[ImageFiles, ImageFiles | None]:
+    train, place = _image_folder(folder / "train"), _validation_folder(folder)
+    val = _image_folder(place) if place.is_dir() else None
+    if val is not None and val.classes != train.classes:
+        raise UserError(f"ImageNet: the class folders of {val.root} and {train.root} differ.")
+    return _listed(train), None if val is None else _listed(val)
+
+
+def _listed(part: datasets.ImageFolder) -> ImageFiles:
+    return ImageFiles([path for path, _ in part.samples], part.targets)
+
+
+def _validation_folder(folder: Path) -> Path:
+    """val_in_folder where it exists, else val, whether it exists or not."""
+    return folder / ("val_in_folder" if (folder / "val_in_folder").is_dir() else "val")
 
 
 def _image_folder(folder: Path) -> datasets.ImageFolder:
@@ -49,6 +72,58 @@ def _image_folder(folder: Path) -> datasets.ImageFolder:
             "inside). Labels are positions of the sorted wnids, so all must be there and nothing else."
         )
     return datasets.ImageFolder(str(folder), loader=str)
+
+
+def imagenet100(root: Path, verify: bool, lists: str | Path | None = None) -> ImageSet:
+    """The first 100 ImageNet wnids in sorted order, label = position, as ZSCL cil/dataset_reqs has them.
+
+    This is not the random choice of 100 classes that other papers call ImageNet-100. `lists` is a folder with
+    train_100.txt, val_100.txt or both, lines "val/<wnid>/<file> <label>" relative to ImageNet. For what it lacks, and
+    without it, all images of these wnids are taken, sorted: val_100.txt is just that, train_100.txt was never
+    released. Names are the first 100 of CLIP's; templates belong to the papers' configs.
+    """
+    from open_clip import IMAGENET_CLASSNAMES  # slow to import
+
+    wnids, folder = read_names("imagenet100_wnids"), root / "ImageNet"
+    files = {split: lists and Path(lists).expanduser() / f"{split}_100.txt" for split in ("train", "val")}
+    if lists and not any(path.is_file() for path in files.values()):
+        raise UserError(f"ImageNet100: {lists} holds neither train_100.txt nor val_100.txt.")
+    places = {"train": folder / "train", "val": _validation_folder(folder)}
+    parts = [
+        _listed_images(files[split], folder, wnids)
+        if lists and files[split].is_file()
+        else _images_of(places[split], wnids)
+        for split in ("train", "val")
+    ]
+    return ImageSet("ImageNet100", *parts, list(IMAGENET_CLASSNAMES[:100]), [])
+
+
+def _listed_images(path: Path, folder: Path, wnids: list[str]) -> ImageFiles:
+    images, labels = [], []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        file, _, label = line.rpartition(" ")
+        if not (label.isdigit() and int(label) < len(wnids)) or Path(file).parent.name != wnids[int(label)]:
+            raise UserError(
+                f"ImageNet100: {path}, line {number} ({line!r}): expected <split>/<wnid>/<file> <label> with the wnids "
+                "of common/datasets/names/imagenet100_wnids.txt. A list of other classes would get wrong names."
+            )
+        images.append(folder / file)
+        labels.append(int(label))
+    return ImageFiles(images, labels)
+
+
+def _images_of(folder: Path, wnids: list[str]) -> ImageFiles:
+    if not folder.is_dir():
+        raise UserError(f"ImageNet100: {folder} does not exist; class folders <wnid>/ with images belong there.")
+    missing = [wnid for wnid in wnids if not (folder / wnid).is_dir()]
+    if missing:
+        raise UserError(f"ImageNet100: {folder} lacks {len(missing)} of {len(wnids)} classes: {', '.join(missing)}.")
+    images, labels = [], []
+    for label, wnid in enumerate(wnids):
+        files = sorted(file for file in os.listdir(folder / wnid) if has_file_allowed_extension(file, IMG_EXTENSIONS))
+        images += [folder / wnid / file for file in files]
+        labels += [label] * len(files)
+    return ImageFiles(images, labels)
 
 
 def tiny_imagenet_sorted(root: Path, verify: bool) -> ImageSet:
