@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.datasets import captions, load
+from common.datasets import captioned_images, captions, load
 from common.datasets.check import inspect
 from common.datasets.names import read_names
 from common.datasets.reference import tiny_imagenet
@@ -88,6 +88,9 @@ def test_captions_of_the_gather_script() -> None:
     assert sentences[0].startswith("This is the best recipe I have ever tried for Cuban bread.")
     status = inspect("ConceptualCaptions", DATA / "cc_pairs")
     assert status.found == "yes" and "the .tsv has all" in status.notes[0]
+    pairs = captioned_images(DATA / "cc_pairs", clip_eval(32))
+    assert pairs.classnames == sentences and len(pairs.train) == 32
+    assert pairs.train.paths[0].endswith("cc_data/val/1/1.jpg") and pairs.train[31][0].shape == (3, 32, 32)
 
 
 def test_flowers_label_files_pass_their_checksums(tmp_path: Path) -> None:
