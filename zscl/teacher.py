@@ -63,6 +63,7 @@ class Reference:
     batches: Batches  # reference images under the evaluation transform; labels are ignored
     sentences: Tensor  # E, (M, D), normalised
     known: KnownFeatures
+    kept_at: Path | None = None  # where `known` is kept for later tasks and runs
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """Images (B, 3, R, R) and the teacher's normalised features of them, R (B, D)."""

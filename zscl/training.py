@@ -124,7 +124,9 @@ def trainable_parameters(model: CLIP, train_mode: str) -> list[nn.Parameter]:
     return [parameter for name, parameter in model.named_parameters() if picked(name)]
 
 
-def weight_average(weights: Weights, clip_weights: Weights | None, options: TrainingOptions):
+def weight_average(
+    weights: Weights, clip_weights: Weights | None, options: TrainingOptions
+) -> WeightEnsemble | MovingAverage | None:
     """The record that --we, --we_wise or --moving_avg keeps, begun with the weights before the first step."""
     if options.ensemble == "moving_avg":
         start = clip_weights if options.mv_avg_model == "zeroshot" else weights
@@ -213,8 +215,8 @@ def detached(terms: Terms) -> Terms:
 
 def refuse_nan(terms: Terms, stage: str, step: int) -> None:
     """Stop before a loss that is not finite reaches the weights."""
-    wrong = [name for name, loss in terms.items() if not torch.isfinite(loss)]
-    if wrong:
+    if not torch.stack(list(terms.values())).isfinite().all():  # one look at the device a step
+        wrong = [name for name, loss in terms.items() if not loss.isfinite()]
         raise UserError(
             f"{stage}: the loss is not finite at step {step} ({', '.join(wrong)}). The checkpoints of the tasks before "
             "are intact. Try a lower --lr or a longer --warmup_length, and check --load and the data; then start with "
