@@ -1,5 +1,6 @@
 """Training one task's adapters (upstream mtil/src/models/finetune.py:L83-L220)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,7 @@ class TrainingOptions:
     image_first: bool = False  # which encoder draws its noise first: MTIL's loop runs the text's, CIL's the image's
     balance_loss_weight: float = 0.0
     loss_interval: int = 1000
+    schedule: Callable[..., float] = cosine_with_warmup  # of the step, the rate, warmup and total
 
 
 def train_adapters(
@@ -64,7 +66,7 @@ def train_adapters(
     state = {"parameters": Tensors(parameters), "optimizer": optimizer, "choose_map": Tensors({"counts": choose_map})}
     model.train()
     for step in steps(stage, options.iterations + 1, state):
-        set_lr(optimizer, cosine_with_warmup(step, options.lr, options.warmup, options.iterations))
+        set_lr(optimizer, options.schedule(step, options.lr, warmup=options.warmup, total=options.iterations))
         images, labels = batches[step]
         logits = clip_logits(model, images, tokens, options.image_first)
         loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)

@@ -1,7 +1,7 @@
 """After each class-incremental task: all test images of the classes seen, classified among all these classes.
 
-Class texts are encoded once a task (the originals encode them again for every batch of images, with the same result
-where the model has no noise), and all tasks are tested together on their pooled test images (cil/main.py:L42-L60).
+All tasks are tested together on their pooled test images, class texts encoded once a task (cil/main.py:L42-L60). The
+originals encode them again for every batch of images: the same, unless the model draws noise (`text_per_batch`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,24 +40,28 @@ class PooledTest:
 
 
 @torch.no_grad()
-def evaluate_seen(model: CLIP, tokens: Tensor, test: PooledTest, task_id: int, seed: int) -> CILStep:
+def evaluate_seen(
+    model: CLIP, tokens: Tensor, test: PooledTest, task_id: int, seed: int, text_per_batch: bool = False
+) -> CILStep:
     """Predictions, labels and task ids of all test images seen after task `task_id`, in the data set's order.
 
     tokens (C, L): prompts of all classes in class order. Crops, and whatever the model itself draws, come from `seed`
-    alone; equal prompts give equal logits, of which the first class in the order wins.
+    alone; equal prompts give equal logits, of which the first class in the order wins. `text_per_batch` encodes the
+    prompts after each batch of images, so that a model with noise draws it anew.
     """
     model.eval()
     torch.manual_seed(seed)
     device, seen = model.logit_scale.device, test.scenario.seen(task_id)
-    text = class_features(model, tokens[:seen].to(device))
+    tokens = tokens[:seen].to(device)
+    text = None if text_per_batch else class_features(model, tokens)
     rows = seen_rows(test.images.labels, test.scenario, task_id)
     batches = tqdm(
         seen_batches(test, rows, seed, device), desc=f"test/task {task_id}", total=-(-len(rows) // test.batch_size),
         leave=False, dynamic_ncols=True, disable=None,
     )  # fmt: skip
-    predictions = torch.cat([seen_logits(model, images, text).argmax(dim=1) for images in batches]).cpu().numpy()
+    predictions = [seen_logits(model, images, tokens, text).argmax(dim=1) for images in batches]
     labels = torch.tensor(test.images.labels).numpy()[rows]
-    return CILStep(predictions, labels, test.scenario.task_ids(labels))
+    return CILStep(torch.cat(predictions).cpu().numpy(), labels, test.scenario.task_ids(labels))
 
 
 @torch.no_grad()
@@ -67,9 +71,14 @@ def class_features(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def seen_logits(model: CLIP, images: Tensor, text: Tensor) -> Tensor:
-    """exp(logit_scale) x cosine (B, C) of images (B, 3, R, R) and normalised text features (C, E)."""
-    return model.logit_scale.exp() * F.normalize(model.encode_image(images), dim=-1) @ text.t()
+def seen_logits(model: CLIP, images: Tensor, tokens: Tensor, text: Tensor | None = None) -> Tensor:
+    """exp(logit_scale) x cosine (B, C) of images (B, 3, R, R) and prompts (C, L), images encoded first.
+
+    `text` (C, E): the prompts' normalised features, where they are known already.
+    """
+    features = F.normalize(model.encode_image(images), dim=-1)
+    text = class_features(model, tokens) if text is None else text
+    return model.logit_scale.exp() * features @ text.t()
 
 
 def seen_batches(test: PooledTest, rows: Sequence[int], seed: int, device: torch.device) -> Iterator[Tensor]:

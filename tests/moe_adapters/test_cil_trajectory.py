@@ -9,9 +9,10 @@ from torch.testing import assert_close
 from common.clip.model import CLIP, CLIPConfig, build_model
 from common.clip.tokenizer import cut_prompts
 from common.datasets.incremental import Scenario
-from moe_adapters.adapters import is_adapter_key, trainable_parameters
-from moe_adapters.cil_training import ROUTER, WARMUP, learn_task, predict, with_shared_router
-from moe_adapters.training import TrainingOptions, moe_blocks
+from common.evaluation.seen_classes import seen_logits
+from moe_adapters.adapters import is_adapter_key, use_router
+from moe_adapters.cil import ROUTER, Options, adapter_count, training_options, with_shared_router
+from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
 from tests.golden_files import Golden
 
 GOLDEN = Golden("moe_adapters/cil_traj")
@@ -75,12 +76,16 @@ class Observer:
         for step in range(total):
             self.feed(step)
             images, labels = self.batches[step]
-            logits = predict(self.model, images, self.tokens, noise=True)
+            logits = seen_logits(self.model, images, self.tokens)
             self.logits.append(logits)
             self.losses.append(float(torch.nn.functional.cross_entropy(logits, labels)))
             self.draws.clear()
             yield step
             self.rates.append(state["optimizer"].param_groups[0]["lr"])
+
+
+def options_of_a_task(batches: int) -> TrainingOptions:
+    return training_options(Options(lr=GOLDEN.meta["lr"], ls=GOLDEN.meta["ls"]), batches)
 
 
 def feed_test_noise(model: CLIP, task_id: int) -> None:
@@ -95,8 +100,7 @@ def test_three_tasks_and_the_noisy_test_after_each() -> None:
     for task_id, classes in enumerate(SCENARIO.tasks):
         key, batches, tokens = f"task{task_id}/", TaskBatches(task_id), prompts(classes)
         seen = Observer(model, task_id, batches, tokens)
-        options = TrainingOptions(GOLDEN.meta["lr"], len(batches.images), WARMUP, image_first=True)
-        learn_task(model, tokens, batches, options, "", seen.steps)
+        train_adapters(model, ROUTER, set(), tokens, batches, options_of_a_task(len(batches.images)), "", seen.steps)
         assert_close(torch.tensor(seen.rates, dtype=torch.double), GOLDEN[f"{key}lr"], rtol=1e-12, atol=0)
         assert_close(torch.tensor(seen.losses), GOLDEN[f"{key}loss"], **TRAJECTORY)
         assert_close(seen.logits[0], GOLDEN[f"{key}logits_first"], **TRAJECTORY)
@@ -105,8 +109,9 @@ def test_three_tasks_and_the_noisy_test_after_each() -> None:
         check_parameters(model, key)
         images = torch.cat([GOLDEN[f"task{earlier}/test_images"] for earlier in range(task_id + 1)])
         feed_test_noise(model, task_id)
-        probabilities = predict(model, images, prompts(range(SCENARIO.seen(task_id))), noise=True).softmax(dim=-1)
-        assert_close(probabilities, GOLDEN[f"{key}test_probs"], **OUTPUTS)
+        use_router(model, ROUTER, noise=True)
+        logits = seen_logits(model, images, prompts(range(SCENARIO.seen(task_id))))
+        assert_close(logits.softmax(dim=-1), GOLDEN[f"{key}test_probs"], **OUTPUTS)
 
 
 def check_parameters(model: CLIP, key: str) -> None:
@@ -129,10 +134,9 @@ def test_the_image_encoder_draws_its_noise_first() -> None:
         yield 0
         order.append(list(seen.draws))
 
-    options = TrainingOptions(1e-3, 0, WARMUP, image_first=True)
-    learn_task(model, prompts(classes), seen.batches, options, "", steps)
+    train_adapters(model, ROUTER, set(), prompts(classes), seen.batches, options_of_a_task(0), "", steps)
     seen.draws.clear()
-    predict(model, seen.batches.images[0], prompts(classes), noise=True)
+    seen_logits(model, seen.batches.images[0], prompts(classes))
     assert order == [seen.draws] == [["image", "image", "text", "text"]]
 
 
@@ -144,6 +148,4 @@ def test_keys_shapes_and_number_of_parameters_are_the_official_ones() -> None:
     found = {key: str(list(tensor.shape)) for key, tensor in model.state_dict().items()}
     assert found == dict(zip(golden.lines("keys"), golden.lines("shapes")))
     assert {name for name, _ in model.named_parameters()} == set(golden.lines("named_parameters"))
-    assert (
-        sum(p.numel() for p in trainable_parameters(model, ROUTER, set()).values()) == golden.meta["trainable_params"]
-    )
+    assert adapter_count(model) == golden.meta["trainable_params"]
