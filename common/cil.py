@@ -152,7 +152,20 @@ def load_protocol(options: CILOptions, resolution: int) -> Protocol:
     scenario = read_scenario(options)
     tokens = training_prompts(scenario.classnames(data.classnames), options.prompt_template)
     images = seen_subset(data.test, scenario, -1)
+    _require_samples(scenario, scenario.remap(data.train.labels), images.labels)
     return Protocol(protocol(data.name, scenario), data.name, scenario, data.train, images, tokens, data.fingerprint)
+
+
+def _require_samples(scenario: Scenario, train_labels: Sequence[int], test_labels: Sequence[int]) -> None:
+    """Cut copies of a data set may lack the images of a task."""
+    for split, labels in (("training", train_labels), ("test", test_labels)):
+        absent = sorted(set(range(len(scenario.tasks))) - set(scenario.task_ids(labels).tolist()))
+        if absent:
+            told = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+            raise UserError(
+                f"the data set has no {split} image of the classes of task {told}. Take larger increments, or the "
+                "whole data set."
+            )
 
 
 def pooled_test(options: CILOptions, found: Protocol, batch_size: int) -> PooledTest:
@@ -185,8 +198,19 @@ def scale_of(options: CILOptions) -> str:
     return "mini" if MINI in (options.dataset_root, options.model_name) else "paper"
 
 
-def open_run(paper: str, method: str, options: CILOptions, found: Protocol, device: torch.device) -> Run:
-    """The run's folder. Raises UserError if another configuration's run, or another program's, lies there."""
+def open_run(
+    paper: str,
+    method: str,
+    options: CILOptions,
+    found: Protocol,
+    device: torch.device,
+    idle: Sequence[str] = (),
+    more: dict[str, Any] | None = None,
+) -> Run:
+    """The run's folder. Raises UserError if another configuration's run, or another program's, lies there.
+
+    `idle`: keys of the paper's own that decide no number. `more`: what does, besides the keys and the data set.
+    """
     scale = scale_of(options)
     folder = Path(mini_folder(options.save or options.hydra.run.dir, scale))
     _refuse_foreign(folder, options.log_path)
@@ -198,11 +222,11 @@ def open_run(paper: str, method: str, options: CILOptions, found: Protocol, devi
         "scale": scale,
         "seed": options.seed,
     }
-    decides = {key: value for key, value in asdict(options).items() if key not in RUN_KEYS}
+    decides = {key: value for key, value in asdict(options).items() if key not in (*RUN_KEYS, *idle)}
     weights = {} if options.model_name == MINI else {"model": file_md5(find_weights(options.model_name))}
     decides |= {"class_order": list(found.scenario.class_order), "weights": weights, "data": found.fingerprint}
     about = {"device": device_name(device), "workers": workers_of(options)}
-    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, about)
+    return Run(folder, decides | (more or {}), labels, "", options.overwrite, options.save_interval, about)
 
 
 def workers_of(options: CILOptions) -> int:
