@@ -247,11 +247,20 @@ def tiny_imagenet(root: Path) -> None:
 
 
 def imagenet(root: Path) -> None:
-    # The real wnids are needed nowhere: a label is the position of a folder in the sorted list.
-    for label in range(1000):
-        wnid = f"n{1_440_764 + 7 * label:08d}"
+    # Behind the first hundred, ImageNet100, the real wnids are needed nowhere: a label is a folder's sorted position.
+    wnids = [*read_names("imagenet100_wnids"), *(f"n{2_000_000 + 7 * label:08d}" for label in range(100, 1000))]
+    for label, wnid in enumerate(wnids):
         _put(root / "ImageNet" / "train" / wnid / f"{wnid}_0.JPEG", jpeg(label, 1000, 0))
         _put(root / "ImageNet" / "val" / wnid / f"ILSVRC2012_val_{label + 1:08d}.JPEG", jpeg(label, 1000, 1))
+
+
+def imagenet100_lists(folder: Path) -> None:
+    """Subset lists over the made-up ImageNet: the training list from the last class to the first."""
+    wnids = read_names("imagenet100_wnids")
+    rows = [f"{wnid}/{wnid}_0.JPEG {label}" for label, wnid in enumerate(wnids)]
+    _put_lines(folder / "train_100.txt", (f"train/{row}" for row in reversed(rows)))
+    rows = [f"{wnid}/ILSVRC2012_val_{label + 1:08d}.JPEG {label}" for label, wnid in enumerate(wnids)]
+    _put_lines(folder / "val_100.txt", (f"val/{row}" for row in rows))
 
 
 def conceptual_captions(root: Path) -> None:
@@ -288,7 +297,10 @@ WRITERS = {
     "StanfordCars": stanford_cars,
     "SUN397": sun397,
     "TinyImagenet": tiny_imagenet,
+    "TinyImageNet": tiny_imagenet,
     "ImageNet": imagenet,
+    "ImageNet100": imagenet,
+    "ImageNet1000": imagenet,
     CAPTIONS: conceptual_captions,
 }
 ALL = tuple(WRITERS)
@@ -296,8 +308,8 @@ ALL = tuple(WRITERS)
 
 def write(root: str | Path, names: Iterable[str] = ALL) -> None:
     """Write the named data sets below root."""
-    for name in names:
-        WRITERS[name](Path(root))
+    for writer in dict.fromkeys(WRITERS[name] for name in names):  # some sets share their files
+        writer(Path(root))
 
 
 if __name__ == "__main__":

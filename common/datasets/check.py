@@ -35,7 +35,9 @@ class Status:
     cut: bool = False
 
 
-def inspect(name: str, root: Path, verify: bool = True) -> Status:
+def inspect(
+    name: str, root: Path, verify: bool = True, imagenet100_lists: str | Path | None = None
+) -> Status:
     """Look at the files of one data set without decoding an image; verify demands the published counts."""
     if name == CAPTIONS:
         return _inspect_captions(root, verify)
@@ -46,7 +48,7 @@ def inspect(name: str, root: Path, verify: bool = True) -> Status:
         status.problems.append(f"missing: {', '.join(missing)}")
         return status
     try:
-        data = read(name, root, verify)
+        data = read(name, root, verify, imagenet100_lists=imagenet100_lists)
     except UserError as error:
         status.found = "partial"
         status.problems.append(str(error))
@@ -105,7 +107,9 @@ def _absent_files(part: Dataset | None) -> list[str]:
     return absent
 
 
-def require(names: Iterable[str], root: str | Path, verify: bool = True) -> None:
+def require(
+    names: Iterable[str], root: str | Path, verify: bool = True, imagenet100_lists: str | Path | None = None
+) -> None:
     """Return if every data set named is complete below root, or has a stand-in where root is "mini".
 
     Raises one UserError that lists everything missing of all of them and how to get it.
@@ -115,7 +119,8 @@ def require(names: Iterable[str], root: str | Path, verify: bool = True) -> None
         check_miniature(names)
         return
     root = Path(root).expanduser()
-    bad = [status for status in (inspect(name, root, verify) for name in names) if status.found != "yes"]
+    statuses = [inspect(name, root, verify, imagenet100_lists) for name in names]
+    bad = [status for status in statuses if status.found != "yes"]
     if bad:
         absent_root = "" if root.is_dir() else " (this folder does not exist)"
         raise UserError(
@@ -160,7 +165,7 @@ def table(statuses: Iterable[Status]) -> str:
         expected = (
             f"{CAPTION_ROWS[0]:,} sentences"
             if status.name == CAPTIONS
-            else f"{published.train:,} / {published.test:,} / {published.classes:,}"
+            else f"{_number(published.train)} / {published.test:,} / {published.classes:,}"
         )
         rows.append(
             (

@@ -7,14 +7,16 @@ from dataclasses import dataclass
 class Published:
     """needs: paths below the data location that must exist. how: what a user has to do to get the set.
 
-    train, test, classes: the published counts, of the splits used here.
+    train, test, classes: the published counts, of the splits used here; train None: not stated anywhere. instead:
+    another layout that is accepted, as `needs`.
     """
 
     needs: tuple[str, ...]
-    train: int
+    train: int | None
     test: int
     classes: int
     how: str
+    instead: tuple[str, ...] = ()
 
 
 def _below(folder: str, paths: str) -> tuple[str, ...]:
@@ -23,6 +25,9 @@ def _below(folder: str, paths: str) -> tuple[str, ...]:
 
 DOWNLOAD = "python -m common.datasets download --data-location {root} {name}"
 DELETE_FIRST = " (it keeps what is already there: delete an incomplete copy first)"
+
+TINY_IMAGENET = "By hand: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip into {root}."
+IMAGENET = "By hand, with a login at https://image-net.org: ILSVRC2012 "
 
 CAPTIONS = "ConceptualCaptions"
 CAPTION_FILES = tuple(
@@ -133,16 +138,40 @@ PUBLISHED = {
         100_000,
         10_000,
         200,
-        "By hand: unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip into {root}.",
+        TINY_IMAGENET,
+    ),
+    # The same files under two numberings of the classes: this one is that of the class-incremental protocols.
+    "TinyImageNet": Published(
+        _below("tiny-imagenet-200", "wnids.txt train val/images val/val_annotations.txt"),
+        100_000,
+        10_000,
+        200,
+        TINY_IMAGENET,
     ),
     "ImageNet": Published(
         _below("ImageNet", "train"),
         1_281_167,
         50_000,
         1_000,
-        "By hand, with a login at https://image-net.org: ILSVRC2012 training images as "
-        "{root}/ImageNet/train/<wnid>/*.JPEG; validation images sorted into class folders as "
-        "{root}/ImageNet/val_in_folder/<wnid>/ or {root}/ImageNet/val/<wnid>/.",
+        IMAGENET + "training images as {root}/ImageNet/train/<wnid>/*.JPEG; validation images sorted into class "
+        "folders as {root}/ImageNet/val_in_folder/<wnid>/ or {root}/ImageNet/val/<wnid>/.",
+    ),
+    "ImageNet100": Published(
+        _below("ImageNet", "train"),
+        None,
+        5_000,
+        100,
+        IMAGENET + "training and validation images as for ImageNet; of the class folders only the 100 of "
+        "common/datasets/names/imagenet100_wnids.txt are needed, in {root}/ImageNet/train and {root}/ImageNet/val.",
+    ),
+    "ImageNet1000": Published(
+        _below("imagenet1000", "train val"),
+        1_281_167,
+        50_000,
+        1_000,
+        IMAGENET + "training and validation images in class folders as {root}/imagenet1000/train/<wnid>/ and "
+        "{root}/imagenet1000/val/<wnid>/, or as for ImageNet.",
+        instead=_below("ImageNet", "train"),
     ),
     CAPTIONS: Published(
         CAPTION_FILES[:1],

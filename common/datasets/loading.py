@@ -1,10 +1,11 @@
 """One door to all data sets: a name, a folder and two transforms in, an ImageSet out."""
 
 import difflib
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from common.datasets import mtil, reference
+from common.datasets import imagenet_incremental, mtil, reference
 from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
 from common.errors import UserError
@@ -23,7 +24,10 @@ READERS = {
     "StanfordCars": mtil.stanford_cars,
     "SUN397": mtil.sun397,
     "TinyImagenet": reference.tiny_imagenet_sorted,
+    "TinyImageNet": reference.tiny_imagenet,
     "ImageNet": reference.imagenet,
+    "ImageNet100": imagenet_incremental.imagenet100,
+    "ImageNet1000": imagenet_incremental.imagenet1000,
 }
 
 
@@ -31,9 +35,11 @@ def canonical(name: str, known: Collection[str] = tuple(PUBLISHED)) -> str:
     """name itself if it is one of the known data sets, else UserError with the known names and the nearest one."""
     if name in known:
         return name
-    lower = {other.lower(): other for other in known}
+    lower = defaultdict(list)
+    for other in known:
+        lower[other.lower()].append(other)  # TinyImagenet and TinyImageNet are two numberings of one set
     near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f" Did you mean {lower[near[0]]}?" if near else ""
+    hint = f" Did you mean {' or '.join(lower[near[0]])}?" if near else ""
     raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(known)}.")
 
 
@@ -53,12 +59,14 @@ def load(
     eval_transform: Transform | None = None,
     verify: bool = True,
     sun397_order: str = "sorted",
+    imagenet100_lists: str | Path | None = None,
 ) -> ImageSet:
     """The data set `name` below the folder root; root "mini" stands for the embedded miniature.
 
     train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images.
     verify checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken
     as they are. sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
+    imagenet100_lists: a folder with ImageNet100's subset lists (see imagenet_incremental.imagenet100).
     Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
     """
     name = canonical(name)
@@ -70,7 +78,7 @@ def load(
         check_miniature([name])
         return load_domain(name, train_transform, eval_transform)
     root = Path(root).expanduser()
-    data = read(name, root, verify, sun397_order)
+    data = read(name, root, verify, sun397_order, imagenet100_lists)
     problem = count_problem(name, data) if verify else None
     if problem:
         raise UserError(
@@ -85,7 +93,13 @@ def load(
     return data
 
 
-def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> ImageSet:
+def read(
+    name: str,
+    root: Path,
+    verify: bool,
+    sun397_order: str = "sorted",
+    imagenet100_lists: str | Path | None = None,
+) -> ImageSet:
     """List images and labels of one data set, decoding none. Raises UserError for whatever fails."""
     missing = missing_paths(name, root)
     if missing:
@@ -93,9 +107,9 @@ def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> I
             f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
             f"{how_to_get(name, str(root))}"
         )
-    options = {"order": sun397_order} if name == "SUN397" else {}
+    options = {"SUN397": {"order": sun397_order}, "ImageNet100": {"lists": imagenet100_lists}}
     try:
-        data = READERS[name](root, verify, **options)
+        data = READERS[name](root, verify, **options.get(name, {}))
     except UserError:
         raise
     except Exception as error:
@@ -112,16 +126,18 @@ def read(name: str, root: Path, verify: bool, sun397_order: str = "sorted") -> I
 
 def missing_paths(name: str, root: Path) -> list[str]:
     """Files and folders of the published layout that do not exist below root."""
-    return [path for path in PUBLISHED[name].needs if not (root / path).exists()]
+    published = PUBLISHED[name]
+    missing = [path for path in published.needs if not (root / path).exists()]
+    return missing if not published.instead or any(not (root / path).exists() for path in published.instead) else []
 
 
 def count_problem(name: str, data: ImageSet) -> str | None:
     """How the counts differ from the published ones, or None. A test part that is None is no problem."""
     published = PUBLISHED[name]
+    train = len(data.train) if published.train is None else published.train
     test = published.test if data.test is None else len(data.test)
-    if (len(data.train), test) == (published.train, published.test):
+    if (len(data.train), test) == (train, published.test):
         return None
     return (
-        f"{len(data.train):,} train and {test:,} test images instead of the published "
-        f"{published.train:,} and {published.test:,}"
+        f"{len(data.train):,} train and {test:,} test images instead of the published {train:,} and {published.test:,}"
     )

@@ -20,13 +20,25 @@ def imagenet(root: Path, verify: bool) -> ImageSet:
 
     Labels are positions of the sorted wnids.
     """
-    train = _image_folder(root / "ImageNet" / "train")
-    places = [root / "ImageNet" / folder for folder in ("val_in_folder", "val")]
-    val = [_image_folder(folder) for folder in [place for place in places if place.is_dir()][:1]]
-    if val and val[0].classes != train.classes:
-        raise UserError(f"ImageNet: the class folders of {val[0].root} and {train.root} differ.")
-    parts = [ImageFiles([path for path, _ in part.samples], part.targets) for part in (train, *val)]
-    return ImageSet("ImageNet", parts[0], parts[1] if val else None, *imagenet_names_and_templates())
+    return ImageSet("ImageNet", *imagenet_parts(root / "ImageNet"), *imagenet_names_and_templates())
+
+
+def imagenet_parts(folder: Path) -> tuple[ImageFiles, ImageFiles | None]:
+    """All training images below `folder`, and the validation images or None. Raises UserError without 1000 classes."""
+    train, place = _image_folder(folder / "train"), validation_folder(folder)
+    val = _image_folder(place) if place.is_dir() else None
+    if val is not None and val.classes != train.classes:
+        raise UserError(f"ImageNet: the class folders of {val.root} and {train.root} differ.")
+    return _files(train), None if val is None else _files(val)
+
+
+def validation_folder(folder: Path) -> Path:
+    """val_in_folder where it exists, else val, whether that exists or not."""
+    return folder / ("val_in_folder" if (folder / "val_in_folder").is_dir() else "val")
+
+
+def _files(part: datasets.ImageFolder) -> ImageFiles:
+    return ImageFiles([path for path, _ in part.samples], part.targets)
 
 
 def imagenet_names_and_templates() -> tuple[list[str], list[str]]:

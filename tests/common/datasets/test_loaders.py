@@ -11,7 +11,6 @@ from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, ImageSet, canonical, cap
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.datasets.loading import READERS
 from common.datasets.names import read_names
-from common.datasets.reference import tiny_imagenet
 from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
 from tests import fake_data
@@ -30,10 +29,13 @@ SIZES = {  # name: (train, test, classes, templates) of the made-up sets
     "StanfordCars": (196, 196, 196, 9),
     "SUN397": (635, 159, 397, 2),
     "TinyImagenet": (400, 200, 0, 0),
+    "TinyImageNet": (400, 200, 200, 0),
     "ImageNet": (1000, 1000, 1000, 80),
+    "ImageNet100": (100, 100, 100, 0),
+    "ImageNet1000": (1000, 1000, 1000, 0),
 }
 # How many classes a colour circle of the made-up images has; Caltech101's includes the background class.
-CIRCLE = {"Caltech101": 102, "TinyImagenet": 200}
+CIRCLE = {"Caltech101": 102, "TinyImagenet": 200, "ImageNet100": 1000}
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_imagenet_names_prompt_and_val_folders(
 
 
 def test_tinyimagenet_by_wnids_file(fake_root: Path) -> None:
-    data = tiny_imagenet(fake_root, verify=False)
+    data = load("TinyImageNet", fake_root, verify=False)
     wnids = read_names("tinyimagenet_wnids")
     assert [Path(path).parts[-3] for path in data.train.paths[::2]] == wnids
     assert data.train.labels[::2] == data.test.labels == list(range(200))

@@ -1,0 +1,80 @@
+"""The test after a class-incremental task, held against the plain way: every image and every text by itself."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from common import clip
+from common.cil import Protocol, load_protocol, pooled_test
+from common.clip.model import CLIP
+from common.datasets.incremental import load_incremental, seen_subset
+from common.datasets.transforms import clip_eval
+from common.evaluation.seen_classes import evaluate_seen, seen_batches
+from tests.common.test_cil import OPTIONS
+
+CENTRE = replace(OPTIONS, eval_transform="test")
+
+
+@pytest.fixture(scope="module")
+def model() -> CLIP:
+    return clip.load("mini")[0]
+
+
+@pytest.fixture(scope="module")
+def found() -> Protocol:
+    return load_protocol(CENTRE, 32)
+
+
+def plain_predictions(model: CLIP, found: Protocol, task_id: int) -> tuple[list[int], list[int]]:
+    """Batches of 7 under the evaluation transform, the texts anew at each, every column of the prompts."""
+    data = load_incremental("characters", "mini", None, clip_eval(32))
+    test = seen_subset(data.test, found.scenario, task_id)
+    predictions, labels = [], []
+    for start in range(0, len(test), 7):
+        images, targets = zip(*(test[i] for i in range(start, min(start + 7, len(test)))))
+        with torch.no_grad():
+            text = F.normalize(model.encode_text(found.tokens[: found.scenario.seen(task_id)], cut=False), dim=-1)
+            logits = F.normalize(model.encode_image(torch.stack(images)), dim=-1) @ text.t()
+        predictions += logits.argmax(dim=1).tolist()
+        labels += targets
+    return predictions, labels
+
+
+def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: Protocol) -> None:
+    test = pooled_test(CENTRE, found, 64)
+    for task_id in (0, 3):  # the second reads what the first has decoded
+        step = evaluate_seen(model, found.tokens, test, task_id, seed=5)
+        predictions, labels = plain_predictions(model, found, task_id)
+        assert step.predictions.tolist() == predictions and step.labels.tolist() == labels
+        assert step.task_ids.tolist() == [label // 4 for label in labels]
+        assert step.predictions.max() < 4 * (task_id + 1)
+    assert test.pixels.dtype == torch.uint8 and len(test.pixels) == 600
+
+
+def test_train_crops_are_drawn_anew_at_every_test_and_follow_from_the_seed(model: CLIP) -> None:
+    found = load_protocol(OPTIONS, 32)
+    test, rows = pooled_test(OPTIONS, found, 64), np.arange(10)
+    crops = {seed: next(seen_batches(test, rows, seed, torch.device("cpu"))) for seed in (5, 6)}
+    again = next(seen_batches(test, rows, 5, torch.device("cpu")))
+    assert torch.equal(crops[5], again) and not torch.equal(crops[5], crops[6])
+    first = evaluate_seen(model, found.tokens, test, 1, seed=5)
+    torch.rand(1)  # whatever was drawn before
+    second = evaluate_seen(model, found.tokens, test, 1, seed=5)
+    assert first.predictions.tolist() == second.predictions.tolist()
+
+
+def test_centre_crops_know_no_seed(model: CLIP, found: Protocol) -> None:
+    test = pooled_test(CENTRE, found, 50)
+    one, other = (evaluate_seen(model, found.tokens, test, 2, seed) for seed in (1, 2))
+    assert one.predictions.tolist() == other.predictions.tolist()
+
+
+def test_of_equal_prompts_the_first_class_in_the_order_wins(model: CLIP, found: Protocol) -> None:
+    """ImageNet's two "sunglasses": no image of the second is ever right."""
+    tokens = found.tokens.clone()
+    tokens[3] = tokens[1]
+    step = evaluate_seen(model, tokens, pooled_test(CENTRE, found, 64), 0, seed=0)
+    assert 3 not in step.predictions and 1 in step.predictions
