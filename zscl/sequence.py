@@ -28,7 +28,7 @@ from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
 from zscl.options import CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, distils, training_options
 from zscl.reference import reference_images, reference_tokens
 from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
-from zscl.training import train_task
+from zscl.training import joint_pass, train_task
 from zscl.weights import Weights, assign_, interpolate_, weights_of
 
 REFERENCE_STREAM = 1  # added to the seed: reference images are drawn apart from the task's (LwF draws the same set)
@@ -74,7 +74,9 @@ def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int,
     data = load_set(args, name, models.train_transform)
     batches = Batches(data.train, args.batch_size, args.seed, args.workers, args.device)
     iterations = nth(args.iterations, task_id) if args.iterations else args.epochs * len(batches)
-    options = training_options(args, task_lr(args, task_id), iterations, len(batches), joint_pass(args))
+    options = training_options(
+        args, task_lr(args, task_id), iterations, len(batches), joint_pass(args.reference_pass, args.device)
+    )
     reference = build_reference(args, models, task_id, before, memory)
     weights = train_task(
         student,
@@ -103,11 +105,6 @@ def task_lr(args: argparse.Namespace, task_id: int) -> float:
     if args.method == "icarl":
         return args.icarl_lr or ICARL_LR.get(args.train_dataset[task_id], OTHER_ICARL_LR)
     return nth(args.lr, task_id)
-
-
-def joint_pass(args: argparse.Namespace) -> bool:
-    """Whether task and reference images pass together; by default not on a GPU, where memory is scarce."""
-    return args.device.type != "cuda" if args.reference_pass == "auto" else args.reference_pass == "joint"
 
 
 def clip_weights(args: argparse.Namespace, models: Models) -> Weights | None:
