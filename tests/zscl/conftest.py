@@ -7,7 +7,7 @@ import torch
 
 from common.clip.model import CLIP, CLIPConfig
 from tests.clip_archive import save_archive
-from tests.fake_data import write
+from tests.fake_data import gathered_captions, write
 
 TASKS = ["MNIST", "EuroSAT", "DTD"]
 SEQUENCE = ["--train-dataset", ",".join(TASKS), "--eval-datasets", ",".join(TASKS)]
@@ -48,6 +48,21 @@ def finished_run(tiny_world: list[str], tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("runs") / "unbroken"
     main([*SEQUENCE, *LENGTH, *ZSCL, *ON_CAPTIONS, *tiny_world, "--save", str(folder)])
     return folder
+
+
+@pytest.fixture(scope="session")
+def cil_world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Overrides that name made-up data in the class-incremental layouts and a tiny CLIP."""
+    root = tmp_path_factory.mktemp("cil")
+    write(root / "data" / "cifar100", ["CIFAR100"])
+    write(root / "data" / "tinyimagenet", ["TinyImageNet"])
+    gathered_captions(root / "data", 40)
+    generator_state = torch.get_rng_state()
+    torch.manual_seed(0)
+    save_archive(CLIP(CLIPConfig(32, 32, 1, 64, 8, 77, 49408, 64, 1, 1)).state_dict(), root / "ViT-tiny.pt")
+    torch.set_rng_state(generator_state)
+    data = [f"dataset_root={root / 'data'}", "no_verify=true"]
+    return [*data, f"model_name={root / 'ViT-tiny.pt'}", "device=cpu", "workers=0"]
 
 
 def tensors(path: Path) -> dict[str, torch.Tensor]:

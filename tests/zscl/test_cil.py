@@ -6,11 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.clip.model import CLIP, CLIPConfig
 from common.evaluation.cil_log import read_metrics
 from results.collect import read_file
-from tests.clip_archive import save_archive
-from tests.fake_data import gathered_captions, write
+from tests.zscl.cil_runs import cifar, named
 from zscl.cil import main
 from zscl.cil_options import CONFIGS, method_label, notes, parse
 
@@ -23,31 +21,6 @@ tinyimagenet_100-20-ZSCL imagenet100_10-10-LwF imagenet100_10-10-iCaRL imagenet1
 imagenet100_50-5-LwF imagenet100_50-5-iCaRL imagenet100_50-5-ZSCL imagenet100_50-5-new imagenet1000_100-100
 """.split()
 DATA = ["dataset_root=data", "class_order=class_orders/cifar100.yaml"]
-
-
-def named(config: str) -> list[str]:
-    return ["--config-path", "configs/class", "--config-name", f"{config}.yaml"]
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Made-up data in the true layouts, a tiny CLIP archive: overrides that name them."""
-    root = tmp_path_factory.mktemp("cil")
-    write(root / "data" / "cifar100", ["CIFAR100"])
-    write(root / "data" / "tinyimagenet", ["TinyImageNet"])
-    gathered_captions(root / "data", 40)
-    state = torch.get_rng_state()
-    torch.manual_seed(0)
-    save_archive(CLIP(CLIPConfig(32, 32, 1, 64, 8, 77, 49408, 64, 1, 1)).state_dict(), root / "ViT-tiny.pt")
-    torch.set_rng_state(state)
-    return [f"dataset_root={root / 'data'}", f"model_name={root / 'ViT-tiny.pt'}", "no_verify=true", "device=cpu",
-            "workers=0"]  # fmt: skip
-
-
-def cifar(world: list[str], folder: Path, config: str = "cifar100_10-10-LwF", *words: str) -> list[str]:
-    """The 100 made-up classes in four tasks."""
-    sizes = ["initial_increment=40", "increment=20", "batch_size=16"]
-    return [*named(config), *world, "class_order=class_orders/cifar100.yaml", *sizes, f"save={folder}", *words]
 
 
 # Configurations
@@ -177,12 +150,12 @@ def test_what_has_no_effect_is_said(capsys: pytest.CaptureFixture[str]) -> None:
         ("cifar100_10-10-ZSCL", ["ref_dataset=TinyImageNet", "reference_pass=separate"]),
     ],
 )
-def test_a_run_of_every_method(world: list[str], tmp_path: Path, config: str, words: list[str]) -> None:
+def test_a_run_of_every_method(cil_world: list[str], tmp_path: Path, config: str, words: list[str]) -> None:
     if "ref_dataset=TinyImageNet" in words:  # a substitute for the captions' images, named in the record
-        root = Path(world[0].removeprefix("dataset_root="))
+        root = Path(cil_world[0].removeprefix("dataset_root="))
         words = [*words[1:], f"ref_dataset={root / 'tinyimagenet' / 'tiny-imagenet-200' / 'val'}"]
     folder = tmp_path / "run"
-    main(cifar(world, folder, config, *words))
+    main(cifar(cil_world, folder, config, *words))
     records, problems = read_file(folder / "record.jsonl")
     assert not problems and {record.protocol for record in records} == {"cil-cifar100-40+3x20"}
     assert {record.scale for record in records} == {"paper"} and {record.seed for record in records} == {42}
@@ -208,28 +181,28 @@ def test_a_run_of_every_method(world: list[str], tmp_path: Path, config: str, wo
 
 
 def test_a_checkpoint_is_marked_and_refused_by_mtil(
-    world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cil_world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main(cifar(world, tmp_path / "run", "cifar100_10-10-finetune", "initial_increment=100"))
+    main(cifar(cil_world, tmp_path / "run", "cifar100_10-10-finetune", "initial_increment=100"))
     saved = torch.load(tmp_path / "run" / "task_0.pth", weights_only=True)
     assert saved["protocol"] == "joint-cifar100" and "visual.proj" in saved["state_dict"]
     from zscl.main import main as mtil
 
     with pytest.raises(SystemExit):
-        data = Path(world[0].removeprefix("dataset_root=")) / "cifar100"
+        data = Path(cil_world[0].removeprefix("dataset_root=")) / "cifar100"
         mtil(["--eval-only", "--load", str(tmp_path / "run" / "task_0.pth"), "--eval-datasets", "CIFAR100",
-              "--data-location", str(data), "--no-verify", "--model", world[1].removeprefix("model_name="),
+              "--data-location", str(data), "--no-verify", "--model", cil_world[2].removeprefix("model_name="),
               "--device", "cpu", "--workers", "0"])  # fmt: skip
     assert "class-incremental run 'joint-cifar100', not of MTIL" in capsys.readouterr().err
 
 
-def test_an_aliased_teacher_is_fine_tuning(world: list[str], tmp_path: Path) -> None:
+def test_an_aliased_teacher_is_fine_tuning(cil_world: list[str], tmp_path: Path) -> None:
     """The released LwF: its teacher moves with the student, so distillation has no gradient but rounding."""
     runs = {"finetune": ("finetune", "aliased"), "aliased": ("LwF_only", "aliased"), "LwF": ("LwF_only", "snapshot")}
     weights = {}
     for name, (config, teacher) in runs.items():
         words = [f"teacher={teacher}", "initial_increment=60", "increment=40", "lr=1e-3"]
-        main(cifar(world, tmp_path / name, f"cifar100_10-10-{config}", *words))
+        main(cifar(cil_world, tmp_path / name, f"cifar100_10-10-{config}", *words))
         weights[name] = torch.load(tmp_path / name / "task_1.pth", weights_only=True)["state_dict"]
 
     def apart(one: str, other: str) -> float:
@@ -250,9 +223,9 @@ def test_the_miniature(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not (REAL / "cifar100").is_dir(), reason="the small real data is not here")
-def test_real_cifar100_files(world: list[str], tmp_path: Path) -> None:
+def test_real_cifar100_files(cil_world: list[str], tmp_path: Path) -> None:
     """A smoke run on cut copies of the published files: random weights, so only that it runs and records."""
-    words = [word for word in world if not word.startswith("dataset_root")]
+    words = [word for word in cil_world if not word.startswith("dataset_root")]
     main([*named("cifar100_10-10-LwF_only"), *words, f"dataset_root={REAL}", "class_order=class_orders/cifar100.yaml",
           f"save={tmp_path / 'run'}"])  # fmt: skip
     lines, closing = read_metrics(tmp_path / "run" / "metrics.json")
@@ -282,42 +255,42 @@ def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ],
 )
 def test_wrong_class_orders(
-    world: list[str], tmp_path: Path, order: list[int], message: str, capsys: pytest.CaptureFixture[str]
+    cil_world: list[str], tmp_path: Path, order: list[int], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "order.yaml").write_text(f"class_order: {order}\n")
     words = [f"class_order={tmp_path / 'order.yaml'}", f"initial_increment={len(order)}"]
-    assert message in refused([*cifar(world, tmp_path / "run"), *words], capsys)
+    assert message in refused([*cifar(cil_world, tmp_path / "run"), *words], capsys)
     assert not (tmp_path / "run").exists()
 
 
-def test_other_bad_input(world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_bad_input(cil_world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    assert "increment 7 does not divide the 60 classes" in refused([*cifar(world, folder), "increment=7"], capsys)
-    memory = refused(cifar(world, folder, "cifar100_10-10-iCaRL"), capsys)
+    assert "increment 7 does not divide the 60 classes" in refused([*cifar(cil_world, folder), "increment=7"], capsys)
+    memory = refused(cifar(cil_world, folder, "cifar100_10-10-iCaRL"), capsys)
     assert "memory_size=5000: CIFAR100 has 200 training images in 4 tasks; give 4 to 200." in memory
-    nothing = refused([*cifar(world, folder, "cifar100_10-10-ZSCL", "model_name=none.pt", "cc_root=nowhere",
+    nothing = refused([*cifar(cil_world, folder, "cifar100_10-10-ZSCL", "model_name=none.pt", "cc_root=nowhere",
                               f"dataset_root={tmp_path}")], capsys)  # fmt: skip
     assert all(word in nothing for word in ("CIFAR100", "none.pt", "its images are wanted")) and not folder.exists()
     (tmp_path / "empty").mkdir()
     empty = f"ref_dataset={tmp_path / 'empty'}"
-    assert "holds no images" in refused(cifar(world, folder, "cifar100_10-10-ZSCL", empty), capsys)
+    assert "holds no images" in refused(cifar(cil_world, folder, "cifar100_10-10-ZSCL", empty), capsys)
 
 
-def test_a_folder_with_other_results(world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_other_results(cil_world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    main(cifar(world, folder, "cifar100_10-10-LwF", "method=zeroshot"))
-    told = refused(cifar(world, folder, "cifar100_10-10-LwF", "method=zeroshot", "seed=1"), capsys)
+    main(cifar(cil_world, folder, "cifar100_10-10-LwF", "method=zeroshot"))
+    told = refused(cifar(cil_world, folder, "cifar100_10-10-LwF", "method=zeroshot", "seed=1"), capsys)
     assert "holds a run with another configuration" in told and "seed: 42 there, 1 now" in told
     (folder / "config.yaml").write_text("method: zeroshot\n")  # as the original leaves it
-    again = cifar(world, folder, "cifar100_10-10-LwF", "method=zeroshot")
+    again = cifar(cil_world, folder, "cifar100_10-10-LwF", "method=zeroshot")
     assert "was not written by this program" in refused([*again, "overwrite=true"], capsys)
     (folder / "config.yaml").unlink()
     assert "metrics.json is there, but no run recorded it" in refused(again, capsys)
 
 
-def test_missing_wnids_are_listed(world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_wnids_are_listed(cil_world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val"):
         (tmp_path / "ImageNet" / split / "n01440764").mkdir(parents=True)
     words = [f"dataset_root={tmp_path}", f"save={tmp_path / 'run'}", "class_order=class_orders/imagenet100.yaml"]
-    told = refused([*named("imagenet100_10-10-LwF"), *world, *words], capsys)
+    told = refused([*named("imagenet100_10-10-LwF"), *cil_world, *words], capsys)
     assert "lacks 99 of 100 classes: n01443537, n01484850" in " ".join(told.split())

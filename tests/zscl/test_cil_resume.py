@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import zscl.cil_training
-from tests.zscl.test_cil import cifar, world  # noqa: F401 (a fixture)
+from tests.zscl.cil_runs import cifar
 from zscl.cil import main
 
 TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
@@ -54,14 +54,11 @@ def assert_same(one: Path, other: Path) -> None:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_stopped_within_every_task(
-    world: list[str],
-    tmp_path: Path,
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+    cil_world: list[str], tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, *words = RUNS[name]
     words += ["initial_increment=40", "increment=30", "batch_size=12", "lr=1e-3", "save_interval=0"]
-    main(cifar(world, tmp_path / "whole", config, *words))
+    main(cifar(cil_world, tmp_path / "whole", config, *words))
     real, calls = zscl.cil_training.refuse_nan, []
 
     def stop_at_times(terms: dict[str, torch.Tensor], stage: str, step: int) -> None:
@@ -74,7 +71,7 @@ def test_stopped_within_every_task(
     stops = 0
     while True:
         try:
-            main(cifar(world, tmp_path / "stopped", config, *words))
+            main(cifar(cil_world, tmp_path / "stopped", config, *words))
             break
         except SystemExit as left:
             assert left.code == 130
@@ -83,11 +80,11 @@ def test_stopped_within_every_task(
     assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_killed_at_random_moments(world: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_killed_at_random_moments(cil_world: list[str], tmp_path: Path) -> None:
     words = ["avg_freq=2", "initial_increment=40", "increment=30", "batch_size=4", "lr=1e-3", "save_interval=0"]
     command = [sys.executable, "-m", "zscl.cil"]
-    main(cifar(world, tmp_path / "whole", "cifar100_10-10-ZSCL", *words))
-    again = [*command, *cifar(world, tmp_path / "killed", "cifar100_10-10-ZSCL", *words)]
+    main(cifar(cil_world, tmp_path / "whole", "cifar100_10-10-ZSCL", *words))
+    again = [*command, *cifar(cil_world, tmp_path / "killed", "cifar100_10-10-ZSCL", *words)]
     moments, kills = random.Random(0), 0
     for _ in range(4):
         process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -103,9 +100,9 @@ def test_killed_at_random_moments(world: list[str], tmp_path: Path) -> None:  # 
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(world: list[str], tmp_path: Path) -> None:  # noqa: F811
+def test_ctrl_c_saves_and_says_how_to_go_on(cil_world: list[str], tmp_path: Path) -> None:
     words = ["epochs=500", "save_interval=1000"]
-    arguments = cifar(world, tmp_path / "run", "cifar100_10-10-finetune", *words)
+    arguments = cifar(cil_world, tmp_path / "run", "cifar100_10-10-finetune", *words)
     process = subprocess.Popen(
         [sys.executable, "-m", "zscl.cil", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
