@@ -10,10 +10,13 @@ import torch
 from common.errors import UserError, exit_cleanly
 from common.runs import write_text
 from common.training.device import pick_device
-from tests.benchmarks import moe_adapters, zscl
+from tests.benchmarks import moe_adapters, moe_adapters_cil, zscl, zscl_cil
 from tests.benchmarks.measure import Sizes, as_json, context, table
 
-PAPERS = {"moe_adapters": moe_adapters.rows, "zscl": zscl.rows}
+PAPERS = {
+    "moe_adapters": moe_adapters.rows, "moe_adapters_cil": moe_adapters_cil.rows, "zscl": zscl.rows,
+    "zscl_cil": zscl_cil.rows,
+}  # fmt: skip
 DESCRIPTION = """\
 Milliseconds a step, images a second and peak memory of our own training and evaluation code, beside the same work
 done the plain way. No data and no trained weights are needed. A ratio is against the first row of its cell, and
