@@ -2,7 +2,8 @@
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -11,6 +12,19 @@ class UserError(Exception):
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM after the state was saved; the message says how to go on."""
+
+
+def all_checked(checks: Iterable[Callable[[], Any]]) -> list[Any]:
+    """What each check returns, in order; one UserError with the messages of all that raised one, a line each."""
+    results, problems = [], []
+    for check in checks:
+        try:
+            results.append(check())
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return results
 
 
 def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:

@@ -14,18 +14,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common import clip, datasets
 from common.clip.model import CLIP
-from common.datasets.transforms import clip_eval_pixels, clip_normalise
+from common.datasets.transforms import clip_normalise
 from common.errors import UserError
-from common.evaluation.pixels import decode
-from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
+from common.evaluation.pixels import load_decoded
+from common.evaluation.report import accuracy_lines
+from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.runs import Run, load_tensors
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
 from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
 
-PROMPTS_AT_ONCE = 256
-ZERO_SHOT = "Zero-shot CLIP"
 UNUSED_KEYS = ("mean", "std", "ln_3.weight", "ln_3.bias")  # in every official block, used in none
 
 
@@ -123,21 +121,6 @@ def distinct(known: list[AutoEncoder], module: AutoEncoder) -> int:
     return len(known) - 1
 
 
-@torch.no_grad()
-def class_vectors(model: CLIP, tokens: Tensor) -> Tensor:
-    """Class weights (D, C) under the model's current router from prompts (C, T, context)."""
-    classes, templates, _ = tokens.shape
-    features = [model.encode_text(chunk) for chunk in tokens.flatten(0, 1).split(PROMPTS_AT_ONCE)]
-    return zeroshot_weights(torch.cat(features).view(classes, templates, -1))
-
-
-@torch.no_grad()
-def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
-    """Features (N, D) of uint8 images (N, 3, R, R) under the model's current router."""
-    device = model.logit_scale.device
-    return torch.cat([model.encode_image(clip_normalise(batch.to(device))) for batch in pixels.split(batch_size)])
-
-
 class EvaluationSet:
     """One data set under evaluation, with everything that all checkpoints share."""
 
@@ -222,13 +205,9 @@ def routes_of(args: argparse.Namespace) -> Routes:
 
 def load_test_set(args: argparse.Namespace, model: CLIP, name: str) -> EvaluationSet:
     """One data set, decoded, with its class prompts under all templates."""
-    pixels_of = clip_eval_pixels(model.visual.input_resolution)
-    data = datasets.load(name, args.data_location, None, pixels_of, verify=not args.no_verify)
-    pixels, labels = decode(data.test, name, args.batch_size_eval, args.workers)
-    templates = [args.template] if args.template else data.templates
-    prompts = [template.replace("{}", label) for label in data.classnames for template in templates]
-    tokens = clip.tokenize(prompts).view(len(data.classnames), len(templates), -1)
-    return EvaluationSet(model, pixels, labels, tokens, args.batch_size_eval)
+    side, batch_size = model.visual.input_resolution, args.batch_size_eval
+    data = load_decoded(name, args.data_location, side, batch_size, args.workers, args.template, not args.no_verify)
+    return EvaluationSet(model, data.pixels, data.labels, data.tokens, batch_size)
 
 
 def feature_size(extractor: nn.Module, model: CLIP, device: torch.device) -> int:
@@ -309,15 +288,10 @@ def record_lines(
     name: str, test: EvaluationSet, cells: list[Cell], sequence: list[str], seconds: float
 ) -> list[dict[str, Any]]:
     """Tidy lines of one data set: the zero-shot row as after_task 0, then every checkpoint."""
-    top1, top5 = test.clip_accuracy()
-    about = {"dataset": name, "after_task": 0, "method": ZERO_SHOT, "seconds": seconds}
-    lines = [about | {"metric": "accuracy", "value": top1}, about | {"metric": "accuracy_top5", "value": top5}]
+    lines = accuracy_lines(name, 0, *test.clip_accuracy(), seconds)
     for cell in cells:
         about = {"dataset": name, "after_task": cell.task_id + 1, "seconds": seconds}
-        lines += [
-            about | {"metric": "accuracy", "value": cell.top1},
-            about | {"metric": "accuracy_top5", "value": cell.top5},
-        ]
+        lines += accuracy_lines(name, cell.task_id + 1, cell.top1, cell.top5, seconds)
         for task_id, count in sorted(cell.routed.items()):
             lines.append(about | {"metric": f"routed_to/{router_name(task_id, sequence)}", "value": count})
     return lines

@@ -10,18 +10,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 
 from common import clip, datasets
 from common.clip.model import CLIP
 from common.clip.pretrained import MINI, find_weights
+from common.clip.tokenizer import training_prompts
+from common.command_line import nth
 from common.datasets.few_shot import few_shot
-from common.errors import UserError, exit_cleanly
+from common.errors import UserError, all_checked, exit_cleanly
 from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
-from common.training.device import automatic_workers, device_name, peak_memory_mib, pick_device, seed_everything
+from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
 from moe_adapters.adapters import experts_to_freeze, insert_adapters
 from moe_adapters.ddas import FEW_SHOT_LR, FULL_SHOT_LR, alexnet_features, build_autoencoders, train_autoencoder
 from moe_adapters.evaluation import (
@@ -31,9 +32,9 @@ from moe_adapters.evaluation import (
     read_adapters,
     read_autoencoders,
 )
-from moe_adapters.options import REFERENCE_SET, is_sequence, method_label, nth, parse_args, protocol, settings
+from moe_adapters.options import REFERENCE_SET, is_sequence, method_label, parse_args, protocol, settings
 from moe_adapters.report import show_results
-from moe_adapters.training import TrainingOptions, cut_prompts, train_adapters
+from moe_adapters.training import TrainingOptions, train_adapters
 
 
 @exit_cleanly
@@ -62,23 +63,21 @@ def check_inputs(args: argparse.Namespace) -> nn.Module | None:
 
     Returns the feature extractor of DDAS, or None when the call has no use for it.
     """
-    problems = [
-        f"{path} does not exist." for path in (args.load, args.load_autochooser) if path and not Path(path).exists()
-    ]
     checks = [
+        lambda: require_files(args.load, args.load_autochooser),
         lambda: datasets.require(data_names(args), args.data_location, verify=not args.no_verify),
         lambda: None if args.model == MINI else find_weights(args.model),
         lambda: load_extractor(args),
     ]
-    extractor = None
-    for check in checks:
-        try:
-            extractor = check()
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
+    *_, extractor = all_checked(checks)
     return extractor
+
+
+def require_files(*paths: str | None) -> None:
+    """Raise UserError with every path that is given and does not exist."""
+    missing = [f"{path} does not exist." for path in paths if path and not Path(path).exists()]
+    if missing:
+        raise UserError("\n".join(missing))
 
 
 def open_run(args: argparse.Namespace) -> Run:
@@ -274,11 +273,12 @@ def train_task(
     seed_everything(args.seed)
     examples, _ = few_shot_or_all(args, data.train)
     batches = Batches(examples, args.batch_size, args.seed, args.workers, args.device)
+    prompts = training_prompts(data.classnames, args.template or data.templates[0]).to(args.device)
     choose_map = train_adapters(
         model,
         task_id,
         set(found) if args.frozen and task_id > 0 else set(),
-        training_prompts(args, data),
+        prompts,
         batches,
         training_options(args, task_id, len(batches)),
         f"adapters/{name}",
@@ -288,27 +288,13 @@ def train_task(
     maps = {f"block {index}": counts for index, counts in enumerate(choose_map.tolist())}
     write_text(note_path, json.dumps({"frozen_before": found, "frozen": frozen, "choose_map": maps}))
     write_text(frozen_path, "".join(f"{line}\n" for line in found + frozen))
-    run.record(training_records(run, args, name, task_id))
+    run.record(cost_records(name, task_id + 1, run.seconds, args.device))
     save_tensors(path, {"state_dict": model.state_dict()})
     return path
 
 
-def training_records(run: Run, args: argparse.Namespace, name: str, task_id: int) -> list[dict[str, Any]]:
-    about = {"dataset": name, "after_task": task_id + 1, "seconds": run.seconds}
-    return [
-        about | {"metric": "train_seconds", "value": run.seconds},
-        about | {"metric": "peak_memory_mib", "value": peak_memory_mib(args.device)},
-    ]
-
-
 def read_frozen_list(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
-
-
-def training_prompts(args: argparse.Namespace, data: datasets.ImageSet) -> torch.Tensor:
-    """Tokens (C, L) of every class under the first template only, cut behind the longest prompt."""
-    template = args.template or data.templates[0]
-    return cut_prompts(clip.tokenize([template.replace("{}", name) for name in data.classnames])).to(args.device)
 
 
 def training_options(args: argparse.Namespace, task_id: int, epoch: int) -> TrainingOptions:

@@ -1,18 +1,24 @@
 """The command line: the original's flags under their names and defaults, ours in a group of their own.
 
 `--train-dataset`, `--lr` and `--iterations` take one value, as the original, or a comma list, one a task: several
-data sets are a sequence that one process learns. `--scale` and `--preset` stand for the values of a file in configs/;
-they act where they stand, so a later flag overrides them and they override an earlier one.
+data sets are a sequence that one process learns.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, canonical
-from common.errors import UserError
+from common.command_line import (
+    RUN_FLAGS,
+    Rule,
+    add_run_flags,
+    check_rules,
+    listed,
+    mini_folder,
+    mtil_names,
+    mtil_protocol,
+    preset_action,
+)
 
 CONFIGS = Path(__file__).parent / "configs"
 REFERENCE_SET = "TinyImagenet"  # what the first autoencoder learns: images of no task
@@ -22,14 +28,7 @@ IGNORED_FLAGS = {  # parsed upstream, and without effect on this method there
     "eval_every_epoch": "its evaluation call has the wrong arity and always failed",
 }
 NOT_SETTINGS = (
-    "data_location",
-    "threads",
-    "no_verify",
-    "save_interval",
-    "device",
-    "workers",
-    "overwrite",
-    "save",
+    *RUN_FLAGS,
     "eval_interval",
     "loss_interval",
     "eval_every_epoch",
@@ -38,32 +37,6 @@ NOT_SETTINGS = (
     "method",
     "train_mode",
 )  # decide no number
-
-
-class _Preset(argparse.Action):
-    """Set every value of configs/<name>.yaml, at this place of the command line."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, flag: str | None = None
-    ) -> None:
-        setattr(namespace, self.dest, values)
-        if values == "paper":
-            return
-        known = {action.dest for action in parser._actions}
-        for key, value in yaml.safe_load((CONFIGS / f"{values}.yaml").read_text()).items():
-            if key not in known:
-                parser.error(f"configs/{values}.yaml: unknown key {key}")
-            setattr(namespace, key, value)
-
-
-def _listed(kind: type) -> Any:
-    """A parser of one value or a comma list of them."""
-
-    def parse(text: str) -> list[Any]:
-        return [kind(part) for part in text.split(",") if part]
-
-    parse.__name__ = f"{kind.__name__} or comma list"
-    return parse
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -129,15 +102,15 @@ def _method_flags(group: Any) -> None:
 
 def _training_flags(group: Any) -> None:
     group.add_argument(
-        "--train-dataset", type=_listed(str), help="data set, or the sequence; order1 and order2 stand for the paper's"
+        "--train-dataset", type=listed(str), help="data set, or the sequence; order1 and order2 stand for the paper's"
     )
-    group.add_argument("--lr", type=_listed(float), default=[1e-3], help="learning rate")
+    group.add_argument("--lr", type=listed(float), default=[1e-3], help="learning rate")
     group.add_argument("--wd", type=float, default=0.0, help="weight decay")
     group.add_argument("--ls", type=float, default=0.0, help="label smoothing")
     group.add_argument("--beta2", type=float, default=0.999, help="AdamW")
     group.add_argument("--warmup_length", type=int, default=100, help="steps of linear warm-up")
     group.add_argument("--epochs", type=int, help="training length; excludes --iterations")
-    group.add_argument("--iterations", type=_listed(int), help="training length; one more step is taken")
+    group.add_argument("--iterations", type=listed(int), help="training length; one more step is taken")
     group.add_argument("--batch-size", type=int, default=64)
     group.add_argument("--seed", type=int, default=42, help="set anew for every task")
     group.add_argument("--few_shot", type=int, default=-1, help="images a class; -1: all")
@@ -148,7 +121,7 @@ def _training_flags(group: Any) -> None:
     )
     group.add_argument(
         "--chooser-iterations",
-        type=_listed(int),
+        type=listed(int),
         default=[1000, 300],
         help="in a sequence: of the reference set, of each task",
     )
@@ -162,7 +135,7 @@ def _evaluation_flags(group: Any) -> None:
         "--eval-only", action="store_true", help="evaluate --load: a checkpoint, or a folder of a sequence's"
     )
     group.add_argument(
-        "--eval-datasets", type=_listed(str), help="data sets to evaluate; order1 and order2 stand for the paper's"
+        "--eval-datasets", type=listed(str), help="data sets to evaluate; order1 and order2 stand for the paper's"
     )
     group.add_argument(
         "--batch-size-eval", type=int, default=128, help="also the batch over which DDAS decides: it changes results"
@@ -181,48 +154,24 @@ def _evaluation_flags(group: Any) -> None:
 
 
 def _run_flags(group: Any) -> None:
-    group.add_argument("--model", default="ViT-B/16", help="CLIP: a published name, a checkpoint file, or mini")
-    group.add_argument("--data-location", default="./data", help="folder of all data sets, or mini")
-    group.add_argument(
-        "--no-verify", action="store_true", help="accept data sets whose counts differ from the published ones"
-    )
+    preset = preset_action(CONFIGS)
+    add_run_flags(group, preset)
     group.add_argument(
         "--chooser-features", default="alexnet", help="DDAS features: alexnet (fetched), mini, or an AlexNet file"
     )
-    group.add_argument("--load", help="checkpoint to start from or to evaluate")
-    group.add_argument("--save", help="output folder; '-mini' is appended at that scale")
-    group.add_argument(
-        "--scale",
-        choices=["paper", "mini"],
-        default="paper",
-        action=_Preset,
-        help="mini: the embedded miniature, in minutes",
-    )
-    group.add_argument("--preset", choices=["fewshot_v1"], action=_Preset, help="a named set of values from configs/")
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    group.add_argument("--threads", type=int, help="CPU threads of torch (its own choice)")
-    group.add_argument("--workers", type=int, help="loader processes (automatic)")
-    group.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
-    group.add_argument("--overwrite", action="store_true", help="start the output folder anew")
+    group.add_argument("--preset", choices=["fewshot_v1"], action=preset, help="a named set of values from configs/")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line; raises UserError for what contradicts itself or is missing."""
     args = build_parser().parse_args(argv)
-    args.train_dataset, args.eval_datasets = _named(args.train_dataset), _named(args.eval_datasets)
+    args.train_dataset, args.eval_datasets = mtil_names(args.train_dataset), mtil_names(args.eval_datasets)
     for flag, reason in IGNORED_FLAGS.items():
         if getattr(args, flag):
             print(f"note: --{flag} has no effect ({reason} upstream)")
     _check(args)
-    if args.scale == "mini" and args.save and not args.save.endswith("-mini"):
-        args.save += "-mini"  # a miniature's numbers never share a folder with the paper's
+    args.save = mini_folder(args.save, args.scale)
     return args
-
-
-def _named(names: list[str] | None) -> list[str] | None:
-    if names in (["order1"], ["order2"]):
-        return list(MTIL_ORDER_1 if names == ["order1"] else MTIL_ORDER_2)
-    return [canonical(name) for name in names] if names else None
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -230,12 +179,7 @@ def _check(args: argparse.Namespace) -> None:
     rules = [*_missing(args), *_contradictions(args)]
     if not args.eval_only:
         rules += _sequence_rules(args) if is_sequence(args) else _one_task_rules(args)
-    for wrong, message in rules:
-        if wrong:
-            raise UserError(message)
-
-
-Rule = tuple[Any, str]  # what is wrong if true, and how it is told
+    check_rules(rules)
 
 
 def _missing(args: argparse.Namespace) -> list[Rule]:
@@ -302,15 +246,9 @@ def is_sequence(args: argparse.Namespace) -> bool:
     return len(args.train_dataset or []) > 1
 
 
-def nth(values: list[Any], index: int) -> Any:
-    """The value of task `index` of a flag that holds one value for all tasks or one for each."""
-    return values[index] if len(values) > 1 else values[0]
-
-
 def protocol(args: argparse.Namespace) -> str:
-    """The name of the protocol that a sequence follows, as the records carry it."""
-    orders = {MTIL_ORDER_1: "mtil-order1", MTIL_ORDER_2: "mtil-order2"}
-    name = orders.get(tuple(args.train_dataset or ()), "mtil-custom")
+    """The name of the protocol that a sequence follows, the few-shot ones' with the shots."""
+    name = mtil_protocol(args.train_dataset)
     return name if args.few_shot < 0 else f"{name}-{args.few_shot}shot"
 
 

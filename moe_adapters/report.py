@@ -2,45 +2,24 @@
 
 import argparse
 
-from common.evaluation.metrics import mtil_triple
-from common.evaluation.report import heat_map, matrix_table, write_matrix, write_table
+from common.evaluation.report import accuracy_matrix, show_matrix, show_triple, write_table
 from common.runs import Run
-
-
-def accuracy_matrix(run: Run, sets: list[str], tasks: int) -> list[list[float]]:
-    """Rows after task 0 (zero-shot), 1, ..., columns the data sets."""
-    found = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="accuracy")}
-    return [[found[task, name] for name in sets] for task in range(tasks + 1)]
 
 
 def show_results(run: Run, args: argparse.Namespace) -> None:
     """Print the table, and write accuracy.csv, accuracy.png, ddas_confusion.csv beside the records."""
     sets, sequence = args.eval_datasets, args.train_dataset or args.eval_datasets
     matrix = accuracy_matrix(run, sets, len(sequence))
-    rows = ["zero-shot", *sequence]
     title = f"{run.labels['method']}, {run.labels['protocol']}" + (" on the miniature" if args.scale == "mini" else "")
-    write_matrix(run.path("accuracy.csv"), matrix, rows, sets)
-    heat_map(run.path("accuracy.png"), matrix, rows, sets, title)
-    print(f"\n{title}: accuracy (%) after each task\n{matrix_table(matrix, rows, sets)}")
+    show_matrix(run, matrix, ["zero-shot", *sequence], sets, title)
     if list(sets) == list(sequence):
-        show_triple(run, matrix, sets)
+        show_triple(run, matrix, sets, "MoE-Adapters")
     if args.autorouter:
         show_routing(run, sequence)
     print(
         f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png"
         + (", ddas_confusion.csv" if args.autorouter else "")
     )
-
-
-def show_triple(run: Run, matrix: list[list[float]], sets: list[str]) -> None:
-    """Transfer, Avg and Last, recorded and shown beside the zero-shot row's means over the same data sets."""
-    zero_shot, triple = matrix[0], mtil_triple(matrix[1:])
-    about = {"dataset": "mean", "after_task": len(sets), "seconds": None}
-    run.record([about | {"metric": name, "value": getattr(triple, name)} for name in ("transfer", "avg", "last")])
-    mean, unseen = sum(zero_shot) / len(sets), sum(zero_shot[1:]) / (len(sets) - 1)
-    print(f"\n{'':<14}{'Transfer':>10}{'Avg':>10}{'Last':>10}")
-    print(f"{'zero-shot':<14}{unseen:>10.1f}{mean:>10.1f}{mean:>10.1f}")
-    print(f"{'MoE-Adapters':<14}{triple.transfer:>10.1f}{triple.avg:>10.1f}{triple.last:>10.1f}")
 
 
 Routing = dict[tuple[int, str], dict[str, int]]  # (after task, data set) -> images by router

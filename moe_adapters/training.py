@@ -87,8 +87,3 @@ def train_adapters(
 def moe_blocks(model: CLIP) -> list[MoEBlock]:
     """All MoE blocks, image tower first: the order of the choose map's rows."""
     return image_blocks(model) + text_blocks(model)
-
-
-def cut_prompts(tokens: Tensor) -> Tensor:
-    """Tokens (N, context) without the columns behind the last end token of any row."""
-    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]

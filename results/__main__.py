@@ -2,6 +2,8 @@
 
 `python -m results verify RUN_OR_PROTOCOL`: what was measured against what was published, in the terminal; exit
 code 1 when something differs.
+`python -m results first-row RUN`: the accuracies of an MTIL run after its first task, which is the cheapest check of
+a method, against the published ones; exit code 1 when they differ.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from common.errors import UserError, exit_cleanly
 from common.files import write_text
 from results.collect import SCALES, Problem, Record, read_provenance, read_records
 from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, Data, compare
+from results.first_row import as_text, first_row
 from results.published import Published, read_curves, read_published
 
 RUNS = (Path("runs"), Path("ckpt"))  # where the scripts save
@@ -28,7 +31,7 @@ COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; `command` is None or "verify"."""
+    """The command line; `command` is None, "verify" or "first-row"."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument("--runs", nargs="+", type=Path, metavar="DIR", help="run folders (default: runs ckpt)")
     shared.add_argument("--scale", choices=SCALES, help="which runs; the two never mix (default: paper)")
@@ -38,9 +41,15 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m results", description=__doc__, parents=[shared],
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"output folder (default: {OUT})")
-    commands = parser.add_subparsers(dest="command", metavar="verify")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     verify = commands.add_parser("verify", parents=[shared], help="print the comparison in the terminal")
     verify.add_argument("target", metavar="RUN_OR_PROTOCOL", help="a run's folder, or a protocol's name")
+    first = commands.add_parser(
+        "first-row", help="print an MTIL run's accuracies after its first task beside published"
+    )
+    first.add_argument("run", metavar="RUN_FOLDER", type=Path, help="a run's folder, or its record.jsonl")
+    first.add_argument("--method", nargs="+", metavar="NAME", help="the published rows to show, or all; the exit code "
+                       "is 0 if any of them matches (default: the run's own method)")  # fmt: skip
     args = parser.parse_args(argv, argparse.Namespace(strict=False))
     for name in ("runs", "scale", "protocol", "paper"):
         setattr(args, name, getattr(args, name, None))
@@ -49,10 +58,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
-    """Build everything, or verify; exits with 1 for a difference (verify) or a damaged line (--strict)."""
+    """Build everything, verify or show the first row; exits with 1 for a difference or a damaged line (--strict)."""
     args = parse_args(argv)
-    wrong = verify(args) if args.command else build(args)
-    if wrong:
+    if {None: build, "verify": verify, "first-row": show_first_row}[args.command](args):
         sys.exit(1)
 
 
@@ -195,6 +203,17 @@ def verify(args: argparse.Namespace) -> bool:
     tell_problems(problems)
     show(comparisons, f"{args.target}, scale {scale}")
     return any(held_against(comparison) for comparison in comparisons) or (args.strict and bool(problems))
+
+
+def show_first_row(args: argparse.Namespace) -> bool:
+    """Print a run's accuracies after its first task beside published ones; whether they differ."""
+    if not args.run.exists():
+        raise UserError(f"no such run: {args.run}. Give the folder of a run, or its record.jsonl.")
+    records, problems = read_records([args.run])
+    tell_problems(problems)
+    row = first_row(args.run, records, read_published(), args.method)
+    print(as_text(row))
+    return row.differs
 
 
 def held_against(comparison: Comparison) -> bool:

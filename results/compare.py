@@ -5,9 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import TypeVar
 
 from common.evaluation.metrics import MTILTriple, mtil_triple
+from common.evaluation.report import ZERO_SHOT
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2
+from results import labels
 from results.collect import Problem, Provenance, Record
 from results.published import Published
 
@@ -15,8 +18,8 @@ MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED = "matches", "differs", "not run", "no p
 VERDICTS = (MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED)
 TOLERANCE = 0.5  # percentage points
 MISPRINT = "misprint"  # in a note: the number is shown and judged, but its difference is not held against a run
-ZERO_SHOT = "Zero-shot CLIP"
 MEAN = "mean"
+SAME = 1e-9  # percentage points: what sums in another order may differ by
 
 # The papers' names for the two figures of class-incremental learning: the mean over the tasks of the accuracy
 # after each (Avg), the accuracy after the last (Last). Papers pool samples (avg, last, acc, avg_acc) or weigh tasks
@@ -25,6 +28,7 @@ AVG_LAST = {"avg": "Avg", "avg_acc": "Avg", "caa": "Avg", "last": "Last", "acc":
 # What a table shows of a run, besides Transfer: the value after the latest task.
 SCALARS = (*AVG_LAST, "transfer", "ffm", "forgetting", "trainable_parameters")
 
+Shown = TypeVar("Shown", "Comparison", "AccuracyMatrix", Record)
 Key = tuple[str, str, str, str, str]  # protocol, method, backbone, metric, dataset
 
 
@@ -108,8 +112,23 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
         numbers = [number for key in keys for number in at_paper_scale[key]]
         comparisons.append(_comparison(entry, numbers))
     for groups in by_scale.values():
-        comparisons += [_unpublished(numbers) for key, numbers in groups.items() if key not in used]
-    return comparisons
+        papers: dict[tuple[str, ...], str] = {}  # runs of several papers measure the zero-shot row: it stands once
+        for key, numbers in groups.items():
+            paper = papers.setdefault(key[:3], numbers[0].paper)
+            if key not in used:
+                comparisons.append(_unpublished(paper, numbers))
+    return in_order(comparisons)
+
+
+def in_order(items: Iterable[Shown]) -> list[Shown]:
+    """Protocols as they first appear, methods of MTIL as `labels.METHODS` has them; all else stays as it is."""
+    items = list(items)
+    protocols = {name: place for place, name in enumerate(dict.fromkeys(item.protocol for item in items))}
+
+    def place(item: Shown) -> tuple[int, int]:
+        return protocols[item.protocol], labels.place(item.method) if item.protocol.startswith("mtil") else 0
+
+    return sorted(items, key=place)
 
 
 def _keys(entry: Published, measured: dict[Key, list[_Measured]]) -> list[Key]:
@@ -125,7 +144,14 @@ def tolerance(std: float | None, seeds: int) -> float:
 
 
 def _over_seeds(numbers: list[_Measured]) -> tuple[float, float | None, int, str]:
-    """Mean, std and count over seeds, and a note; runs of one seed count once, as their mean."""
+    """Mean, std and count over seeds, and a note; runs of one seed count once, as their mean.
+
+    The pre-trained model knows no seed: however many runs measured it, it counts once.
+    """
+    if numbers[0].key[1] == ZERO_SHOT:
+        values = [number.value for number in numbers]
+        low, high = min(values), max(values)
+        return fmean(values), None, 1, f"{len(values)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
     by_seed: dict[int, list[float]] = {}
     for number in numbers:
         by_seed.setdefault(number.seed, []).append(number.value)
@@ -155,10 +181,10 @@ def _comparison(entry: Published, numbers: list[_Measured]) -> Comparison:
     )
 
 
-def _unpublished(numbers: list[_Measured]) -> Comparison:
+def _unpublished(paper: str, numbers: list[_Measured]) -> Comparison:
     mean, std, seeds, note = _over_seeds(numbers)
     measured = {"mean": mean, "std": std, "seeds": seeds, "difference": None, "verdict": NO_PUBLISHED, "note": note}
-    return Comparison(numbers[0].paper, *numbers[0].key, published=None, published_std=None, source="", **measured)
+    return Comparison(paper, *numbers[0].key, published=None, published_std=None, source="", **measured)
 
 
 def _measured(records: list[Record]) -> Iterator[_Measured]:
@@ -175,7 +201,7 @@ def _measured(records: list[Record]) -> Iterator[_Measured]:
         told.add((str(Path(file).parent), key))
         yield _Measured(record.paper, record.scale, key, record.seed, record.value)
     scales = {str(Path(record.file).parent): record.scale for record in records}
-    for matrix in matrices(records):
+    for matrix in matrices(records) + _untrained(records):
         for method, metric, dataset, value in _from_matrix(matrix):
             key = (matrix.protocol, method, matrix.backbone, metric, dataset)
             if (matrix.source, key) not in told:
@@ -233,7 +259,7 @@ def matrices(records: list[Record]) -> list[AccuracyMatrix]:
         elif record.metric == "accuracy":
             about = (folder, record.protocol, record.method, record.backbone, record.seed)
             runs.setdefault(about, []).append(record)
-    return [
+    return in_order(
         _matrix(
             (lines[0].paper, protocol, method, backbone, seed, folder),
             {(line.after_task, line.dataset): line.value for line in lines},
@@ -241,6 +267,23 @@ def matrices(records: list[Record]) -> list[AccuracyMatrix]:
             zero_shot.get((folder, seed)),
         )
         for (folder, protocol, method, backbone, seed), lines in runs.items()
+    )
+
+
+def _untrained(records: list[Record]) -> list[AccuracyMatrix]:
+    """The zero-shot rows of runs that learned nothing: matrices without a row."""
+    cells = [record for record in records if record.metric == "accuracy"]
+    trained = {str(Path(record.file).parent) for record in cells if record.after_task > 0}
+    rows: dict[tuple[str, str, str, str, int, str], dict[str, float]] = {}
+    for record in cells:
+        folder = str(Path(record.file).parent)
+        if folder not in trained:
+            about = (record.paper, record.protocol, record.method, record.backbone, record.seed, folder)
+            rows.setdefault(about, {})[record.dataset] = record.value
+    return [
+        AccuracyMatrix(*about, rows=[], columns=list(sets), values=[], zero_shot=[row.get(name) for name in sets])
+        for about, row in rows.items()
+        if (sets := task_order(about[1]))
     ]
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from common.evaluation.report import heat_map
 from common.files import atomic_write
 from results import labels
-from results.compare import AccuracyMatrix, Comparison, Data, matrices
+from results.compare import AccuracyMatrix, Comparison, Data, in_order, matrices
 from results.tables import PARAMETERS
 
 if TYPE_CHECKING:
@@ -70,8 +70,18 @@ def plan(data: Data) -> list[Figure]:
 
 def _figure(kind: str, protocol: str, method: str, scale: str, title: str, draw: Callable[[Path], None]) -> Figure:
     words = [kind, protocol, method, "mini" if scale == "mini" else ""]
-    name = "_".join(re.sub(r"[^A-Za-z0-9.+-]+", "-", word).strip(".-") for word in words if word)
-    return Figure(f"{name}.png", protocol, title, draw)
+    return Figure(f"{'_'.join(_file_word(word) for word in words if word)}.png", protocol, title, draw)
+
+
+def _file_word(text: str) -> str:
+    """A name as part of a file's name; ZSCL, ZSCL* and ZSCL- stay three."""
+    spelled = re.sub(r"[-\u207b]$", " minus", text.replace("*", " star"))
+    return re.sub(r"[^A-Za-z0-9.+-]+", "-", spelled).strip(".-")
+
+
+def _look(place: int) -> tuple[str, str]:
+    """Colour and marker of the method at `place`: no two of 49 share both."""
+    return COLOURS[place % 7], MARKERS[(place + place // 7) % 7]
 
 
 def _title(what: str, protocol: str, scale: str) -> str:
@@ -115,18 +125,20 @@ def _heat_maps(found: list[AccuracyMatrix], scale: str) -> list[Figure]:
     for matrix in found:
         if 1 < len(matrix.columns) <= WIDEST_MATRIX:
             methods.setdefault((matrix.protocol, matrix.method), []).append(matrix)
-    return [_heat_map(protocol, method, seeds, scale) for (protocol, method), seeds in methods.items()]
+    return [_heat_map(protocol, method, mine, scale) for (protocol, method), mine in methods.items()]
 
 
-def _heat_map(protocol: str, method: str, seeds: list[AccuracyMatrix], scale: str) -> Figure:
-    first = seeds[0]
-    alike = [matrix for matrix in seeds if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
+def _heat_map(protocol: str, method: str, found: list[AccuracyMatrix], scale: str) -> Figure:
+    first = found[0]
+    alike = [matrix for matrix in found if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
     rows = list(first.rows)
     values = _mean_cells([matrix.values for matrix in alike])
     if all(matrix.zero_shot for matrix in alike):
         rows = ["before any task", *rows]
         values = _mean_cells([[matrix.zero_shot] for matrix in alike]) + values
-    seed = f"mean of {len(alike)} seeds" if len(alike) > 1 else f"seed {first.seed}"
+    seeds = len({matrix.seed for matrix in alike})
+    averaged = f"{seeds} seeds" if seeds == len(alike) else f"{len(alike)} runs, {labels.count(seeds, 'seed')}"
+    seed = f"mean of {averaged}" if len(alike) > 1 else f"seed {first.seed}"
     title = _title(f"{method}: accuracy after each task, {seed}", protocol, scale)
 
     def draw(path: Path) -> None:
@@ -228,32 +240,32 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
     title = _title(f"Accuracy over the tasks, {over}", protocol, data.scale)
 
     def draw(path: Path) -> None:
-        figure, (panel,) = _canvas(1, 8.2, 4.8)
+        figure, (panel,) = _canvas(1, 9.8, 4.8)
         before = [name for name, curves in ours.items() if max(point[0] for curve in curves for point in curve) == 0]
         for name in before:  # never trained: its only point is the level to start from
             level = fmean(point[1] for curve in ours[name] for point in curve)
             panel.axhline(level, color=PUBLISHED, linestyle=":", label=f"{plain(name)}, before any task")
         for place, name in enumerate(name for name in ours if name not in before):
-            _curve(panel, ours[name], name, COLOURS[place % 7], MARKERS[place % 7], "-")
+            _curve(panel, ours[name], name, *_look(place), "-" if place < len(COLOURS) else "-.")
         for place, (name, curves) in enumerate(theirs.items()):
             _curve(panel, curves, f"{name}, published log", PUBLISHED, MARKERS[place % 7], "--")
         panel.set_xlabel("after task")
         panel.set_ylabel("accuracy (%)")
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(frameon=False, fontsize=9)
+        figure.legend(loc="outside right center", frameon=False, fontsize=9)
         _save(figure, path, title)
 
     return [_figure("curve", protocol, "", data.scale, title, draw)]
 
 
 def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
-    """A curve a run: accuracy after each task, the mean over the data sets tested."""
-    points: dict[tuple[str, str, int], dict[int, list[float]]] = {}
-    for record in data.records:
+    """A curve a seed: accuracy after each task, the mean over the data sets tested (and over runs of that seed)."""
+    points: dict[tuple[str, int], dict[int, list[float]]] = {}
+    for record in in_order(data.records):
         if record.protocol == protocol and record.metric == "accuracy":
-            key = (record.method, record.run, record.seed)
+            key = (record.method, record.seed)
             points.setdefault(key, {}).setdefault(record.after_task, []).append(record.value)
-    return _by_name((name, _mean_curve(tasks)) for (name, _, _), tasks in points.items())
+    return _by_name((name, _mean_curve(tasks)) for (name, _), tasks in points.items())
 
 
 def _published_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
@@ -305,7 +317,7 @@ def _costs(data: Data, protocol: str) -> list[Figure]:
     def draw(path: Path) -> None:
         figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), 4.6)
         names = dict.fromkeys(point[2] for _, points in panels for point in points)
-        looks = {name: (COLOURS[place % 7], MARKERS[(place + place // 7) % 7]) for place, name in enumerate(names)}
+        looks = {name: _look(place) for place, name in enumerate(names)}
         for panel, (name, points) in zip(axes, panels):
             _cost_panel(panel, points, looks)
             panel.set_xlabel(f"{name}, log scale")

@@ -43,6 +43,12 @@ REPORTED = {
 }
 INCREMENTAL = re.compile(r"(cil|til|dil|joint)-([a-z0-9_]+)(?:-(?:(\d+)\+)?(\d+)(?:x(\d+))?)?(?:-buffer(\d+))?")
 CROSS_PAPER = "CIFAR-100, 10 tasks"
+MTIL = "MTIL"  # the sheet of all its methods
+# The order in which MTIL's tables and figures show methods: as ZSCL lists them, its ablations before it.
+METHODS = (
+    "Zero-shot CLIP", "Fine-tuning per data set", "Fine-tuning", "LwF", "iCaRL", "LwF-VR", "WiSE-FT", "WC", "WE",
+    "moving average", "distillation", "ZSCL-", "ZSCL*", "ZSCL", "MoE-Adapters",
+)  # fmt: skip
 
 # Sheet, what it holds, the protocols on it (first match counts).
 SHEETS = (
@@ -68,6 +74,12 @@ SHEETS = (
 def paper(name: str) -> str:
     """The paper's method name for its folder name; an unknown one as it is."""
     return PAPERS.get(name, name)
+
+
+def place(method: str) -> int:
+    """Where a method of MTIL stands in METHODS; a variant stands with the method whose name begins its own."""
+    known = [name for name in METHODS if method.startswith(name)]
+    return METHODS.index(max(known, key=len)) if known else len(METHODS)
 
 
 def metric(name: str) -> str:

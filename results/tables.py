@@ -8,6 +8,7 @@ from results.compare import Comparison, Data
 
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"
+MTIL_ORDERS = "mtil-order"  # the two sequences, all images or a few a class
 COLOURED = ("difference", "verdict")
 Cell = str | float | int | None
 Verdict = str | None
@@ -51,9 +52,9 @@ Numbers = dict[tuple[str, str], Comparison]  # by metric and data set
 
 
 def tables(data: Data) -> list[Table]:
-    """Every sheet's table: the cross-paper one first, then one a protocol family, empty ones included.
+    """Every sheet's table: the cross-paper one, MTIL's methods, then one a protocol family, empty ones included.
 
-    At mini scale only what was measured is shown, so no published number stands beside a miniature one, and families
+    At mini scale only what was measured is shown, so no published number stands beside a miniature one, and tables
     without a run are left out.
     """
     shown = [item for item in data.comparisons if item.metric != PARAMETERS]
@@ -61,7 +62,9 @@ def tables(data: Data) -> list[Table]:
         shown = [item for item in shown if item.mean is not None]
     parameters = _parameters(data)
     stated = [item for item in data.comparisons if item.metric == PARAMETERS and data.scale == "paper"]
-    result = [_cross_paper(shown, stated, parameters, data.scale)]
+    result = [make(shown, stated, parameters, data.scale) for make in (_cross_paper, _mtil)]
+    if data.scale == "mini":
+        result = [table for table in result if table.rows]
     for sheet, about, _ in labels.SHEETS:
         mine = [item for item in shown if labels.sheet(item.protocol) == sheet]
         if mine or (data.scale == "paper" and sheet != "Other protocols"):
@@ -98,6 +101,10 @@ def _without_empty(table: Table) -> Table:
         if any(row[place] is not None for row in table.rows)
         or not (column.group == PARAMETER_GROUP or (column.detail and not table.is_run))
     ]
+    return _of_columns(table, kept)
+
+
+def _of_columns(table: Table, kept: list[int]) -> Table:
     return replace(
         table,
         columns=[table.columns[place] for place in kept],
@@ -117,6 +124,22 @@ def _cross_paper(shown: list[Comparison], stated: list[Comparison], parameters: 
     if absent and scale == "paper":
         return replace(table, remark=f"Neither published numbers nor runs of: {', '.join(absent)}.")
     return table
+
+
+def _mtil(shown: list[Comparison], stated: list[Comparison], parameters: _Parameters, scale: str) -> Table:
+    """Transfer, Avg and Last of every method, a row each."""
+    mine = [
+        item
+        for item in shown
+        if item.protocol.startswith(MTIL_ORDERS)
+        and item.dataset == "mean"
+        and item.metric in ("transfer", "avg", "last")
+    ]
+    known = {_method(item) for item in mine}
+    mine += [item for item in stated if item.protocol.startswith(MTIL_ORDERS) and _method(item) not in known]
+    about = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
+    table = _by_setting(labels.MTIL, about, mine, parameters, scale)
+    return _of_columns(table, [place for place, column in enumerate(table.columns) if column.title != "Reported as"])
 
 
 def _by_method(items: Iterable[Comparison]) -> dict[Method, Numbers]:

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 from scipy.io import savemat
 
@@ -269,6 +270,17 @@ def conceptual_captions(root: Path) -> None:
         root / "Validation_GCC-1.1.0-Validation.tsv",
         (f"{caption}\thttp://example.org/{i}.jpg" for i, caption in enumerate(captions)),
     )
+
+
+def gathered_captions(root: Path, count: int = 6) -> None:
+    """The layout of ZSCL's gather script: captions and images; one link in two was dead, one caption has quotes."""
+    rows = []
+    for number in range(1, 2 * count, 2):
+        file = f"cc_data/val/{number % 1000}/{number}.jpg"
+        _put(root / file, jpeg(number // 2, count, number))
+        rows.append((f'a sign that says "{number}" , and more' if number == 3 else f"picture {number // 2}", file))
+    table = pd.DataFrame(rows, columns=["title", "filepath"])
+    table.to_csv(root / "Validation_GCC-1.1.0-Validation_output.csv", sep="\t", index=False)
 
 
 WRITERS = {

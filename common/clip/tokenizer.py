@@ -5,6 +5,7 @@ ids and the encoding of every ordinary text are the same.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -74,3 +75,19 @@ def tokenize(texts: str | list[str], context_length: int = 77, truncate: bool | 
             ids = [*ids[: context_length - 1], last]
         row[: len(ids)] = torch.tensor(ids)
     return tokens
+
+
+def class_prompts(classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """Token ids (C, T, 77) of C class names under T templates, {} standing for the name."""
+    prompts = [template.replace("{}", name) for name in classnames for template in templates]
+    return tokenize(prompts).view(len(classnames), len(templates), -1)
+
+
+def training_prompts(classnames: Sequence[str], template: str) -> Tensor:
+    """Token ids (C, L) of C class names under one template, cut behind the longest prompt."""
+    return cut_prompts(class_prompts(classnames, [template])[:, 0])
+
+
+def cut_prompts(tokens: Tensor) -> Tensor:
+    """Tokens (N, context) without the columns behind the last end token of any row."""
+    return tokens[:, : int(tokens.argmax(dim=-1).max()) + 1]

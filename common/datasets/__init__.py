@@ -1,9 +1,9 @@
-"""Data sets by name: `load` one, `require` many to be complete, `captions` for reference sentences."""
+"""Data sets by name: `load` one, `require` many to be complete, `captions` and `captioned_images` for reference."""
 
 from common.datasets.check import require
 from common.datasets.images import ImageSet
 from common.datasets.loading import canonical, load
-from common.datasets.reference import captions
+from common.datasets.reference import captioned_images, captions
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2
 
-__all__ = ["ImageSet", "MTIL_ORDER_1", "MTIL_ORDER_2", "canonical", "captions", "load", "require"]
+__all__ = ["ImageSet", "MTIL_ORDER_1", "MTIL_ORDER_2", "canonical", "captioned_images", "captions", "load", "require"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 
 from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, how_to_get
-from common.datasets.loading import canonical, count_problem, missing_paths, read
+from common.datasets.loading import canonical, check_miniature, count_problem, missing_paths, read
 from common.datasets.reference import caption_file, captions
 from common.errors import UserError
 
@@ -110,12 +110,13 @@ def _absent_files(part: Dataset | None) -> list[str]:
 def require(
     names: Iterable[str], root: str | Path, verify: bool = True, imagenet100_lists: str | Path | None = None
 ) -> None:
-    """Return if every data set named is complete below root; root "mini" always is.
+    """Return if every data set named is complete below root, or has a stand-in where root is "mini".
 
     Raises one UserError that lists everything missing of all of them and how to get it.
     """
     names = list(dict.fromkeys(canonical(name) for name in names))
     if str(root) == "mini":
+        check_miniature(names)
         return
     root = Path(root).expanduser()
     statuses = [inspect(name, root, verify, imagenet100_lists) for name in names]

@@ -182,7 +182,8 @@ def read_class_order(source: str | Path) -> list[int]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(
-            f"class order {str(source)!r}: {error.strerror}. Give a YAML file with a list class_order, or one of {shipped}."
+            f"class order {str(source)!r}: {error.strerror}. Give a YAML file with a list class_order, or one of "
+            f"{shipped}."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"class order {path}: not YAML ({' '.join(str(error).split())}).") from error

@@ -2,9 +2,10 @@
 
 import difflib
 from collections import defaultdict
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from common.datasets import mtil, reference
+from common.datasets import imagenet_incremental, mtil, reference
 from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
 from common.errors import UserError
@@ -25,21 +26,30 @@ READERS = {
     "TinyImagenet": reference.tiny_imagenet_sorted,
     "TinyImageNet": reference.tiny_imagenet,
     "ImageNet": reference.imagenet,
-    "ImageNet100": reference.imagenet100,
-    "ImageNet1000": reference.imagenet1000,
+    "ImageNet100": imagenet_incremental.imagenet100,
+    "ImageNet1000": imagenet_incremental.imagenet1000,
 }
 
 
-def canonical(name: str) -> str:
-    """name itself if it is a known data set, else UserError with the known names and the nearest one."""
-    if name in PUBLISHED:
+def canonical(name: str, known: Collection[str] = tuple(PUBLISHED)) -> str:
+    """name itself if it is one of the known data sets, else UserError with the known names and the nearest one."""
+    if name in known:
         return name
     lower = defaultdict(list)
-    for known in PUBLISHED:
-        lower[known.lower()].append(known)  # TinyImagenet and TinyImageNet are two numberings of one set
+    for other in known:
+        lower[other.lower()].append(other)  # TinyImagenet and TinyImageNet are two numberings of one set
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f" Did you mean {' or '.join(lower[near[0]])}?" if near else ""
-    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(PUBLISHED)}.")
+    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(known)}.")
+
+
+def check_miniature(names: Iterable[str]) -> None:
+    """Return if the miniature stands for every data set named, else UserError."""
+    from common.mini import STAND_INS  # the miniature needs this package, hence not at the top
+
+    absent = [name for name in names if name not in STAND_INS]
+    if absent:
+        raise UserError(f"the miniature has nothing for {', '.join(absent)}; it stands for {', '.join(STAND_INS)}.")
 
 
 def load(
@@ -56,19 +66,16 @@ def load(
     train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images.
     verify checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken
     as they are. sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
-    imagenet100_lists: a folder with ImageNet100's subset lists (see reference.imagenet100).
+    imagenet100_lists: a folder with ImageNet100's subset lists (see imagenet_incremental.imagenet100).
     Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
     """
     name = canonical(name)
     if name == CAPTIONS:
-        raise UserError(
-            f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference text."
-        )
+        raise UserError(f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference.")
     if str(root) == "mini":
-        from common.mini import DOMAINS, REFERENCE, load_domain  # it needs this package, hence not at the top
+        from common.mini import load_domain
 
-        if name not in (*DOMAINS, REFERENCE):
-            raise UserError(f"{name}: the miniature has no such set; it has {', '.join((*DOMAINS, REFERENCE))}.")
+        check_miniature([name])
         return load_domain(name, train_transform, eval_transform)
     root = Path(root).expanduser()
     data = read(name, root, verify, sun397_order, imagenet100_lists)

@@ -1,4 +1,4 @@
-"""ImageNet and its class-incremental variants, TinyImageNet, and the Conceptual Captions sentences."""
+"""Reference material: ImageNet, TinyImageNet and Conceptual Captions."""
 
 import csv
 import os
@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
-from common.datasets.images import ImageFiles, ImageSet
+from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTION_FILES, CAPTIONS, how_to_get
 from common.datasets.names import read_names
 from common.errors import UserError
@@ -19,49 +18,40 @@ IMAGENET_TRAINING_PROMPT = "a photo of a {}."
 def imagenet(root: Path, verify: bool) -> ImageSet:
     """ImageNet: all training images, validation images from val_in_folder, else from val, else test is None.
 
-    Labels are positions of the sorted wnids. Names and the 80 templates are open_clip's; the training prompt,
-    which ZSCL (mtil/src/datasets/imagenet.py) keeps apart, is moved to the front: their mean does not depend
-    on the order.
+    Labels are positions of the sorted wnids.
     """
-    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
-
-    train, val = _imagenet_folders(root / "ImageNet")
-    templates = [make("{}") for make in OPENAI_IMAGENET_TEMPLATES]
-    templates.remove(IMAGENET_TRAINING_PROMPT)
-    return ImageSet("ImageNet", train, val, list(IMAGENET_CLASSNAMES), [IMAGENET_TRAINING_PROMPT, *templates])
+    return ImageSet("ImageNet", *imagenet_parts(root / "ImageNet"), *imagenet_names_and_templates())
 
 
-def imagenet1000(root: Path, verify: bool) -> ImageSet:
-    """ImageNet as the class-incremental protocols use it, below imagenet1000, else below ImageNet.
-
-    Label = position of the sorted class folder, names = CLIP's; templates belong to the papers' configs (ZSCL
-    cil/continual_clip/datasets.py, cil/dataset_reqs/imagenet1000_classes.txt).
-    """
-    from open_clip import IMAGENET_CLASSNAMES  # slow to import
-
-    own = root / "imagenet1000"
-    folder = own if own.is_dir() else root / "ImageNet"
-    train, val = _imagenet_folders(folder)
-    if val is None:
-        raise UserError(f"ImageNet1000: {folder} has no validation images, which are its test set; add val/<wnid>/.")
-    return ImageSet("ImageNet1000", train, val, list(IMAGENET_CLASSNAMES), [])
-
-
-def _imagenet_folders(folder: Path) -> tuple[ImageFiles, ImageFiles | None]:
-    train, place = _image_folder(folder / "train"), _validation_folder(folder)
+def imagenet_parts(folder: Path) -> tuple[ImageFiles, ImageFiles | None]:
+    """All training images below `folder`, and the validation images or None. Raises UserError without 1000 classes."""
+    train, place = _image_folder(folder / "train"), validation_folder(folder)
     val = _image_folder(place) if place.is_dir() else None
     if val is not None and val.classes != train.classes:
         raise UserError(f"ImageNet: the class folders of {val.root} and {train.root} differ.")
-    return _listed(train), None if val is None else _listed(val)
+    return _files(train), None if val is None else _files(val)
 
 
-def _listed(part: datasets.ImageFolder) -> ImageFiles:
+def validation_folder(folder: Path) -> Path:
+    """val_in_folder where it exists, else val, whether that exists or not."""
+    return folder / ("val_in_folder" if (folder / "val_in_folder").is_dir() else "val")
+
+
+def _files(part: datasets.ImageFolder) -> ImageFiles:
     return ImageFiles([path for path, _ in part.samples], part.targets)
 
 
-def _validation_folder(folder: Path) -> Path:
-    """val_in_folder where it exists, else val, whether it exists or not."""
-    return folder / ("val_in_folder" if (folder / "val_in_folder").is_dir() else "val")
+def imagenet_names_and_templates() -> tuple[list[str], list[str]]:
+    """The 1000 class names and the 80 templates, training prompt first; no file of ImageNet is needed.
+
+    Names and templates are open_clip's; the training prompt, which ZSCL (mtil/src/datasets/imagenet.py) keeps apart,
+    is moved to the front: the templates' mean does not depend on the order.
+    """
+    from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
+
+    templates = [make("{}") for make in OPENAI_IMAGENET_TEMPLATES]
+    templates.remove(IMAGENET_TRAINING_PROMPT)
+    return list(IMAGENET_CLASSNAMES), [IMAGENET_TRAINING_PROMPT, *templates]
 
 
 def _image_folder(folder: Path) -> datasets.ImageFolder:
@@ -72,58 +62,6 @@ def _image_folder(folder: Path) -> datasets.ImageFolder:
             "inside). Labels are positions of the sorted wnids, so all must be there and nothing else."
         )
     return datasets.ImageFolder(str(folder), loader=str)
-
-
-def imagenet100(root: Path, verify: bool, lists: str | Path | None = None) -> ImageSet:
-    """The first 100 ImageNet wnids in sorted order, label = position, as ZSCL cil/dataset_reqs has them.
-
-    This is not the random choice of 100 classes that other papers call ImageNet-100. `lists` is a folder with
-    train_100.txt, val_100.txt or both, lines "val/<wnid>/<file> <label>" relative to ImageNet. For what it lacks, and
-    without it, all images of these wnids are taken, sorted: val_100.txt is just that, train_100.txt was never
-    released. Names are the first 100 of CLIP's; templates belong to the papers' configs.
-    """
-    from open_clip import IMAGENET_CLASSNAMES  # slow to import
-
-    wnids, folder = read_names("imagenet100_wnids"), root / "ImageNet"
-    files = {split: lists and Path(lists).expanduser() / f"{split}_100.txt" for split in ("train", "val")}
-    if lists and not any(path.is_file() for path in files.values()):
-        raise UserError(f"ImageNet100: {lists} holds neither train_100.txt nor val_100.txt.")
-    places = {"train": folder / "train", "val": _validation_folder(folder)}
-    parts = [
-        _listed_images(files[split], folder, wnids)
-        if lists and files[split].is_file()
-        else _images_of(places[split], wnids)
-        for split in ("train", "val")
-    ]
-    return ImageSet("ImageNet100", *parts, list(IMAGENET_CLASSNAMES[:100]), [])
-
-
-def _listed_images(path: Path, folder: Path, wnids: list[str]) -> ImageFiles:
-    images, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        file, _, label = line.rpartition(" ")
-        if not (label.isdigit() and int(label) < len(wnids)) or Path(file).parent.name != wnids[int(label)]:
-            raise UserError(
-                f"ImageNet100: {path}, line {number} ({line!r}): expected <split>/<wnid>/<file> <label> with the wnids "
-                "of common/datasets/names/imagenet100_wnids.txt. A list of other classes would get wrong names."
-            )
-        images.append(folder / file)
-        labels.append(int(label))
-    return ImageFiles(images, labels)
-
-
-def _images_of(folder: Path, wnids: list[str]) -> ImageFiles:
-    if not folder.is_dir():
-        raise UserError(f"ImageNet100: {folder} does not exist; class folders <wnid>/ with images belong there.")
-    missing = [wnid for wnid in wnids if not (folder / wnid).is_dir()]
-    if missing:
-        raise UserError(f"ImageNet100: {folder} lacks {len(missing)} of {len(wnids)} classes: {', '.join(missing)}.")
-    images, labels = [], []
-    for label, wnid in enumerate(wnids):
-        files = sorted(file for file in os.listdir(folder / wnid) if has_file_allowed_extension(file, IMG_EXTENSIONS))
-        images += [folder / wnid / file for file in files]
-        labels += [label] * len(files)
-    return ImageFiles(images, labels)
 
 
 def tiny_imagenet_sorted(root: Path, verify: bool) -> ImageSet:
@@ -179,31 +117,76 @@ def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, Imag
     return ImageFiles(paths, labels), test
 
 
-def caption_file(root: Path) -> Path | None:
+def caption_file(root: Path, endings: tuple[str, ...] = (".tsv", ".csv")) -> Path | None:
     """The first that exists of the published TSV and the CSV of ZSCL's gather script, or None."""
-    return next((root / name for name in CAPTION_FILES if (root / name).is_file()), None)
+    return next((root / name for name in CAPTION_FILES if name.endswith(endings) and (root / name).is_file()), None)
 
 
 def captions(root: str | Path) -> list[str]:
     """All sentences of the Conceptual Captions validation file, repeats included, in file order.
 
     The TSV (caption, url; no header, no quoting) comes first since it has them all; the gather script's
-    _output.csv (title, filepath; header) holds only those whose image could still be fetched. Raises
-    UserError if neither exists or if the file can not be parsed.
+    _output.csv (title, filepath; header) holds only those whose image could still be fetched. Root "mini" stands for
+    the miniature's sentences. Raises UserError if neither exists or if the file can not be parsed.
     """
+    if str(root) == "mini":
+        from common.mini import reference_captions  # the miniature needs this package, hence not at the top
+
+        return reference_captions()
     root = Path(root).expanduser()
     path = caption_file(root)
     if path is None:
         looked = ", ".join(str(root / name) for name in CAPTION_FILES)
         raise UserError(f"{CAPTIONS}: not found; looked for {looked}. {how_to_get(CAPTIONS, str(root))}")
+    return _caption_table(path)["title"].tolist()
+
+
+def _caption_table(path: Path) -> pd.DataFrame:
+    """The file's rows: column title, and url (TSV) or filepath (CSV, where the file has it)."""
     options = {"sep": "\t", "dtype": str, "keep_default_na": False, "encoding": "utf-8"}
     try:
         if path.suffix == ".tsv":
             table = pd.read_csv(path, header=None, names=["title", "url"], quoting=csv.QUOTE_NONE, **options)
         else:
-            table = pd.read_csv(path, usecols=["title"], **options)
+            table = pd.read_csv(path, **options)
     except ValueError as error:
         raise UserError(f"{path}: not a table of captions ({error}). Download the file again.") from error
+    if "title" not in table:
+        raise UserError(f"{path}: not a table of captions (no column title). Download the file again.")
     if table.empty:
         raise UserError(f"{path}: holds no captions. Download the file again.")
-    return table["title"].tolist()
+    return table
+
+
+def captioned_images(root: str | Path, transform: Transform | None = None) -> ImageSet:
+    """The images of Conceptual Captions that ZSCL's gather script fetched (mtil/src/datasets/cc.py).
+
+    train yields (image, row); classnames are the captions by row, and the template is the caption itself. Paths are
+    relative to the CSV's folder. Root "mini" stands for the miniature's pairs. Raises UserError if the CSV, its
+    column filepath or an image that it lists is not there; the published TSV has no images.
+    """
+    if str(root) == "mini":
+        from common.mini import load_captioned
+
+        return load_captioned(transform)
+    root = Path(root).expanduser()
+    path = caption_file(root, (".csv",))
+    if path is None:
+        looked = ", ".join(str(root / name) for name in CAPTION_FILES if name.endswith(".csv"))
+        raise UserError(
+            f"{CAPTIONS}: its images are wanted, but there is no list of them; looked for {looked}. The published "
+            ".tsv has sentences only. The list is tab-separated with the header title, filepath and holds the images "
+            "that could be fetched, with paths relative to its folder."
+        )
+    table = _caption_table(path)
+    if "filepath" not in table:
+        raise UserError(f"{path}: has no column filepath, so its images can not be found. Gather them again.")
+    paths = [path.parent / file for file in table["filepath"]]
+    absent = [file for file in paths if not file.is_file()]
+    if absent:
+        raise UserError(
+            f"{path}: {len(absent):,} of {len(paths):,} listed images do not exist, the first is {absent[0]}. Put the "
+            "folder cc_data beside the list, or gather the images again."
+        )
+    train = ImageFiles(paths, range(len(paths)), transform)
+    return ImageSet(CAPTIONS, train, None, table["title"].tolist(), ["{}"], fingerprint(train, None, root))

@@ -80,13 +80,18 @@ def cil_summary(steps: Sequence[CILStep]) -> CILSummary:
 
 def task_accuracies(steps: Sequence[CILStep]) -> np.ndarray:
     """R (K, K) in percent, R[k, j] the accuracy on task j's samples after step k; nan above the diagonal."""
+    return 100.0 * task_hit_rates(steps)
+
+
+def task_hit_rates(steps: Sequence[CILStep]) -> np.ndarray:
+    """`task_accuracies` as fractions. Raises ValueError if a seen task has no sample in a step."""
     matrix = np.full((len(steps), len(steps)), np.nan)
     for k, step in enumerate(steps):
         hits, tasks = _hits(step), np.asarray(step.task_ids)
         for j in range(k + 1):
             if not (tasks == j).any():
                 raise ValueError(f"step {k} has no test sample of task {j}")
-            matrix[k, j] = 100.0 * hits[tasks == j].mean()
+            matrix[k, j] = hits[tasks == j].mean()
     return matrix
 
 
@@ -131,17 +136,23 @@ def released_cil_log(task_matrix: ArrayLike) -> ReleasedCILLog:
 
     Kept beside the standard definitions to compare with published logs: `forgetting` leaves out the latest
     old task and the latest earlier step, `bwt` the pairs j = i - 1, both under the full divisor; `fwt` is in
-    truth the mean accuracy on past tasks. Continvvm/continuum continuum/metrics/metrics.py at v1.2.0.
+    truth the mean accuracy on past tasks. Continvvm/continuum continuum/metrics/metrics.py at v1.2.0 and 1.2.7.
+
+    Given fractions it is equal to theirs to the last bit, since the terms are added in their order: the logged values
+    are often halves of the last digit, which decides how they round.
     """
     matrix = _square(task_matrix)
     steps = range(len(matrix))
     pairs = [max(1, k * (k + 1) / 2) for k in steps]
     fallen = [sum(matrix[j : k - 1, j].max() - matrix[k, j] for j in range(k - 1)) for k in steps]
-    gains, past = np.tril(matrix - np.diag(matrix), k=-2), np.tril(matrix, k=-1)
+    gained, past = [0.0], [0.0]
+    for k in steps[1:]:
+        gained.append(sum((matrix[k, j] - matrix[j, j] for j in range(k - 1)), start=gained[-1]))
+        past.append(sum(matrix[k, :k], start=past[-1]))
     return ReleasedCILLog(
         np.array([fallen[k] / max(1, k) for k in steps]),
-        np.array([gains[: k + 1].sum() / pairs[k] for k in steps]),
-        np.array([past[: k + 1].sum() / pairs[k] for k in steps]),
+        np.array([gained[k] / pairs[k] for k in steps]),
+        np.array([past[k] / pairs[k] for k in steps]),
     )
 
 

@@ -1,11 +1,45 @@
 """A test set decoded once, to be shared by every checkpoint that is evaluated on it."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common import datasets
+from common.clip.tokenizer import class_prompts
+from common.datasets.transforms import clip_eval_pixels
 from common.training.batches import leave_signals_to_parent
+
+
+@dataclass(frozen=True)
+class DecodedSet:
+    """A test set in memory, with its class prompts."""
+
+    name: str
+    pixels: Tensor  # uint8 (N, 3, R, R)
+    labels: Tensor  # (N,)
+    tokens: Tensor  # (C, T, 77), C classes under T templates
+
+
+def load_decoded(
+    name: str,
+    root: Path | str,
+    resolution: int,
+    batch_size: int,
+    workers: int,
+    template: str | None = None,
+    verify: bool = True,
+) -> DecodedSet:
+    """One data set's test images at R = `resolution`, prompts under `template` or else all of the set's templates.
+
+    Raises UserError for a set that is not there, or, with `verify`, whose counts differ from the published ones.
+    """
+    data = datasets.load(name, root, None, clip_eval_pixels(resolution), verify=verify)
+    pixels, labels = decode(data.test, name, batch_size, workers)
+    return DecodedSet(name, pixels, labels, class_prompts(data.classnames, [template] if template else data.templates))
 
 
 def decode(dataset: Dataset, name: str, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,20 +1,69 @@
-"""An accuracy matrix for people: text table, CSV, heat map."""
+"""An accuracy matrix, from a run's records to people: text table, CSV, heat map, Transfer / Avg / Last."""
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from common.evaluation.metrics import mtil_triple
 from common.files import atomic_write, write_text
 
+if TYPE_CHECKING:  # `results` draws matrices without the weight of torch
+    from common.runs import Run
+
 Matrix = Sequence[Sequence[float]]
+ZERO_SHOT = "Zero-shot CLIP"  # the method of every line after task 0
+
+
+def accuracy_lines(dataset: str, after_task: int, top1: float, top5: float, seconds: float) -> list[dict[str, Any]]:
+    """The record lines of one cell of the matrix; after_task 0 is the original CLIP, named so."""
+    about = {"dataset": dataset, "after_task": after_task, "seconds": seconds}
+    about |= {} if after_task else {"method": ZERO_SHOT}
+    return [about | {"metric": "accuracy", "value": top1}, about | {"metric": "accuracy_top5", "value": top5}]
+
+
+def accuracy_matrix(run: "Run", sets: Sequence[str], tasks: int) -> list[list[float]]:
+    """Rows after task 0 (zero-shot), 1, ..., `tasks`, columns the data sets; nan for a cell that is not on record."""
+    found = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="accuracy")}
+    return [[found.get((task, name), math.nan) for name in sets] for task in range(tasks + 1)]
+
+
+def show_matrix(run: "Run", matrix: Matrix, rows: Sequence[str], sets: Sequence[str], title: str) -> None:
+    """Print the table, and write accuracy.csv and accuracy.png beside the records."""
+    write_matrix(run.path("accuracy.csv"), matrix, rows, sets)
+    heat_map(run.path("accuracy.png"), matrix, rows, sets, title)
+    print(f"\n{title}: accuracy (%) after each task\n{matrix_table(matrix, rows, sets)}")
+
+
+def show_triple(run: "Run", matrix: Matrix, sets: Sequence[str], method: str) -> None:
+    """Transfer, Avg and Last, recorded and shown beside the zero-shot row's means over the same data sets.
+
+    matrix: the zero-shot row, then one after each task, `sets` in task order. What is nan (Transfer of a single task)
+    is shown as - and not recorded. Raises ValueError unless there is a row for each task.
+    """
+    lines = [("zero-shot", mtil_triple([matrix[0]] * len(sets))), (method, mtil_triple(matrix[1:]))]
+    about = {"dataset": "mean", "after_task": len(sets), "seconds": None}
+    values = {name: getattr(lines[1][1], name) for name in ("transfer", "avg", "last")}
+    run.record([about | {"metric": name, "value": value} for name, value in values.items() if value == value])
+    width = max(14, len(method) + 2)
+    print(f"\n{'':<{width}}{'Transfer':>10}{'Avg':>10}{'Last':>10}")
+    for label, triple in lines:
+        print(f"{label:<{width}}{_told(triple.transfer):>10}{_told(triple.avg):>10}{_told(triple.last):>10}")
+
+
+def _told(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.1f}"
 
 
 def matrix_table(matrix: Matrix, rows: Sequence[str], columns: Sequence[str]) -> str:
-    """Percentages with one decimal, one line a row; long column names are cut to eight letters."""
+    """Percentages with one decimal, - for nan, one line a row; long column names are cut to eight letters."""
     width = max(len(row) for row in rows) + 1
     lines = [" " * width + "".join(f"{column[:8]:>9}" for column in columns)]
-    lines += [f"{row:<{width}}" + "".join(f"{value:>9.1f}" for value in values) for row, values in zip(rows, matrix)]
+    lines += [
+        f"{row:<{width}}" + "".join(f"{_told(value):>9}" for value in values) for row, values in zip(rows, matrix)
+    ]
     return "\n".join(lines)
 
 

@@ -1,15 +1,35 @@
-"""CLIP's zero-shot classifier: class weights from prompts, logits, top-k accuracy.
+"""CLIP's zero-shot classifier: class weights from prompts, features of images, logits, top-k accuracy.
 
 Thunderbeee/ZSCL mtil/src/models/evaluation.py:L10-L58.
 """
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.clip.model import CLIP
+from common.datasets.transforms import clip_normalise
+
 # A constant, not exp(logit_scale) as the model's own logits have; the order of the classes is the same.
 LOGIT_SCALE = 100.0
+PROMPTS_AT_ONCE = 256
+
+
+@torch.no_grad()
+def class_vectors(model: CLIP, tokens: Tensor) -> Tensor:
+    """Class weights (D, C) under the model as it is now, from prompts (C, T, L) of C classes under T templates."""
+    classes, templates, _ = tokens.shape
+    features = [model.encode_text(chunk) for chunk in tokens.flatten(0, 1).split(PROMPTS_AT_ONCE)]
+    return zeroshot_weights(torch.cat(features).view(classes, templates, -1))
+
+
+@torch.no_grad()
+def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
+    """Features (N, D), not normalised, under the model as it is now, of uint8 images (N, 3, R, R) on any device."""
+    device = model.logit_scale.device
+    return torch.cat([model.encode_image(clip_normalise(batch.to(device))) for batch in pixels.split(batch_size)])
 
 
 def zeroshot_weights(text_embeddings: Tensor) -> Tensor:

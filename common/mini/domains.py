@@ -22,6 +22,9 @@ FOLDER = Path(__file__).parent
 INCREMENTAL = "Characters"
 DOMAINS = tuple(name for name in CONCEPTS if name != INCREMENTAL)  # alphabetical, as MTIL order I
 REFERENCE = "TinyImagenet"
+IMAGENET, CAPTIONS = "ImageNet", "ConceptualCaptions"  # what the reference pool stands for, too
+STAND_INS = (*DOMAINS, REFERENCE, IMAGENET, CAPTIONS)
+CAPTIONS_A_CLASS = 4
 SPLITS = {  # images a class: train, test
     "Aircraft": (40, 12), "Caltech101": (40, 14), "CIFAR100": (30, 8), "DTD": (50, 18), "EuroSAT": (90, 30),
     "Flowers": (40, 12), "Food": (32, 10), "MNIST": (110, 32), "OxfordPet": (45, 15),
@@ -43,13 +46,15 @@ def _lines(folder: str, name: str) -> list[str]:
 
 def classnames(name: str) -> list[str]:
     """Class names of a domain; of the reference pool those of all eleven domains, in their order."""
-    if name == REFERENCE:
+    if name in (REFERENCE, IMAGENET):
         return [line for domain in DOMAINS for line in _lines("names", domain)]
     return _lines("names", name)
 
 
 def templates(name: str) -> list[str]:
     """Prompts of a domain, the first for training; "web" gives the captions' wordings."""
+    if name == IMAGENET:
+        return ["a photo of a {}.", *_lines("templates", "web")]
     return _lines("templates", "web" if name == REFERENCE else name)
 
 
@@ -121,17 +126,53 @@ def captioned_pool(seed: int = 0) -> tuple[np.ndarray, list[str]]:
     return np.concatenate(pictures), captions
 
 
+def reference_captions() -> list[str]:
+    """The sentences that stand for Conceptual Captions: four wordings of each class of the reference pool, mixed.
+
+    Worded as the web's captions, but naming rightly. No picture is drawn for them.
+    """
+    rng, captions = seeded("reference captions"), []
+    for domain in DOMAINS:
+        wordings = [*templates("web"), *templates(domain)]
+        for label in classnames(domain):
+            picks = rng.permutation(len(wordings))[:CAPTIONS_A_CLASS]
+            captions += [wordings[pick].replace("{}", label) for pick in picks]
+    return [captions[k] for k in _caption_order()]
+
+
+def _caption_order() -> np.ndarray:
+    return seeded("reference captions order").permutation(len(classnames(REFERENCE)) * CAPTIONS_A_CLASS)
+
+
+def load_captioned(transform: Callable | None = None) -> "ImageSet":
+    """An image of the reference pool for each of its captions: train yields (image, row), classnames are the captions.
+
+    The template is the caption itself.
+    """
+    from common.datasets.images import ImageArrays, ImageSet
+
+    pictures, labels = images(REFERENCE, "train")
+    by_class = np.argsort(labels, kind="stable").reshape(len(classnames(REFERENCE)), -1)
+    rows = by_class[:, :CAPTIONS_A_CLASS].reshape(-1)[_caption_order()]
+    return ImageSet(
+        name=CAPTIONS, train=ImageArrays(pictures[rows], range(len(rows)), transform), test=None,
+        classnames=reference_captions(), templates=["{}"],
+        fingerprint={"train": len(rows), "test": 0, "md5": hashlib.md5(pictures[rows].tobytes()).hexdigest(),
+                     "notes": ["mini: rendered, md5 over pixels"]},
+    )
+
+
 def load_domain(
     name: str, train_transform: Callable | None = None, eval_transform: Callable | None = None
 ) -> "ImageSet":
-    """One of the eleven domains, or "TinyImagenet", the reference pool.
+    """One of the eleven domains, or the reference pool: "TinyImagenet", and with prompts "ImageNet".
 
     Items are (image, label): the transform's output or an RGB PIL image of 32 x 32, and an int. KeyError on
     other names (common.datasets.canonical has refused them before).
     """
     from common.datasets.images import ImageArrays, ImageSet  # here: common.datasets imports this module
 
-    parts = {split: images(name, split) for split in ("train", "test")}
+    parts = {split: images(REFERENCE if name == IMAGENET else name, split) for split in ("train", "test")}
     digest = hashlib.md5()
     for pictures, labels in parts.values():
         digest.update(pictures.tobytes() + labels.astype("<i8").tobytes())

@@ -32,7 +32,7 @@ class Batches:
 
     Every epoch is a new permutation drawn from (seed, epoch), its last batch may be smaller, and `len(batches)` is
     the number of batches in it: the originals rebuild their iterator when step % len(loader) == 0. `restart` starts
-    a new epoch early, whenever step % restart == 0.
+    a new epoch early, whenever step % restart == 0. Without `shuffle` every epoch has the data set's own order.
     """
 
     def __init__(
@@ -43,17 +43,20 @@ class Batches:
         workers: int = 0,
         device: torch.device | str = "cpu",
         restart: int | None = None,
+        shuffle: bool = True,
     ) -> None:
         self.size, self.batch_size, self.seed = len(dataset), batch_size, seed
         self.samples, self.workers, self.device = _DrawnSamples(dataset, seed), workers, torch.device(device)
-        self.restart = restart or len(self)
-        self._next, self._iterator = None, None
+        self.restart, self.shuffle = restart or len(self), shuffle
+        self._next, self._iterator, self._known = None, None, (-1, [])
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
     def order(self, epoch: int) -> list[int]:
-        """The permutation of sample indices that epoch number `epoch` visits."""
+        """The sample indices in the order in which epoch number `epoch` visits them."""
+        if not self.shuffle:
+            return list(range(self.size))
         generator = torch.Generator().manual_seed(
             (self.seed * 1_000_003 + 2**40 + epoch) % 2**63
         )  # apart from the samples' seeds
@@ -65,14 +68,21 @@ class Batches:
         epoch, batch = divmod(within, len(self))
         return period * -(-self.restart // len(self)) + epoch, batch
 
+    def _drawn(self, step: int) -> list[tuple[int, int]]:
+        """Sample index and place in the stream of everything in a step's batch."""
+        epoch, batch = self._place(step)
+        if epoch != self._known[0]:
+            self._known = epoch, self.order(epoch)
+        places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
+        return [(self._known[1][place], epoch * self.size + place) for place in places]
+
+    def indices(self, step: int) -> list[int]:
+        """The sample indices of the batch that step trains on."""
+        return [index for index, _ in self._drawn(step)]
+
     def _from(self, step: int) -> Iterator[list[tuple[int, int]]]:
-        known = None
         while True:
-            epoch, batch = self._place(step)
-            if epoch != known:
-                known, order = epoch, self.order(epoch)
-            places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
-            yield [(order[place], epoch * self.size + place) for place in places]
+            yield self._drawn(step)
             step += 1
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import sys
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,3 +64,12 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def cost_records(dataset: str, after_task: int, seconds: float, device: torch.device) -> list[dict[str, Any]]:
+    """The record lines of what learning a task took: its seconds, and the process's peak memory so far."""
+    about = {"dataset": dataset, "after_task": after_task, "seconds": seconds}
+    return [
+        about | {"metric": "train_seconds", "value": seconds},
+        about | {"metric": "peak_memory_mib", "value": peak_memory_mib(device)},
+    ]

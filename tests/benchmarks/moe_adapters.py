@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.clip.model import CLIP, CLIPConfig
+from common.clip.tokenizer import cut_prompts
 from common.datasets.transforms import clip_normalise
+from common.evaluation.zero_shot import class_vectors, image_features
 from common.mini import chooser_features
 from moe_adapters import adapters
 from moe_adapters.adapters import insert_adapters, is_adapter_key, use_router
@@ -29,8 +31,8 @@ from moe_adapters.ddas import (
     reconstruction_errors,
     train_autoencoder,
 )
-from moe_adapters.evaluation import Cell, Checkpoint, Routes, EvaluationSet, class_vectors, distinct, image_features
-from moe_adapters.training import TrainingOptions, cut_prompts, moe_blocks, train_adapters
+from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, Routes, distinct
+from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 from tests.benchmarks.moe_adapters_plain import evaluate_cell, loop_over_experts
 

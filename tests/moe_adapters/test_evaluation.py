@@ -7,11 +7,10 @@ from torch.testing import assert_close
 
 from common.clip.model import CLIP, CLIPConfig, build_model
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD
-from common.evaluation.zero_shot import zeroshot_logits
+from common.evaluation.zero_shot import class_vectors, zeroshot_logits
 from moe_adapters.adapters import ORIGINAL_CLIP, insert_adapters, is_adapter_key, use_router
 from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
-from moe_adapters.evaluation import Checkpoint, Routes, class_vectors, is_unused
-from moe_adapters.evaluation import EvaluationSet
+from moe_adapters.evaluation import Checkpoint, EvaluationSet, Routes, is_unused
 from tests.golden_files import Golden
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}  # the fixtures' README

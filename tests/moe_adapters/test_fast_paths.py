@@ -3,23 +3,20 @@
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import nn
 from torch.testing import assert_close
-from torch.utils.data import DataLoader, Dataset
 
 from common.clip.model import CLIP
-from common.datasets.transforms import CLIP_MEAN, CLIP_STD, clip_eval, clip_eval_pixels
-from common.evaluation.pixels import decode
+from common.clip.tokenizer import cut_prompts
+from common.datasets.transforms import CLIP_MEAN, CLIP_STD
+from common.evaluation.zero_shot import class_vectors
 from moe_adapters.adapters import ORIGINAL_CLIP, count_choices, drop_unchosen_gradients, use_router
 from moe_adapters.ddas import AutoEncoder, chooser_input
-from moe_adapters.evaluation import Routes, class_vectors, distinct, image_features
-from moe_adapters.evaluation import EvaluationSet
-from moe_adapters.training import cut_prompts, moe_blocks
+from moe_adapters.evaluation import EvaluationSet, Routes, distinct
+from moe_adapters.training import moe_blocks
 from tests.benchmarks.measure import Sizes
 from tests.benchmarks.moe_adapters import (
     Matrix,
@@ -168,32 +165,6 @@ def test_errors_of_a_batch_are_its_images_mean(matrix: Matrix) -> None:
         for index, autoencoder in enumerate(matrix.autoencoders):
             expected = F.mse_loss(autoencoder(features), features)
             assert_close(test.errors[part, index].mean(), expected.detach(), **TOLERANCE)
-
-
-class Pictures(Dataset):
-    """RGB, grey and palette pictures of different sizes."""
-
-    def __init__(self, transform) -> None:
-        self.transform = transform
-
-    def __len__(self) -> int:
-        return 10
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        shape = (40 + 7 * index, 90 - 5 * index)
-        colours = np.random.default_rng(index).integers(0, 256, (*shape, 3), dtype=np.uint8)
-        mode = ("RGB", "L", "P")[index % 3]
-        return self.transform(Image.fromarray(colours).convert(mode)), index
-
-
-def test_stored_pixels_give_the_bits_of_the_float_transform() -> None:
-    model = with_adapters(small_or_paper_clip(small=True), "concentrated", "cpu")
-    use_router(model, 0)
-    pixels, labels = decode(Pictures(clip_eval_pixels(32)), "pictures", batch_size=4)
-    assert pixels.dtype == torch.uint8 and labels.tolist() == list(range(10))
-    with torch.no_grad():
-        plain = [model.encode_image(images) for images, _ in DataLoader(Pictures(clip_eval(32)), batch_size=4)]
-    assert torch.equal(image_features(model, pixels, batch_size=4), torch.cat(plain))
 
 
 def test_equal_autoencoders_are_kept_once() -> None:

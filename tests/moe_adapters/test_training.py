@@ -8,9 +8,10 @@ import torch
 from torch.testing import assert_close
 
 from common.clip.model import CLIP, build_model
+from common.clip.tokenizer import cut_prompts
 from common.training.schedules import cosine_with_warmup
 from moe_adapters.adapters import experts_to_freeze, insert_adapters, is_adapter_key
-from moe_adapters.training import TrainingOptions, cut_prompts, moe_blocks, train_adapters
+from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
 from tests.golden_files import Golden
 
 TRAJECTORY = dict(rtol=1e-4, atol=1e-4)  # the fixtures' README, for trajectories

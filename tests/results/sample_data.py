@@ -4,10 +4,11 @@ from dataclasses import replace
 
 from common.protocols import MTIL_ORDER_1
 from results.collect import Problem, Provenance, Record
-from results.compare import Data, compare
+from results.compare import ZERO_SHOT, Data, compare
 from results.published import read_curves, read_published
 
 HOSTILE = '=HYPERLINK("http://x")<b>&$x$'  # a method's name that must stay a name
+METHODS = ["Fine-tuning", "LwF", "iCaRL", "LwF-VR", "WiSE-FT", "WC", "ZSCL-", "ZSCL*", "ZSCL", "MoE-Adapters"]
 TRIPLE = {"transfer": 68.9, "avg": 76.7, "last": 85.0}  # MoE-Adapters, MTIL order I, as published
 
 
@@ -28,6 +29,15 @@ def mtil_records(scale: str, seed: int, method: str = "MoE-Adapters") -> list[Re
             lines.append(replace(about, dataset=name, after_task=task, value=min(value, 100.0)))
     totals = [replace(about, metric=name, after_task=11, value=value + 0.1 * seed) for name, value in TRIPLE.items()]
     return lines + totals
+
+
+def runs_of_many_methods() -> list[Record]:
+    """A miniature run a method, last method first, each with a zero-shot row of its own."""
+    return [
+        replace(line, file=f"runs/{place}/record.jsonl", method=line.method if line.after_task else ZERO_SHOT)
+        for place, name in enumerate(reversed(METHODS))
+        for line in mtil_records("mini", 1, name)
+    ]
 
 
 def cil_records(scale: str, seed: int) -> list[Record]:

@@ -1,5 +1,6 @@
 """Figures: which are drawn, what they are called, and that none shows a number of the other scale."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from results import figures
 from results.compare import Data
-from tests.results.sample_data import build, hostile, sample
+from tests.results.sample_data import METHODS, build, hostile, mtil_records, runs_of_many_methods, sample
 
 
 def names(data: Data) -> set[str]:
@@ -40,6 +41,24 @@ def test_only_what_was_run_is_drawn_of_the_miniature():
         "curve_cil-cifar100-10x10_mini.png",
     }  # one method a protocol: no cost to set against another's
     assert all("MINIATURE" in figure.title for figure in figures.plan(sample("mini")))
+
+
+def test_many_methods_are_told_apart():
+    data = build("mini", runs_of_many_methods())
+    heat_maps = [name for name in names(data) if name.startswith("matrix")]
+    assert len(heat_maps) == len(METHODS) and "matrix_mtil-order1_ZSCL-star_mini.png" in heat_maps
+    assert len({figures._look(place) for place in range(49)}) == 49
+    assert [*figures._measured_curves(data, "mtil-order1")] == ["Zero-shot CLIP", *METHODS]
+    assert [*figures._numbers(data, "mtil-order1")] == ["Zero-shot CLIP", *METHODS]
+
+
+def test_two_runs_of_one_seed_are_one_curve_and_named_as_runs():
+    records = [line for run in (1, 2) for line in mtil_records("mini", run)]
+    data = build("mini", [replace(line, seed=42) for line in records])
+    (curve,) = figures._measured_curves(data, "mtil-order1")["MoE-Adapters"]
+    assert curve[0] == (0, pytest.approx(60.15))
+    (title,) = [figure.title for figure in figures.plan(data) if figure.name.startswith("matrix")]
+    assert "mean of 2 runs, 1 seed\n" in title
 
 
 def test_no_figure_without_numbers(tmp_path: Path):

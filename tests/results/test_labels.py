@@ -42,6 +42,14 @@ def test_steps_are_sorted_as_numbers():
     assert sorted(["x-20x10", "x-5x40", "x-10x20"], key=labels.natural) == ["x-5x40", "x-10x20", "x-20x10"]
 
 
+def test_a_variant_stands_with_its_method():
+    names = ["Zero-shot CLIP", "Fine-tuning per data set", "Fine-tuning", "LwF", "iCaRL (label smoothing 0)", "LwF-VR",
+             "WE + WiSE", "ZSCL- + WC", "ZSCL*", "ZSCL (avg_freq 50)", "MoE-Adapters (oracle task id)",
+             "other"]  # fmt: skip
+    places = [labels.place(name) for name in names]
+    assert places == sorted(set(places)) and places[-1] == len(labels.METHODS)
+
+
 def test_cross_paper_protocols():
     names = ("cil-cifar100-10x10", "til-cifar100-10x10", "cil-cifar100-20x5", "cil-cifar10-5x2", "mtil-order1")
     assert [labels.is_cross_paper(name) for name in names] == [True, True, False, False, False]

@@ -79,7 +79,7 @@ def test_links_lead_somewhere(written):
     found = parse(written["paper"]).found
     targets = {attributes["id"] for _, attributes in found if "id" in attributes}
     links = {attributes["href"][1:] for tag, attributes in found if tag == "a"}
-    assert links == targets and len(links) == 13
+    assert links == targets and len(links) == 14
 
 
 def test_phone_and_print(written):

@@ -14,7 +14,7 @@ from results import labels, spreadsheet
 from results.cells import VERDICT_COLOURS, put
 from results.compare import VERDICTS, Data
 from results.spreadsheet import HEAD_ROW
-from tests.results.sample_data import HOSTILE, build, hostile, sample
+from tests.results.sample_data import HOSTILE, METHODS, build, hostile, runs_of_many_methods, sample
 
 
 @pytest.fixture(scope="module")
@@ -56,17 +56,17 @@ def row_of(sheet: Worksheet, **wanted: str) -> dict[tuple[str, str], object]:
 
 def test_sheets_of_paper_scale(books):
     families = [name for name, _, _ in labels.SHEETS]
-    expected = ["Overview", "CIFAR-100, 10 tasks", *families, "Accuracy matrices", "Published matrices", "Runs"]
+    expected = ["Overview", "CIFAR-100, 10 tasks", "MTIL", *families, "Accuracy matrices", "Published matrices", "Runs"]
     assert books["paper"].sheetnames == expected
     assert all(len(name) <= 31 and not set(name) & set("[]:*?/\\") for name in expected)
 
 
 def test_miniature_shows_measured_numbers_only(books):
     book = books["mini"]
-    assert book.sheetnames == ["Overview", "CIFAR-100, 10 tasks", "MTIL order 1", "CIL CIFAR-100",
+    assert book.sheetnames == ["Overview", "CIFAR-100, 10 tasks", "MTIL", "MTIL order 1", "CIL CIFAR-100",
                                "Accuracy matrices", "Runs"]  # fmt: skip
     assert "MINIATURE" in book["Overview"]["A1"].value and "MINIATURE" in book["MTIL order 1"]["A1"].value
-    for name in ("CIFAR-100, 10 tasks", "MTIL order 1", "CIL CIFAR-100"):
+    for name in ("CIFAR-100, 10 tasks", "MTIL", "MTIL order 1", "CIL CIFAR-100"):
         words = {word.lower() for pair in heads(book[name]) for word in pair if word}
         assert not {word for word in words if "published" in word or "difference" in word or "verdict" in word}
 
@@ -80,6 +80,26 @@ def test_measured_beside_published(books):
     assert row["Published, by data set", "Aircraft"].value == 49.8
     assert row["Ours, by data set", "Aircraft"].value == pytest.approx(50.2)
     assert row["Difference, by data set", "Aircraft"].value == pytest.approx(0.4)
+
+
+def test_every_method_of_mtil_is_one_row():
+    book = spreadsheet.workbook(build("mini", runs_of_many_methods()))
+    assert book.sheetnames == ["Overview", "MTIL", "MTIL order 1", "Accuracy matrices", "Runs"]
+    table, names = book["MTIL"], ("Setting", "Method", "Transfer", "Avg", "Last", "Seeds")
+    places = [[title for _, title in heads(table)].index(name) for name in names]
+    rows = [[row[place].value for place in places] for row in table.iter_rows(min_row=HEAD_ROW + 1)]
+    assert [row[:2] for row in rows] == [["MTIL, order I", name] for name in ("Zero-shot CLIP", *METHODS)]
+    assert [row[2:] for row in rows] == [
+        pytest.approx([62.1, 60.1, 60.1, 1]),
+        *[pytest.approx([69.0, 76.8, 85.1, 1])] * len(METHODS),
+    ]
+
+
+def test_every_method_of_mtil_is_beside_its_published_row(books):
+    row = row_of(books["paper"]["MTIL"], Setting="MTIL, order I", Method="MoE-Adapters")
+    assert [row["Published", name].value for name in ("Transfer", "Avg", "Last")] == [68.9, 76.7, 85.0]
+    assert [row["Ours", name].value for name in ("Transfer", "Avg", "Last")] == pytest.approx([69.1, 76.9, 85.2])
+    assert {row["Verdict", name].value for name in ("Transfer", "Avg", "Last")} == {"matches"}
 
 
 def test_differing_number_is_coloured_and_signed(books):

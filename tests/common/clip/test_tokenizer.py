@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.clip.tokenizer import END, START, ZSCL_SPECIAL_WORDS, decode, encode, tokenize
+from common.clip.tokenizer import (
+    END,
+    START,
+    ZSCL_SPECIAL_WORDS,
+    class_prompts,
+    decode,
+    encode,
+    tokenize,
+    training_prompts,
+)
 from common.errors import UserError
 from tests.golden_files import GOLDEN
 
@@ -108,6 +117,20 @@ def test_one_string_is_a_batch_of_one_and_an_empty_list_of_none():
 def test_unknown_truncate():
     with pytest.raises(ValueError, match="zscl"):
         tokenize("a cat", truncate="ZSCL")
+
+
+def test_class_prompts_are_classes_by_templates():
+    tokens = class_prompts(["cat", "polar bear"], ["a photo of a {}.", "{}"])
+    assert tokens.shape == (2, 2, 77)
+    assert torch.equal(tokens[1, 0], tokenize("a photo of a polar bear.")[0])
+    assert torch.equal(tokens[:, 1], tokenize(["cat", "polar bear"]))
+
+
+def test_training_prompts_end_where_the_longest_one_does():
+    names = ["cat", "polar bear"]
+    tokens = training_prompts(names, "a {}")
+    assert tokens.shape == (2, len("START a polar bear END".split()))
+    assert torch.equal(tokens, tokenize(["a cat", "a polar bear"])[:, :5]) and tokens[1, -1] == END
 
 
 def test_import_does_not_load_open_clip():

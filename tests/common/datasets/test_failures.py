@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from common.datasets import MTIL_ORDER_1, canonical, captions, load, require
+from common.datasets import MTIL_ORDER_1, canonical, captioned_images, captions, load, require
 from common.datasets.images import read_rgb
 from common.datasets.layout import PUBLISHED
 from common.errors import UserError
@@ -89,6 +89,19 @@ def test_captions_missing_or_broken(tmp_path: Path) -> None:
     assert str(csv) in message(lambda: captions(tmp_path))
     csv.write_text("title\tfilepath\n")
     assert "holds no captions" in message(lambda: captions(tmp_path))
+
+
+def test_captioned_images_missing(tmp_path: Path) -> None:
+    fake_data.write(tmp_path, ["ConceptualCaptions"])
+    text = message(lambda: captioned_images(tmp_path))
+    csv = tmp_path / "Validation_GCC-1.1.0-Validation_output.csv"
+    assert str(csv) in text and "The published .tsv has sentences only." in text
+    fake_data.gathered_captions(tmp_path)
+    gone = tmp_path / "cc_data" / "val" / "5" / "5.jpg"
+    gone.unlink()
+    assert f"1 of 6 listed images do not exist, the first is {gone}" in message(lambda: captioned_images(tmp_path))
+    csv.write_text("title\turl\na dog\thttp://example.org\n")
+    assert "no column filepath" in message(lambda: captioned_images(tmp_path))
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"<html>404</html>"])

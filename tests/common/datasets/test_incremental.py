@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from common.datasets import load
+from common.datasets.imagenet_incremental import imagenet100
 from common.datasets.images import ImageArrays
 from common.datasets.incremental import (
     PROTOCOL_SETS,
@@ -23,7 +24,6 @@ from common.datasets.incremental import (
     task_subset,
 )
 from common.datasets.names import read_names
-from common.datasets.reference import imagenet100
 from common.datasets.transforms import clip_eval_pixels, clip_train
 from common.errors import UserError
 from common.evaluation.pixels import decode
@@ -267,7 +267,7 @@ def test_the_miniature_whatever_the_name() -> None:
 
 
 def test_miniature_lacks_other_sets() -> None:
-    with pytest.raises(UserError, match="ImageNet100: the miniature has no such set; it has Aircraft"):
+    with pytest.raises(UserError, match="the miniature has nothing for ImageNet100; it stands for Aircraft"):
         load("ImageNet100", "mini")
 
 

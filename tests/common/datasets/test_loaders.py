@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, ImageSet, canonical, captions, load, require
+from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, ImageSet, canonical, captioned_images, captions, load, require
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.datasets.loading import READERS
 from common.datasets.names import read_names
@@ -178,6 +178,21 @@ def test_captions_from_the_tsv(fake_root: Path) -> None:
         "a actor attends the premiere , picture 0",
         'a sign that says " open " , picture 0',
     ]
+
+
+def test_captioned_images_of_the_gather_script(tmp_path: Path) -> None:
+    fake_data.gathered_captions(tmp_path)
+    data = captioned_images(tmp_path, clip_eval(16))
+    assert data.classnames == captions(tmp_path) and len(data.train) == 6 and data.test is None
+    assert data.classnames[:2] == ["picture 0", 'a sign that says "3" , and more'] and data.templates == ["{}"]
+    assert data.train[4][0].shape == (3, 16, 16) and data.train[4][1] == 4
+    plain = captioned_images(f"{tmp_path}/").train
+    for row in range(6):
+        middle = plain[row][0].getpixel((8, 8))
+        assert max(abs(a - b) for a, b in zip(middle, fake_data.colour(row, 6))) <= 6
+    assert captioned_images(tmp_path).fingerprint == data.fingerprint | {"train": 6, "test": 0, "notes": []}
+    fake_data.write(tmp_path, [CAPTIONS])
+    assert len(captions(tmp_path)) == 48 and len(captioned_images(tmp_path).train) == 6
 
 
 def test_orders_hold_the_same_eleven() -> None:

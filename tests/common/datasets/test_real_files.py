@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.datasets import captions, load
+from common.datasets import captioned_images, captions, load
 from common.datasets.check import inspect
+from common.datasets.incremental import Scenario, load_incremental, read_class_order, task_subset
 from common.datasets.names import read_names
 from common.datasets.reference import tiny_imagenet
 from common.datasets.transforms import clip_eval
@@ -71,6 +72,30 @@ def test_imagenet_one_image_a_class() -> None:
     assert data.train[340][0].mode == "RGB"
 
 
+def test_incremental_sets_in_the_originals_folders() -> None:
+    cifar = load_incremental("cifar100", DATA, verify=False)
+    scenario = Scenario(read_class_order("class_orders/cifar100.yaml"), 10, 10)
+    names = scenario.classnames(cifar.classnames)
+    assert names[:4] == ["television", "apple", "oak_tree", "pickup_truck"]
+    parts = [task_subset(cifar.test, scenario, t) for t in range(10)]
+    assert sorted(index for part in parts for index in part.indices) == list(range(916))
+    for index, new in zip(parts[3].indices, parts[3].labels):
+        assert names[new] == cifar.classnames[cifar.test.labels[index]]
+    tiny = load_incremental("tinyimagenet", DATA, verify=False)
+    scenario = Scenario(read_class_order("class_orders/tinyimagenet.yaml"), 100, 20)
+    assert [len(task_subset(tiny.train, scenario, t)) for t in range(6)] == [2000, 400, 400, 400, 400, 400]
+
+
+def test_imagenet100_of_the_real_wnids(tmp_path: Path) -> None:
+    folder = tmp_path / "ImageNet"
+    folder.mkdir()
+    for split in ("train", "val"):  # there is no validation image in the copy
+        (folder / split).symlink_to(DATA / "imagenet" / "ImageNet" / "train")
+    data, whole = (load(name, tmp_path, verify=False) for name in ("ImageNet100", "ImageNet1000"))
+    assert data.train.paths == whole.train.paths[:100] and data.train.labels == whole.train.labels[:100]
+    assert data.classnames == whole.classnames[:100] and len(data.test) == 100
+
+
 def test_conceptual_captions_tsv() -> None:
     sentences = captions(DATA / "conceptual_captions")
     lines = (
@@ -88,6 +113,9 @@ def test_captions_of_the_gather_script() -> None:
     assert sentences[0].startswith("This is the best recipe I have ever tried for Cuban bread.")
     status = inspect("ConceptualCaptions", DATA / "cc_pairs")
     assert status.found == "yes" and "the .tsv has all" in status.notes[0]
+    pairs = captioned_images(DATA / "cc_pairs", clip_eval(32))
+    assert pairs.classnames == sentences and len(pairs.train) == 32
+    assert pairs.train.paths[0].endswith("cc_data/val/1/1.jpg") and pairs.train[31][0].shape == (3, 32, 32)
 
 
 def test_flowers_label_files_pass_their_checksums(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
+from common.clip.model import CLIP, CLIPConfig
+from common.evaluation.zero_shot import PROMPTS_AT_ONCE, accuracy, class_vectors, zeroshot_logits, zeroshot_weights
 from tests.golden_files import GOLDEN
 
 CASES = json.loads((GOLDEN / "common/metrics.json").read_text())["zero_shot"]
@@ -55,3 +56,16 @@ def test_accuracy_of_equal_logits_follows_topk():
 def test_accuracy_of_nothing():
     with pytest.raises(ValueError, match="no samples"):
         accuracy(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64))
+
+
+def test_class_vectors_equal_a_call_for_each_class():
+    """More prompts than one call takes, and classes that lie in two calls, against one class at a time."""
+    torch.manual_seed(0)
+    model = CLIP(CLIPConfig(32, 32, 1, 64, 8, 77, 49408, 64, 1, 1)).eval()
+    tokens = torch.randint(1, 1000, (PROMPTS_AT_ONCE // 3 + 10, 3, 77))
+    tokens[..., 5], tokens[..., 6:] = 49407, 0  # the end token
+    vectors = class_vectors(model, tokens)
+    assert vectors.shape == (32, len(tokens)) and not vectors.requires_grad
+    for k in (0, PROMPTS_AT_ONCE // 3, len(tokens) - 1):
+        expected = zeroshot_weights(model.encode_text(tokens[k])[None])
+        torch.testing.assert_close(vectors[:, [k]], expected.detach(), rtol=2e-5, atol=2e-5)

@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from common.datasets import captioned_images, captions, load, require
 from common.datasets.transforms import clip_eval, clip_train
+from common.errors import UserError
 from common.mini import DOMAINS, REFERENCE, incremental, load_domain
 from common.mini.domains import INCREMENTAL, MISNAMING, SPLITS, WEB, classnames, images, templates, web_pool
 
@@ -32,6 +34,7 @@ PINNED = {
     "TinyImagenet": "491c10ae05ff461b0254ebe29e42dda3",
 }
 WEB_PINNED = "e70107ee1a15d28305122bbdce341999"
+CAPTIONS_PINNED = "4f7a9a2d6beda9968de1170b413602d9"
 
 
 def test_domains_stand_under_the_names_of_mtil_order_1():
@@ -94,6 +97,48 @@ def test_reference_pool_names_all_classes_of_the_eleven():
     reference = load_domain(REFERENCE)
     assert len(reference.classnames) == sum(len(classnames(name)) for name in DOMAINS)
     assert len(reference.train) >= 2000
+
+
+def test_imagenet_is_the_reference_pool_with_prompts():
+    imagenet, pool = load("ImageNet", "mini"), load_domain(REFERENCE)
+    assert imagenet.name == "ImageNet" and imagenet.templates[0] == "a photo of a {}."
+    assert imagenet.fingerprint == pool.fingerprint and imagenet.classnames == pool.classnames
+    assert len(imagenet.train) == 2048 and len(imagenet.classnames) == 256
+
+
+def test_captions_are_pinned_and_worded_as_the_web():
+    sentences = captions("mini")
+    assert len(sentences) == len(set(sentences)) == 1024
+    assert hashlib.md5("\n".join(sentences).encode()).hexdigest() == CAPTIONS_PINNED
+    for domain in DOMAINS:
+        wordings = {*templates("web"), *templates(domain)}
+        for label in classnames(domain):
+            possible = {wording.replace("{}", label) for wording in wordings}
+            assert len(possible & set(sentences)) == 4
+
+
+def test_captions_draw_no_picture():
+    code = "from common.mini import domains as d; print(len(d.reference_captions()), d.images.cache_info().misses)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.split() == ["1024", "0"]
+
+
+def test_captioned_images_show_what_their_captions_name():
+    pairs, pool = captioned_images("mini", clip_eval(32)), load_domain(REFERENCE)
+    shown = {picture.tobytes(): label for picture, label in zip(pool.train.arrays, pool.train.labels)}
+    assert pairs.classnames == captions("mini") and pairs.templates == ["{}"] and pairs.test is None
+    assert len({picture.tobytes() for picture in pairs.train.arrays}) == len(pairs.train) == 1024
+    for picture, sentence in zip(pairs.train.arrays, pairs.classnames):
+        assert pool.classnames[shown[picture.tobytes()]] in sentence
+    image, row = pairs.train[5]
+    assert image.shape == (3, 32, 32) and row == 5
+
+
+def test_require_accepts_what_the_miniature_stands_for():
+    require([*DOMAINS, REFERENCE, "ImageNet", "ConceptualCaptions"], "mini")
+    for door in (lambda: require(["MNIST", "CIFAR10"], "mini"), lambda: load("CIFAR10", "mini")):
+        with pytest.raises(UserError, match="the miniature has nothing for CIFAR10; it stands for Aircraft"):
+            door()
 
 
 def test_incremental_set_splits_into_ten_equal_tasks():

@@ -1,0 +1,104 @@
+"""metrics.json of the class-incremental runs, as ZSCL and MoE-Adapters wrote it (cil/main.py:L42-L77 in both).
+
+One JSON line a task, then one with the two numbers of the papers' tables:
+
+    {"task": 0, "acc": 98.4, "avg_acc": 98.4, "forgetting": 0.0, "acc_per_task": [98.4], "bwt": 0.0, "fwt": 0.0, ...}
+    {"last": 77.52, "avg": 85.21}
+
+Percent, rounded to 2 decimals, `forgetting` to 6. `forgetting`, `bwt` and `fwt` are the sums of continuum up to 1.2,
+which differ from their definitions in the literature (see `released_cil_log`); `forgetting_std` and `bwt_std`, which
+the originals lack, hold those.
+"""
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import UserError
+from common.evaluation.metrics import (
+    CILStep,
+    backward_transfer_continuum,
+    forgetting_continuum,
+    released_cil_log,
+    task_hit_rates,
+)
+from common.files import write_text
+from common.runs import load_tensors, save_tensors
+
+Line = dict[str, float | int | list[float]]
+RELEASED_KEYS = ("task", "acc", "avg_acc", "forgetting", "acc_per_task", "bwt", "fwt")
+
+
+def cil_lines(steps: Sequence[CILStep], finished: bool = True) -> list[Line]:
+    """The lines of metrics.json after the tasks tested so far; `finished` adds the closing one.
+
+    Every step holds all test samples of the tasks seen. Raises ValueError if a seen task has no sample in a step.
+    """
+    rates = task_hit_rates(steps)
+    pooled = [float(np.mean(np.asarray(step.predictions) == np.asarray(step.labels))) for step in steps]
+    released = released_cil_log(rates)
+    forgetting, bwt = forgetting_continuum(rates), backward_transfer_continuum(rates)
+    lines: list[Line] = [
+        {
+            "task": task,
+            "acc": _rounded(100 * pooled[task], 2),
+            "avg_acc": _rounded(100 * statistics.mean(pooled[: task + 1]), 2),
+            "forgetting": _rounded(100 * released.forgetting[task], 6),
+            "acc_per_task": [_rounded(100 * rate, 2) for rate in rates[task, : task + 1]],
+            "bwt": _rounded(100 * released.bwt[task], 2),
+            "fwt": _rounded(100 * released.fwt[task], 2),
+            "forgetting_std": _rounded(100 * forgetting[task], 6),
+            "bwt_std": _rounded(100 * bwt[task], 2),
+        }
+        for task in range(len(steps))
+    ]
+    if finished:
+        acc = [100 * rate for rate in pooled]
+        lines.append({"last": _rounded(acc[-1], 2), "avg": _rounded(statistics.mean(acc), 2)})
+    return lines
+
+
+def _rounded(value: float, decimals: int) -> float:
+    """As the originals round: numpy scales, rounds and scales back, Python's own round of 0.285 would differ."""
+    return float(np.round(np.float64(value), decimals))
+
+
+def write_metrics(path: Path | str, steps: Sequence[CILStep], finished: bool) -> None:
+    """Atomically write metrics.json for the tasks tested so far."""
+    write_text(path, "".join(json.dumps(line) + "\n" for line in cil_lines(steps, finished)))
+
+
+def read_metrics(path: Path | str) -> tuple[list[Line], Line | None]:
+    """The lines by task and the closing one (None in an unfinished run) of a metrics.json, ours or an original's.
+
+    Raises UserError if the file is missing or has other lines.
+    """
+    try:
+        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a metrics.json, which has one JSON object a line ({error}).") from error
+    closing = lines.pop() if lines and isinstance(lines[-1], dict) and set(lines[-1]) == {"last", "avg"} else None
+    for number, line in enumerate(lines):
+        if not isinstance(line, dict) or not {*RELEASED_KEYS} <= set(line) or line["task"] != number:
+            raise UserError(f"{path}, line {number + 1}: expected task {number} with {', '.join(RELEASED_KEYS[1:])}.")
+    return lines, closing
+
+
+def save_steps(path: Path | str, steps: Sequence[CILStep]) -> None:
+    """Atomically keep predictions, labels and task ids of every step, from which a resumed run goes on exactly."""
+    content = {name: [torch.as_tensor(getattr(step, name)) for step in steps] for name in CILStep._fields}
+    save_tensors(path, content)
+
+
+def load_steps(path: Path | str) -> list[CILStep]:
+    """What `save_steps` kept, as arrays; [] if there is no such file. Raises UserError if it is damaged."""
+    if not Path(path).exists():
+        return []
+    content = load_tensors(path)
+    return [CILStep(*(part.numpy() for part in parts)) for parts in zip(*(content[name] for name in CILStep._fields))]

@@ -1,0 +1,62 @@
+"""Reading and writing the weights of a task: {"state_dict": ...} under OpenAI's keys, as the original's files."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.clip.model import CLIP
+from common.clip.pretrained import load_state_dict
+from common.errors import UserError
+from common.runs import load_tensors, save_tensors
+from zscl.weights import Weights, assign_, weights_of
+
+PROTOCOL = "protocol"  # a key that checkpoints of class-incremental runs carry beside "state_dict"
+
+
+def save_weights(path: Path, model: CLIP, weights: Weights) -> None:
+    """The model's state dict with `weights` in place of its own parameters, written atomically."""
+    save_tensors(path, {"state_dict": model.state_dict() | weights})
+
+
+def read_weights(path: str | Path, model: CLIP) -> dict[str, Tensor]:
+    """The state dict of a checkpoint file, after holding every key and shape against the model.
+
+    Raises UserError for a file that is missing, damaged, of another network, or of a class-incremental run, whose
+    weights belong to no place in a sequence of MTIL.
+    """
+    path = Path(path)
+    found = load_state_dict(path)
+    if path.suffix == ".pth" and PROTOCOL in (whole := load_tensors(path)):
+        raise UserError(
+            f"{path} is a checkpoint of the class-incremental run {whole[PROTOCOL]!r}, not of MTIL. Use `python -m "
+            "zscl.cil` for it, or give another --load."
+        )
+    own = model.state_dict()
+    faults = {
+        "missing": sorted(own.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - own.keys()),
+        "of another shape": sorted(key for key in own.keys() & found.keys() if own[key].shape != found[key].shape),
+    }
+    told = [
+        f"{len(keys)} keys {fault}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
+        for fault, keys in faults.items()
+        if keys
+    ]
+    if told:
+        raise UserError(f"{path} does not fit --model: {'; '.join(told)}.")
+    return {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
+
+
+@torch.no_grad()
+def load_weights_(model: CLIP, path: str | Path) -> None:
+    """Put a checkpoint's weights into the model, parameters keeping their identity."""
+    model.load_state_dict(read_weights(path, model))
+
+
+@torch.no_grad()
+def average_weights_(model: CLIP, paths: list[str]) -> None:
+    """--load_federate: the model's weights become the uniform average of these checkpoints'."""
+    found = [read_weights(path, model) for path in paths]
+    weights = weights_of(model)
+    assign_(weights, {name: sum(each[name] for each in found) / len(found) for name in weights})

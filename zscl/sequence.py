@@ -1,0 +1,234 @@
+"""From task to task: each starts from the checkpoint of the one before it, with the teacher and the reference that its
+method asks for (mtil/src/models/finetune.py:L100-L180, mtil/src/models/icarl.py:L18-L121).
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from common import clip, datasets
+from common.clip.model import CLIP
+from common.clip.tokenizer import training_prompts
+from common.command_line import nth
+from common.runs import Run, write_text
+from common.training.batches import Batches, leave_signals_to_parent
+from common.training.device import cost_records, seed_everything
+from zscl.checkpoints import load_weights_, save_weights
+from zscl.evaluation import watcher
+from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
+from zscl.options import CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, distils, training_options
+from zscl.reference import reference_images, reference_tokens
+from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
+from zscl.training import train_task
+from zscl.weights import Weights, assign_, interpolate_, weights_of
+
+REFERENCE_STREAM = 1  # added to the seed: reference images are drawn apart from the task's (LwF draws the same set)
+SMALL_GPU = 40 * 2**30  # bytes; below it --reference-pass auto saves activations
+
+
+@dataclass
+class Models:
+    """The student, CLIP as it was pre-trained (on the CPU until it is needed), and the two transforms."""
+
+    student: CLIP
+    pretrained: CLIP
+    train_transform: Callable
+    eval_transform: Callable
+    reference: Reference | None = None  # kept from task to task where nothing in it changes
+
+
+def load_models(args: argparse.Namespace) -> Models:
+    pretrained, train_transform, eval_transform = clip.load(args.model, "cpu", precision="fp32")
+    student = copy.deepcopy(pretrained).to(args.device)
+    return Models(student, pretrained.requires_grad_(False), train_transform, eval_transform)
+
+
+def learn_sequence(run: Run, args: argparse.Namespace, models: Models) -> None:
+    """Learn the tasks in order, up to --first-tasks of them; finished ones are skipped."""
+    before = Path(args.load) if args.load else None
+    for task_id, name in enumerate(args.train_dataset[: args.first_tasks]):
+        path = run.folder / f"{name}.pth"
+        if not path.exists():
+            learn_task(run, args, models, task_id, before)
+        before = path
+
+
+def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int, before: Path | None) -> None:
+    """One task, from the checkpoint `before` (or CLIP) to its own."""
+    name, student = args.train_dataset[task_id], models.student
+    if before is None:
+        assign_(weights_of(student), weights_of(models.pretrained))
+    else:
+        load_weights_(student, before)
+    memory = memory_before(run, args, models, task_id) if args.method == "icarl" else None
+    seed_everything(args.seed)
+    data = load_set(args, name, models.train_transform)
+    batches = Batches(data.train, args.batch_size, args.seed, args.workers, args.device)
+    iterations = nth(args.iterations, task_id) if args.iterations else args.epochs * len(batches)
+    options = training_options(args, task_lr(args, task_id), iterations, len(batches), joint_pass(args))
+    reference = build_reference(args, models, task_id, before, memory)
+    weights = train_task(
+        student,
+        training_prompts(data.classnames, args.template or data.templates[0]).to(args.device),
+        batches,
+        reference,
+        clip_weights(args, models),
+        options,
+        name,
+        run.steps,
+        watcher(args, student),
+    )
+    if reference and reference.kept_at:
+        keep(reference.kept_at, reference.known.state_dict())
+    run.record(cost_records(name, task_id + 1, run.seconds, args.device))
+    save_weights(run.folder / f"{name}.pth", student, weights)
+
+
+def load_set(args: argparse.Namespace, name: str, transform: Callable) -> datasets.ImageSet:
+    return datasets.load(name, args.data_location, transform, None, verify=not args.no_verify)
+
+
+def task_lr(args: argparse.Namespace, task_id: int) -> float:
+    """The task's peak rate; iCaRL's are set in upstream's code, by the data set's name."""
+    if args.method == "icarl":
+        return args.icarl_lr or ICARL_LR.get(args.train_dataset[task_id], OTHER_ICARL_LR)
+    return nth(args.lr, task_id)
+
+
+def joint_pass(args: argparse.Namespace) -> bool:
+    if args.reference_pass == "auto" and args.device.type == "cuda":
+        return torch.cuda.get_device_properties(args.device).total_memory >= SMALL_GPU
+    return args.reference_pass != "separate"
+
+
+def clip_weights(args: argparse.Namespace, models: Models) -> Weights | None:
+    """CLIP's weights on the device, where an option pulls to them."""
+    pulls = (args.moving_avg and args.mv_avg_model) or (args.wise_merge and args.wise_ft_model)
+    if pulls != "zeroshot":
+        return None
+    return {name: weight.to(args.device) for name, weight in weights_of(models.pretrained).items()}
+
+
+# Teacher, reference images and sentences
+
+
+def build_reference(
+    args: argparse.Namespace, models: Models, task_id: int, before: Path | None, memory: Memory | None
+) -> Reference | None:
+    """What the task distils on; None for fine-tuning and for iCaRL's first task."""
+    if not distils(args) or (args.method == "icarl" and memory is None):
+        return None
+    if models.reference:
+        return models.reference
+    current = args.train_dataset[task_id]
+    ref_dataset = args.ref_dataset if args.ref_dataset not in (None, CURRENT) else current
+    teacher = teacher_of(args, models, before)
+    stays = args.ref_model != PREVIOUS and not args.ref_wise  # other tasks and runs have this teacher too
+    folder = Path(args.cache_dir).expanduser() if stays and args.cache_dir != "none" else None
+    key = fingerprint(teacher.state_dict(), args.device.type) if folder else ""
+    sentences = sentences_of(args, teacher, ref_dataset, args.train_dataset[: task_id + 1], folder, key)
+    stream, images_key = reference_stream(args, models, ref_dataset, memory)
+    kept_at = folder / f"images-{fingerprint(key, images_key)}.pth" if folder and images_key else None
+    known = KnownFeatures(args.device)
+    if found := read_kept(kept_at):
+        known.load_state_dict(found)
+    reference = Reference(teacher, stream, sentences, known, kept_at)
+    if stays and args.ref_dataset == ref_dataset and args.text_datasets != [SEEN]:
+        models.reference = reference
+    return reference
+
+
+def teacher_of(args: argparse.Namespace, models: Models, before: Path | None) -> CLIP:
+    """--ref-model, the previous task's model, (1 - alpha) CLIP + alpha theta0, or CLIP."""
+    if args.ref_model == PREVIOUS:
+        return models.pretrained if before is None else copy.deepcopy(models.student)  # holds `before` at this point
+    if args.ref_model is None and not args.ref_wise:
+        return models.pretrained
+    teacher = copy.deepcopy(models.pretrained)
+    if args.ref_model:
+        load_weights_(teacher, args.ref_model)
+    else:
+        theta0 = {name: weight.cpu() for name, weight in weights_of(models.student).items()}
+        interpolate_(weights_of(teacher), theta0, 1 - args.ref_wise_alpha)
+    return teacher
+
+
+def sentences_of(
+    args: argparse.Namespace, teacher: CLIP, ref_dataset: str, seen: list[str], folder: Path | None, key: str
+) -> Tensor:
+    """The teacher's features of the reference sentences, read from `folder` when an earlier run left them there."""
+    texts = seen if args.text_datasets == [SEEN] else args.text_datasets or ()
+    tokens = reference_tokens(
+        args.data_location, ref_dataset, args.ref_sentences, texts, args.num, verify=not args.no_verify
+    )
+    kept_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
+    if found := read_kept(kept_at):
+        return found["features"].to(args.device)
+    features = sentence_features(teacher.to(args.device), tokens.to(args.device))
+    keep(kept_at, {"features": features.cpu()})
+    return features
+
+
+def reference_stream(
+    args: argparse.Namespace, models: Models, ref_dataset: str, memory: Memory | None
+) -> tuple[Batches, str]:
+    """The batches of reference images, and what decides them as far as other runs can share it ("" for exemplars).
+
+    A data set is shuffled, drawn apart from the task's own batches; exemplars come in their order, over and over.
+    """
+    seed = args.seed + REFERENCE_STREAM
+    if memory is None:
+        verify = not args.no_verify
+        images = reference_images(ref_dataset, args.data_location, models.eval_transform, args.num, verify)
+        examples, key = images.train, fingerprint(images.fingerprint, args.batch_size, seed)
+    else:
+        sets = {name: load_set(args, name, models.eval_transform).train for name in memory}
+        examples, key = ConcatDataset([Subset(sets[name], indices) for name, indices in memory.items()]), ""
+    shuffle = memory is None
+    return Batches(examples, args.batch_size, seed, args.workers, args.device, shuffle=shuffle), key
+
+
+# iCaRL's memory
+
+
+def memory_before(run: Run, args: argparse.Namespace, models: Models, task_id: int) -> Memory | None:
+    """The exemplars that task `task_id` distils on, made after the task before it; None for the first task.
+
+    Kept in <data set>.memory.json beside that task's checkpoint.
+    """
+    if task_id == 0:
+        return None
+    name = args.train_dataset[task_id - 1]
+    path = run.folder / f"{name}.memory.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    older = memory_before(run, args, models, task_id - 1)
+    data = load_set(args, name, models.eval_transform).train
+    if older is None:
+        memory = first_memory(name, len(data), args.memory_size)
+    else:
+        load_weights_(models.student, run.folder / f"{name}.pth")
+        features = candidate_features(args, models.student, data, name)
+        memory = updated_memory(older, name, features, args.memory_size, args.icarl_quota, args.icarl_herding)
+    write_text(path, json.dumps(memory))
+    return memory
+
+
+@torch.no_grad()
+def candidate_features(args: argparse.Namespace, model: CLIP, data: Dataset, name: str) -> Tensor:
+    """Normalised features (n, D) of the images that may become exemplars."""
+    candidates = Subset(data, range(min(len(data), CANDIDATES)))
+    loader = DataLoader(
+        candidates, args.batch_size_eval, num_workers=args.workers, worker_init_fn=leave_signals_to_parent
+    )
+    bar = tqdm(loader, desc=f"herding/{name}", leave=False, dynamic_ncols=True, disable=None)
+    return torch.cat([F.normalize(model.encode_image(images.to(args.device)), dim=-1) for images, _ in bar])

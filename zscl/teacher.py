@@ -1,0 +1,116 @@
+"""The frozen teacher's side of distillation: features of reference sentences and images, each computed once.
+
+Sentences never change while the teacher does not, so they are encoded once (the original encodes all of them at every
+step). Reference images have the deterministic evaluation transform, so their features are kept by image index: the
+first pass over the images computes them batch by batch; later passes, tasks and runs read them.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.clip.model import CLIP
+from common.errors import UserError
+from common.runs import load_tensors, save_tensors
+from common.training.batches import Batches
+
+SENTENCES_AT_ONCE = 512
+
+
+@torch.no_grad()
+def sentence_features(teacher: CLIP, tokens: Tensor) -> Tensor:
+    """E = n(g(sentences)), (M, D), from tokens (M, context)."""
+    return torch.cat([F.normalize(teacher.encode_text(part), dim=-1) for part in tokens.split(SENTENCES_AT_ONCE)])
+
+
+class KnownFeatures:
+    """Normalised image features by data-set index, filled as images come along; part of a stage's resume state.
+
+    A batch with an unknown image is computed as a whole and each image keeps its first features, so what is stored
+    depends on the stream of batches alone: a resumed run reads the bits that an unbroken one computed.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device, self.features = device, dict[int, Tensor]()
+
+    def find(self, indices: list[int], compute: Callable[[], Tensor]) -> Tensor:
+        """Features (B, D) of these images: remembered, or from `compute` when one of them is new."""
+        if all(index in self.features for index in indices):
+            return torch.stack([self.features[index] for index in indices])
+        features = compute()
+        for index, feature in zip(indices, features):
+            self.features.setdefault(index, feature)
+        return features
+
+    def state_dict(self) -> dict[str, Tensor]:
+        features = torch.stack(list(self.features.values())) if self.features else torch.empty(0, 0)
+        return {"indices": torch.tensor(list(self.features), dtype=torch.long), "features": features}
+
+    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+        self.features = dict(zip(saved["indices"].tolist(), saved["features"].to(self.device)))
+
+
+@dataclass
+class Reference:
+    """What distillation reads at a step: reference images, the teacher's features of them, and of the sentences."""
+
+    teacher: CLIP
+    batches: Batches  # reference images under the evaluation transform; labels are ignored
+    sentences: Tensor  # E, (M, D), normalised
+    known: KnownFeatures
+    kept_at: Path | None = None  # where `known` is kept for later tasks and runs
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images (B, 3, R, R) and the teacher's normalised features of them, R (B, D)."""
+        images, _ = self.batches[step]
+        return images, self.known.find(self.batches.indices(step), lambda: self._encode(images))
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor) -> Tensor:
+        # moved when first needed: with all features known the teacher takes no memory on the device
+        teacher = self.teacher.to(images.device)
+        return F.normalize(teacher.encode_image(images), dim=-1)
+
+
+# Kept on disk, for the next task and the next run
+
+
+def fingerprint(*parts: object) -> str:
+    """md5 over tensors (their bytes), state dicts and plain values: the name of what was computed from them."""
+    digest = hashlib.md5()
+    for part in parts:
+        if isinstance(part, dict) and part and all(isinstance(value, Tensor) for value in part.values()):
+            for key in sorted(part):
+                digest.update(key.encode())
+                digest.update(part[key].cpu().contiguous().numpy().tobytes())
+        elif isinstance(part, Tensor):
+            digest.update(part.cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def read_kept(path: Path | None) -> dict[str, Tensor] | None:
+    """What an earlier task or run kept under this path; None when there is nothing readable."""
+    if path is None or not path.exists():
+        return None
+    try:
+        return load_tensors(path)
+    except UserError:  # cut by a full disk or by hand: it will be computed and written anew
+        return None
+
+
+def keep(path: Path | None, content: dict[str, Tensor]) -> None:
+    """Write for later; a folder that cannot be written costs time, not the run."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, content)
+    except (OSError, UserError) as error:
+        print(f"note: the teacher's features were not kept for the next run ({error})")

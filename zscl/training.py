@@ -1,0 +1,224 @@
+"""Learning one task: fine-tuning, and on top of it ZSCL's losses and weight ensemble (arXiv 2303.06628, section 3).
+
+    L = L_CE + lambda L_WC + w (L_img + L_txt + L_ii) + L_mse, each term only with its flag
+
+(mtil/src/models/finetune.py:L68-L340). Everything starts anew at each task: optimiser, schedule, ensemble, streams.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.clip.model import CLIP
+from common.errors import UserError
+from common.runs import Tensors
+from common.training.batches import Batches
+from common.training.schedules import cosine_with_warmup, set_lr
+from zscl.losses import feature_mse, image_image_loss, image_loss, text_loss
+from zscl.teacher import Reference
+from zscl.weights import MovingAverage, WeightEnsemble, Weights, consolidate, copied, interpolate_, weights_of
+
+Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
+Terms = dict[str, Tensor]  # loss terms by name, unweighted
+KD_TERMS = ("img", "txt", "ii")  # those that --weight_adjust halves
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """What the command line decides of a task's training; the defaults are the originals'."""
+
+    lr: float = 1e-3
+    iterations: int = 1000
+    warmup: int = 100
+    label_smoothing: float = 0.0
+    weight_decay: float = 0.0
+    beta2: float = 0.999
+    train_mode: str = "whole"
+    temperature: float = 2.0
+    terms: tuple[str, ...] = ()  # of distillation: img, txt, ii, mse
+    weight_adjust: bool = False  # 0.5 instead of 1 on img, txt, ii
+    l2: float = 0.0  # lambda of WC
+    ensemble: str | None = None  # we, we_wise or moving_avg
+    avg_freq: int = 100
+    we_wise_alpha: float = 0.98
+    mv_avg_decay: float = 0.999
+    mv_avg_model: str = "n"  # n: theta0, t: the weights before the previous pull, zeroshot: CLIP
+    wise_merge: str | None = None  # WiSE-FT after the last step, with n: theta0, zeroshot: CLIP
+    wise_ft_alpha: float = 0.8
+    joint_pass: bool = True  # task and reference images through the student together
+    loss_interval: int = 1000
+    eval_interval: int = 0
+
+
+def train_task(
+    model: CLIP,
+    tokens: Tensor,
+    batches: Batches,
+    reference: Reference | None,
+    clip_weights: Weights | None,
+    options: TrainingOptions,
+    stage: str,
+    steps: Steps,
+    evaluate: Callable[[int, Weights], None] | None = None,
+) -> Weights:
+    """Train `model` in place on one data set; returns the weights to be saved: its own or the ensemble's mean.
+
+    tokens (C, L): the training prompt of every class. `reference`: for distillation. `clip_weights`: the pre-trained
+    ones, for the options that pull to them. `evaluate(step, weights)` is called every eval_interval steps. The loop
+    takes iterations + 1 steps as the original: the last has rate 0, and gives the ensemble its last sample. Raises
+    UserError at the first loss that is not finite.
+    """
+    optimizer = torch.optim.AdamW(
+        trainable_parameters(model, options.train_mode),
+        lr=options.lr,
+        betas=(0.9, options.beta2),
+        weight_decay=options.weight_decay,
+        fused=True,
+    )
+    weights = weights_of(model)
+    theta0 = copied(weights) if options.l2 or options.wise_merge == "n" else None
+    average = weight_average(weights, clip_weights, options)
+    state = {"parameters": Tensors(weights), "optimizer": optimizer}
+    state |= {"average": average} if average else {}
+    state |= {"teacher": reference.known} if reference else {}
+    constant_text = class_features(model, tokens) if options.train_mode == "image" else None
+    for step in steps(stage, options.iterations + 1, state):
+        set_lr(optimizer, cosine_with_warmup(step, options.lr, options.warmup, options.iterations))
+        text = class_features(model, tokens) if constant_text is None else constant_text
+        optimizer.zero_grad()
+        terms = backward(model, text, *batches[step], reference, step, options)
+        if options.l2:
+            pairs = [(parameter, theta0[name]) for name, parameter in model.named_parameters()]
+            terms["WC"] = consolidate(pairs, options.l2)
+        refuse_nan(terms, stage, step)
+        optimizer.step()
+        if average and step % options.avg_freq == 0:
+            average.add(weights)
+        if step % options.loss_interval == 0:
+            told = ", ".join(f"{name} {loss.item():.4f}" for name, loss in terms.items())
+            tqdm.write(f"{stage}: step {step}, {told}")
+        if evaluate and step % options.eval_interval == 0:
+            evaluate(step, average.mean if isinstance(average, WeightEnsemble) else weights)
+    if options.wise_merge:
+        interpolate_(weights, theta0 if options.wise_merge == "n" else clip_weights, options.wise_ft_alpha)
+    return average.mean if isinstance(average, WeightEnsemble) else weights
+
+
+def trainable_parameters(model: CLIP, train_mode: str) -> list[nn.Parameter]:
+    """Freeze what --train-mode leaves alone; returns the rest. logit_scale is never trained.
+
+    It keeps its gradient, which upstream computes too and which adds up unread over a task.
+    """
+    picked = {
+        "whole": lambda name: name != "logit_scale",
+        "image": lambda name: name.startswith("visual."),
+        "text": lambda name: not name.startswith("visual.") and name != "logit_scale",
+    }[train_mode]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(picked(name) or name == "logit_scale")
+    return [parameter for name, parameter in model.named_parameters() if picked(name)]
+
+
+def weight_average(
+    weights: Weights, clip_weights: Weights | None, options: TrainingOptions
+) -> WeightEnsemble | MovingAverage | None:
+    """The record that --we, --we_wise or --moving_avg keeps, begun with the weights before the first step."""
+    if options.ensemble == "moving_avg":
+        start = clip_weights if options.mv_avg_model == "zeroshot" else weights
+        return MovingAverage(start, options.mv_avg_decay, follow=options.mv_avg_model == "t")
+    if options.ensemble:
+        return WeightEnsemble(weights, options.we_wise_alpha if options.ensemble == "we_wise" else 1.0)
+    return None
+
+
+def class_features(model: CLIP, tokens: Tensor) -> Tensor:
+    """n(g(prompts)), (C, D): encoded with gradient where the text encoder is trained."""
+    return F.normalize(model.encode_text(tokens, cut=False), dim=-1)
+
+
+def backward(
+    model: CLIP,
+    text: Tensor,
+    images: Tensor,
+    labels: Tensor,
+    reference: Reference | None,
+    step: int,
+    options: TrainingOptions,
+) -> Terms:
+    """Add the gradients of CE and of the distillation terms; returns the terms.
+
+    Task and reference images go through the student together, or one after the other, which halves the activations
+    in memory; both give the same gradients, since no image sees another one.
+    """
+    if reference is None:
+        losses = cross_entropy(model, text, model.encode_image(images), labels, options)
+        total(losses, options).backward()
+        return detached(losses)
+    reference_images, teacher = reference[step]
+    if options.joint_pass:
+        both = model.encode_image(torch.cat([images, reference_images]))
+        features, student = both.split([len(images), len(reference_images)])
+        losses = cross_entropy(model, text, features, labels, options)
+        losses |= distillation_terms(model, student, teacher, reference.sentences, options)
+        total(losses, options).backward()
+        return detached(losses)
+    losses = cross_entropy(model, text, model.encode_image(images), labels, options)
+    total(losses, options).backward()
+    distilled = distillation_terms(model, model.encode_image(reference_images), teacher, reference.sentences, options)
+    total(distilled, options).backward()
+    return detached(losses | distilled)
+
+
+def cross_entropy(model: CLIP, text: Tensor, features: Tensor, labels: Tensor, options: TrainingOptions) -> Terms:
+    """L_CE from image features (B, D), not normalised, against class features (C, D)."""
+    logits = model.logit_scale.exp() * F.normalize(features, dim=-1) @ text.t()
+    return {"CE": F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)}
+
+
+def distillation_terms(
+    model: CLIP, features: Tensor, teacher: Tensor, sentences: Tensor, options: TrainingOptions
+) -> Terms:
+    """The terms asked for, from the student's features (B, D), not normalised, and the teacher's R (B, D), E (M, D).
+
+    Quirk: E is the teacher's on both sides and s the student's, so no term reaches the student's text encoder.
+    """
+    logit_scale, student = model.logit_scale.exp(), F.normalize(features, dim=-1)
+    temperature, terms = options.temperature, {}
+    if "img" in options.terms or "txt" in options.terms:
+        student_logits = logit_scale * student @ sentences.t()
+        teacher_logits = logit_scale * teacher @ sentences.t()
+    if "img" in options.terms:
+        terms["img"] = image_loss(teacher_logits, student_logits, temperature)
+    if "txt" in options.terms:
+        terms["txt"] = text_loss(teacher_logits, student_logits, temperature)
+    if "ii" in options.terms:
+        terms["ii"] = image_image_loss(teacher, student, logit_scale, temperature)
+    if "mse" in options.terms:
+        terms["mse"] = feature_mse(teacher, student)
+    return terms
+
+
+def total(terms: Terms, options: TrainingOptions) -> Tensor:
+    """The weighted sum that is differentiated (WC apart, whose gradient is added in closed form)."""
+    kd_weight = 0.5 if options.weight_adjust else 1.0
+    return sum(kd_weight * loss if name in KD_TERMS else loss for name, loss in terms.items())
+
+
+def detached(terms: Terms) -> Terms:
+    return {name: loss.detach() for name, loss in terms.items()}
+
+
+def refuse_nan(terms: Terms, stage: str, step: int) -> None:
+    """Stop before a loss that is not finite reaches the weights."""
+    if not torch.stack(list(terms.values())).isfinite().all():  # one look at the device a step
+        wrong = [name for name, loss in terms.items() if not loss.isfinite()]
+        raise UserError(
+            f"{stage}: the loss is not finite at step {step} ({', '.join(wrong)}). The checkpoints of the tasks before "
+            "are intact. Try a lower --lr or a longer --warmup_length, and check --load and the data; then start with "
+            "another --save or --overwrite."
+        )
