@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.errors import UserError
 from common.training.schedules import cosine_annealing, set_lr
 
 EPOCHS, DRAWN = 5, 256  # epochs of alignment, samples a class and epoch; also the batch size
@@ -34,14 +35,18 @@ class ClassStatistics:
 def class_statistics(features: Tensor, labels: Tensor, classes: Iterable[int]) -> ClassStatistics:
     """Mean and unbiased covariance (+ 1e-4 I) of each class: features (N, d), labels (N,); sums in float64.
 
-    Upstream methods/inflora_ca.py:L557-L628.
+    Upstream methods/inflora_ca.py:L557-L628. A single image, of which upstream makes nan, leaves the jitter alone.
+    Raises UserError for a class without images.
     """
     means, covariances = [], []
     for label in classes:
         members = features[labels == label].double()
+        if len(members) == 0:
+            raise UserError(f"classifier alignment: class {label} of the class order has no training images.")
         means.append(members.mean(dim=0))
         jitter = JITTER * torch.eye(members.shape[1], dtype=torch.float64, device=members.device)
-        covariances.append((torch.cov(members.t()) + jitter).float())
+        covariance = torch.cov(members.t(), correction=min(1, len(members) - 1))
+        covariances.append((covariance + jitter).float())
     return ClassStatistics(torch.stack(means), torch.stack(covariances))
 
 
@@ -58,8 +63,11 @@ def cholesky_factors(covariances: Tensor) -> Tensor:
     """Lower factors (C, d, d), once for all epochs: only means are rescaled.
 
     A class with fewer images than dimensions rests on the jitter alone and may fail in float32; it then gets the same
-    jitter once more, as often as it takes, and a note. Upstream repeats the attempt for one data set only.
+    jitter once more, as often as it takes, and a note. Upstream repeats the attempt for one data set only. Raises
+    UserError for what no jitter helps: features that are not finite.
     """
+    if not covariances.isfinite().all():
+        raise UserError("classifier alignment: features are not finite; the training before it has diverged.")
     factors, failed = torch.linalg.cholesky_ex(covariances)
     eye = torch.eye(covariances.shape[1], device=covariances.device)
     for index in failed.nonzero().flatten().tolist():

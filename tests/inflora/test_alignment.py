@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.errors import UserError
 from inflora.alignment import (
     DRAWN,
     EPOCHS,
@@ -26,6 +27,21 @@ def test_statistics_of_a_class():
     assert torch.equal(statistics.means, torch.tensor([[2.0, 1.0]], dtype=torch.float64))
     expected = torch.tensor([[2.0001, 2.0], [2.0, 2.0001]])  # divided by n - 1
     torch.testing.assert_close(statistics.covariances[0], expected, rtol=1e-7, atol=0)
+
+
+def test_classes_with_too_few_images():
+    """One image leaves the jitter, none is refused: nan would spread to all classifiers."""
+    features, labels = torch.tensor([[1.0, 2.0], [3.0, 5.0]]), torch.tensor([0, 2])
+    single = class_statistics(features, labels, [2])
+    torch.testing.assert_close(single.covariances[0], 1e-4 * torch.eye(2))
+    assert single.means[0].tolist() == [3.0, 5.0]
+    with pytest.raises(UserError, match="class 1 of the class order has no training images"):
+        class_statistics(features, labels, [0, 1])
+
+
+def test_features_that_are_not_finite_are_refused():
+    with pytest.raises(UserError, match="has diverged"):
+        cholesky_factors(torch.full((1, 2, 2), torch.nan))
 
 
 def test_joined_statistics_keep_class_order():
