@@ -317,7 +317,8 @@ def evaluate(
     run.record([line | {"seconds": 0.0} for line in lines if line["value"] == line["value"]])
     print(
         f"after task {task}: accuracy {values['acc']:.2f}, mean of the curve {values['avg_acc']:.2f}, "
-        f"task known {values['acc_with_task']:.2f}, task found {100 * values['task_id_accuracy']:.2f}"
+        f"task known {values['acc_with_task']:.2f}, task found {100 * values['task_id_accuracy']:.2f}",
+        flush=True,
     )
 
 
