@@ -87,6 +87,20 @@ def mixture_of_experts(
     return (ADAPTER_SCALE * torch.baddbmm(bias, hidden.flatten(2).float(), up.flatten(1, 2).float())).to(h.dtype)
 
 
+def mixture_of_all_experts(
+    h: Tensor, chosen: Tensor, gates: Tensor, experts: Iterable[Expert], dropout: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`mixture_of_experts` where every sample has all of them (k = E): nothing is gathered, two plain products do."""
+    experts = list(experts)
+    by_expert = torch.zeros_like(gates).scatter(1, chosen, gates)
+    down = torch.cat([expert.down_proj.weight for expert in experts])  # (E r, d)
+    up = torch.cat([expert.up_proj.weight for expert in experts], dim=1)  # (d, E r)
+    hidden = F.linear(h, down, torch.cat([expert.down_proj.bias for expert in experts]))
+    hidden = dropout(F.relu(hidden).unflatten(2, (len(experts), -1))) * by_expert.view(len(h), 1, -1, 1)
+    bias = (by_expert @ torch.stack([expert.up_proj.bias for expert in experts])).float()
+    return (ADAPTER_SCALE * (F.linear(hidden.flatten(2).float(), up.float()) + bias.unsqueeze(1))).to(h.dtype)
+
+
 def smooth_load(z: Tensor, clean: Tensor, sigma: Tensor, topk: int) -> Tensor:
     """The smooth probability, summed over the batch, that each expert is among the k (arXiv 1701.06538), (E,)."""
     ordered = z.sort(dim=-1, descending=True).values
@@ -155,7 +169,8 @@ class MoEBlock(ResidualAttentionBlock):
         if self.task_id == ORIGINAL_CLIP:
             return out
         chosen, gates = self.route(h[:, 0])
-        return out + mixture_of_experts(h, chosen, gates, self.adaptmlp_list, self.dropout)
+        mixture = mixture_of_all_experts if self.topk == len(self.adaptmlp_list) else mixture_of_experts
+        return out + mixture(h, chosen, gates, self.adaptmlp_list, self.dropout)
 
 
 def insert_adapters(

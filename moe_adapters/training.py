@@ -1,5 +1,6 @@
 """Training one task's adapters (upstream mtil/src/models/finetune.py:L83-L220)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -33,8 +34,10 @@ class TrainingOptions:
     weight_decay: float = 0.0
     beta2: float = 0.999
     router_noise: bool = True
+    image_first: bool = False  # which encoder draws its noise first: MTIL's loop runs the text's, CIL's the image's
     balance_loss_weight: float = 0.0
     loss_interval: int = 1000
+    schedule: Callable[..., float] = cosine_with_warmup  # of the step, the rate, warmup and total
 
 
 def train_adapters(
@@ -63,12 +66,9 @@ def train_adapters(
     state = {"parameters": Tensors(parameters), "optimizer": optimizer, "choose_map": Tensors({"counts": choose_map})}
     model.train()
     for step in steps(stage, options.iterations + 1, state):
-        set_lr(optimizer, cosine_with_warmup(step, options.lr, options.warmup, options.iterations))
+        set_lr(optimizer, options.schedule(step, options.lr, warmup=options.warmup, total=options.iterations))
         images, labels = batches[step]
-        # all prompts with gradient at every step, the text encoder before the image encoder: both as upstream
-        text_features = F.normalize(model.encode_text(tokens, cut=False), dim=-1)
-        image_features = F.normalize(model.encode_image(images), dim=-1)
-        logits = model.logit_scale.exp() * image_features @ text_features.t()
+        logits = clip_logits(model, images, tokens, options.image_first)
         loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
         if options.balance_loss_weight:
             loss = loss + options.balance_loss_weight * sum(block.balance for block in moe_blocks(model))
@@ -82,6 +82,16 @@ def train_adapters(
             tqdm.write(f"{stage}: step {step}, loss {loss.item():.4f}")
     model.eval()
     return choose_map
+
+
+def clip_logits(model: CLIP, images: Tensor, tokens: Tensor, image_first: bool) -> Tensor:
+    """Logits (B, C) of images (B, 3, R, R) on prompts (C, L), cut behind the longest; all encoded at every call."""
+    encoders = {
+        "text": lambda: F.normalize(model.encode_text(tokens, cut=False), dim=-1),
+        "image": lambda: F.normalize(model.encode_image(images), dim=-1),
+    }
+    features = {name: encoders[name]() for name in (("image", "text") if image_first else ("text", "image"))}
+    return model.logit_scale.exp() * features["image"] @ features["text"].t()
 
 
 def moe_blocks(model: CLIP) -> list[MoEBlock]:

@@ -20,6 +20,7 @@ DATASETS = {
     "cub200": "CUB-200",
     "domainnet": "DomainNet",
     "vtab": "VTAB",
+    "characters": "Characters, the miniature's",
 }
 KINDS = {"cil": "class-incremental", "til": "task-incremental", "dil": "domain-incremental", "joint": "joint training"}
 SHORT_KINDS = {"cil": "class-IL", "til": "task-IL", "dil": "domain-IL", "joint": "all classes at once"}
@@ -129,8 +130,8 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def is_cross_paper(name: str) -> bool:
-    """Whether a protocol is CIFAR-100 in ten tasks, class- or task-incremental."""
-    return re.fullmatch(r"(cil|til)-cifar100-10x10(-.+)?", name) is not None
+    """Whether a protocol is CIFAR-100 in ten tasks, class- or task-incremental, or the miniature's ten tasks."""
+    return re.fullmatch(r"(cil|til)-(cifar100-10x10|characters-10x4)(-.+)?", name) is not None
 
 
 def scale(name: str) -> str:

@@ -111,14 +111,16 @@ def evaluate_one_model(args: argparse.Namespace, model: CLIP, pretrained: CLIP) 
     elif args.load:
         name = "wise_ft" if args.wise_ft else Path(args.load).stem
         load_weights_(model, args.load)
+    path = Path(args.save) / f"{name}.pth" if args.save else None
+    if path and path.exists() and not args.overwrite:
+        raise UserError(f"{path} exists already. Choose another --save, or --overwrite to replace it.")
     if args.wise_ft:
         clip_weights = {key: weight.to(args.device) for key, weight in weights_of(pretrained).items()}
         interpolate_(weights_of(model), clip_weights, args.alpha)
-    if args.save:
-        folder = Path(args.save)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(folder / f"{name}.pth", model, {})
-        print(f"Written: {folder / name}.pth")
+    if path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_weights(path, model, {})
+        print(f"Written: {path}")
     for name in args.eval_datasets or ():
         top1, _ = evaluate(model, load_test(args, model, name), args.batch_size_eval)
         print(f"Evaluating on {name}\nTop-1 accuracy: {top1:.2f}", flush=True)

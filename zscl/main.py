@@ -6,18 +6,21 @@ checkpoint as that task of the sequence, since every task starts from the same s
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common import datasets
+from common.clip.model import CLIP
 from common.clip.pretrained import MINI, find_weights
 from common.command_line import mtil_protocol
 from common.datasets.layout import CAPTIONS
 from common.errors import UserError, all_checked, exit_cleanly
 from common.runs import Run, file_md5
 from common.training.device import automatic_workers, device_name, pick_device
+from zscl.checkpoints import read_weights
 from zscl.evaluation import evaluate_one_model, evaluate_sequence, show_results
-from zscl.methods import method_label
+from zscl.methods import folder_label, method_label
 from zscl.options import CURRENT, NOT_SETTINGS, PREVIOUS, SEEN, distils, is_sequence, parse_args
 from zscl.reference import required_sets
 from zscl.sequence import learn_sequence, load_models
@@ -35,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.eval_only and not (args.load and Path(args.load).is_dir()):
         evaluate_one_model(args, models.student, models.pretrained)
         return
+    check_weights(args, models.student)
     run = open_run(args)
     if not args.eval_only:
         learn_sequence(run, args, models)
@@ -65,6 +69,12 @@ def require_files(paths: list[str]) -> None:
         raise UserError("\n".join(f"{path} does not exist." for path in absent))
 
 
+def check_weights(args: argparse.Namespace, model: CLIP) -> None:
+    """Read the checkpoints that a run starts from while its folder has not been opened yet."""
+    files = [args.load, None if args.ref_model == PREVIOUS else args.ref_model]
+    all_checked([partial(read_weights, path, model) for path in files if path and not args.eval_only])
+
+
 def data_names(args: argparse.Namespace) -> list[str]:
     """Every data set that this call reads: tasks, reference images and sentences, test sets."""
     training = [] if args.eval_only else args.train_dataset
@@ -72,7 +82,8 @@ def data_names(args: argparse.Namespace) -> list[str]:
     if training and distils(args):
         own = args.ref_dataset in (None, CURRENT)
         texts = training if args.text_datasets == [SEEN] else args.text_datasets or ()
-        reference = required_sets(training[0] if own else args.ref_dataset, args.ref_sentences, texts)
+        named = None if args.ref_sentences == CURRENT else args.ref_sentences
+        reference = required_sets(training[0] if own else args.ref_dataset, named, texts)
     return list(dict.fromkeys([*training, *reference, *(args.eval_datasets or [])]))
 
 
@@ -83,7 +94,7 @@ def open_run(args: argparse.Namespace) -> Run:
     name = "" if args.eval_only or is_sequence(args) else args.train_dataset[0]
     labels = {
         "paper": "zscl",
-        "method": method_label(args),
+        "method": folder_label(args) if args.eval_only else method_label(args),
         "protocol": mtil_protocol(args.train_dataset or args.eval_datasets),
         "backbone": args.model,
         "scale": args.scale,

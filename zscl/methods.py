@@ -1,62 +1,80 @@
-"""The method of a run: its recipe read off the flags, and the name that the paper's tables have for it."""
+"""The name of a run's method, read off its flags: a row of the paper's tables, or the nearest one and what differs."""
 
 import argparse
+from pathlib import Path
 
-from zscl.options import CURRENT, PREVIOUS, SEEN, distillation_terms, distils
+import yaml
 
-LWF = "img + txt on current images and {} by previous model"
-ZSCL_MINUS = "img + txt on ImageNet images and ImageNet prompts by CLIP"
-CAPTIONED = "img + txt on ImageNet images and conceptual_captions by CLIP"
-TABLE_NAMES = {  # spec of each row of Tables 3 and 10, and of the weight-space baselines
-    "CE": "Fine-tuning",
-    LWF.format("current prompts"): "LwF",
-    LWF.format("random sentences"): "LwF-VR",
-    "img + txt on exemplar images and current prompts by CLIP": "iCaRL",
-    "WiSE-FT 0.8 with theta0": "WiSE-FT",
-    "WC 1": "WC",
-    "WE": "WE",
-    ZSCL_MINUS: "ZSCL-",
-    f"{ZSCL_MINUS}, WC 1": "ZSCL- + WC",
-    f"{CAPTIONED}, WE": "ZSCL*",
-    f"{CAPTIONED}, WE, WC 1": "ZSCL",
-}
+from zscl.options import CURRENT, PREVIOUS, SEEN, distillation_terms, distils, is_sequence
+
+CAPTIONS, CURRENT_PROMPTS, RANDOM, IMAGENET = "captions", "current prompts", "random sentences", "ImageNet prompts"
+TERM_NAMES = {"img": "image", "txt": "text", "ii": "image-image", "mse": "feature MSE"}
+PULLED_TO = {"n": "", "t": " to the last", "zeroshot": " to CLIP"}  # theta0 needs no word
 
 
 def method_label(args: argparse.Namespace) -> str:
-    """The table's name for the recipe, or the recipe itself where no table has a row for it."""
-    return TABLE_NAMES.get(recipe(args), recipe(args))
+    """Such as "ZSCL*", "ZSCL- + WC" or "ZSCL- (current images, image loss)"."""
+    base, differing = distillation(args) if distils(args) else ("", [])
+    if args.method == "icarl" and not base:
+        base, differing = "iCaRL", ["no distillation"]
+    added = weight_space(args)
+    if base == "ZSCL-" and CAPTIONS in differing and "WE" in added:
+        differing.remove(CAPTIONS)
+        added.remove("WE")
+        base = "ZSCL" if "WC" in added else "ZSCL*"  # as in Tables 3 and 10: the star has no WC
+        added = [part for part in added if part != "WC"]
+    differing += [f"{args.train_mode} encoder only"] if args.train_mode != "whole" else []
+    name = " + ".join([base, *added] if base else added) or "Fine-tuning"
+    return f"{name} ({', '.join(differing)})" if differing else name
 
 
-def recipe(args: argparse.Namespace) -> str:
-    """What is added to cross-entropy, in words; "CE" for nothing."""
-    parts = [distillation(args)] if distils(args) else []
-    parts += ["WE"] if args.we else []
-    parts += [f"WE-WiSE {args.we_wise_alpha:g}"] if args.we_wise else []
-    parts += [f"moving average {args.mv_avg_decay:g} to {args.mv_avg_model}"] if args.moving_avg else []
-    parts += [f"WC {args.l2:g}"] if args.l2 else []
-    other = "theta0" if args.wise_ft_model == "n" else "CLIP"
-    parts += [f"WiSE-FT {args.wise_ft_alpha:g} with {other}"] if args.wise_merge else []
-    parts += [f"{args.train_mode} encoder only"] if args.train_mode != "whole" else []
-    return ", ".join(parts) or "CE"
+def folder_label(args: argparse.Namespace) -> str:
+    """For --eval-only: the label of the run that left the checkpoints in --load, else of the flags, else the folder."""
+    folder, names = Path(args.load), args.train_dataset or args.eval_datasets
+    for path in (folder / "config.yaml", folder / f"{names[-1]}.config.yaml"):
+        if path.exists():
+            return yaml.safe_load(path.read_text())["labels"]["method"]
+    label = method_label(args)
+    return folder.resolve().name if label == "Fine-tuning" else label
 
 
-def distillation(args: argparse.Namespace) -> str:
-    """Terms, reference images, sentences and teacher, such as "img + txt on ImageNet images and ... by CLIP"."""
-    terms = " + ".join(distillation_terms(args)) + (" at half weight" if args.weight_adjust else "")
-    images = "exemplar" if args.method == "icarl" else _current(args, args.ref_dataset)
-    return f"{terms} on {images} images and {sentences(args)} by {teacher(args)}"
+def distillation(args: argparse.Namespace) -> tuple[str, list[str]]:
+    """The row of the tables that distils most alike, and how this run differs from it."""
+    images, texts, by = image_source(args), sentences(args), teacher(args)
+    first_call = not is_sequence(args) and args.load is None and by == "CLIP"  # CLIP is the model before, too
+    own_text = texts in (CURRENT_PROMPTS, RANDOM)
+    if args.method == "icarl":
+        base, usual = "iCaRL", ("exemplar images", CURRENT_PROMPTS, "CLIP")
+    elif images == "current images" and (by == "previous model" or (first_call and own_text)):
+        base, usual = ("LwF-VR", (images, RANDOM, by)) if texts == RANDOM else ("LwF", (images, CURRENT_PROMPTS, by))
+    else:
+        base, usual = "ZSCL-", ("ImageNet images", IMAGENET, "CLIP")
+    found = (images, texts, by if by == usual[2] else f"teacher {by}")
+    differing = [part for part, expected in zip(found, usual) if part != expected]
+    terms = distillation_terms(args)
+    differing += [] if terms == ("img", "txt") else [" + ".join(TERM_NAMES[term] for term in terms) + " loss"]
+    differing += ["half weight"] if args.weight_adjust else []
+    differing += [f"T {args.T:g}"] if args.T != 2 else []
+    if args.method == "icarl":
+        differing += ["exact quota"] if args.icarl_quota == "exact" else []
+        differing += ["fixed herding"] if args.icarl_herding == "fixed" else []
+    return base, differing
+
+
+def image_source(args: argparse.Namespace) -> str:
+    if args.method == "icarl":
+        return "exemplar images"
+    if args.ref_dataset in ("ImageNetSM", "ImageNetSUB"):
+        return f"{args.ref_dataset} {args.num:.10g}"
+    return f"{_current(args, args.ref_dataset)} images"
 
 
 def sentences(args: argparse.Namespace) -> str:
     if args.text_datasets:
-        told = "all prompts seen" if args.text_datasets == [SEEN] else "prompts of " + " ".join(args.text_datasets)
-        return told
-    if args.ref_sentences == "conceptual_captions":
-        return args.ref_sentences
-    if args.ref_sentences == "random":
-        return "random sentences"
-    source = CURRENT if args.method == "icarl" else args.ref_dataset
-    return f"{_current(args, args.ref_sentences or source)} prompts"
+        return "all prompts seen" if args.text_datasets == [SEEN] else "prompts of " + " ".join(args.text_datasets)
+    source = args.ref_sentences or (CURRENT if args.method == "icarl" else args.ref_dataset)
+    named = {"conceptual_captions": CAPTIONS, "random": RANDOM, "ImageNetSUB": IMAGENET}  # all 1000 prompts
+    return named.get(source, f"{_current(args, source)} prompts")
 
 
 def teacher(args: argparse.Namespace) -> str:
@@ -65,6 +83,18 @@ def teacher(args: argparse.Namespace) -> str:
     if args.ref_model is None:
         return "CLIP"
     return "previous model" if args.ref_model in (PREVIOUS, args.load) else args.ref_model
+
+
+def weight_space(args: argparse.Namespace) -> list[str]:
+    """What is done to the weights; a published value goes without saying it."""
+    parts = ["WE"] if args.we else []
+    parts += [f"WE-WiSE {args.we_wise_alpha:g}"] if args.we_wise else []
+    parts += [f"moving average {args.mv_avg_decay:g}{PULLED_TO[args.mv_avg_model]}"] if args.moving_avg else []
+    parts += ["WC" if args.l2 == 1 else f"WC {args.l2:g}"] if args.l2 else []
+    if args.wise_merge:
+        alpha = "" if args.wise_ft_alpha == 0.8 else f" {args.wise_ft_alpha:g}"
+        parts += [f"WiSE-FT{alpha}" + (" with CLIP" if args.wise_ft_model == "zeroshot" else "")]
+    return parts
 
 
 def _current(args: argparse.Namespace, name: str) -> str:

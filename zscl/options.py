@@ -2,7 +2,7 @@
 
 `--train-dataset`, `--lr` and `--iterations` take one value, as the original, or a comma list, one a task: several data
 sets are a sequence that one process learns. Three words stand for what differs from task to task: `--ref-dataset
-current`, `--ref-model previous`, `--text-datasets seen`.
+current` and `--ref-sentences current`, `--ref-model previous`, `--text-datasets seen`.
 """
 
 import argparse
@@ -12,11 +12,13 @@ from typing import Any
 from common.command_line import (
     RUN_FLAGS, Rule, add_run_flags, check_rules, listed, mini_folder, mtil_names, preset_action,
 )  # fmt: skip
+from common.datasets.layout import CAPTIONS
 from zscl.training import TrainingOptions
 
 CURRENT, PREVIOUS, SEEN = "current", "previous", "seen"
 OLD_SPELLINGS = {"lwa": "ZSCL", "lwf": "finetune"}  # lwa: its name in older scripts; lwf never had code of its own
 ICARL_LR, OTHER_ICARL_LR = {"Aircraft": 5e-5, "MNIST": 5e-5}, 1e-5  # set in upstream's code, which ignores --lr
+NAMELESS = ("TinyImagenet", CAPTIONS)
 TERM_FLAGS = {"image_loss": "img", "text_loss": "txt", "ablation_loss_2": "ii", "feature_mse": "mse"}
 ENSEMBLE_FLAGS = ("we", "we_wise", "moving_avg")
 IGNORED_SWITCHES = (
@@ -112,7 +114,7 @@ def _distillation_flags(group: Any) -> None:
     )
     group.add_argument(
         "--ref-sentences",
-        help="conceptual_captions, random, or a data set (its class prompts); default: those of --ref-dataset",
+        help="conceptual_captions, random, a data set (its class prompts), or current; default: those of --ref-dataset",
     )
     group.add_argument(
         "--text-datasets", type=listed(str), help="class prompts of these data sets as sentences; seen: all learnt"
@@ -217,6 +219,8 @@ def _rules(args: argparse.Namespace) -> list[Rule]:
     folder = "--save is missing: the folder for checkpoints and records."
     needs = "--method ZSCL distils on reference images: --ref-dataset is missing (ImageNet in the paper; current: LwF)."
     order = "--method icarl learns all tasks in one process: give --dataset_order instead of --train-dataset."
+    own = "--method icarl distils on exemplars and the task's prompts: leave out --ref-dataset, --ref-sentences and "
+    own += "--text-datasets."
     nothing = "nothing to do: give --train-dataset to train, or --eval-only with --eval-datasets."
     idle = f"{' and '.join(distillation_terms(args))}: distillation terms need --method ZSCL or icarl."
     both = f"--{' and --'.join(averages)} exclude each other; no published number combines them."
@@ -224,24 +228,58 @@ def _rules(args: argparse.Namespace) -> list[Rule]:
     return [
         (icarl and training and (args.train_dataset or not args.dataset_order), order),
         (icarl and training and args.load, "--method icarl starts from CLIP: --load does not go with it."),
+        (icarl and (args.ref_dataset or args.ref_sentences or args.text_datasets), own),
         (not icarl and args.dataset_order, "--dataset_order belongs to --method icarl; use --train-dataset."),
         (training and not (args.train_dataset or args.dataset_order), nothing),
         (training and not (args.epochs or args.iterations), length),
         (args.epochs and args.iterations, "--epochs and --iterations exclude each other; give one of them."),
         (args.eval_interval and args.eval_every_epoch, "--eval-interval and --eval-every-epoch exclude each other."),
-        (args.eval_interval is not None and args.eval_interval < 1, "--eval-interval: give 1 or more."),
         (training and not args.save, folder),
-        (args.eval_only and not args.eval_datasets and not args.save, "--eval-only needs --eval-datasets."),
+        *_evaluation_rules(args),
         (args.method == "ZSCL" and training and not args.ref_dataset, needs),
         (args.method == "finetune" and distillation_terms(args), idle),
         (args.ref_model and args.ref_wise, "--ref-model and --ref-wise both choose the teacher; give one of them."),
         (len(averages) > 1, both),
         (args.wise_merge and (args.we or args.we_wise), merge),
         (args.template is not None and "{}" not in args.template, "--template needs {} where the class name stands."),
-        (args.memory_size < 1, f"--memory_size {args.memory_size}: give 1 or more."),
-        (args.first_tasks is not None and args.first_tasks < 1, "--first-tasks: give 1 or more."),
         *_averaging_rules(args, averages),
+        *_number_rules(args),
     ]
+
+
+def _evaluation_rules(args: argparse.Namespace) -> list[Rule]:
+    folder = args.load and Path(args.load).is_dir()
+    late = "--wise_ft and --load_federate belong to --eval-only; --wise_merge is WiSE-FT in training."
+    both = "--load and --load_federate both say what is evaluated; give one of them."
+    one = f"--wise_ft evaluates one checkpoint, and {args.load} is a folder. Name a file in it."
+    return [
+        (args.eval_only and not args.eval_datasets and (folder or not args.save), "--eval-only needs --eval-datasets."),
+        (not args.eval_only and (args.wise_ft or args.load_federate), late),
+        (args.load and args.load_federate, both),
+        (args.wise_ft and folder, one),
+        (not args.eval_only and folder, f"--load {args.load}: a folder; training starts from a checkpoint in it."),
+    ]
+
+
+def _number_rules(args: argparse.Namespace) -> list[Rule]:
+    """Numbers that no run could use."""
+    counts = ("batch_size", "batch_size_eval", "memory_size", "loss_interval", "eval_interval", "first_tasks", "epochs")
+    rules = [
+        (getattr(args, name) is not None and getattr(args, name) < 1, f"{_spelled(name)}: give 1 or more.")
+        for name in counts
+    ]
+    return rules + [
+        (any(count < 1 for count in args.iterations or []), "--iterations: give 1 or more."),
+        (args.warmup_length < 0, "--warmup_length: give 0 or more."),
+        (any(not rate >= 0 for rate in args.lr) or not args.wd >= 0, "--lr and --wd: give 0 or more."),
+        (not 0 <= args.beta2 < 1, f"--beta2 {args.beta2:g}: give 0 or more, less than 1."),
+        (not 0 <= args.ls <= 1, f"--ls {args.ls:g}: label smoothing lies between 0 and 1."),
+        (not args.T > 0, f"--T {args.T:g}: the temperature is more than 0."),
+    ]
+
+
+def _spelled(name: str) -> str:
+    return "--" + (name if name == "memory_size" else name.replace("_", "-"))
 
 
 def _averaging_rules(args: argparse.Namespace, averages: list[str]) -> list[Rule]:
@@ -254,7 +292,11 @@ def _averaging_rules(args: argparse.Namespace, averages: list[str]) -> list[Rule
 
 def _sequence_rules(args: argparse.Namespace) -> list[Rule]:
     names = args.train_dataset or []
-    rules = [(len(set(names)) < len(names), "the sequence names a data set twice.")]
+    nameless = [name for name in (*names, *(args.eval_datasets or ())) if name in NAMELESS]
+    rules = [
+        (len(set(names)) < len(names), "the sequence names a data set twice."),
+        (nameless, f"{', '.join(nameless)} has no class names here: it is neither a task nor a test set."),
+    ]
     for flag, values in (("--lr", args.lr), ("--iterations", args.iterations or [0])):
         wrong = f"{flag} has {len(values)} values for {len(names)} data sets; give one, or one each."
         rules.append((not args.eval_only and len(values) not in (1, len(names)), wrong))

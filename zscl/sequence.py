@@ -112,8 +112,8 @@ def joint_pass(args: argparse.Namespace) -> bool:
 
 def clip_weights(args: argparse.Namespace, models: Models) -> Weights | None:
     """CLIP's weights on the device, where an option pulls to them."""
-    pulls = (args.moving_avg and args.mv_avg_model) or (args.wise_merge and args.wise_ft_model)
-    if pulls != "zeroshot":
+    pulls = (args.moving_avg and args.mv_avg_model, args.wise_merge and args.wise_ft_model)
+    if "zeroshot" not in pulls:
         return None
     return {name: weight.to(args.device) for name, weight in weights_of(models.pretrained).items()}
 
@@ -131,18 +131,22 @@ def build_reference(
         return models.reference
     current = args.train_dataset[task_id]
     ref_dataset = args.ref_dataset if args.ref_dataset not in (None, CURRENT) else current
+    ref_sentences = current if args.ref_sentences == CURRENT else args.ref_sentences
     teacher = teacher_of(args, models, before)
     stays = args.ref_model != PREVIOUS and not args.ref_wise  # other tasks and runs have this teacher too
     folder = Path(args.cache_dir).expanduser() if stays and args.cache_dir != "none" else None
     key = fingerprint(teacher.state_dict(), args.device.type) if folder else ""
-    sentences = sentences_of(args, teacher, ref_dataset, args.train_dataset[: task_id + 1], folder, key)
+    texts = args.train_dataset[: task_id + 1] if args.text_datasets == [SEEN] else args.text_datasets or ()
+    tokens = reference_tokens(args.data_location, ref_dataset, ref_sentences, texts, args.num, not args.no_verify)
+    sentences = features_of_sentences(args, teacher, tokens, folder, key)
     stream, images_key = reference_stream(args, models, ref_dataset, memory)
     kept_at = folder / f"images-{fingerprint(key, images_key)}.pth" if folder and images_key else None
     known = KnownFeatures(args.device)
     if found := read_kept(kept_at):
         known.load_state_dict(found)
     reference = Reference(teacher, stream, sentences, known, kept_at)
-    if stays and args.ref_dataset == ref_dataset and args.text_datasets != [SEEN]:
+    changes = (args.ref_dataset, args.ref_sentences) != (ref_dataset, ref_sentences) or args.text_datasets == [SEEN]
+    if stays and not changes:
         models.reference = reference
     return reference
 
@@ -162,14 +166,10 @@ def teacher_of(args: argparse.Namespace, models: Models, before: Path | None) ->
     return teacher
 
 
-def sentences_of(
-    args: argparse.Namespace, teacher: CLIP, ref_dataset: str, seen: list[str], folder: Path | None, key: str
+def features_of_sentences(
+    args: argparse.Namespace, teacher: CLIP, tokens: Tensor, folder: Path | None, key: str
 ) -> Tensor:
-    """The teacher's features of the reference sentences, read from `folder` when an earlier run left them there."""
-    texts = seen if args.text_datasets == [SEEN] else args.text_datasets or ()
-    tokens = reference_tokens(
-        args.data_location, ref_dataset, args.ref_sentences, texts, args.num, verify=not args.no_verify
-    )
+    """The teacher's features (M, D) of tokens (M, 77), read from `folder` when an earlier run left them there."""
     kept_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
     if found := read_kept(kept_at):
         return found["features"].to(args.device)

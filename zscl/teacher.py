@@ -97,11 +97,9 @@ def fingerprint(*parts: object) -> str:
 
 def read_kept(path: Path | None) -> dict[str, Tensor] | None:
     """What an earlier task or run kept under this path; None when there is nothing readable."""
-    if path is None or not path.exists():
-        return None
     try:
-        return load_tensors(path)
-    except UserError:  # cut by a full disk or by hand: it will be computed and written anew
+        return load_tensors(path) if path and path.exists() else None
+    except (OSError, UserError):  # out of reach, or cut by a full disk: it will be computed and written anew
         return None
 
 

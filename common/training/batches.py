@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
-class _DrawnSamples(Dataset):
+class DrawnSamples(Dataset):
     """The samples of `dataset`, each augmented with a generator seeded by its place in the stream."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
@@ -46,7 +46,7 @@ class Batches:
         shuffle: bool = True,
     ) -> None:
         self.size, self.batch_size, self.seed = len(dataset), batch_size, seed
-        self.samples, self.workers, self.device = _DrawnSamples(dataset, seed), workers, torch.device(device)
+        self.samples, self.workers, self.device = DrawnSamples(dataset, seed), workers, torch.device(device)
         self.restart, self.shuffle = restart or len(self), shuffle
         self._next, self._iterator, self._known = None, None, (-1, [])
 

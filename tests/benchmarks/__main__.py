@@ -10,25 +10,27 @@ import torch
 from common.errors import UserError, exit_cleanly
 from common.runs import write_text
 from common.training.device import pick_device
-from tests.benchmarks import moe_adapters
+from tests.benchmarks import moe_adapters, zscl
 from tests.benchmarks.measure import Sizes, as_json, context, table
 
-PAPERS = {"moe_adapters": moe_adapters.rows}
+PAPERS = {"moe_adapters": moe_adapters.rows, "zscl": zscl.rows}
 DESCRIPTION = """\
 Milliseconds a step, images a second and peak memory of our own training and evaluation code, beside the same work
 done the plain way. No data and no trained weights are needed. A ratio is against the first row of its cell, and
 stands only where both rows compute the same: `difference` is the largest relative difference of losses, gradients,
-parameters, class vectors or accuracies after the same work (training steps in float64, on part of the batch), and
-above 1e-4 the ratio is void.
+parameters, class vectors or accuracies after the same work (training steps in float64, on part of the batch or on
+small towers), and above 1e-4 the ratio is void.
 
 On a GPU CUDA events are timed; on a CPU the process's own time in one thread, so that other load disturbs little.
-The subjects of a cell take turns. Peak memory on a CPU is the most the process has used so far.
+The subjects of a cell take turns. Peak memory on a CPU is the most the process has used so far; in the rows called
+counted it is what the live tensors of the papers' sizes come to, from their shapes alone.
 """
 EPILOG = """\
 examples:
   python -m tests.benchmarks moe_adapters --small            seconds, on anything
   python -m tests.benchmarks moe_adapters --out speed.json   the paper's sizes, meant for a GPU
   python -m tests.benchmarks moe_adapters --steps 2 --classes 10 --batch-size 16   the same on a CPU, in minutes
+  python -m tests.benchmarks zscl --steps 2 --classes 10 --batch-size 4   likewise
 """
 
 

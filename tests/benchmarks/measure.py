@@ -41,14 +41,14 @@ class Sizes:
 
 @dataclass
 class Row:
-    """One subject of one cell; `ratio` is its time against that of the cell's first subject."""
+    """One subject of one cell; `ratio` is its time, or where none was taken its memory, against the first subject's."""
 
     cell: str
     subject: str
-    ms_median: float
-    ms_quartile1: float
-    ms_quartile3: float
-    calls: int
+    ms_median: float | None = None
+    ms_quartile1: float | None = None
+    ms_quartile3: float | None = None
+    calls: int = 0
     images_per_s: float | None = None
     peak_memory_mib: float | None = None
     ratio: float | None = None
@@ -186,8 +186,8 @@ def table(rows: list[Row]) -> str:
             (
                 row.cell,
                 row.subject,
-                f"{row.ms_median:.1f}",
-                f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}",
+                "" if row.ms_median is None else f"{row.ms_median:.1f}",
+                "" if row.ms_quartile1 is None else f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}",
                 "" if row.images_per_s is None else f"{row.images_per_s:.2f}",
                 "" if row.peak_memory_mib is None else f"{row.peak_memory_mib:.0f}",
                 "" if row.ratio is None else f"{row.ratio:.2f}",

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.clip.model import CLIP, CLIPConfig
+from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.datasets.transforms import clip_normalise
 from common.evaluation.zero_shot import class_vectors, image_features
@@ -33,16 +33,21 @@ from moe_adapters.ddas import (
 )
 from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, Routes, distinct
 from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
+from tests.benchmarks.inputs import (
+    LONGEST_PROMPT,
+    SMALL,
+    USUAL_PROMPT,
+    OneBatch,
+    evaluation_pixels,
+    prompts,
+    small_or_paper_clip,
+    time_plain_encoding,
+)
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 from tests.benchmarks.moe_adapters_plain import evaluate_cell, loop_over_experts
 
-VIT_B_16 = CLIPConfig(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
-SMALL = CLIPConfig(64, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
 EXPERTS, TOPK, ROUTERS = 22, 2, 11
 BOTTLENECK, SMALL_BOTTLENECK = 64, 4
-LONGEST_PROMPT = {10: 13, 100: 10, 397: 13}  # MNIST, CIFAR100, SUN397 with start and end token
-USUAL_PROMPT, SHORTEST_PROMPT = 13, 7
-START, END = 49406, 49407
 EQUAL_STEPS, EQUAL_BATCH, EQUAL_CLASSES = 20, 8, 16  # at most, to show two ways equal
 MATRIX_TASKS, MATRIX_CLASSES, MATRIX_IMAGES = 5, 4, 64
 OPTIONS = TrainingOptions(lr=1e-3, warmup=1)
@@ -61,11 +66,6 @@ def rows(sizes: Sizes) -> list[Row]:
     return found + matrix_rows(sizes)
 
 
-def small_or_paper_clip(small: bool) -> CLIP:
-    torch.manual_seed(0)
-    return CLIP(SMALL if small else VIT_B_16).eval().requires_grad_(False)
-
-
 def with_adapters(plain: CLIP, routing: str, device: torch.device | str) -> CLIP:
     """A copy with random experts. Routers at zero spread the samples by noise, random ones send all to a few."""
     torch.manual_seed(1)
@@ -77,32 +77,7 @@ def with_adapters(plain: CLIP, routing: str, device: torch.device | str) -> CLIP
     return model.to(device)
 
 
-def prompts(classes: int, longest: int) -> Tensor:
-    """Random prompts (C, 77) of SHORTEST_PROMPT to `longest` tokens, the first one the longest."""
-    generator = torch.Generator().manual_seed(classes)
-    tokens = torch.zeros(classes, 77, dtype=torch.long)
-    lengths = torch.randint(SHORTEST_PROMPT, longest + 1, (classes,), generator=generator)
-    lengths[0] = longest
-    for row, length in zip(tokens, lengths.tolist()):
-        row[:length] = torch.randint(1, START, (length,), generator=generator)
-        row[0], row[length - 1] = START, END
-    return tokens
-
-
 # The training step
-
-
-class OneBatch:
-    """The same batch at every step, already on the device."""
-
-    def __init__(self, plain: CLIP, classes: int, sizes: Sizes) -> None:
-        generator = torch.Generator().manual_seed(2)
-        size, side = sizes.batch_size or (8 if sizes.small else 64), plain.visual.input_resolution
-        self.images = torch.randn(size, 3, side, side, generator=generator).to(sizes.device)
-        self.labels = torch.randint(classes, (size,), generator=generator).to(sizes.device)
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        return self.images, self.labels
 
 
 def step_rows(plain: CLIP, tokens: Tensor, routing: str, sizes: Sizes) -> list[Row]:
@@ -245,18 +220,9 @@ def prompt_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
 def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     """Images a second of plain encode_image and through a router, uint8 pixels on the host in both."""
     batch_size = sizes.batch_size or (32 if sizes.small else 128)
-    count = batch_size * (8 if sizes.small or sizes.device.type == "cuda" else 1)
-    side = plain.visual.input_resolution
-    pixels = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    pixels = evaluation_pixels(plain, batch_size, sizes)
+    count = len(pixels)
     labels = torch.zeros(count, dtype=torch.long)
-
-    def encode_all(model: CLIP) -> None:
-        for batch in pixels.split(batch_size):
-            model.encode_image(clip_normalise(batch.to(sizes.device)))
-
-    def time_plain() -> list[float]:
-        with torch.no_grad():
-            return timed_calls(partial(encode_all, copy.deepcopy(plain).to(sizes.device)), sizes)
 
     def time_features() -> list[float]:
         model = with_adapters(plain, "concentrated", sizes.device)
@@ -270,7 +236,7 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
         return timed_calls(partial(test.evaluate, checkpoint, Routes("fixed", fixed=0), None), sizes)
 
     subjects = {
-        "plain encode_image": time_plain,
+        "plain encode_image": lambda: time_plain_encoding(plain, pixels, batch_size, sizes),
         "through a router, text prepared": time_features,
         f"through a router, {len(tokens)} prompts and checkpoint included": time_test_set,
     }

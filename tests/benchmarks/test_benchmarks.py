@@ -1,12 +1,15 @@
-"""The benchmark command at its smallest: rows, equality column, file, and what it refuses."""
+"""The benchmark command at its smallest: rows, equality column, file, what it refuses; the count of memory."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.measure import VOID_ABOVE
+from tests.benchmarks.memory import LiveBytes, counted_peak
 
 
 def test_small_benchmark_of_moe_adapters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +31,57 @@ def test_small_benchmark_of_moe_adapters(tmp_path: Path, capsys: pytest.CaptureF
     assert all(row["difference"] <= VOID_ABOVE and row["ratio"] > 0 for row in compared)
     table = capsys.readouterr().out
     assert all(row["subject"] in table for row in rows)
+
+
+def test_small_benchmark_of_zscl(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "speed.json"
+    main(["zscl", "--small", "--steps", "1", "--device", "cpu", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["cell"] for row in rows] == (
+        ["step, 4 classes, 32 captions"] * 7
+        + ["captions, small towers, batch 8"] * 4
+        + ["evaluation, 256 images"] * 2
+        + ["memory counted, batch 8, 4 classes, less a CLIP"] * 3
+    )
+    compared = [row for row in rows if row["difference"] is not None]
+    assert [row["subject"] for row in compared] == [
+        "ZSCL, teacher's image features known",
+        "ZSCL, teacher's image features computed",
+        "ZSCL, computed, separate passes",
+        "ZSCL the plain way, 32 captions encoded a step",
+    ]
+    assert all(0 < row["difference"] <= VOID_ABOVE and row["ratio"] > 0 for row in compared)
+    timed, counted = rows[:-3], rows[-3:]
+    assert all(row["ms_median"] is not None for row in timed)
+    assert all(row["ms_median"] is None and row["peak_memory_mib"] > 0 for row in counted)
+    table = capsys.readouterr().out
+    assert all(row["subject"] in table for row in rows)
+
+
+MEGABYTE = 2**20
+
+
+def exponentials() -> None:
+    """x and three exponentials wait for the backward pass, whose first step makes a fifth megabyte."""
+    x = torch.ones(2**18, requires_grad=True)
+    x.exp().exp().exp().sum().backward()
+
+
+def views() -> None:
+    """Two tensors at once; a view costs nothing and keeps its base, what is overwritten is gone."""
+    x = torch.ones(2**18)
+    for _ in range(3):
+        x = (x + 1)[:4]
+        x = x.repeat(2**16)
+
+
+@pytest.mark.parametrize(("run", "megabytes"), [(exponentials, 5), (views, 2)])
+def test_count_of_live_bytes(run: Callable[[], None], megabytes: int) -> None:
+    with LiveBytes() as live:
+        run()
+    assert 0 <= live.peak - megabytes * MEGABYTE < 100  # a few scalars
+    assert live.now == 0
+    assert counted_peak(run) == live.peak  # the same without values
 
 
 @pytest.mark.parametrize(

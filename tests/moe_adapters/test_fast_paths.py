@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from unittest import mock
 
 import pytest
 import torch
@@ -13,7 +14,15 @@ from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD
 from common.evaluation.zero_shot import class_vectors
-from moe_adapters.adapters import ORIGINAL_CLIP, count_choices, drop_unchosen_gradients, use_router
+from moe_adapters import adapters
+from moe_adapters.adapters import (
+    ORIGINAL_CLIP,
+    count_choices,
+    drop_unchosen_gradients,
+    mixture_of_all_experts,
+    mixture_of_experts,
+    use_router,
+)
 from moe_adapters.ddas import AutoEncoder, chooser_input
 from moe_adapters.evaluation import EvaluationSet, Routes, distinct
 from moe_adapters.training import moe_blocks
@@ -77,6 +86,24 @@ def test_gathered_experts_and_cut_prompts_give_the_plain_gradients(routing: str,
                 assert all((parameter.grad is None) == (samples == 0) for parameter in expert.parameters())
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     compare_gradients(*gradients)
+
+
+def test_all_experts_without_gathering_give_the_plain_gradients() -> None:
+    """k = E, the class-incremental case: the blocks take the path that gathers nothing."""
+    tokens, batch = prompts(6, longest=12), OneBatch(small_or_paper_clip(small=True), 6, SMALL)
+    gradients = []
+    for mixture in (mixture_of_all_experts, mixture_of_experts, loop_over_experts):
+        model = fixed_noise(with_adapters(small_or_paper_clip(small=True), "spread", "cpu")).train()
+        for block in moe_blocks(model):
+            block.topk = len(block.adaptmlp_list)
+        use_router(model, 0, noise=True)
+        with mock.patch.object(adapters, "mixture_of_all_experts", mixture):
+            texts, images = model.encode_text(cut_prompts(tokens), cut=False), model.encode_image(batch.images)
+        logits = 10 * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).t()
+        F.cross_entropy(logits, batch.labels).backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    compare_gradients(gradients[0], gradients[2])
+    compare_gradients(gradients[1], gradients[2])
 
 
 @pytest.mark.parametrize("routing", ["spread", "concentrated"])

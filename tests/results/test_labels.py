@@ -19,6 +19,8 @@ from results.published import read_published
          "5 tasks of 2 classes, task-IL, buffer of 200", "Class-IL and task-IL"),
         ("cil-imagenet_r-20x10", "ImageNet-R: 20 tasks of 10 classes, class-incremental",
          "20 tasks of 10 classes, class-IL", "ImageNet-R"),
+        ("cil-characters-10x4", "Characters, the miniature's: 10 tasks of 4 classes, class-incremental",
+         "10 tasks of 4 classes, class-IL", "Other protocols"),
         ("dil-domainnet", "DomainNet: domain-incremental", "domain-IL", "DomainNet"),
         ("cil-tinyimagenet-10x20", "TinyImageNet: 10 tasks of 20 classes, class-incremental",
          "10 tasks of 20 classes, class-IL", "Class-IL and task-IL"),
@@ -51,5 +53,7 @@ def test_a_variant_stands_with_its_method():
 
 
 def test_cross_paper_protocols():
-    names = ("cil-cifar100-10x10", "til-cifar100-10x10", "cil-cifar100-20x5", "cil-cifar10-5x2", "mtil-order1")
-    assert [labels.is_cross_paper(name) for name in names] == [True, True, False, False, False]
+    names = ("cil-cifar100-10x10", "til-cifar100-10x10", "cil-characters-10x4", "til-characters-10x4")
+    assert all(labels.is_cross_paper(name) for name in names)
+    others = ("cil-cifar100-20x5", "cil-cifar10-5x2", "mtil-order1", "cil-characters-5x8", "joint-characters")
+    assert not any(labels.is_cross_paper(name) for name in others)

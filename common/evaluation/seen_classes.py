@@ -1,0 +1,94 @@
+"""After each class-incremental task: all test images of the classes seen, classified among all these classes.
+
+All tasks are tested together on their pooled test images, class texts encoded once a task (cil/main.py:L42-L60). The
+originals encode them again for every batch of images: the same, unless the model draws noise (`text_per_batch`).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset, Subset
+from tqdm import tqdm
+
+from common.clip.model import CLIP
+from common.datasets.incremental import Scenario, seen_rows
+from common.datasets.transforms import clip_normalise
+from common.evaluation.metrics import CILStep
+from common.evaluation.pixels import decode
+from common.training.batches import Batches
+
+PROMPTS_AT_ONCE = 256
+
+
+@dataclass
+class PooledTest:
+    """The test images of all tasks, and how they are read.
+
+    Quirk: `eval_transform` "train" draws new random crops at each test, as the originals do; "test" has none to draw,
+    so every image is decoded once for all tests (150 kB an image at 224 pixels).
+    """
+
+    images: Dataset  # with `labels`, new ones; under clip_train, or under clip_eval_pixels for "test"
+    scenario: Scenario
+    eval_transform: str
+    batch_size: int
+    workers: int = 0
+    pixels: Tensor | None = None  # uint8 (N, 3, R, R), once decoded
+
+
+@torch.no_grad()
+def evaluate_seen(
+    model: CLIP, tokens: Tensor, test: PooledTest, task_id: int, seed: int, text_per_batch: bool = False
+) -> CILStep:
+    """Predictions, labels and task ids of all test images seen after task `task_id`, in the data set's order.
+
+    tokens (C, L): prompts of all classes in class order. Crops, and whatever the model itself draws, come from `seed`
+    alone; equal prompts give equal logits, of which the first class in the order wins. `text_per_batch` encodes the
+    prompts after each batch of images, so that a model with noise draws it anew.
+    """
+    model.eval()
+    torch.manual_seed(seed)
+    device, seen = model.logit_scale.device, test.scenario.seen(task_id)
+    tokens = tokens[:seen].to(device)
+    text = None if text_per_batch else class_features(model, tokens)
+    rows = seen_rows(test.images.labels, test.scenario, task_id)
+    batches = tqdm(
+        seen_batches(test, rows, seed, device), desc=f"test/task {task_id}", total=-(-len(rows) // test.batch_size),
+        leave=False, dynamic_ncols=True, disable=None,
+    )  # fmt: skip
+    predictions = [seen_logits(model, images, tokens, text).argmax(dim=1) for images in batches]
+    labels = torch.tensor(test.images.labels).numpy()[rows]
+    return CILStep(torch.cat(predictions).cpu().numpy(), labels, test.scenario.task_ids(labels))
+
+
+@torch.no_grad()
+def class_features(model: CLIP, tokens: Tensor) -> Tensor:
+    """Normalised text features (C, E) of prompts (C, L)."""
+    return torch.cat([F.normalize(model.encode_text(part), dim=-1) for part in tokens.split(PROMPTS_AT_ONCE)])
+
+
+@torch.no_grad()
+def seen_logits(model: CLIP, images: Tensor, tokens: Tensor, text: Tensor | None = None) -> Tensor:
+    """exp(logit_scale) x cosine (B, C) of images (B, 3, R, R) and prompts (C, L), images encoded first.
+
+    `text` (C, E): the prompts' normalised features, where they are known already.
+    """
+    features = F.normalize(model.encode_image(images), dim=-1)
+    text = class_features(model, tokens) if text is None else text
+    return model.logit_scale.exp() * features @ text.t()
+
+
+def seen_batches(test: PooledTest, rows: Sequence[int], seed: int, device: torch.device) -> Iterator[Tensor]:
+    """The images at these rows, normalised, (B, 3, R, R) on `device`, batch after batch."""
+    if test.eval_transform == "test":
+        if test.pixels is None:
+            test.pixels, _ = decode(test.images, "test set", test.batch_size, test.workers)
+        for part in torch.as_tensor(rows).split(test.batch_size):
+            yield clip_normalise(test.pixels[part].to(device))
+        return
+    batches = Batches(Subset(test.images, rows), test.batch_size, seed, test.workers, device, shuffle=False)
+    for number in range(len(batches)):
+        yield batches[number][0]

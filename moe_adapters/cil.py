@@ -1,0 +1,166 @@
+"""MoE-Adapters on class-incremental learning: the entry point. `python -m moe_adapters.cil --help`.
+
+The same experts under other settings (arXiv 2403.11549, section 4.2; upstream cil/): two experts and one router a
+block, shared by all tasks, nothing frozen, no DDAS, no zero-shot branch. Both experts see every sample, the router only
+weighs them. The loop of a task is MTIL's (`training.py`).
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import clip
+from common.cil import (
+    CILOptions, Protocol, check_inputs, check_options, checkpoint_path, finish_run, learning_rate, load_checkpoint,
+    load_protocol, one_of, open_run, pooled_test, record_task, save_checkpoint, stream_seed, tested_steps, workers_of,
+)  # fmt: skip
+from common.clip.model import CLIP
+from common.clip.tokenizer import cut_prompts
+from common.datasets.incremental import task_subset
+from common.errors import exit_cleanly
+from common.evaluation.metrics import CILStep
+from common.evaluation.report import ZERO_SHOT
+from common.evaluation.seen_classes import PooledTest, evaluate_seen
+from common.hydra_style import read_options
+from common.runs import Run
+from common.training.batches import Batches
+from common.training.device import cost_records, pick_device, seed_everything
+from moe_adapters.adapters import (
+    ORIGINAL_CLIP, image_blocks, insert_adapters, is_adapter_key, text_blocks, trainable_parameters, use_router,
+)  # fmt: skip
+from moe_adapters.training import TrainingOptions, train_adapters
+
+EXPERTS, TOPK, BOTTLENECK = 2, 2, 64  # literals upstream (cil/clip/model.py:L289-L292)
+ROUTER = 0  # the one that all tasks share
+TEST_BATCH = 64  # upstream cil/main.py:L55; with the noise a number of the protocol
+PRESETS = {"scale": {"paper": None, "mini": Path(__file__).parent / "configs" / "cil_mini.yaml"}}
+METHODS = {"MoE-Adapters": "MoE-Adapters", "zeroshot": ZERO_SHOT}  # as configurations and as records name them
+NOT_READ = ("l2", "ce_method", "we", "avg_freq", "ref_dataset", "ref_sentences")
+
+
+@dataclass
+class Options(CILOptions):
+    """The keys of configs/class/*.yaml. Those of NOT_READ stand in the originals' files, whose code ignores them."""
+
+    method: str = field(default="???", metadata={"help": f"{' or '.join(METHODS)}"})
+    eval_noise: bool = field(
+        default=True, metadata={"help": "ours: gate noise in evaluation too, as the original; false takes it out"}
+    )
+    l2: Any = field(default=None, metadata={"help": "accepted; never read"})
+    ce_method: Any = field(default=None, metadata={"help": "accepted; never read"})
+    we: Any = field(default=None, metadata={"help": "accepted; never read"})
+    avg_freq: Any = field(default=None, metadata={"help": "accepted; never read"})
+    ref_dataset: Any = field(default=None, metadata={"help": "accepted; never read"})
+    ref_sentences: Any = field(default=None, metadata={"help": "accepted; never read"})
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    options = read_options(argv, Options, Path(__file__).parent, "moe_adapters.cil", PRESETS)
+    check_options(options)
+    one_of("method", options.method, METHODS)
+    for key in NOT_READ:
+        if getattr(options, key) not in (None, 0):
+            print(f"note: {key}={getattr(options, key)} has no effect (upstream never reads it)")
+    device = pick_device(options.device, options.threads)
+    check_inputs(options)
+    seed_everything(options.seed)  # the experts' initial weights
+    model, *_ = clip.load(options.model_name, "cpu", precision="fp32")
+    with_shared_router(model).to(device)
+    found = load_protocol(options, model.visual.input_resolution)
+    run = open_run("moe_adapters", method_label(options), options, found, device, NOT_READ)
+    steps = learn_and_test(run, options, model, found)
+    finish_run(run, found, steps, 0 if options.method == "zeroshot" else adapter_count(model))
+
+
+def method_label(options: Options) -> str:
+    """The method as the records name it, with what of its evaluation is not the original's."""
+    trained = options.method != "zeroshot"
+    changed = ["no eval noise"] if trained and not options.eval_noise else []
+    changed += ["centre-crop test"] if options.eval_transform == "test" else []
+    return METHODS[options.method] + (f" ({', '.join(changed)})" if changed else "")
+
+
+def with_shared_router(model: CLIP) -> CLIP:
+    """Insert two experts and one router into every block of both encoders, in place. Returns the model.
+
+    Its state dict has the official keys, which here lack the unused ln_3 of MTIL's.
+    """
+    insert_adapters(model, EXPERTS, TOPK, BOTTLENECK, routers=1)
+    for block in image_blocks(model) + text_blocks(model):
+        del block.ln_3
+    return model
+
+
+def adapter_count(model: CLIP) -> int:
+    return sum(parameter.numel() for parameter in trainable_parameters(model, ROUTER, frozen=set()).values())
+
+
+def learn_and_test(run: Run, options: Options, model: CLIP, found: Protocol) -> list[CILStep]:
+    """Learn task after task, each from the weights of the one before, and test after each on all classes seen."""
+    test, steps = pooled_test(options, found, TEST_BATCH), tested_steps(run)
+    trains = options.method != "zeroshot"
+    if trains and steps:
+        load_adapters(run, model, len(steps) - 1)
+    for task_id in range(len(steps), len(found.scenario.tasks)):
+        if trains and checkpoint_path(run.folder, task_id).exists():
+            load_adapters(run, model, task_id)
+        elif trains:
+            learn_task(run, options, model, found, task_id)
+        started = time.monotonic()
+        steps.append(evaluate_task(options, model, found, test, task_id))
+        record_task(run, found, steps, time.monotonic() - started, options.log_path)
+    return steps
+
+
+def load_adapters(run: Run, model: CLIP, task_id: int) -> None:
+    """Put the adapters in place that task `task_id` ended with."""
+    model.load_state_dict(load_checkpoint(run, task_id), strict=False)
+
+
+def learn_task(run: Run, options: Options, model: CLIP, found: Protocol, task_id: int) -> None:
+    """Train experts and router on one task, by cross-entropy over the task's own classes, and save them.
+
+    The checkpoint holds the adapters under their official keys; CLIP itself never changes.
+    """
+    task, seed = found.scenario.tasks[task_id], stream_seed(options.seed, task_id, "training")
+    examples = task_subset(found.train, found.scenario, task_id)
+    examples.labels = [label - task.start for label in examples.labels]
+    device = model.logit_scale.device
+    seed_everything(seed)
+    batches = Batches(examples, options.batch_size, seed, workers_of(options), device)
+    prompts = cut_prompts(found.tokens[task.start : task.stop]).to(device)
+    about = training_options(options, options.epochs * len(batches))
+    train_adapters(model, ROUTER, set(), prompts, batches, about, f"task {task_id}", run.steps)
+    run.record(cost_records(found.dataset, task_id + 1, run.seconds, device))
+    save_checkpoint(run, task_id, {key: value for key, value in model.state_dict().items() if is_adapter_key(key)})
+
+
+def training_options(options: Options, total: int) -> TrainingOptions:
+    """One task's training in MTIL's terms: total + 1 steps, the image encoder first, noise in the gates."""
+    return TrainingOptions(
+        lr=options.lr,
+        iterations=total,
+        warmup=options.warmup,
+        label_smoothing=options.ls,
+        weight_decay=options.weight_decay,
+        image_first=True,
+        schedule=learning_rate,
+    )
+
+
+def evaluate_task(options: Options, model: CLIP, found: Protocol, test: PooledTest, task_id: int) -> CILStep:
+    """Predictions for all test images of the classes seen so far.
+
+    Quirk `eval_noise`: upstream the gate noise stays on, and every batch of 64 images meets class texts under noise of
+    their own (cil/clip/model.py:L14-L15, L629-L632). Without it the texts are encoded once.
+    """
+    seed, zero_shot = stream_seed(options.seed, task_id, "evaluation"), options.method == "zeroshot"
+    noisy = options.eval_noise and not zero_shot
+    use_router(model, ORIGINAL_CLIP if zero_shot else ROUTER, noise=noisy)
+    return evaluate_seen(model, found.tokens, test, task_id, seed, text_per_batch=noisy)
+
+
+if __name__ == "__main__":
+    main()

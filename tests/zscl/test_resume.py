@@ -1,0 +1,96 @@
+"""SIGKILL at random moments: started again with the same command, a run ends with the same bits."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.zscl.conftest import KD, LENGTH, ON_CAPTIONS, ZSCL, same_weights
+
+TASKS = "Aircraft,EuroSAT,MNIST"
+MINI = ["--scale", "mini", "--iterations", "12", "--warmup_length", "3", "--avg_freq", "3", "--batch-size", "16"]
+MINI += ["--eval-datasets", "MNIST", "--save-interval", "0", "--device", "cpu", "--workers", "0", "--ls", "0.2"]
+COMMANDS = {
+    "zscl": [*MINI, "--train-dataset", TASKS, *ZSCL, "--avg_freq", "3", "--ref-dataset", "EuroSAT"]
+    + ["--ref-sentences", "conceptual_captions"],
+    "icarl": [*MINI, "--method", "icarl", "--dataset_order", TASKS, *KD, "--memory_size", "60"],
+}
+KILLS = 4
+TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    command = [sys.executable, "-m", "zscl.main", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def records(folder: Path) -> list[tuple]:
+    lines = [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+    return [
+        (line["dataset"], line["after_task"], line["metric"], line["value"])
+        for line in lines
+        if line["metric"] not in TIMES
+    ]
+
+
+def written(folder: Path) -> dict[str, int]:
+    """The run's files and their dates, those aside that are touched before the work begins."""
+    files = [path for path in folder.glob("[!.]*") if path.name not in ("lock", "config.yaml")]
+    return {path.name: path.stat().st_mtime_ns for path in files if path.exists()}
+
+
+def kill_at_work(arguments: list[str], folder: Path, delay: float) -> bool:
+    """Start the command and kill it `delay` seconds after it has written something; False if it ended before."""
+    before, process = written(folder), start(arguments)
+    while process.poll() is None and written(folder) == before:
+        time.sleep(0.01)
+    try:
+        process.wait(timeout=delay)
+        return False
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        return True
+
+
+@pytest.mark.parametrize("method", COMMANDS)
+def test_a_mini_run_killed_again_and_again_equals_an_unbroken_one(tmp_path: Path, method: str) -> None:
+    def command(name: str) -> list[str]:
+        return [*COMMANDS[method], "--save", str(tmp_path / f"{name}-mini"), "--cache-dir", str(tmp_path / name)]
+
+    whole, killed = tmp_path / "whole-mini", tmp_path / "killed-mini"
+    unbroken, moments, kills = start(command("whole")), random.Random(0), 0
+    while kills < KILLS and kill_at_work(command("killed"), killed, moments.uniform(0, 0.8)):
+        kills += 1
+    assert kills >= 2
+    last = start(command("killed"))
+    assert last.wait() == 0, last.stdout.read()
+    assert unbroken.wait() == 0, unbroken.stdout.read()
+    assert records(killed) == records(whole)
+    names = sorted(path.name for path in whole.iterdir())
+    assert names == sorted(path.name for path in killed.iterdir()) and "state.pth" not in names
+    for name in names:
+        if name.endswith(".pth"):
+            assert same_weights(killed / name, whole / name), name
+        elif name.endswith((".csv", ".memory.json")):
+            assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tiny_world: list[str], tmp_path: Path) -> None:
+    long = ["--train-dataset", "MNIST", *LENGTH, "--iterations", "2000", *ZSCL, *ON_CAPTIONS, "--save-interval", "1000"]
+    process = start([*long, *tiny_world, "--save", str(tmp_path)])
+    for line in process.stdout:
+        if line.startswith("MNIST: step 0"):
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.stdout.read()
+    assert process.wait() == 130
+    assert "Stopped in MNIST after step" in said and "goes on from there" in said and "Traceback" not in said
+    state = torch.load(tmp_path / "MNIST.state.pth", weights_only=True)
+    assert state["stage"] == "MNIST" and set(state["state"]) == {"parameters", "optimizer", "average", "teacher"}

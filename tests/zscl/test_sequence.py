@@ -1,0 +1,259 @@
+"""From task to task on a small world: one-task calls, teachers, sentences, kept features, what each flag changes."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, flags_of, same_weights, tensors
+from zscl.main import main
+
+TRAINING, TWO = ["--train-dataset", ",".join(TASKS)], ["--train-dataset", ",".join(TASKS[:2])]
+ICARL = ["--method", "icarl", "--dataset_order", ",".join(TASKS), *LENGTH, *KD, "--memory_size", "12"]
+ICARL += ["--icarl-lr", "1e-3"]
+
+
+def learn(world: list[str], folder: Path, *flags: str) -> Path:
+    main([*LENGTH, *flags, *world, "--save", str(folder)])
+    return folder
+
+
+# One-task calls: the original's way, a process a task, gives the same bits
+
+
+def one_by_one(world: list[str], folder: Path, *flags: str, per_task=lambda before, name: []) -> Path:
+    """The tasks by separate calls, each loading the checkpoint before it."""
+    before = None
+    for name in TASKS:
+        load = ["--load", str(folder / f"{before}.pth")] if before else []
+        learn(world, folder, "--train-dataset", name, *load, *flags, *per_task(before, name))
+        before = name
+    return folder
+
+
+def test_zscl_task_by_task(tiny_world: list[str], finished_run: Path, tmp_path: Path) -> None:
+    done = one_by_one(tiny_world, tmp_path, *ZSCL, *ON_CAPTIONS)
+    assert all(same_weights(done / f"{name}.pth", finished_run / f"{name}.pth") for name in TASKS)
+
+
+def test_finetuning_task_by_task(tiny_world: list[str], tmp_path: Path) -> None:
+    rates = {"MNIST": "1e-3", "EuroSAT": "5e-4", "DTD": "2e-3"}
+    whole = learn(tiny_world, tmp_path / "a", *TRAINING, "--wise_merge", "--lr", ",".join(rates.values()))
+    done = one_by_one(tiny_world, tmp_path / "b", "--wise_merge", per_task=lambda before, name: ["--lr", rates[name]])
+    assert all(same_weights(done / f"{name}.pth", whole / f"{name}.pth") for name in TASKS)
+
+
+def test_lwf_task_by_task(tiny_world: list[str], tmp_path: Path) -> None:
+    """Upstream's lwf.sh: the reference is the task's own set, the teacher the checkpoint before it."""
+
+    def previous(before: str | None, name: str) -> list[str]:
+        teacher = ["--ref-model", str(tmp_path / "b" / f"{before}.pth")] if before else []
+        return ["--ref-dataset", name, *teacher]
+
+    whole = learn(tiny_world, tmp_path / "a", *TRAINING, *LWF)
+    done = one_by_one(tiny_world, tmp_path / "b", "--method", "ZSCL", *KD, per_task=previous)
+    assert all(same_weights(done / f"{name}.pth", whole / f"{name}.pth") for name in TASKS)
+    labels = {json.loads(line)["method"] for path in done.glob("*.record.jsonl") for line in path.open()}
+    assert labels == {"LwF"}
+
+
+def test_sentences_of_all_tasks_seen_and_of_the_current_one(tiny_world: list[str], tmp_path: Path) -> None:
+    common = ["--method", "ZSCL", *KD, "--ref-dataset", "CIFAR10"]
+    seen = learn(tiny_world, tmp_path / "seen", *TRAINING, *common, "--text-datasets", "seen")
+    one_by_one(
+        tiny_world,
+        tmp_path / "listed",
+        *common,
+        per_task=lambda before, name: ["--text-datasets", ",".join(TASKS[: TASKS.index(name) + 1])],
+    )
+    assert all(same_weights(tmp_path / "listed" / f"{name}.pth", seen / f"{name}.pth") for name in TASKS)
+    current = learn(tiny_world, tmp_path / "current", *TRAINING, *common, "--ref-sentences", "current")
+    one_by_one(tiny_world, tmp_path / "own", *common, per_task=lambda before, name: ["--ref-sentences", name])
+    assert all(same_weights(tmp_path / "own" / f"{name}.pth", current / f"{name}.pth") for name in TASKS)
+    assert not same_weights(seen / "EuroSAT.pth", current / "EuroSAT.pth")
+
+
+def test_first_tasks_then_the_rest_equals_an_unbroken_run(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*SEQUENCE, *ZSCL, *ON_CAPTIONS]
+    learn(tiny_world, tmp_path, *flags, "--first-tasks", "1")
+    assert not (tmp_path / "EuroSAT.pth").exists()
+    assert "Transfer" not in capsys.readouterr().out  # one row is no sequence
+    learn(tiny_world, tmp_path, *flags)
+    assert all(same_weights(tmp_path / f"{name}.pth", finished_run / f"{name}.pth") for name in TASKS)
+    assert (tmp_path / "accuracy.csv").read_bytes() == (finished_run / "accuracy.csv").read_bytes()
+    assert "Transfer" in capsys.readouterr().out
+
+
+# Teachers
+
+
+def test_previous_teacher_is_clip_at_first_and_then_the_model_before(tiny_world: list[str], tmp_path: Path) -> None:
+    previous = learn(tiny_world, tmp_path / "previous", *TWO, *LWF)
+    clip = learn(tiny_world, tmp_path / "clip", *TWO, "--method", "ZSCL", *KD, "--ref-dataset", "current")
+    assert same_weights(previous / "MNIST.pth", clip / "MNIST.pth")
+    assert not same_weights(previous / "EuroSAT.pth", clip / "EuroSAT.pth")
+
+
+def test_ref_wise_lies_between_clip_and_the_weights_before_the_task(tiny_world: list[str], tmp_path: Path) -> None:
+    common = [*TWO, "--method", "ZSCL", *KD, "--ref-dataset", "current"]
+    ends = {"0": learn(tiny_world, tmp_path / "clip", *common)}
+    ends["1"] = learn(tiny_world, tmp_path / "previous", *common, "--ref-model", "previous")
+    for alpha, end in ends.items():
+        wise = learn(tiny_world, tmp_path / f"wise{alpha}", *common, "--ref-wise", "--ref_wise_alpha", alpha)
+        assert same_weights(wise / "EuroSAT.pth", end / "EuroSAT.pth")
+    between = learn(tiny_world, tmp_path / "between", *common, "--ref-wise")
+    assert not any(same_weights(between / "EuroSAT.pth", end / "EuroSAT.pth") for end in ends.values())
+
+
+# The teacher's features kept for later runs
+
+
+def test_a_second_run_reads_the_kept_features_and_ends_with_the_same_bits(
+    world_folder: Path, finished_run: Path, tmp_path: Path
+) -> None:
+    world, flags = flags_of(world_folder, tmp_path / "cache"), [*TWO, *ZSCL, *ON_CAPTIONS]
+    learn(world, tmp_path / "first", *flags)
+    kept = {path.name.split("-")[0]: path for path in (tmp_path / "cache").iterdir()}
+    assert set(kept) == {"images", "sentences"}
+    known = torch.load(kept["images"], weights_only=True)
+    assert len(set(known["indices"].tolist())) == len(known["indices"]) == 40  # 5 steps of 8, the same at each task
+    dates = {path: path.stat().st_mtime_ns for path in kept.values()}
+    learn(world, tmp_path / "second", *flags)
+    assert kept["sentences"].stat().st_mtime_ns == dates[kept["sentences"]]
+    torch.save({"indices": known["indices"], "features": known["features"].roll(1, 0)}, kept["images"])
+    learn(world, tmp_path / "third", *flags)  # what stands there is what it learns from
+    none = learn(flags_of(world_folder, Path("none")), tmp_path / "none", *flags)
+    for name in TASKS[:2]:
+        assert same_weights(tmp_path / "first" / f"{name}.pth", finished_run / f"{name}.pth")
+        assert same_weights(tmp_path / "second" / f"{name}.pth", finished_run / f"{name}.pth")
+        assert not same_weights(tmp_path / "third" / f"{name}.pth", finished_run / f"{name}.pth")
+        assert same_weights(none / f"{name}.pth", finished_run / f"{name}.pth")
+
+
+def test_damaged_kept_features_are_computed_anew(world_folder: Path, finished_run: Path, tmp_path: Path) -> None:
+    world = flags_of(world_folder, tmp_path / "cache")
+    flags = ["--train-dataset", "MNIST", *ZSCL, *ON_CAPTIONS]
+    learn(world, tmp_path / "first", *flags)
+    sizes = {}
+    for path in (tmp_path / "cache").iterdir():
+        sizes[path] = path.stat().st_size
+        path.write_bytes(path.read_bytes()[: sizes[path] // 2])
+    learn(world, tmp_path / "second", *flags)
+    assert {path: path.stat().st_size for path in sizes} == sizes
+    assert same_weights(tmp_path / "second" / "MNIST.pth", finished_run / "MNIST.pth")
+
+
+def test_a_cache_that_cannot_be_written_costs_no_run(
+    world_folder: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    world = flags_of(world_folder, tmp_path / "file" / "cache")
+    learn(world, tmp_path / "run", "--train-dataset", "MNIST", *ZSCL, *ON_CAPTIONS)
+    assert "were not kept for the next run" in capsys.readouterr().out
+    assert same_weights(tmp_path / "run" / "MNIST.pth", finished_run / "MNIST.pth")
+
+
+# iCaRL
+
+
+def test_icarl_leaves_its_memory_and_distils_from_the_second_task_on(tiny_world: list[str], tmp_path: Path) -> None:
+    main([*ICARL, *tiny_world, "--save", str(tmp_path / "icarl")])
+    plain = learn(tiny_world, tmp_path / "plain", *TWO)
+    assert same_weights(tmp_path / "icarl" / "MNIST.pth", plain / "MNIST.pth")
+    assert not same_weights(tmp_path / "icarl" / "EuroSAT.pth", plain / "EuroSAT.pth")
+    first, second = (json.loads((tmp_path / "icarl" / f"{name}.memory.json").read_text()) for name in TASKS[:2])
+    assert first == {"MNIST": list(range(12))}
+    assert second["MNIST"] == [0, 1, 2, 3, 4, 5] and len(second["EuroSAT"]) == 6
+
+
+def test_icarl_sets_the_rates_of_the_paper_itself(tiny_world: list[str], tmp_path: Path) -> None:
+    flags = ["--method", "icarl", "--dataset_order", "MNIST,DTD", *LENGTH, *KD, "--first-tasks", "1"]
+    main([*flags, *tiny_world, "--save", str(tmp_path / "own")])  # --lr 1e-3 of LENGTH is not heard
+    plain = learn(tiny_world, tmp_path / "plain", "--train-dataset", "MNIST", "--lr", "5e-5")
+    assert same_weights(tmp_path / "own" / "MNIST.pth", plain / "MNIST.pth")
+
+
+# Every flag changes what is learnt
+
+
+@pytest.fixture(scope="module")
+def digests() -> dict[str, str]:
+    return {}
+
+
+CHANGES = [
+    "--method finetune", "--seed 7", "--ls 0", "--wd 0.1", "--beta2 0.9", "--warmup_length 1", "--lr 2e-3",
+    "--iterations 5", "--batch-size 4", "--template an_image_of_{}.", "--train-mode text", "--train-mode image",
+    "--image_loss", "--text_loss", "--image_loss --text_loss", "--ablation_loss_2", "--feature_mse",
+    "--image_loss --weight_adjust", "--image_loss --T 4", "--image_loss --ref-wise",
+    "--image_loss --ref-wise --ref_wise_alpha 0.5", "--image_loss --ref-model previous",
+    "--image_loss --ref-dataset DTD", "--image_loss --ref-sentences random",
+    "--image_loss --ref-sentences conceptual_captions", "--image_loss --ref-sentences ImageNetSM",
+    "--image_loss --ref-sentences ImageNetSM --num 5", "--image_loss --text-datasets DTD,MNIST",
+    "--we", "--we --avg_freq 3", "--we_wise", "--we_wise --we_wise_alpha 0.9", "--moving_avg",
+    "--moving_avg --mv_avg_decay 0.9", "--moving_avg --mv_avg_model t", "--moving_avg --mv_avg_model zeroshot",
+    "--l2 1", "--l2 0.5", "--wise_merge", "--wise_merge --wise_ft_alpha 0.5", "--wise_merge --wise_ft_model zeroshot",
+    "--moving_avg --wise_merge --wise_ft_model zeroshot",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", CHANGES)
+def test_flags_change_the_checkpoint(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path, digests: dict[str, str], flags: str
+) -> None:
+    """Each of these calls, which start from the same checkpoint, ends with weights of its own."""
+    base = ["--train-dataset", "EuroSAT", "--load", str(finished_run / "MNIST.pth"), "--avg_freq", "2"]
+    base += ["--method", "ZSCL", "--ref-dataset", "CIFAR10"]
+    learn(tiny_world, tmp_path, *base, *(flag.replace("_of_", " of ") for flag in flags.split()))
+    digest = hashlib.md5()
+    for weight in tensors(tmp_path / "EuroSAT.pth").values():
+        digest.update(weight.numpy().tobytes())
+    assert digest.hexdigest() not in digests, digests[digest.hexdigest()]
+    digests[digest.hexdigest()] = flags
+
+
+def test_epochs_count_batches(tiny_world: list[str], tmp_path: Path) -> None:
+    """Two epochs of twenty images, eight at a time, are six iterations."""
+    flags = [flag for flag in LENGTH if flag not in ("--iterations", "4")]
+    main([*flags, "--train-dataset", "MNIST", "--epochs", "2", *tiny_world, "--save", str(tmp_path / "a")])
+    learn(tiny_world, tmp_path / "b", "--train-dataset", "MNIST", "--iterations", "6")
+    assert same_weights(tmp_path / "a" / "MNIST.pth", tmp_path / "b" / "MNIST.pth")
+
+
+def test_distillation_without_a_loss_is_plain_cross_entropy(tiny_world: list[str], tmp_path: Path) -> None:
+    """As upstream, where KD is then computed and thrown away; nothing of the reference is read here."""
+    plain = learn(tiny_world, tmp_path / "plain", "--train-dataset", "MNIST")
+    idle = ["--method", "ZSCL", "--ref-dataset", "ImageNet"]  # which this world does not have
+    assert same_weights(
+        learn(tiny_world, tmp_path / "idle", "--train-dataset", "MNIST", *idle) / "MNIST.pth", plain / "MNIST.pth"
+    )
+
+
+def test_evaluation_during_training_is_told_and_changes_nothing(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--train-dataset", "MNIST", *ZSCL, *ON_CAPTIONS, "--eval-datasets", "MNIST,DTD"]
+    learn(tiny_world, tmp_path / "interval", *flags, "--eval-interval", "2")
+    shown = capsys.readouterr().out
+    assert [f"step {step}, DTD: " in shown for step in range(5)] == [True, False, True, False, True]
+    learn(tiny_world, tmp_path / "epoch", *flags, "--eval-every-epoch")  # an epoch is three batches
+    shown = capsys.readouterr().out
+    assert [f"step {step}, DTD: " in shown for step in range(5)] == [True, False, False, True, False]
+    for folder in ("interval", "epoch"):
+        assert same_weights(tmp_path / folder / "MNIST.pth", finished_run / "MNIST.pth")
+
+
+def test_reference_passes_end_alike(tiny_world: list[str], tmp_path: Path) -> None:
+    flags = ["--train-dataset", "MNIST", *ZSCL, *ON_CAPTIONS, "--reference-pass"]
+    one, other = (
+        tensors(learn(tiny_world, tmp_path / way, *flags, way) / "MNIST.pth") for way in ("joint", "separate")
+    )
+    for name, weight in one.items():
+        if name.endswith("attn.in_proj_bias"):  # its key third has a gradient of rounding noise
+            weight, other[name] = (torch.cat([each.chunk(3)[0], each.chunk(3)[2]]) for each in (weight, other[name]))
+        assert (weight - other[name]).abs().max() <= 2e-3  # two steps of the peak rate, as AdamW on noise may take
+        assert ((weight - other[name]).abs() <= 1e-5).float().mean() >= 0.999

@@ -1,0 +1,142 @@
+"""ZSCL and its baselines, class-incremental: the entry point, under the original's command line.
+
+    python -m zscl.cil --config-path configs/class --config-name cifar100_10-10-ZSCL.yaml \\
+        dataset_root=../datasets class_order=class_orders/cifar100.yaml
+
+One process learns the tasks of a class order one after the other and tests after each on all classes seen
+(cil/main.py:L24-L77). --help lists all keys.
+"""
+
+import copy
+import time
+from typing import Any
+
+import torch
+
+from common import clip, datasets
+from common.cil import (
+    Protocol, check_inputs, checkpoint_path, finish_run, load_checkpoint, load_protocol, open_run, pooled_test,
+    record_task, save_checkpoint, stream_seed, tested_steps, workers_of,
+)  # fmt: skip
+from common.clip.model import CLIP
+from common.datasets.incremental import task_subset
+from common.errors import UserError, exit_cleanly
+from common.evaluation.seen_classes import evaluate_seen
+from common.runs import Run
+from common.training.batches import Batches
+from common.training.device import cost_records, pick_device, seed_everything
+from zscl.cil_options import IDLE_KEYS, PREVIOUS_MODEL, Options, method_label, parse
+from zscl.cil_reference import (
+    CILReference, caption_root, captions_fingerprint, keep_known, pretrained_reference, previous_reference,
+    reference_set, texts_of,
+)  # fmt: skip
+from zscl.cil_training import train_task
+from zscl.sequence import SMALL_GPU
+from zscl.training import TrainingOptions, trainable_parameters
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    options = parse(argv)
+    device = pick_device(options.device, options.threads)
+    check_inputs(options, lambda: reference_fingerprint(options))
+    pretrained = clip.load(options.model_name, "cpu", precision="fp32")[0].requires_grad_(False)
+    found = load_protocol(options, pretrained.visual.input_resolution)
+    check_memory(options, found)
+    more = {"reference": reference_fingerprint(options)}
+    run = open_run("zscl", method_label(options), options, found, device, IDLE_KEYS, more)
+    model, test = copy.deepcopy(pretrained).to(device), pooled_test(options, found, options.batch_size)
+    steps, reference = tested_steps(run), None
+    for task_id in range(len(steps), len(found.scenario.tasks)):
+        if options.method != "zeroshot":
+            reference = learn_task(run, options, found, task_id, model, pretrained, reference)
+        started = time.monotonic()
+        seed = stream_seed(options.seed, task_id, "evaluation")
+        steps.append(evaluate_seen(model, found.tokens, test, task_id, seed))
+        record_task(run, found, steps, time.monotonic() - started, options.log_path)
+    trained = [] if options.method == "zeroshot" else trainable_parameters(model, "whole")
+    finish_run(run, found, steps, sum(parameter.numel() for parameter in trained))
+
+
+def reference_fingerprint(options: Options) -> dict[str, Any]:
+    """Which reference images and captions a run reads; raises UserError if they are not there."""
+    if options.method == "ZSCL":
+        return reference_set(options).fingerprint
+    return captions_fingerprint(datasets.captions(caption_root(options))) if options.ce_method == "ext" else {}
+
+
+def check_memory(options: Options, found: Protocol) -> None:
+    """Raise UserError for a memory that holds more than the data set or less than an image a task."""
+    if options.method != "iCaRL":
+        return
+    images, tasks = len(found.train), len(found.scenario.tasks)
+    if not tasks <= options.memory_size <= images:
+        raise UserError(
+            f"memory_size={options.memory_size}: {found.dataset} has {images:,} training images in {tasks} tasks; give "
+            f"{tasks} to {images}."
+        )
+
+
+def learn_task(
+    run: Run,
+    options: Options,
+    found: Protocol,
+    task_id: int,
+    model: CLIP,
+    pretrained: CLIP,
+    before: CILReference | None,
+) -> CILReference | None:
+    """One task, from the weights after the one before it to its checkpoint, which is read if it is there.
+
+    `before` is what an earlier task distilled on; what this one did is returned.
+    """
+    if checkpoint_path(run.folder, task_id).exists():
+        model.load_state_dict(load_checkpoint(run, task_id))
+        return before
+    if task_id:
+        model.load_state_dict(load_checkpoint(run, task_id - 1))
+    device, seed = model.logit_scale.device, stream_seed(options.seed, task_id, "training")
+    seed_everything(seed)
+    task = task_subset(found.train, found.scenario, task_id)
+    batches = Batches(task, options.batch_size, seed, workers_of(options), device)
+    reference = None
+    if options.method == "ZSCL":
+        reference = pretrained_reference(run, options, task_id, pretrained, device, before)
+    elif options.method in PREVIOUS_MODEL:
+        reference = previous_reference(run, options, found, task_id, model)
+    train_task(
+        model,
+        texts_of(options, found, task_id, device),
+        batches,
+        found.scenario.tasks[task_id].start,
+        reference,
+        training_options(options, len(batches), device),
+        f"train/task {task_id}",
+        run.steps,
+    )
+    if options.method == "ZSCL":
+        keep_known(run, reference)
+    run.record(cost_records(found.dataset, task_id + 1, run.seconds, device))
+    save_checkpoint(run, task_id, model.state_dict())
+    return reference
+
+
+def training_options(options: Options, batches: int, device: torch.device) -> TrainingOptions:
+    """The loop's options for a task of so many batches. Quirk: `we` counts only with method ZSCL."""
+    small = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < SMALL_GPU
+    return TrainingOptions(
+        lr=options.lr,
+        iterations=options.epochs * batches,
+        warmup=options.warmup,
+        label_smoothing=options.ls,
+        weight_decay=options.weight_decay,
+        terms=("img", "txt"),
+        l2=options.l2,
+        ensemble="we" if options.we and options.method == "ZSCL" else None,
+        avg_freq=options.avg_freq or 1,
+        joint_pass=not small if options.reference_pass == "auto" else options.reference_pass == "joint",
+    )
+
+
+if __name__ == "__main__":
+    main()

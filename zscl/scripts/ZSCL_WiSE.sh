@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# ZSCL- with WiSE-FT after each task; as upstream, its sentences are captions. From the repository root; the order may
+# come first.
+set -euo pipefail
+source "$(dirname "$0")/order.sh"
+exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss \
+  --wise_merge --wise_ft_alpha 0.8 --ref-dataset ImageNet --ref-sentences conceptual_captions \
+  --save "ckpt/ZSCL_WiSE_order$ORDER" "$@"

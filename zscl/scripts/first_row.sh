@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The cheapest check of a method: learns the first task only, evaluates it on all eleven sets and prints the accuracies
+# beside the published ones. Named first is the script to check; the rest is for it.
+#   bash zscl/scripts/first_row.sh ZSCL 1 --data-location /data
+# The script itself, given the same flags later, goes on from there. From the repository root.
+set -euo pipefail
+SCRIPTS=$(dirname "$0")
+NAME=${1:?"name a script: bash zscl/scripts/first_row.sh ZSCL 1"}
+NAME=${NAME%.sh} && shift
+bash "$SCRIPTS/$NAME.sh" "$@" --first-tasks 1
+source "$SCRIPTS/order.sh"
+RUN=ckpt/${NAME}_order$ORDER
+while [ $# -gt 0 ]; do # a --save of the caller's
+  case $1 in
+    --save) RUN=$2 && shift ;;
+    --save=*) RUN=${1#--save=} ;;
+  esac
+  shift
+done
+exec "${PYTHON:-python}" -m results first-row "$RUN"
