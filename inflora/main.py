@@ -17,9 +17,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from common import datasets, vit
+from common.command_line import mini_folder
 from common.datasets.images import ImageSet
 from common.datasets.incremental import Scenario, protocol, seen_subset, task_subset
-from common.datasets.transforms import vit_eval, vit_train
+from common.datasets.transforms import characters_train, vit_eval, vit_train
 from common.errors import UserError, exit_cleanly
 from common.evaluation.metrics import over_repeats
 from common.runs import Run, file_md5, load_tensors, save_tensors
@@ -94,13 +95,23 @@ def data_source(config: Config) -> tuple[str, str | Path, dict[str, object]]:
 
 def load_data(args: argparse.Namespace, config: Config, size: int) -> ImageSet:
     name, root, options = data_source(config)
-    shorter_side = size if name == "CIFAR100" else size * 256 // 224
-    transforms = vit_train(size), vit_eval(size, shorter_side)
-    if root == "mini":
+    if root == vit.MINI:
         from common.mini import incremental
 
-        return incremental(*transforms)
+        return incremental(characters_train(size), vit_eval(size, size))
+    shorter_side = size if name == "CIFAR100" else size * 256 // 224
+    transforms = vit_train(size), vit_eval(size, shorter_side)
     return datasets.load(name, root, *transforms, verify=not args.no_verify, options=options)
+
+
+def data_name(config: Config) -> str:
+    """The data set as records name it."""
+    return "Characters" if config["data_path"] == vit.MINI else NAMES[config["dataset"]]
+
+
+def scale_of(args: argparse.Namespace, config: Config) -> str:
+    """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
+    return "mini" if vit.MINI in (args.scale, config["data_path"], config["backbone"]) else "paper"
 
 
 # A run
@@ -149,12 +160,13 @@ def build_network(args: argparse.Namespace, config: Config, tasks: Scenario) -> 
 
 
 def open_run(args: argparse.Namespace, config: Config, seed: int, tasks: Scenario, data: ImageSet) -> Run:
+    scale = scale_of(args, config)
     labels = {
         "paper": "inflora",
         "method": METHODS[config["model_name"]].label,
-        "protocol": protocol(config["dataset"], tasks),
+        "protocol": protocol(data_name(config), tasks),
         "backbone": BACKBONES.get(config["backbone"], config["backbone"]),
-        "scale": args.scale,
+        "scale": scale,
         "seed": seed,
     }
     weights = (
@@ -162,7 +174,7 @@ def open_run(args: argparse.Namespace, config: Config, seed: int, tasks: Scenari
     )
     decides = settings(config) | {"seed": seed, "weights": weights, "data": data.fingerprint}
     about = {"device": device_name(args.device), "workers": args.workers}
-    root = Path(f"{args.save}-mini" if args.scale == "mini" else args.save)
+    root = Path(mini_folder(args.save, scale))
     return Run(root / log_folder(config) / str(seed), decides, labels, "", args.overwrite, args.save_interval, about)
 
 
@@ -230,7 +242,7 @@ def learn_task(
     epoch = slice(-len(batches), None)
     print(f"task {task}: loss {log.loss[epoch].mean():.3f}, training accuracy {100 * log.accuracy[epoch].mean():.2f}")
     trained = network.branch(branch) | network.classifier(task) | ({} if method.designed else network.reduction(branch))
-    about = {"dataset": NAMES[config["dataset"]], "after_task": task + 1, "seconds": run.seconds}
+    about = {"dataset": data_name(config), "after_task": task + 1, "seconds": run.seconds}
     count = {"metric": "trainable_parameters", "value": sum(parameter.numel() for parameter in trained.values())}
     run.record([*cost_records(about["dataset"], task + 1, run.seconds, args.device), about | count])
     memories = [memory.state_dict() for memory in learned.memories or []]
@@ -300,7 +312,7 @@ def evaluate(
     with torch.inference_mode():
         logits = network.logits(features, task + 1)
     metrics = task_metrics(logits, labels, tasks, task, config["decimals"])
-    name, after = NAMES[config["dataset"]], task + 1
+    name, after = data_name(config), task + 1
     values = {
         "acc": metrics.pop("top1"),
         "acc_macro": metrics.pop("top1_macro"),

