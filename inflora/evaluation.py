@@ -1,10 +1,13 @@
 """Accuracy after a task, as the original's log has it (methods/inflora.py:L265-L305, utils/toolkit.py:L28-L48)."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.datasets.incremental import Scenario
-from common.evaluation.metrics import inflora_grouped
+from common.evaluation.metrics import forgetting_continuum, inflora_grouped
 
 DECIMALS = 2
 
@@ -35,3 +38,22 @@ def task_metrics(
         "task_acc": float(found.double().mean()),
         **groups,
     }
+
+
+def accuracy_by_task(logits: Tensor, labels: Tensor, scenario: Scenario, task: int) -> list[float]:
+    """The accuracy in percent on the test images of each task so far, among the classes of all of them.
+
+    Not in the original's log unless all tasks have as many classes as its groups. nan for a task without test images.
+    """
+    labels = labels.cpu()
+    hits = (logits.argmax(dim=1).cpu() == labels).double()
+    tasks = torch.from_numpy(scenario.task_ids(labels))
+    return [100 * float(hits[tasks == earlier].mean()) for earlier in range(task + 1)]
+
+
+def forgetting(rows: Sequence[Sequence[float]]) -> float:
+    """From `accuracy_by_task` after each task: the mean fall of the older tasks from their best; 0 after the first."""
+    matrix = np.full((len(rows), len(rows)), np.nan)
+    for task, row in enumerate(rows):
+        matrix[task, : task + 1] = row
+    return float(forgetting_continuum(matrix)[-1])

@@ -6,6 +6,7 @@ records; the same command again goes on where it stopped.
 
 import argparse
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
-from inflora.evaluation import task_metrics
+from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from inflora.gpm import Memory, threshold
 from inflora.lora import Network
 from inflora.methods import METHODS, logit_norm, training_options
@@ -307,7 +308,7 @@ def features_of(
 def evaluate(
     run: Run, args: argparse.Namespace, config: Config, tasks: Scenario, data: ImageSet, network: Network, task: int
 ) -> None:
-    """Record the accuracies on all test images of the classes seen, and the means of the curves so far."""
+    """Record accuracies on all test images of the classes seen, by task too, the curves' means, and forgetting."""
     features, labels = features_of(network, seen_subset(data.test, tasks, task), args, config["batch_size"])
     with torch.inference_mode():
         logits = network.logits(features, task + 1)
@@ -323,15 +324,30 @@ def evaluate(
         earlier = [line["value"] for line in run.find(metric=metric) if line["after_task"] < after]
         values[f"avg_{metric}"] = float(np.mean([*earlier, values[metric]]))
     values |= {f"accuracy {group}": value for group, value in metrics.items()}
-    lines = [
-        {"dataset": name, "after_task": after, "metric": metric, "value": value} for metric, value in values.items()
-    ]
-    run.record([line | {"seconds": 0.0} for line in lines if line["value"] == line["value"]])
+    by_task = accuracy_by_task(logits, labels, tasks, task)
+    values["forgetting"] = forgetting([*earlier_accuracies(run, task), by_task])
+    lines = [(name, metric, value) for metric, value in values.items()]
+    lines += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(by_task)]
+    about = {"after_task": after, "seconds": 0.0}
+    run.record(
+        [
+            about | {"dataset": dataset, "metric": metric, "value": value}
+            for dataset, metric, value in lines
+            if not math.isnan(value)  # a cut copy of a data set may lack a group's test images
+        ]
+    )
     print(
         f"after task {task}: accuracy {values['acc']:.2f}, mean of the curve {values['avg_acc']:.2f}, "
-        f"task known {values['acc_with_task']:.2f}, task found {100 * values['task_id_accuracy']:.2f}",
+        f"task known {values['acc_with_task']:.2f}, task found {100 * values['task_id_accuracy']:.2f}, "
+        f"forgetting {values['forgetting']:.2f}",
         flush=True,
     )
+
+
+def earlier_accuracies(run: Run, task: int) -> list[list[float]]:
+    """What `accuracy_by_task` gave after each task before this one, as recorded; nan where nothing was."""
+    recorded = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="task_accuracy")}
+    return [[recorded.get((row + 1, f"task {known}"), math.nan) for known in range(row + 1)] for row in range(task)]
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from common.datasets.incremental import Scenario
-from inflora.evaluation import task_metrics
+from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from tests.golden_files import Golden
 
 
@@ -35,3 +35,13 @@ def test_rounding_and_macro_mean():
     exact, rounded = (task_metrics(logits, labels, scenario, 1, decimals) for decimals in (None, 2))
     assert exact["top1"] == 50
     assert exact["old"] == pytest.approx(100 / 3) and rounded["old"] == 33.33
+
+
+def test_accuracy_by_task_and_forgetting():
+    """Tasks of one and two classes; the first falls from 100 to 50, the second from its best, 75, to 25."""
+    logits = torch.tensor([[9.0, 0, 1], [0, 3, 1], [0, 4, 1], [0, 1, 8], [0, 5, 1], [7, 5, 1]])
+    labels, scenario = torch.tensor([0, 0, 1, 1, 2, 2]), Scenario(range(3), 1, 2)
+    assert accuracy_by_task(logits, labels, scenario, 1) == [50, 25]
+    assert accuracy_by_task(logits, labels, scenario, 0) == [50]
+    assert forgetting([[100]]) == 0
+    assert forgetting([[100], [60, 75], [50, 25, 90]]) == 50
