@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from PIL import Image
 from scipy.io import savemat
 
@@ -263,6 +264,29 @@ def imagenet100_lists(folder: Path) -> None:
     _put_lines(folder / "val_100.txt", (f"val/{row}" for row in rows))
 
 
+def imagenet_r(root: Path) -> None:
+    # Made-up ids; six images a class, so that hardly a class is without a test image under the published rule.
+    for label in range(200):
+        wnid = f"n{1_443_537 + 11 * label:08d}"
+        for style in ("art", "misc", "sketch"):
+            for copy in range(2):
+                _put(root / "imagenet-r" / wnid / f"{style}_{copy}.jpg", jpeg(label, 200, copy))
+
+
+def domainnet(root: Path) -> None:
+    """Five domains, one image a class and domain; both lists name paths as CODA-Prompt's do, one domain for testing."""
+    lists = {"train": ([], []), "test": ([], [])}
+    for label in range(345):
+        for copy, domain in enumerate(("clipart", "infograph", "painting", "real", "sketch")):
+            file = f"{domain}/thing_{344 - label}/{domain}_{label + 1:03d}_{copy:06d}.jpg"
+            _put(root / "domainnet" / file, jpeg(label, 345, copy))
+            data, targets = lists["test" if copy == 4 else "train"]
+            data.append(f"data/domainnet/{file}")
+            targets.append(label)
+    for split, (data, targets) in lists.items():
+        _put(root / "domainnet" / f"domainnet_{split}.yaml", yaml.safe_dump({"data": data, "targets": targets}))
+
+
 def conceptual_captions(root: Path) -> None:
     things = ("boat on the lake", "dog in the snow", "actor attends the premiere", 'sign that says " open "')
     captions = [f"a {thing} , picture {i // 3}" for i in range(12) for thing in things]
@@ -301,6 +325,8 @@ WRITERS = {
     "ImageNet": imagenet,
     "ImageNet100": imagenet,
     "ImageNet1000": imagenet,
+    "ImageNetR": imagenet_r,
+    "DomainNet": domainnet,
     CAPTIONS: conceptual_captions,
 }
 ALL = tuple(WRITERS)

@@ -31,8 +31,7 @@ from zscl.cil_reference import (
     reference_set, texts_of,
 )  # fmt: skip
 from zscl.cil_training import train_task
-from zscl.sequence import SMALL_GPU
-from zscl.training import TrainingOptions, trainable_parameters
+from zscl.training import TrainingOptions, joint_pass, trainable_parameters
 
 
 @exit_cleanly
@@ -123,7 +122,6 @@ def learn_task(
 
 def training_options(options: Options, batches: int, device: torch.device) -> TrainingOptions:
     """The loop's options for a task of so many batches. Quirk: `we` counts only with method ZSCL."""
-    small = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < SMALL_GPU
     return TrainingOptions(
         lr=options.lr,
         iterations=options.epochs * batches,
@@ -134,7 +132,7 @@ def training_options(options: Options, batches: int, device: torch.device) -> Tr
         l2=options.l2,
         ensemble="we" if options.we and options.method == "ZSCL" else None,
         avg_freq=options.avg_freq or 1,
-        joint_pass=not small if options.reference_pass == "auto" else options.reference_pass == "joint",
+        joint_pass=joint_pass(options.reference_pass, device),
     )
 
 

@@ -36,11 +36,11 @@ from zscl.cil_memory import EXEMPLARS_AT_ONCE, exemplars, memory_at
 from zscl.cil_options import Options
 from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
 from zscl.teacher import KnownFeatures, keep, read_kept, sentence_features
+from zscl.training import Distilled
 
 KNOWN_FEATURES = "reference_features.pth"  # ZSCL's teacher never changes: what it said of an image serves later tasks
 EXTRA_CAPTIONS = 100  # of ce_method ext, a step
 CONTEXT = 77
-Distilled = tuple[Tensor, Tensor, Tensor]
 Texts = Callable[[int], Tensor]  # step -> prompts (K, L)
 
 

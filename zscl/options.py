@@ -128,7 +128,7 @@ def _distillation_flags(group: Any) -> None:
         choices=["auto", "joint", "separate"],
         default="auto",
         help="ours: task and reference images through the student together (fewer launches), or one after the other "
-        "(half the activations); auto: separate on a GPU with less than 40 GB",
+        "(half the activations); auto: joint on a CPU, separate on a GPU",
     )
 
 
@@ -320,7 +320,7 @@ def training_options(args: argparse.Namespace, lr: float, iterations: int, epoch
         train_mode=args.train_mode,
         temperature=args.T,
         terms=distillation_terms(args),
-        weight_adjust=args.weight_adjust,
+        kd_weight=0.5 if args.weight_adjust else 1.0,
         l2=args.l2,
         ensemble=next((flag for flag in ENSEMBLE_FLAGS if getattr(args, flag)), None),
         avg_freq=args.avg_freq,

@@ -28,11 +28,10 @@ from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
 from zscl.options import CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, distils, training_options
 from zscl.reference import reference_images, reference_tokens
 from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
-from zscl.training import train_task
+from zscl.training import joint_pass, train_task
 from zscl.weights import Weights, assign_, interpolate_, weights_of
 
 REFERENCE_STREAM = 1  # added to the seed: reference images are drawn apart from the task's (LwF draws the same set)
-SMALL_GPU = 40 * 2**30  # bytes; below it --reference-pass auto saves activations
 
 
 @dataclass
@@ -65,6 +64,7 @@ def learn_sequence(run: Run, args: argparse.Namespace, models: Models) -> None:
 def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int, before: Path | None) -> None:
     """One task, from the checkpoint `before` (or CLIP) to its own."""
     name, student = args.train_dataset[task_id], models.student
+    student.zero_grad()  # gradients of the task before, which a copy as teacher would carry along
     if before is None:
         assign_(weights_of(student), weights_of(models.pretrained))
     else:
@@ -74,7 +74,9 @@ def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int,
     data = load_set(args, name, models.train_transform)
     batches = Batches(data.train, args.batch_size, args.seed, args.workers, args.device)
     iterations = nth(args.iterations, task_id) if args.iterations else args.epochs * len(batches)
-    options = training_options(args, task_lr(args, task_id), iterations, len(batches), joint_pass(args))
+    options = training_options(
+        args, task_lr(args, task_id), iterations, len(batches), joint_pass(args.reference_pass, args.device)
+    )
     reference = build_reference(args, models, task_id, before, memory)
     weights = train_task(
         student,
@@ -87,7 +89,8 @@ def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int,
         run.steps,
         watcher(args, student),
     )
-    if reference and reference.kept_at:
+    if reference:
+        reference.teacher.to("cpu")
         keep(reference.kept_at, reference.known.state_dict())
     run.record(cost_records(name, task_id + 1, run.seconds, args.device))
     save_weights(run.folder / f"{name}.pth", student, weights)
@@ -102,12 +105,6 @@ def task_lr(args: argparse.Namespace, task_id: int) -> float:
     if args.method == "icarl":
         return args.icarl_lr or ICARL_LR.get(args.train_dataset[task_id], OTHER_ICARL_LR)
     return nth(args.lr, task_id)
-
-
-def joint_pass(args: argparse.Namespace) -> bool:
-    if args.reference_pass == "auto" and args.device.type == "cuda":
-        return torch.cuda.get_device_properties(args.device).total_memory >= SMALL_GPU
-    return args.reference_pass != "separate"
 
 
 def clip_weights(args: argparse.Namespace, models: Models) -> Weights | None:
@@ -174,6 +171,7 @@ def features_of_sentences(
     if found := read_kept(kept_at):
         return found["features"].to(args.device)
     features = sentence_features(teacher.to(args.device), tokens.to(args.device))
+    teacher.to("cpu")  # until an image comes whose features are not known
     keep(kept_at, {"features": features.cpu()})
     return features
 

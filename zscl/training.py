@@ -25,7 +25,8 @@ from zscl.weights import MovingAverage, WeightEnsemble, Weights, consolidate, co
 
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 Terms = dict[str, Tensor]  # loss terms by name, unweighted
-KD_TERMS = ("img", "txt", "ii")  # those that --weight_adjust halves
+Distilled = tuple[Tensor, Tensor, Tensor]  # of a step: reference images, the teacher's features of them, of sentences
+KD_TERMS = ("img", "txt", "ii")  # those that kd_weight scales
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class TrainingOptions:
     train_mode: str = "whole"
     temperature: float = 2.0
     terms: tuple[str, ...] = ()  # of distillation: img, txt, ii, mse
-    weight_adjust: bool = False  # 0.5 instead of 1 on img, txt, ii
+    kd_weight: float = 1.0  # of img, txt and ii; 0.5 with --weight_adjust, 5 in the class-incremental code
     l2: float = 0.0  # lambda of WC
     ensemble: str | None = None  # we, we_wise or moving_avg
     avg_freq: int = 100
@@ -91,7 +92,8 @@ def train_task(
         set_lr(optimizer, cosine_with_warmup(step, options.lr, options.warmup, options.iterations))
         text = class_features(model, tokens) if constant_text is None else constant_text
         optimizer.zero_grad()
-        terms = backward(model, text, *batches[step], reference, step, options)
+        distilled = (*reference[step], reference.sentences) if reference else None
+        terms = backward(model, text, *batches[step], distilled, options)
         if options.l2:
             pairs = [(parameter, theta0[name]) for name, parameter in model.named_parameters()]
             terms["WC"] = consolidate(pairs, options.l2)
@@ -107,6 +109,11 @@ def train_task(
     if options.wise_merge:
         interpolate_(weights, theta0 if options.wise_merge == "n" else clip_weights, options.wise_ft_alpha)
     return average.mean if isinstance(average, WeightEnsemble) else weights
+
+
+def joint_pass(reference_pass: str, device: torch.device) -> bool:
+    """Whether task and reference images pass together; `auto`: not on a GPU, where memory is what is scarce."""
+    return device.type != "cuda" if reference_pass == "auto" else reference_pass == "joint"
 
 
 def trainable_parameters(model: CLIP, train_mode: str) -> list[nn.Parameter]:
@@ -142,36 +149,30 @@ def class_features(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def backward(
-    model: CLIP,
-    text: Tensor,
-    images: Tensor,
-    labels: Tensor,
-    reference: Reference | None,
-    step: int,
-    options: TrainingOptions,
+    model: CLIP, text: Tensor, images: Tensor, labels: Tensor, distilled: Distilled | None, options: TrainingOptions
 ) -> Terms:
-    """Add the gradients of CE and of the distillation terms; returns the terms.
+    """Add the gradients of CE and of the distillation terms; returns the terms, unweighted.
 
     Task and reference images go through the student together, or one after the other, which halves the activations
     in memory; both give the same gradients, since no image sees another one.
     """
-    if reference is None:
+    if distilled is None:
         losses = cross_entropy(model, text, model.encode_image(images), labels, options)
         total(losses, options).backward()
         return detached(losses)
-    reference_images, teacher = reference[step]
+    reference_images, teacher, sentences = distilled
     if options.joint_pass:
         both = model.encode_image(torch.cat([images, reference_images]))
         features, student = both.split([len(images), len(reference_images)])
         losses = cross_entropy(model, text, features, labels, options)
-        losses |= distillation_terms(model, student, teacher, reference.sentences, options)
+        losses |= distillation_terms(model, student, teacher, sentences, options)
         total(losses, options).backward()
         return detached(losses)
     losses = cross_entropy(model, text, model.encode_image(images), labels, options)
     total(losses, options).backward()
-    distilled = distillation_terms(model, model.encode_image(reference_images), teacher, reference.sentences, options)
-    total(distilled, options).backward()
-    return detached(losses | distilled)
+    terms = distillation_terms(model, model.encode_image(reference_images), teacher, sentences, options)
+    total(terms, options).backward()
+    return detached(losses | terms)
 
 
 def cross_entropy(model: CLIP, text: Tensor, features: Tensor, labels: Tensor, options: TrainingOptions) -> Terms:
@@ -205,8 +206,7 @@ def distillation_terms(
 
 def total(terms: Terms, options: TrainingOptions) -> Tensor:
     """The weighted sum that is differentiated (WC apart, whose gradient is added in closed form)."""
-    kd_weight = 0.5 if options.weight_adjust else 1.0
-    return sum(kd_weight * loss if name in KD_TERMS else loss for name, loss in terms.items())
+    return sum(options.kd_weight * loss if name in KD_TERMS else loss for name, loss in terms.items())
 
 
 def detached(terms: Terms) -> Terms:
@@ -219,6 +219,6 @@ def refuse_nan(terms: Terms, stage: str, step: int) -> None:
         wrong = [name for name, loss in terms.items() if not loss.isfinite()]
         raise UserError(
             f"{stage}: the loss is not finite at step {step} ({', '.join(wrong)}). The checkpoints of the tasks before "
-            "are intact. Try a lower --lr or a longer --warmup_length, and check --load and the data; then start with "
-            "another --save or --overwrite."
+            "are intact. Try a lower learning rate or a longer warm-up, and check the weights it starts from and the "
+            "data; then start with another output folder or overwrite this one."
         )

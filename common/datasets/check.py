@@ -36,7 +36,11 @@ class Status:
 
 
 def inspect(
-    name: str, root: Path, verify: bool = True, imagenet100_lists: str | Path | None = None
+    name: str,
+    root: Path,
+    verify: bool = True,
+    imagenet100_lists: str | Path | None = None,
+    options: dict[str, object] | None = None,
 ) -> Status:
     """Look at the files of one data set without decoding an image; verify demands the published counts."""
     if name == CAPTIONS:
@@ -48,7 +52,7 @@ def inspect(
         status.problems.append(f"missing: {', '.join(missing)}")
         return status
     try:
-        data = read(name, root, verify, imagenet100_lists=imagenet100_lists)
+        data = read(name, root, verify, imagenet100_lists=imagenet100_lists, options=options)
     except UserError as error:
         status.found = "partial"
         status.problems.append(str(error))
@@ -108,18 +112,23 @@ def _absent_files(part: Dataset | None) -> list[str]:
 
 
 def require(
-    names: Iterable[str], root: str | Path, verify: bool = True, imagenet100_lists: str | Path | None = None
+    names: Iterable[str],
+    root: str | Path,
+    verify: bool = True,
+    imagenet100_lists: str | Path | None = None,
+    options: dict[str, object] | None = None,
 ) -> None:
     """Return if every data set named is complete below root, or has a stand-in where root is "mini".
 
-    Raises one UserError that lists everything missing of all of them and how to get it.
+    options: as for `load`, for every set named. Raises one UserError that lists everything missing of all of them and
+    how to get it.
     """
     names = list(dict.fromkeys(canonical(name) for name in names))
     if str(root) == "mini":
         check_miniature(names)
         return
     root = Path(root).expanduser()
-    statuses = [inspect(name, root, verify, imagenet100_lists) for name in names]
+    statuses = [inspect(name, root, verify, imagenet100_lists, options) for name in names]
     bad = [status for status in statuses if status.found != "yes"]
     if bad:
         absent_root = "" if root.is_dir() else " (this folder does not exist)"
@@ -165,7 +174,7 @@ def table(statuses: Iterable[Status]) -> str:
         expected = (
             f"{CAPTION_ROWS[0]:,} sentences"
             if status.name == CAPTIONS
-            else f"{_number(published.train)} / {published.test:,} / {published.classes:,}"
+            else f"{_number(published.train)} / {_number(published.test)} / {published.classes:,}"
         )
         rows.append(
             (

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 class Published:
     """needs: paths below the data location that must exist. how: what a user has to do to get the set.
 
-    train, test, classes: the published counts, of the splits used here; train None: not stated anywhere. instead:
+    train, test, classes: the published counts, of the splits used here; None: not stated anywhere. instead:
     another layout that is accepted, as `needs`.
     """
 
     needs: tuple[str, ...]
     train: int | None
-    test: int
+    test: int | None
     classes: int
     how: str
     instead: tuple[str, ...] = ()
@@ -172,6 +172,24 @@ PUBLISHED = {
         IMAGENET + "training and validation images in class folders as {root}/imagenet1000/train/<wnid>/ and "
         "{root}/imagenet1000/val/<wnid>/, or as for ImageNet.",
         instead=_below("ImageNet", "train"),
+    ),
+    "ImageNetR": Published(
+        ("imagenet-r",),
+        24_000,
+        6_000,
+        200,
+        "By hand: unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar into {root}, so that "
+        "{root}/imagenet-r/n01443537 and 199 more class folders exist.",
+    ),
+    "DomainNet": Published(
+        _below("domainnet", "clipart infograph painting real sketch"),
+        None,
+        None,
+        345,
+        "By hand, from https://ai.bu.edu/M3SDA/: the cleaned archives of the domains, unpacked so that "
+        "{root}/domainnet/clipart/aircraft_carrier exists. InfLoRA splits them by dataloaders/splits/"
+        "domainnet_train.yaml and domainnet_test.yaml of https://github.com/GT-RIPL/CODA-Prompt; put both into "
+        "{root}/domainnet.",
     ),
     CAPTIONS: Published(
         CAPTION_FILES[:1],

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from common.datasets import imagenet_incremental, mtil, reference
+from common.datasets import domainnet, imagenet_incremental, imagenet_r, mtil, reference
 from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
 from common.errors import UserError
@@ -28,6 +28,8 @@ READERS = {
     "ImageNet": reference.imagenet,
     "ImageNet100": imagenet_incremental.imagenet100,
     "ImageNet1000": imagenet_incremental.imagenet1000,
+    "ImageNetR": imagenet_r.imagenet_r,
+    "DomainNet": domainnet.domainnet,
 }
 
 
@@ -60,6 +62,7 @@ def load(
     verify: bool = True,
     sun397_order: str = "sorted",
     imagenet100_lists: str | Path | None = None,
+    options: dict[str, object] | None = None,
 ) -> ImageSet:
     """The data set `name` below the folder root; root "mini" stands for the embedded miniature.
 
@@ -67,6 +70,7 @@ def load(
     verify checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken
     as they are. sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
     imagenet100_lists: a folder with ImageNet100's subset lists (see imagenet_incremental.imagenet100).
+    options: of the set's own reader: `split` of ImageNetR, `lists` of DomainNet.
     Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
     """
     name = canonical(name)
@@ -78,7 +82,7 @@ def load(
         check_miniature([name])
         return load_domain(name, train_transform, eval_transform)
     root = Path(root).expanduser()
-    data = read(name, root, verify, sun397_order, imagenet100_lists)
+    data = read(name, root, verify, sun397_order, imagenet100_lists, options)
     problem = count_problem(name, data) if verify else None
     if problem:
         raise UserError(
@@ -99,6 +103,7 @@ def read(
     verify: bool,
     sun397_order: str = "sorted",
     imagenet100_lists: str | Path | None = None,
+    options: dict[str, object] | None = None,
 ) -> ImageSet:
     """List images and labels of one data set, decoding none. Raises UserError for whatever fails."""
     missing = missing_paths(name, root)
@@ -107,9 +112,9 @@ def read(
             f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
             f"{how_to_get(name, str(root))}"
         )
-    options = {"SUN397": {"order": sun397_order}, "ImageNet100": {"lists": imagenet100_lists}}
+    known = {"SUN397": {"order": sun397_order}, "ImageNet100": {"lists": imagenet100_lists}}
     try:
-        data = READERS[name](root, verify, **options.get(name, {}))
+        data = READERS[name](root, verify, **known.get(name, {}), **(options or {}))
     except UserError:
         raise
     except Exception as error:
@@ -134,10 +139,8 @@ def missing_paths(name: str, root: Path) -> list[str]:
 def count_problem(name: str, data: ImageSet) -> str | None:
     """How the counts differ from the published ones, or None. A test part that is None is no problem."""
     published = PUBLISHED[name]
-    train = len(data.train) if published.train is None else published.train
-    test = published.test if data.test is None else len(data.test)
-    if (len(data.train), test) == (train, published.test):
+    found = (len(data.train), published.test if data.test is None else len(data.test))
+    expected = tuple(here if there is None else there for here, there in zip(found, (published.train, published.test)))
+    if found == expected:
         return None
-    return (
-        f"{len(data.train):,} train and {test:,} test images instead of the published {train:,} and {published.test:,}"
-    )
+    return "{:,} train and {:,} test images instead of the published {:,} and {:,}".format(*found, *expected)

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from common import datasets
 from common.clip.tokenizer import class_prompts
 from common.datasets.transforms import clip_eval_pixels
+from common.errors import UserError
 from common.training.batches import leave_signals_to_parent
 
 
@@ -35,9 +36,12 @@ def load_decoded(
 ) -> DecodedSet:
     """One data set's test images at R = `resolution`, prompts under `template` or else all of the set's templates.
 
-    Raises UserError for a set that is not there, or, with `verify`, whose counts differ from the published ones.
+    Raises UserError for a set that is not there, that has no test images (ImageNet without a val folder), or, with
+    `verify`, whose counts differ from the published ones.
     """
     data = datasets.load(name, root, None, clip_eval_pixels(resolution), verify=verify)
+    if data.test is None:
+        raise UserError(f"{name}: there are no test images in {root}. Add them, or leave it out of the evaluation.")
     pixels, labels = decode(data.test, name, batch_size, workers)
     return DecodedSet(name, pixels, labels, class_prompts(data.classnames, [template] if template else data.templates))
 

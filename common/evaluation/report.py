@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # `results` draws matrices without the weight of torch
     from common.runs import Run
 
 Matrix = Sequence[Sequence[float]]
+MOST_TOLD = 20  # columns of a heat map whose cells carry their numbers
 ZERO_SHOT = "Zero-shot CLIP"  # the method of every line after task 0
 
 
@@ -80,14 +81,20 @@ def write_matrix(path: Path, matrix: Matrix, rows: Sequence[str], columns: Seque
 
 
 def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
-    """Draw the matrix as a PNG: first row before any task, diagonal framed where row and column are the same set."""
+    """Draw the matrix as a PNG: first row before any task, diagonal framed where row and column are the same set.
+
+    Numbers stand in the cells of up to 20 columns.
+    """
     import matplotlib
 
     matplotlib.use("Agg")  # no display needed
     from matplotlib import pyplot
     from matplotlib.patches import Rectangle
 
-    figure, axes = pyplot.subplots(figsize=(1.6 + 0.82 * len(columns), 1.4 + 0.5 * len(rows)), layout="constrained")
+    told = len(columns) <= MOST_TOLD  # larger tables are looked at, not read
+    width, height = (0.82, 0.5) if told else (0.3, 0.2)
+    size = (1.6 + width * len(columns), 1.4 + height * len(rows))
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(rows)), [row if row not in columns else f"after {row}" for row in rows])
@@ -95,9 +102,9 @@ def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[
         for x, value in enumerate(values):
             if value != value:  # no such cell
                 continue
-            axes.text(
-                x, y, f"{value:.1f}", ha="center", va="center", fontsize=9, color="black" if value > 60 else "white"
-            )
+            if told:
+                color = "black" if value > 60 else "white"
+                axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=9, color=color)
             if rows[y] == columns[x]:
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=2))
     axes.set_title(title)

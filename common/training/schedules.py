@@ -1,6 +1,7 @@
 """Learning-rate schedules as pure functions of the step number."""
 
 import math
+from collections.abc import Sequence
 
 
 def cosine_with_warmup(step: int, base_lr: float, warmup: int, total: int) -> float:
@@ -20,3 +21,22 @@ def set_lr(optimizer: "torch.optim.Optimizer", lr: float) -> None:  # noqa: F821
     """Give every parameter group this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def coda_cosine(epoch: int, base_lr: float, epochs: int) -> float:
+    """base * cos(99 pi (epoch - 1) / (200 (epochs - 1))), and base itself in epoch 0.
+
+    CODA-Prompt's CosineSchedule, as InfLoRA (utils/schedulers.py:L47-L56) and VQ-Prompt on CUB-200 step it: epochs 0
+    and 1 both run at the full rate, and the last one well above zero.
+    """
+    return base_lr if epoch == 0 else base_lr * math.cos(99 * math.pi * (epoch - 1) / (200 * (epochs - 1)))
+
+
+def cosine_annealing(epoch: int, base_lr: float, epochs: int) -> float:
+    """base (1 + cos(pi epoch / epochs)) / 2: torch's CosineAnnealingLR stepped once an epoch, down to 0."""
+    return base_lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def multistep(epoch: int, base_lr: float, milestones: Sequence[int], gamma: float) -> float:
+    """base * gamma for every milestone that has been reached: torch's MultiStepLR stepped once an epoch."""
+    return base_lr * gamma ** sum(milestone <= epoch for milestone in milestones)

@@ -58,6 +58,33 @@ def test_small_benchmark_of_zscl(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert all(row["subject"] in table for row in rows)
 
 
+def test_small_benchmark_of_inflora(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "speed.json"
+    main(["inflora", "--small", "--steps", "1", "--device", "cpu", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["cell"] for row in rows] == (
+        ["step, 20 tasks"] * 4
+        + ["statistics pass, 16 images"] * 2
+        + ["basis design, a layer of width 64"] * 5
+        + ["evaluation, 8 images"] * 3
+    )
+    assert all(row["ms_median"] is not None and row["peak_memory_mib"] > 0 for row in rows)
+    compared = [row for row in rows if row["difference"] is not None]
+    assert [row["subject"] for row in compared] == [
+        "task 20",
+        "the plain way, task 1",
+        "the plain way, task 20",
+        "a product a batch, on the device",
+        "first task, by eigh",
+        "20 tasks, merged",
+        "the plain way, 20 tasks",
+    ]
+    assert all(0 < row["difference"] <= VOID_ABOVE and row["ratio"] > 0 for row in compared)
+    assert compared[2]["difference"] < 1e-9  # float64
+    table = capsys.readouterr().out
+    assert all(row["subject"] in table for row in rows)
+
+
 MEGABYTE = 2**20
 
 

@@ -158,7 +158,8 @@ def step_differences() -> dict[str, float]:
     """Between the plain way and each of ours, over a few steps in float64: image features known, computed, two passes.
 
     On small towers, at any sizes asked for: the code is the same. In float32 a parameter whose gradient is rounding
-    noise moves by up to the learning rate in either direction (AdamW divides by the gradient's size).
+    noise moves by up to the learning rate in either direction (AdamW divides by the gradient's size). The 6e-7 that are
+    left stand in the value of L_WC alone: the share of the key biases (see `without_key_biases`).
     """
     sizes = Sizes(torch.device("cpu"), True, EQUAL_STEPS, 0, EQUAL_BATCH, ())
     with mock.patch.object(torch.Tensor, "float", lambda tensor: tensor):  # layer norm asks for it

@@ -66,7 +66,8 @@ def test_full_shot_order_2(world: list[str], tmp_path: Path) -> None:
 
 
 def test_few_shot_with_the_first_preset(world: list[str], tmp_path: Path) -> None:
-    save = str(tmp_path / "run")
+    save, few = str(tmp_path / "run"), ["--eval-datasets", "MNIST,EuroSAT,DTD"]
+    world = [*world, *few]
     run_script("train_few_shot_order1.sh", *world, "--preset", "fewshot_v1", *SHORT, *ALL_TO_CLIP, "--save", save)
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert config["settings"]["lr"][1] == 1e-4 and config["labels"]["protocol"] == "mtil-order1-5shot"

@@ -20,7 +20,7 @@ LWF = ["--method", "ZSCL", *KD, "--ref-dataset", "current", "--ref-model", "prev
 
 def flags_of(root: Path, cache: Path) -> list[str]:
     data = ["--data-location", str(root / "data"), "--no-verify", "--model", str(root / "ViT-tiny.pt")]
-    return [*data, "--device", "cpu", "--workers", "0", "--cache-dir", str(cache)]
+    return [*data, "--device", "cpu", "--threads", "1", "--workers", "0", "--cache-dir", str(cache)]
 
 
 @pytest.fixture(scope="session")

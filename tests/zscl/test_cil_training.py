@@ -166,7 +166,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights() -> None
     before = {key: value.clone() for key, value in replay.model.state_dict().items()}
     model, tokens = replay.model, replay.prompts()[:4]
     batches = [(torch.zeros(2, 3, 16, 16), torch.tensor([0, 1]))] * 2
-    with pytest.raises(UserError, match="train/task 0: the loss is not finite at step 0.*lower lr"):
+    with pytest.raises(UserError, match="train/task 0: the loss is not finite at step 0.*lower learning rate"):
         train_task(model, lambda step: tokens, batches, 0, None, TrainingOptions(), "train/task 0", one_by_one)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 

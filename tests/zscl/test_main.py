@@ -298,7 +298,7 @@ def test_a_loss_that_is_not_finite_stops_at_once(
     weights["visual.proj"][0, 0] = torch.inf
     torch.save({"state_dict": weights}, tmp_path / "inf.pth")
     message = fails(capsys, loading(tmp_path / "inf.pth", tiny_world, tmp_path))
-    assert "MNIST: the loss is not finite at step 0" in message and "lower --lr" in message
+    assert "MNIST: the loss is not finite at step 0" in message and "lower learning rate" in message
     assert not (tmp_path / "run" / "MNIST.pth").exists()
 
 

@@ -130,7 +130,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_reaches_the_weights() -> None
     batches = RecordedBatches(golden["x_train"], golden["y_train"], golden["idx_train"].tolist())
     batches.images[batches.drawn[2]] = torch.inf
     trajectory = Trajectory(start, golden.meta["names"])
-    with pytest.raises(UserError, match="not finite at step 2.*lower --lr"):
+    with pytest.raises(UserError, match="not finite at step 2.*lower learning rate"):
         trajectory.run(golden["prompt_tokens"], batches, None, None, options_of(golden.meta["argv"]))
     assert all(weight.isfinite().all() for weight in trajectory.model.state_dict().values())
 

@@ -52,7 +52,7 @@ def options_of(argv: list[str], **changes: Any) -> TrainingOptions:
             name, kind = FLAGS[flag]
             values[name] = kind(value)
     values["terms"] = tuple(term for flag, term in TERMS.items() if flag in argv)
-    values["weight_adjust"] = "--weight_adjust" in argv
+    values["kd_weight"] = 0.5 if "--weight_adjust" in argv else 1.0
     values["ensemble"] = next((name for flag, name in ENSEMBLES.items() if flag in argv), None)
     return TrainingOptions(**values | changes)
 

@@ -7,6 +7,9 @@ set -euo pipefail
 SCRIPTS=$(dirname "$0")
 NAME=${1:?"name a script: bash zscl/scripts/first_row.sh ZSCL 1"}
 NAME=${NAME%.sh} && shift
+case " $* " in *" --scale mini "* | *" --scale=mini "*)
+  echo "error: a miniature run is never held against published numbers; give a run at paper scale." >&2 && exit 2 ;;
+esac
 bash "$SCRIPTS/$NAME.sh" "$@" --first-tasks 1
 source "$SCRIPTS/order.sh"
 RUN=ckpt/${NAME}_order$ORDER

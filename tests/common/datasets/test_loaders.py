@@ -33,6 +33,8 @@ SIZES = {  # name: (train, test, classes, templates) of the made-up sets
     "ImageNet": (1000, 1000, 1000, 80),
     "ImageNet100": (100, 100, 100, 0),
     "ImageNet1000": (1000, 1000, 1000, 0),
+    "ImageNetR": (960, 240, 200, 0),
+    "DomainNet": (1380, 345, 345, 0),
 }
 # How many classes a colour circle of the made-up images has; Caltech101's includes the background class.
 CIRCLE = {"Caltech101": 102, "TinyImagenet": 200, "ImageNet100": 1000}

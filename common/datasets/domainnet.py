@@ -1,0 +1,68 @@
+"""DomainNet, class-incremental: 345 classes whose images come from several domains at once.
+
+Two sets go by that name. InfLoRA reads CODA-Prompt's lists: a random 80/20 split of five domains, without quickdraw
+(utils/data.py:L278-L307). The official lists have six domains and a split of their own. Labels come from the lists: the
+class folders are nearly in alphabetical order, but not quite.
+"""
+
+from pathlib import Path
+
+from common.datasets.imagenet_r import read_list, refuse_missing
+from common.datasets.images import ImageFiles, ImageSet
+from common.errors import UserError
+
+FOLDER, CLASSES = "domainnet", 345
+DOMAINS = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+SPLITS = ("train", "test")
+
+
+def domainnet(root: Path, verify: bool, lists: str | Path | None = None) -> ImageSet:
+    """DomainNet below root/domainnet/<domain>/<class>/; names are those of the class folders.
+
+    lists: the folder with domainnet_train.yaml and domainnet_test.yaml (keys data and targets), or else with the
+    official <domain>_train.txt and <domain>_test.txt; None: root/domainnet. Of the paths in the lists the last three
+    parts count. Raises UserError for lists that are absent, contradict themselves or name missing files.
+    """
+    folder = root / FOLDER
+    place = folder if lists is None else Path(lists).expanduser()
+    coda = {split: place / f"domainnet_{split}.yaml" for split in SPLITS}
+    official = {split: [place / f"{domain}_{split}.txt" for domain in DOMAINS] for split in SPLITS}
+    if all(path.is_file() for path in coda.values()):
+        sources = {split: [(coda[split], *read_list(coda[split], "DomainNet"))] for split in SPLITS}
+    elif all(path.is_file() for paths in official.values() for path in paths):
+        sources = {split: [(path, *_official_list(path)) for path in official[split]] for split in SPLITS}
+    else:
+        raise UserError(
+            f"DomainNet: {place} holds neither domainnet_train.yaml and domainnet_test.yaml (CODA-Prompt's, as InfLoRA "
+            "reads them) nor the twelve official lists clipart_train.txt to sketch_test.txt."
+        )
+    names: dict[int, str] = {}
+    parts = [_part(folder, sources[split], names) for split in SPLITS]
+    if sorted(names) != list(range(CLASSES)):
+        raise UserError(f"DomainNet: the lists in {place} give {len(names)} labels, not 0 to {CLASSES - 1}.")
+    return ImageSet("DomainNet", *parts, [names[label] for label in range(CLASSES)], [])
+
+
+def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]], names: dict[int, str]) -> ImageFiles:
+    """The images of one split; fills `names` and refuses a label of two classes."""
+    paths, labels = [], []
+    for source, files, targets in sources:
+        here = [folder.joinpath(*Path(file).parts[-3:]) for file in files]
+        for path, label in zip(here, targets):
+            if names.setdefault(label, path.parent.name) != path.parent.name:
+                raise UserError(f"DomainNet: {source} gives label {label} to {names[label]} and {path.parent.name}.")
+        refuse_missing(here, source, "DomainNet")
+        paths += here
+        labels += targets
+    return ImageFiles(paths, labels)
+
+
+def _official_list(path: Path) -> tuple[list[str], list[int]]:
+    files, labels = [], []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        file, _, label = line.rpartition(" ")
+        if not (file and label.isdigit()):
+            raise UserError(f"DomainNet: {path}, line {number} ({line!r}): expected <domain>/<class>/<file> <label>.")
+        files.append(file)
+        labels.append(int(label))
+    return files, labels

@@ -1,0 +1,218 @@
+"""timm's ViT-B/16 under timm's key names, from each of the published checkpoints, and the miniature's tiny ViT.
+
+    sup21k   augreg, ImageNet-21k alone                   sup1k    augreg2, ImageNet-21k, then fine-tuned on 1k
+    ibot1k   iBOT on ImageNet-1k                          ibot21k  iBOT on ImageNet-22k
+    dino1k   DINO on ImageNet-1k                          moco1k   MoCo v3, 300 epochs, on ImageNet-1k
+    mini     the embedded miniature's
+
+The model has no head: images (B, 3, S, S) -> the class token after the last norm (B, D). How images are normalised is
+each paper's own matter.
+"""
+
+import argparse
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+from timm import create_model
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from common.errors import UserError
+from common.runs import load_tensors
+
+MINI = "mini"
+DEFAULT_FOLDER = "pretrained"  # where VQ-Prompt looks for its weights
+TIMM_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Published:
+    """files: names looked for in the weights folder. origin: where the first of them comes from.
+
+    hub: timm's copy on the Hugging Face hub. nested: the entries that may hold the weights; none: the file is the
+    state dict. prefixes: taken off the keys one after the other. dropped: beginnings of keys, as they stand in the
+    file, that are no part of the backbone.
+    """
+
+    files: tuple[str, ...]
+    origin: str
+    hub: str | None = None
+    nested: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ("head.",)
+
+
+PUBLISHED = {
+    "sup21k": Published(
+        ("vit_base_patch16_224_augreg_in21k.bin",),
+        "pytorch_model.bin of timm/vit_base_patch16_224.augreg_in21k on the Hugging Face hub",
+        "timm/vit_base_patch16_224.augreg_in21k",
+    ),
+    "sup1k": Published(
+        ("vit_base_patch16_224_augreg2_in21k_ft_in1k.bin",),
+        "pytorch_model.bin of timm/vit_base_patch16_224.augreg2_in21k_ft_in1k on the Hugging Face hub",
+        "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    ),
+    "ibot1k": Published(
+        ("ibot-vit-base16.pth", "checkpoint_teacher.pth"),
+        "vitb_16/checkpoint_teacher.pth of https://github.com/bytedance/ibot (ViT-B/16, ImageNet-1k, backbone)",
+        nested=("state_dict",),
+    ),
+    "ibot21k": Published(
+        ("checkpoint.pth",),
+        "vitb_16_pt22k/checkpoint.pth of https://github.com/bytedance/ibot (ViT-B/16, ImageNet-22k, full checkpoint)",
+        nested=("teacher",),
+        prefixes=("module.", "backbone."),
+        dropped=("head.", "module.head."),
+    ),
+    "dino1k": Published(
+        ("dino_vitbase16_pretrain.pth",),
+        "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+        "timm/vit_base_patch16_224.dino",
+    ),
+    "moco1k": Published(
+        ("mocov3-vit-base-300ep.pth", "vit-b-300ep.pth.tar"),
+        "https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
+        nested=("state_dict", "model"),
+        prefixes=("module.", "base_encoder."),
+        # the release also holds the other encoder and the predictor; `head` is the projection MLP
+        dropped=(
+            "head.",
+            "base_encoder.head.",
+            "module.base_encoder.head.",
+            "module.momentum_encoder.",
+            "module.predictor.",
+        ),
+    ),
+}
+PLAIN = Published((), "")  # a file of the user's own: timm's keys, a head is dropped
+
+
+def available() -> list[str]:
+    """The names that `load` takes besides a path."""
+    return [*PUBLISHED, MINI]
+
+
+def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> VisionTransformer:
+    """The ViT of a name of `available()`, or of a checkpoint file in timm's keys; float32, on the CPU, eval mode.
+
+    folder: where `find_weights` looks. Raises UserError: unknown name, no such file, failed download, a broken file,
+    one whose keys or shapes are not those of a ViT-B/16 (the message lists them).
+    """
+    if str(name_or_path) == MINI:
+        from common.mini import VIT_SIZES, vit_state_dict
+
+        with torch.device("meta"):
+            model = VisionTransformer(**VIT_SIZES)
+        return fill(model, vit_state_dict(), MINI)
+    with torch.device("meta"):  # no initial values: they would be drawn, and thrown away
+        model = create_model("vit_base_patch16_224", pretrained=False, num_classes=0)
+    path = find_weights(name_or_path, folder)
+    return fill(model, backbone_weights(path, PUBLISHED.get(str(name_or_path), PLAIN)), path)
+
+
+def find_weights(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Path:
+    """The file of a published name, or the path itself.
+
+    A published file is looked for in `folder` under the names in PUBLISHED, then fetched through huggingface_hub (kept
+    in its cache) where timm has a copy there. Raises UserError when there is none, saying where to put which file.
+    """
+    name, folder = str(name_or_path), Path(folder).expanduser()
+    if name not in PUBLISHED:
+        path = Path(name).expanduser()
+        if path.is_file():
+            return path
+        near = get_close_matches(name, available(), n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(
+            f"ViT weights {name!r}: neither a file nor a known name.{hint} Known names: {', '.join(available())}."
+        )
+    published = PUBLISHED[name]
+    for file in published.files:
+        if (folder / file).is_file():
+            return folder / file
+    place = f"Get {published.origin} and put it at {folder / published.files[0]}."
+    if published.hub is None:
+        raise UserError(f"ViT weights {name}: not in {folder}, and no copy that timm hosts. {place}")
+    return _download(published.hub, f"ViT weights {name}: not in {folder}, and the download failed", place)
+
+
+def _download(repository: str, problem: str, place: str) -> Path:
+    """timm's file of a repository on the hub, from the local cache if it is there."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repository, TIMM_FILE))
+    except Exception as error:  # the hub's client also lets the errors of its HTTP library through
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{problem} ({type(error).__name__}: {reason}). {place}") from error
+
+
+def backbone_weights(path: str | Path, published: Published) -> dict[str, Tensor]:
+    """The backbone's part of a checkpoint file, under timm's keys, in the file's precision.
+
+    Raises UserError when the file is broken, holds no state dict, or none of the entries it should.
+    """
+    content = _read(Path(path))
+    if published.nested:
+        found = [entry for entry in published.nested if isinstance(content.get(entry), dict)]
+        if not found:
+            raise UserError(
+                f"ViT weights {path}: no entry {' or '.join(map(repr, published.nested))}; the file has "
+                f"{_some(sorted(map(str, content)))}. Expected {published.origin}."
+            )
+        content = content[found[0]]
+    if not all(isinstance(value, Tensor) for value in content.values()):
+        others = sorted(str(key) for key, value in content.items() if not isinstance(value, Tensor))
+        raise UserError(f"ViT weights {path}: no state dict; {_some(others)} are no tensors.")
+    weights = {}
+    for key, value in content.items():
+        if key.startswith(published.dropped):
+            continue
+        for prefix in published.prefixes:
+            key = key.removeprefix(prefix)
+        weights[key] = value
+    return weights
+
+
+def _read(path: Path) -> dict[str, object]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"ViT weights {path}: the file is cut or no checkpoint ({error}).") from error
+    with torch.serialization.safe_globals([argparse.Namespace]):  # iBOT's full checkpoint holds its options as one
+        content = load_tensors(path)
+    if not isinstance(content, dict):
+        raise UserError(f"ViT weights {path}: it holds a {type(content).__name__} instead of a dictionary.")
+    return content
+
+
+def fill(model: VisionTransformer, weights: dict[str, Tensor], source: str | Path) -> VisionTransformer:
+    """Give a model, which may be on the meta device, exactly these weights in float32; in place, eval mode.
+
+    Raises UserError that lists the keys of `source` that are missing, left over or of another shape.
+    """
+    expected = {key: value.shape for key, value in model.state_dict().items()}
+    shared = expected.keys() & weights.keys()
+    other = sorted(key for key in shared if expected[key] != weights[key].shape)
+    faults = {
+        "missing": sorted(expected.keys() - shared),
+        "not of a ViT": sorted(weights.keys() - shared),
+        "of another shape": [f"{key} {tuple(weights[key].shape)}" for key in other],
+    }
+    told = [f"{len(keys)} keys {fault}: {_some(keys)}" for fault, keys in faults.items() if keys]
+    if told:
+        raise UserError(f"ViT weights {source}: not those of this ViT. {'; '.join(told)}.")
+    # float() alone would hand on views of a file's larger storage
+    model.load_state_dict({key: value.float().contiguous() for key, value in weights.items()}, assign=True)
+    return model.eval()
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")

@@ -1,0 +1,59 @@
+"""Accuracy after a task, as the original's log has it (methods/inflora.py:L265-L305, utils/toolkit.py:L28-L48)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.datasets.incremental import Scenario
+from common.evaluation.metrics import forgetting_continuum, inflora_grouped
+
+DECIMALS = 2
+
+
+def task_metrics(
+    logits: Tensor, labels: Tensor, scenario: Scenario, task: int, decimals: int | None
+) -> dict[str, float]:
+    """Logits (N, seen classes) and labels (N,) of all test images seen -> accuracies in percent.
+
+    `top1` over all images; `top1_macro`, the mean over groups of as many classes as the first task has, which is the
+    paper's ACC_i; `top1_with_task`, the true task being known; `task_acc`, the share (0 to 1) whose predicted class is
+    of the true task, never rounded; then `old`, `new` and the groups of `inflora_grouped`.
+    """
+    labels, increment = labels.cpu(), scenario.initial_increment
+    predictions = logits.argmax(dim=1).cpu()
+    groups = inflora_grouped(predictions, labels, scenario.tasks[task].start, increment, decimals)
+    task_ids = torch.from_numpy(scenario.task_ids(labels))
+    inside = logits.cpu().masked_fill(
+        torch.from_numpy(scenario.task_ids(range(logits.shape[1]))) != task_ids[:, None], -torch.inf
+    )
+    with_task = inflora_grouped(inside.argmax(dim=1), labels, 0, increment, decimals)["total"]
+    found = torch.from_numpy(scenario.task_ids(predictions)) == task_ids
+    parts = [value for name, value in groups.items() if name[0].isdigit()]
+    return {
+        "top1": groups.pop("total"),
+        "top1_macro": sum(parts) / len(parts),
+        "top1_with_task": with_task,
+        "task_acc": float(found.double().mean()),
+        **groups,
+    }
+
+
+def accuracy_by_task(logits: Tensor, labels: Tensor, scenario: Scenario, task: int) -> list[float]:
+    """The accuracy in percent on the test images of each task so far, among the classes of all of them.
+
+    Not in the original's log unless all tasks have as many classes as its groups. nan for a task without test images.
+    """
+    labels = labels.cpu()
+    hits = (logits.argmax(dim=1).cpu() == labels).double()
+    tasks = torch.from_numpy(scenario.task_ids(labels))
+    return [100 * float(hits[tasks == earlier].mean()) for earlier in range(task + 1)]
+
+
+def forgetting(rows: Sequence[Sequence[float]]) -> float:
+    """From `accuracy_by_task` after each task: the mean fall of the older tasks from their best; 0 after the first."""
+    matrix = np.full((len(rows), len(rows)), np.nan)
+    for task, row in enumerate(rows):
+        matrix[task, : task + 1] = row
+    return float(forgetting_continuum(matrix)[-1])

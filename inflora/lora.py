@@ -1,0 +1,152 @@
+"""The network of InfLoRA (arXiv 2404.00228, Sec. 3): a ViT whose keys and values carry one LoRA branch a task.
+
+The paper and its code use opposite letters. Here, as in the code's checkpoints, `lora_A` (r, d) reduces the dimension:
+it is the paper's B_t, designed before a task and fixed. `lora_B` (d, r) is the paper's A_t, trained, zero at first.
+
+Finished branches are merged into the weights, W_t = W_{t-1} + A_t B_t (Sec. 3.3): the original rebuilds the sum over
+all tasks at every forward pass (models/vit_inflora.py:L245-L249). The task at hand is a path of its own, of rank r.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from common.errors import UserError
+
+
+class LoRAAttention(nn.Module):
+    """timm's attention with branches k + x (B_k A_k)^T and v + x (B_v A_v)^T, neither scaled nor dropped out.
+
+    Keys of the state dict are the original's: qkv.*, proj.*, lora_{A,B}_{k,v}.{t}.weight. `active` is the task whose
+    branch is a path of its own; None: what is merged is all.
+    """
+
+    def __init__(self, attention: Attention, tasks: int, rank: int) -> None:
+        super().__init__()
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.num_heads, width = attention.num_heads, attention.qkv.in_features
+        for name in ("k", "v"):
+            setattr(self, f"lora_A_{name}", nn.ModuleList(_linear(width, rank) for _ in range(tasks)))
+            setattr(self, f"lora_B_{name}", nn.ModuleList(_linear(rank, width) for _ in range(tasks)))
+            for branch in getattr(self, f"lora_A_{name}"):
+                nn.init.kaiming_uniform_(branch.weight, a=5**0.5)
+            for branch in getattr(self, f"lora_B_{name}"):
+                nn.init.zeros_(branch.weight)
+        self.register_buffer("merged", self.qkv.weight.detach().clone(), persistent=False)
+        self.active: int | None = None
+
+    @torch.no_grad()
+    def merge(self, tasks: int) -> None:
+        """Set the weights to the pre-trained ones plus the branches of tasks 0 .. tasks - 1, in one product each."""
+        self.merged.copy_(self.qkv.weight)
+        if tasks == 0:
+            return
+        _, key, value = self.merged.chunk(3)
+        for part, ups, downs in ((key, self.lora_B_k, self.lora_A_k), (value, self.lora_B_v, self.lora_A_v)):
+            up = torch.cat([branch.weight for branch in ups[:tasks]], dim=1)
+            part.addmm_(up, torch.cat([branch.weight for branch in downs[:tasks]]))
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """x (B, N, d) -> (B, N, d); the two other arguments are timm's and not used by its image models."""
+        if self.active is None:
+            query, key, value = F.linear(x, self.merged, self.qkv.bias).chunk(3, dim=-1)
+        else:
+            query, key, value = self._with_branch(x)
+        heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+        return self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+
+    def _with_branch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, the active branch as x A^T B^T: no product of the size of W, forwards or backwards."""
+        width, task = x.shape[-1], self.active
+        query = F.linear(x, self.merged[:width], self.qkv.bias[:width])
+        key, value = F.linear(x, self.merged[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
+        down = torch.cat([self.lora_A_k[task].weight, self.lora_A_v[task].weight])
+        reduced_key, reduced_value = F.linear(x, down).flatten(0, 1).chunk(2, dim=-1)
+        key = torch.addmm(key.flatten(0, 1), reduced_key, self.lora_B_k[task].weight.t())
+        value = torch.addmm(value.flatten(0, 1), reduced_value, self.lora_B_v[task].weight.t())
+        return query, key.view_as(query), value.view_as(query)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer without bias; its default initial values, which nobody uses, are not drawn."""
+    return nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
+
+
+class Network(nn.Module):
+    """The ViT with LoRA in its first `layers` blocks (None: all) and one linear classifier a task.
+
+    State-dict keys: image_encoder.* (timm's, and the branches), classifier_pool.{t}.{weight,bias}; the original's
+    unused tensors (image_encoder.head, *_grow, classifier_pool_backup) have no part in it. Everything is frozen;
+    `train_only` says what trains. Raises UserError for a rank above the width and for more layers than blocks.
+    """
+
+    def __init__(
+        self, vit: VisionTransformer, classes: Sequence[int], tasks: int, rank: int, layers: int | None = None
+    ) -> None:
+        super().__init__()
+        layers = len(vit.blocks) if layers is None else layers
+        if not 1 <= rank <= vit.embed_dim:
+            raise UserError(f"rank {rank}: the backbone is {vit.embed_dim} wide; give 1 to {vit.embed_dim}.")
+        if layers > len(vit.blocks):
+            raise UserError(f"LoRA in the first {layers} blocks: the backbone has {len(vit.blocks)}.")
+        self.image_encoder = vit
+        for block in vit.blocks[:layers]:
+            block.attn = LoRAAttention(block.attn, tasks, rank)
+        self.classifier_pool = nn.ModuleList(nn.Linear(vit.embed_dim, count) for count in classes)
+        self.requires_grad_(False)
+        self.eval()
+
+    @property
+    def attentions(self) -> list[LoRAAttention]:
+        """The attention layers with LoRA, first block first."""
+        return [block.attn for block in self.image_encoder.blocks if isinstance(block.attn, LoRAAttention)]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> (B, d): the class token after the final norm."""
+        return self.image_encoder(images)
+
+    def logits(self, features: Tensor, tasks: int) -> Tensor:
+        """Features (B, d) -> the logits (B, classes) of the classifiers 0 .. tasks - 1 side by side."""
+        return torch.cat([classifier(features) for classifier in self.classifier_pool[:tasks]], dim=1)
+
+    def activate(self, task: int | None) -> None:
+        """Merge the branches before `task` and give that one its own path; None: leave the merged weights alone."""
+        for attention in self.attentions:
+            attention.active = task
+            if task is not None:
+                attention.merge(task)
+
+    def finish(self, task: int) -> None:
+        """Merge the branches up to and with `task`: from here a forward pass costs what the plain ViT's does."""
+        for attention in self.attentions:
+            attention.merge(task + 1)
+            attention.active = None
+
+    def branch(self, task: int) -> dict[str, nn.Parameter]:
+        """The trained part of a task's branch, lora_B of k and v in every layer, by state-dict key."""
+        return self._parameters_of(task, ("lora_B_k", "lora_B_v"))
+
+    def reduction(self, task: int) -> dict[str, nn.Parameter]:
+        """The designed part of a task's branch, lora_A of k and v in every layer, by state-dict key."""
+        return self._parameters_of(task, ("lora_A_k", "lora_A_v"))
+
+    def _parameters_of(self, task: int, names: tuple[str, str]) -> dict[str, nn.Parameter]:
+        return {
+            f"image_encoder.blocks.{layer}.attn.{name}.{task}.weight": getattr(attention, name)[task].weight
+            for layer, attention in enumerate(self.attentions)
+            for name in names
+        }
+
+    def classifier(self, task: int) -> dict[str, nn.Parameter]:
+        """Weight and bias of a task's classifier, by state-dict key."""
+        return {f"classifier_pool.{task}.{name}": p for name, p in self.classifier_pool[task].named_parameters()}
+
+    def train_only(self, parameters: dict[str, nn.Parameter]) -> None:
+        """Let these parameters have gradients, and no other."""
+        self.requires_grad_(False)
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)

@@ -1,0 +1,354 @@
+"""InfLoRA and its variants: the entry point. `python -m inflora.main --help`.
+
+Each seed is a run in a folder of its own. A run learns its tasks in order, evaluates after each on all classes seen and
+records; the same command again goes on where it stopped.
+"""
+
+import argparse
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from common import datasets, vit
+from common.command_line import mini_folder
+from common.datasets.images import ImageSet
+from common.datasets.incremental import Scenario, protocol, seen_subset, task_subset
+from common.datasets.transforms import characters_train, vit_eval, vit_train
+from common.errors import UserError, exit_cleanly
+from common.evaluation.metrics import over_repeats
+from common.runs import Run, file_md5, load_tensors, save_tensors
+from common.training.batches import Batches, leave_signals_to_parent
+from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
+from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
+from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
+from inflora.gpm import Memory, threshold
+from inflora.lora import Network
+from inflora.methods import METHODS, logit_norm, training_options
+from inflora.options import DATASETS, log_folder, parse_args, scenario, settings
+from inflora.training import design_branch, remember_task, train_task
+
+Config = dict[str, Any]
+SEED_STEP = 1000  # the streams of a run's tasks have seeds of their own: seed * SEED_STEP + task
+BACKBONES = {
+    "sup21k": "ViT-B/16 Sup-21K",
+    "sup1k": "ViT-B/16 Sup-1K",
+    "ibot1k": "ViT-B/16 iBOT-1K",
+    "ibot21k": "ViT-B/16 iBOT-21K",
+    "dino1k": "ViT-B/16 DINO-1K",
+    "moco1k": "ViT-B/16 MoCo-1K",
+}
+NAMES = {"cifar100": "CIFAR100", "ImageNet_R": "ImageNet_R", "domainnet": "DomainNet"}  # in records, as published
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    args, config = parse_args(argv)
+    args.device = pick_device(args.device, args.threads)
+    wanted = args.workers if args.workers is not None else config["num_workers"]
+    args.workers = min(wanted, automatic_workers()) if wanted is not None else automatic_workers()
+    check_inputs(args, config)
+    last = [run_seed(args, config, seed) for seed in config["seed"]]
+    if len(last) > 1:
+        for metric in ("acc", "avg_acc"):
+            mean, spread = over_repeats([values[metric] for values in last])
+            print(f"{metric}: {mean:.2f} +- {spread:.2f} over seeds {', '.join(map(str, config['seed']))}")
+
+
+def check_inputs(args: argparse.Namespace, config: Config) -> None:
+    """Look for the data and the weights; one message lists all that is missing."""
+    problems = []
+    name, root, options = data_source(config)
+    for check in (
+        lambda: None if root == "mini" else datasets.require([name], root, not args.no_verify, options=options),
+        lambda: None if config["backbone"] == vit.MINI else vit.find_weights(config["backbone"], args.weights),
+    ):
+        try:
+            check()
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def data_source(config: Config) -> tuple[str, str | Path, dict[str, object]]:
+    """The set's name, the folder its own folder lies in, and its reader's options. data_path is the original's.
+
+    For ImageNet-R and DomainNet it names the set's own folder (data/imagenet-r, data/domainnet).
+    """
+    name, _ = DATASETS[config["dataset"]]
+    root = config["data_path"] if config["data_path"] == "mini" else Path(config["data_path"]).expanduser()
+    if name == "CIFAR100" or root == "mini":
+        return name, root, {}
+    own = {"ImageNetR": "imagenet-r", "DomainNet": "domainnet"}[name]
+    root = root.parent if root.name == own else root
+    if name == "ImageNetR":
+        return name, root, {"split": config["seed"][0] if config["split"] == "upstream" else config["split"]}
+    return name, root, {"lists": None if config["split"].isdigit() else config["split"]}
+
+
+def load_data(args: argparse.Namespace, config: Config, size: int) -> ImageSet:
+    name, root, options = data_source(config)
+    if root == vit.MINI:
+        from common.mini import incremental
+
+        return incremental(characters_train(size), vit_eval(size, size))
+    shorter_side = size if name == "CIFAR100" else size * 256 // 224
+    transforms = vit_train(size), vit_eval(size, shorter_side)
+    return datasets.load(name, root, *transforms, verify=not args.no_verify, options=options)
+
+
+def data_name(config: Config) -> str:
+    """The data set as records name it."""
+    return "Characters" if config["data_path"] == vit.MINI else NAMES[config["dataset"]]
+
+
+def scale_of(args: argparse.Namespace, config: Config) -> str:
+    """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
+    return "mini" if vit.MINI in (args.scale, config["data_path"], config["backbone"]) else "paper"
+
+
+# A run
+
+
+@dataclass
+class Learned:
+    """What a run carries from task to task: the network, the layers' memories, the classes' statistics."""
+
+    network: Network
+    memories: list[Memory] | None = None
+    statistics: ClassStatistics | None = None
+
+
+def run_seed(args: argparse.Namespace, config: Config, seed: int) -> dict[str, float]:
+    """Learn and evaluate all tasks under one seed; the metrics after the last."""
+    seed_everything(seed)  # the initial branches and classifiers
+    tasks = scenario(config, seed)
+    learned = Learned(build_network(args, config, tasks))
+    data = load_data(args, config, learned.network.image_encoder.patch_embed.img_size[0])
+    run = open_run(args, config, seed, tasks, data)
+    done = 0
+    while done < len(tasks.tasks) and is_done(run, done):
+        done += 1
+    if 0 < done < len(tasks.tasks):
+        read_task(run, learned, config, done - 1)
+    for task in range(done, len(tasks.tasks)):
+        if task_path(run, task).exists():
+            read_task(run, learned, config, task)
+        else:
+            learn_task(run, args, config, tasks, data, learned, task, seed)
+        evaluate(run, args, config, tasks, data, learned.network, task)
+    run.finish()
+    return {line["metric"]: line["value"] for line in run.find(after_task=len(tasks.tasks))}
+
+
+def build_network(args: argparse.Namespace, config: Config, tasks: Scenario) -> Network:
+    method = METHODS[config["model_name"]]
+    backbone = vit.load(config["backbone"], args.weights)
+    layers = None if method.layers is None else min(method.layers, len(backbone.blocks))
+    if method.fresh_norm and config["dataset"] == "cifar100":
+        backbone.norm = fresh_norm(backbone.embed_dim)
+    branches = config["total_sessions"] if method.designed else 1
+    network = Network(backbone, [len(task) for task in tasks.tasks], branches, config["rank"], layers)
+    return network.to(args.device)
+
+
+def open_run(args: argparse.Namespace, config: Config, seed: int, tasks: Scenario, data: ImageSet) -> Run:
+    scale = scale_of(args, config)
+    labels = {
+        "paper": "inflora",
+        "method": METHODS[config["model_name"]].label,
+        "protocol": protocol(data_name(config), tasks),
+        "backbone": BACKBONES.get(config["backbone"], config["backbone"]),
+        "scale": scale,
+        "seed": seed,
+    }
+    weights = (
+        {} if config["backbone"] == vit.MINI else {"md5": file_md5(vit.find_weights(config["backbone"], args.weights))}
+    )
+    decides = settings(config) | {"seed": seed, "weights": weights, "data": data.fingerprint}
+    about = {"device": device_name(args.device), "workers": args.workers}
+    root = Path(mini_folder(args.save, scale))
+    return Run(root / log_folder(config) / str(seed), decides, labels, "", args.overwrite, args.save_interval, about)
+
+
+# Checkpoints
+
+
+def task_path(run: Run, task: int) -> Path:
+    return run.folder / f"task_{task}.pth"
+
+
+def classes_path(run: Run, task: int) -> Path:
+    return run.folder / f"classes_{task}.pth"
+
+
+def is_done(run: Run, task: int) -> bool:
+    return task_path(run, task).exists() and bool(run.find(after_task=task + 1, metric="acc"))
+
+
+def read_task(run: Run, learned: Learned, config: Config, task: int) -> None:
+    """Put the network, the memories and the statistics back to what they were after a task."""
+    saved, method, network = load_tensors(task_path(run, task)), METHODS[config["model_name"]], learned.network
+    network.load_state_dict(saved["state_dict"])
+    network.finish(task if method.designed else 0)
+    device = network.image_encoder.cls_token.device
+    if method.designed:
+        learned.memories = [Memory(entry["basis"].to(device), entry["free"]) for entry in saved["memories"]]
+    if method.aligned:
+        parts = [load_tensors(classes_path(run, earlier)) for earlier in range(task + 1)]
+        learned.statistics = ClassStatistics(
+            *(torch.cat([part[name] for part in parts]).to(device) for name in ("means", "covariances"))
+        )
+
+
+# A task
+
+
+def learn_task(
+    run: Run,
+    args: argparse.Namespace,
+    config: Config,
+    tasks: Scenario,
+    data: ImageSet,
+    learned: Learned,
+    task: int,
+    seed: int,
+) -> None:
+    """Design, train, remember and, with +CA, align; then the task's checkpoint."""
+    method, network, options = METHODS[config["model_name"]], learned.network, training_options(config, task)
+    branch, first_class = (task if method.designed else 0), tasks.tasks[task].start
+    task_seed = seed * SEED_STEP + task
+    examples = task_subset(data.train, tasks, task)
+    batches = Batches(examples, config["batch_size"], task_seed, args.workers, args.device)
+    if method.designed:
+        design_or_read(run, network, task, learned.memories, batches)
+    log = train_task(network, task, branch, first_class, batches, options, f"task {task}", run.steps)
+    if method.designed:
+        epsilon = threshold(config["lamb"], config["lame"], task, config["total_sessions"])
+        learned.memories = remember_task(network, learned.memories, batches, options.epochs + 1, epsilon, method.dual)
+    if method.aligned:
+        statistics = statistics_of(network, data, tasks, task, args, config)
+        save_tensors(classes_path(run, task), vars(statistics))
+        learned.statistics = learned.statistics.joined(statistics) if learned.statistics else statistics
+        if task > 0:
+            align_task(network, learned.statistics, tasks, task, config, task_seed)
+    epoch = slice(-len(batches), None)
+    print(f"task {task}: loss {log.loss[epoch].mean():.3f}, training accuracy {100 * log.accuracy[epoch].mean():.2f}")
+    trained = network.branch(branch) | network.classifier(task) | ({} if method.designed else network.reduction(branch))
+    about = {"dataset": data_name(config), "after_task": task + 1, "seconds": run.seconds}
+    count = {"metric": "trainable_parameters", "value": sum(parameter.numel() for parameter in trained.values())}
+    run.record([*cost_records(about["dataset"], task + 1, run.seconds, args.device), about | count])
+    memories = [memory.state_dict() for memory in learned.memories or []]
+    save_tensors(task_path(run, task), {"state_dict": network.state_dict(), "memories": memories})
+
+
+def design_or_read(run: Run, network: Network, task: int, memories: list[Memory] | None, batches: Batches) -> None:
+    """The task's lora_A, from the file of a run that was stopped after designing it, else by a pass over the data."""
+    path, reduction = run.folder / "design.pth", network.reduction(task)
+    saved = load_tensors(path) if path.exists() else {"task": None}
+    if saved["task"] != task:
+        design_branch(network, task, memories, batches)
+        save_tensors(path, {"task": task, "lora_A": {key: value.detach() for key, value in reduction.items()}})
+        return
+    with torch.no_grad():
+        for key, parameter in reduction.items():
+            parameter.copy_(saved["lora_A"][key])
+
+
+def statistics_of(
+    network: Network, data: ImageSet, tasks: Scenario, task: int, args: argparse.Namespace, config: Config
+) -> ClassStatistics:
+    """Statistics of the task's classes, from its training images under the test transform."""
+    plain = copy.copy(data.train)
+    plain.transform = data.test.transform
+    features, labels = features_of(network, task_subset(plain, tasks, task), args, config["batch_size"])
+    return class_statistics(features, labels, tasks.tasks[task])
+
+
+def align_task(
+    network: Network, statistics: ClassStatistics, tasks: Scenario, task: int, config: Config, seed: int
+) -> None:
+    device = statistics.means.device
+    task_of_class = torch.from_numpy(tasks.task_ids(range(len(statistics.means)))).to(device)
+    means, factors = scaled_means(statistics.means, task_of_class), cholesky_factors(statistics.covariances)
+    draws = draw(means, factors, torch.Generator(device).manual_seed(seed))
+    align(list(network.classifier_pool[: task + 1]), draws, logit_norm(config["model_name"], config["dataset"]))
+
+
+# Evaluation
+
+
+@torch.inference_mode()
+def features_of(
+    network: Network, examples: Dataset, args: argparse.Namespace, batch_size: int
+) -> tuple[Tensor, Tensor]:
+    """Features (N, d) and labels (N,) of a set, in its order, on the network's device."""
+    loader = DataLoader(
+        examples,
+        batch_size,
+        num_workers=args.workers,
+        pin_memory=args.device.type == "cuda",
+        worker_init_fn=leave_signals_to_parent,
+    )
+    features, labels = [], []
+    for images, targets in tqdm(loader, desc="features", unit="batch", leave=False, dynamic_ncols=True, disable=None):
+        features.append(network.features(images.to(args.device, non_blocking=True)))
+        labels.append(targets.to(args.device))
+    return torch.cat(features), torch.cat(labels)
+
+
+def evaluate(
+    run: Run, args: argparse.Namespace, config: Config, tasks: Scenario, data: ImageSet, network: Network, task: int
+) -> None:
+    """Record accuracies on all test images of the classes seen, by task too, the curves' means, and forgetting."""
+    features, labels = features_of(network, seen_subset(data.test, tasks, task), args, config["batch_size"])
+    with torch.inference_mode():
+        logits = network.logits(features, task + 1)
+    metrics = task_metrics(logits, labels, tasks, task, config["decimals"])
+    name, after = data_name(config), task + 1
+    values = {
+        "acc": metrics.pop("top1"),
+        "acc_macro": metrics.pop("top1_macro"),
+        "acc_with_task": metrics.pop("top1_with_task"),
+        "task_id_accuracy": metrics.pop("task_acc"),
+    }
+    for metric in ("acc", "acc_macro"):
+        earlier = [line["value"] for line in run.find(metric=metric) if line["after_task"] < after]
+        values[f"avg_{metric}"] = float(np.mean([*earlier, values[metric]]))
+    values |= {f"accuracy {group}": value for group, value in metrics.items()}
+    by_task = accuracy_by_task(logits, labels, tasks, task)
+    values["forgetting"] = forgetting([*earlier_accuracies(run, task), by_task])
+    lines = [(name, metric, value) for metric, value in values.items()]
+    lines += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(by_task)]
+    about = {"after_task": after, "seconds": 0.0}
+    run.record(
+        [
+            about | {"dataset": dataset, "metric": metric, "value": value}
+            for dataset, metric, value in lines
+            if not math.isnan(value)  # a cut copy of a data set may lack a group's test images
+        ]
+    )
+    print(
+        f"after task {task}: accuracy {values['acc']:.2f}, mean of the curve {values['avg_acc']:.2f}, "
+        f"task known {values['acc_with_task']:.2f}, task found {100 * values['task_id_accuracy']:.2f}, "
+        f"forgetting {values['forgetting']:.2f}",
+        flush=True,
+    )
+
+
+def earlier_accuracies(run: Run, task: int) -> list[list[float]]:
+    """What `accuracy_by_task` gave after each task before this one, as recorded; nan where nothing was."""
+    recorded = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="task_accuracy")}
+    return [[recorded.get((row + 1, f"task {known}"), math.nan) for known in range(row + 1)] for row in range(task)]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""From each published form of a checkpoint to timm's ViT, and the message for each file that is not one.
+
+Full-size files hold one random number a key, spread over its shape: every key and shape is there, in kilobytes.
+"""
+
+import argparse
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import save_file
+from timm import create_model
+from timm.models.vision_transformer import VisionTransformer
+
+from common import vit
+from common.errors import UserError
+from common.mini import VIT_SIZES, vit_state_dict
+
+HEADS = {"head.weight": (21843, 768), "head.bias": (21843,)}
+PROJECTION = {"head.mlp.0.weight": (2048, 768), "head.last_layer.weight_g": (8192, 1)}
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    with torch.device("meta"):
+        model = create_model("vit_base_patch16_224", num_classes=0)
+    return {key: value.shape for key, value in model.state_dict().items()}
+
+
+def spread(shapes, seed=0):
+    """A tensor a key: one random number, seen in the whole shape."""
+    generator = torch.Generator().manual_seed(seed)
+    return {key: torch.randn(1, generator=generator).expand(tuple(shape)) for key, shape in shapes.items()}
+
+
+def prefixed(prefix, weights):
+    return {prefix + key: value for key, value in weights.items()}
+
+
+def ibot21k(weights):
+    """iBOT's full checkpoint: student under DistributedDataParallel, teacher, optimiser, options."""
+    head = spread(PROJECTION)
+    student = prefixed("module.backbone.", weights) | {"module.backbone.masked_embed": torch.zeros(1, 768)}
+    teacher = prefixed("backbone.", weights) | head
+    return {"student": student, "teacher": teacher, "epoch": 80, "args": argparse.Namespace(arch="vit_base", lr=1e-3)}
+
+
+def moco1k(weights):
+    """MoCo v3's release: both encoders and the predictor under DistributedDataParallel."""
+    other = {key: value + 1 for key, value in spread({"cls_token": (1, 1, 768)}).items()}
+    state = prefixed("module.base_encoder.", weights | spread(PROJECTION))
+    state |= prefixed("module.momentum_encoder.", other) | prefixed("module.predictor.", spread(PROJECTION))
+    return {"arch": "vit_base", "epoch": 300, "state_dict": state}
+
+
+FORMS = {
+    "sup21k": ("vit_base_patch16_224_augreg_in21k.bin", lambda weights: weights | spread(HEADS)),
+    "sup1k": ("vit_base_patch16_224_augreg2_in21k_ft_in1k.bin", lambda weights: weights | spread(HEADS)),
+    "ibot1k": ("checkpoint_teacher.pth", lambda weights: {"state_dict": weights | spread(PROJECTION)}),
+    "ibot21k": ("checkpoint.pth", ibot21k),
+    "dino1k": ("dino_vitbase16_pretrain.pth", lambda weights: weights),
+    "moco1k": ("vit-b-300ep.pth.tar", moco1k),
+}
+RESAVED = [
+    ("ibot21k", "checkpoint.pth", lambda weights: {"teacher": prefixed("module.backbone.", weights)}),
+    ("moco1k", "mocov3-vit-base-300ep.pth", lambda weights: {"model": weights | spread(PROJECTION)}),
+]
+
+
+def test_every_published_form_is_covered():
+    assert FORMS.keys() == vit.PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("name, file, form", [(name, *form) for name, form in FORMS.items()] + RESAVED)
+def test_published_checkpoint(name, file, form, shapes, tmp_path):
+    weights = spread(shapes, seed=1)
+    torch.save(form(weights), tmp_path / file)
+    loaded = vit.load(name, tmp_path)
+    assert not loaded.training
+    state = loaded.state_dict()
+    assert state.keys() == weights.keys()
+    for key, value in weights.items():
+        assert state[key].is_contiguous() and torch.equal(state[key], value), key
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A tiny model and weights for it that no initialisation gave."""
+    generator = torch.Generator().manual_seed(2)
+    model = VisionTransformer(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=2, num_classes=0)
+    weights = {key: torch.randn(value.shape, generator=generator) for key, value in model.state_dict().items()}
+    return model, weights
+
+
+@pytest.mark.parametrize("name", list(FORMS))
+def test_random_weights_arrive_in_the_right_place(name, tiny, tmp_path):
+    """The model filled from a published form computes what timm computes with the same weights."""
+    model, weights = tiny
+    torch.save(FORMS[name][1](weights), tmp_path / "file.pth")
+    found = vit.backbone_weights(tmp_path / "file.pth", vit.PUBLISHED[name])
+    with torch.device("meta"):
+        filled = VisionTransformer(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=2, num_classes=0)
+    vit.fill(filled, found, name)
+    model.load_state_dict(weights)
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        torch.testing.assert_close(filled(images), model.eval()(images), rtol=0, atol=0)
+
+
+def test_half_precision_safetensors_become_float32(tiny, tmp_path):
+    _, weights = tiny
+    halves = {key: value.half() for key, value in weights.items()}
+    save_file(halves | {"head.weight": torch.zeros(5, 12)}, tmp_path / "model.safetensors")
+    found = vit.backbone_weights(tmp_path / "model.safetensors", vit.PUBLISHED["sup21k"])
+    with torch.device("meta"):
+        model = VisionTransformer(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=2, num_classes=0)
+    state = vit.fill(model, found, "file").state_dict()
+    for key, value in halves.items():
+        assert torch.equal(state[key], value.float()), key
+
+
+def test_a_path_takes_the_place_of_a_name(shapes, tmp_path):
+    weights = spread(shapes)
+    torch.save(weights, tmp_path / "mine.pth")
+    assert torch.equal(vit.load(tmp_path / "mine.pth").norm.weight, weights["norm.weight"])
+
+
+def test_miniature():
+    model = vit.load("mini")
+    expected = VisionTransformer(**VIT_SIZES)
+    expected.load_state_dict(vit_state_dict())
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(images), expected.eval()(images))
+
+
+def test_hub_cache_is_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--timm--vit_base_patch16_224.augreg_in21k"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0123")
+    file = repository / "snapshots" / "0123" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    assert vit.find_weights("sup21k", tmp_path) == file
+    with pytest.raises(UserError, match=r"download failed.*put it at .*dino_vitbase16_pretrain\.pth"):
+        vit.find_weights("dino1k", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["ibot1k", "ibot21k", "moco1k"])
+def test_files_that_timm_does_not_host(name, tmp_path):
+    with pytest.raises(UserError, match=f"Get .* and put it at {tmp_path / vit.PUBLISHED[name].files[0]}"):
+        vit.load(name, tmp_path)
+
+
+def test_unknown_name():
+    with pytest.raises(UserError, match="neither a file nor a known name. Did you mean sup21k"):
+        vit.load("sup21")
+
+
+def without(weights, *keys):
+    return {key: value for key, value in weights.items() if key not in keys}
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        (lambda weights: without(weights, "norm.weight", "norm.bias"), "2 keys missing: norm.bias, norm.weight"),
+        (lambda weights: weights | {"fc_norm.weight": torch.ones(768)}, "1 keys not of a ViT: fc_norm.weight"),
+        (
+            lambda weights: weights | {"pos_embed": torch.ones(1, 50, 768)},
+            r"of another shape: pos_embed \(1, 50, 768\)",
+        ),
+        (lambda weights: prefixed("visual.", weights), "150 keys missing.*150 keys not of a ViT.*and 140 more"),
+        (lambda weights: {"model": weights}, "no state dict; model are no tensors"),
+        (lambda weights: [1], "holds a list"),
+    ],
+)
+def test_wrong_file_says_which_keys(change, told, shapes, tmp_path):
+    torch.save(change(spread(shapes)), tmp_path / "wrong.pth")
+    with pytest.raises(UserError, match=told):
+        vit.load(tmp_path / "wrong.pth")
+
+
+def test_checkpoint_of_another_method(shapes, tmp_path):
+    torch.save({"student": spread(shapes)}, tmp_path / "checkpoint.pth")
+    with pytest.raises(UserError, match="no entry 'teacher'; the file has student"):
+        vit.load("ibot21k", tmp_path)
+
+
+@pytest.mark.parametrize("file", ["cut.pth", "cut.safetensors"])
+def test_cut_file(file, tmp_path):
+    (tmp_path / file).write_bytes(b"PK\x03\x04 not all of it")
+    with pytest.raises(UserError, match="checkpoint"):
+        vit.load(tmp_path / file)

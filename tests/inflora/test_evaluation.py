@@ -1,0 +1,47 @@
+"""The original's figures of a task, from the official code's logits and by hand."""
+
+import pytest
+import torch
+
+from common.datasets.incremental import Scenario
+from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
+from tests.golden_files import Golden
+
+
+def test_official_metrics():
+    golden = Golden("inflora/metrics")
+    classes, tasks = golden.meta["class_num"], golden.meta["tasks"]
+    scenario = Scenario(range(classes * tasks), classes, classes)
+    for task in range(tasks):
+        metrics = task_metrics(golden[f"t{task}/logits"], golden[f"t{task}/targets"], scenario, task, decimals=2)
+        for key in ("top1", "top1_with_task", "task_acc"):
+            assert metrics[key] == pytest.approx(float(golden[f"t{task}/{key}"]), rel=1e-9), key
+        for group, value in golden.meta["grouped"][task].items():
+            assert metrics["top1" if group == "total" else group] == pytest.approx(value, rel=1e-9), group
+
+
+def test_by_hand():
+    """Two tasks of two classes; four images, of which the third is taken for the other task's."""
+    logits = torch.tensor([[9.0, 0, 1, 2], [0, 3, 1, 2], [5, 0, 4, 1], [0, 0, 1, 8]])
+    metrics = task_metrics(logits, torch.tensor([0, 0, 2, 3]), Scenario(range(4), 2, 2), 1, decimals=None)
+    assert metrics["top1"] == 50 and metrics["top1_with_task"] == 75 and metrics["task_acc"] == 0.75
+    assert metrics["00-01"] == metrics["old"] == 50 and metrics["02-03"] == metrics["new"] == 50
+
+
+def test_rounding_and_macro_mean():
+    """One of three and one of one: the micro value weighs images, the macro value weighs tasks."""
+    logits = torch.tensor([[9.0, 0], [0, 1.0], [0, 1.0], [0, 1.0]])
+    labels, scenario = torch.tensor([0, 0, 0, 1]), Scenario(range(2), 1, 1)
+    exact, rounded = (task_metrics(logits, labels, scenario, 1, decimals) for decimals in (None, 2))
+    assert exact["top1"] == 50
+    assert exact["old"] == pytest.approx(100 / 3) and rounded["old"] == 33.33
+
+
+def test_accuracy_by_task_and_forgetting():
+    """Tasks of one and two classes; the first falls from 100 to 50, the second from its best, 75, to 25."""
+    logits = torch.tensor([[9.0, 0, 1], [0, 3, 1], [0, 4, 1], [0, 1, 8], [0, 5, 1], [7, 5, 1]])
+    labels, scenario = torch.tensor([0, 0, 1, 1, 2, 2]), Scenario(range(3), 1, 2)
+    assert accuracy_by_task(logits, labels, scenario, 1) == [50, 25]
+    assert accuracy_by_task(logits, labels, scenario, 0) == [50]
+    assert forgetting([[100]]) == 0
+    assert forgetting([[100], [60, 75], [50, 25, 90]]) == 50

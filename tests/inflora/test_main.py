@@ -1,0 +1,207 @@
+"""The entry point: every configuration from data to record, what it refuses, and how a stopped run goes on."""
+
+import json
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from inflora.lora import Network
+from inflora.main import main
+from inflora.options import log_folder, read_config
+from tests.inflora.conftest import CONFIGS
+
+PUBLISHED = sorted(path.stem for path in CONFIGS.glob("*_*.json"))
+TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
+
+
+def lines(folder):
+    return [json.loads(line) for line in (folder / "record.jsonl").read_text().splitlines()]
+
+
+def value(folder, metric, after):
+    return next(line["value"] for line in lines(folder) if (line["metric"], line["after_task"]) == (metric, after))
+
+
+def test_twelve_configurations():
+    assert len(PUBLISHED) == 12
+
+
+@pytest.mark.parametrize("name", ["cifar100_inflora", "mimg10_inflorab5", "domainnet_inflora"])
+def test_a_run_of_two_tasks(run, name):
+    folder = run(name)
+    content = json.loads((CONFIGS / f"{name}.json").read_text())
+    assert [path.name for path in sorted(folder.glob("task_*.pth"))] == ["task_0.pth", "task_1.pth"]
+    for after in (1, 2):
+        accuracy = value(folder, "acc", after)
+        assert 0 <= accuracy <= 100
+        assert value(folder, "acc_with_task", after) >= accuracy
+    assert value(folder, "avg_acc", 2) == pytest.approx((value(folder, "acc", 1) + value(folder, "acc", 2)) / 2)
+    labels = lines(folder)[0]
+    assert labels["paper"] == "inflora" and labels["protocol"].startswith(f"cil-{content['dataset'].lower()}-")
+    state = torch.load(folder / "task_1.pth", weights_only=True)
+    layers = 4  # of the miniature's ViT, all within b5's first five
+    assert len(state["memories"]) == layers
+    keys = {
+        f"image_encoder.blocks.{i}.attn.lora_{x}.{t}.weight" for i in range(4) for x in ("A_k", "B_v") for t in (0, 1)
+    }
+    assert keys < state["state_dict"].keys()
+    assert not (folder / "state.pth").exists()
+
+
+def test_trained_parameters_are_counted(run):
+    """2 L r d + (d + 1) n classes, spec section 8."""
+    folder = run("cifar100_inflora")
+    assert value(folder, "trainable_parameters", 2) == 2 * 4 * 4 * 128 + 129 * 50
+
+
+@pytest.mark.parametrize("name", ["cifar100_infloraca", "mimg10_infloraca"])
+def test_alignment_moves_older_classifiers_and_nothing_else(run, name):
+    folder = run(name, epochs=1)
+    before, after = (torch.load(folder / f"task_{task}.pth", weights_only=True)["state_dict"] for task in (0, 1))
+    assert not torch.equal(before["classifier_pool.0.weight"], after["classifier_pool.0.weight"])
+    assert torch.equal(
+        before["image_encoder.blocks.0.attn.qkv.weight"], after["image_encoder.blocks.0.attn.qkv.weight"]
+    )
+    classes = [torch.load(folder / f"classes_{task}.pth", weights_only=True) for task in (0, 1)]
+    assert sum(len(part["means"]) for part in classes) == (100 if "cifar" in name else 200)
+    norm = after["image_encoder.norm.weight"]
+    assert torch.equal(norm, torch.ones(128)) == ("cifar" in name)  # CA1 throws the pre-trained norm away
+
+
+def test_bounds(run, configured, tmp_path):
+    sequential = run("cifar100_inflora", "--model-name", "SeqLoRA")
+    state = torch.load(sequential / "task_1.pth", weights_only=True)
+    assert state["memories"] == [] and "image_encoder.blocks.0.attn.lora_A_k.1.weight" not in state["state_dict"]
+    main([*configured("cifar100_inflora"), "--model-name", "Joint"])
+    joint = next(path.parent for path in tmp_path.rglob("record.jsonl") if "Joint" in str(path))
+    assert lines(joint)[0]["protocol"] == "joint-cifar100"
+    assert [path.name for path in joint.glob("task_*.pth")] == ["task_0.pth"]
+
+
+def test_every_seed_has_a_run_of_its_own(configured, tmp_path, capsys):
+    main([*configured("cifar100_inflora", seed=[0, 3], shuffle=True)])
+    folders = sorted(path.parent.name for path in tmp_path.rglob("record.jsonl"))
+    assert folders == ["0", "3"]
+    assert "over seeds 0, 3" in capsys.readouterr().out
+
+
+def test_rounding_is_an_option(run):
+    folder = run("mimg10_inflora", "--decimals", "2")
+    accuracy = value(folder, "acc", 2)
+    assert accuracy == round(accuracy, 2)
+
+
+def test_the_originals_log_folder():
+    config = read_config(CONFIGS / "cifar100_inflora.json")
+    assert log_folder(config) == "cifar100/10_10_sip/InfLoRA/adam/10/0.95_1.0-0.0005"
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"total_sessions": 1}, "total_sessions 1, but 100 classes in steps of 50 and then 50 make 2 tasks"),
+        ({"rank": 200}, "the backbone is 128 wide; give 1 to 128"),
+        ({"epoch": 3}, r"unknown keys: epoch \(did you mean epochs\?\)"),
+        ({"model_name": "L2P"}, "model_name 'L2P'; known are InfLoRA"),
+        ({"dataset": "cifar10"}, "dataset 'cifar10'; known are cifar100"),
+        ({"lrate": "fast"}, "lrate is 'fast', which is no float"),
+        ({"model_name": "InfLoRA_CA1"}, "InfLoRA_CA1 needs fc_lrate"),
+        ({"lamb": 1.0}, "lamb 1.0: give a share"),
+        ({"increment": 7}, "increment 7 does not divide the 50 classes"),
+        ({"data_path": "nowhere", "backbone": "ibot1k"}, r"(?s)CIFAR100.*missing.*Get vitb_16/checkpoint_teacher.pth"),
+    ],
+)
+def test_refused_with_one_message(configured, capsys, changes, told):
+    import re
+
+    command = configured("cifar100_inflora")
+    path = command[1]
+    content = json.loads(open(path).read()) | changes
+    open(path, "w").write(json.dumps(content))
+    with pytest.raises(SystemExit) as stop:
+        main(command)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and "Traceback" not in said and re.search(told, said), said
+
+
+@pytest.mark.parametrize("key", ["dataset", "lamb", "total_sessions"])
+def test_a_missing_key(configured, capsys, key):
+    command = configured("cifar100_inflora")
+    content = json.loads(open(command[1]).read())
+    del content[key]
+    open(command[1], "w").write(json.dumps(content))
+    with pytest.raises(SystemExit):
+        main(command)
+    assert f"missing keys: {key}." in capsys.readouterr().err
+
+
+def test_dead_keys_are_named(configured, capsys):
+    read_config(CONFIGS / "cifar100_inflora.json")
+    assert "memory_size (there is no memory of images)" in capsys.readouterr().out
+
+
+def test_a_wrong_backbone_file(configured, capsys, tmp_path):
+    torch.save({"cls_token": torch.zeros(1, 1, 768), "extra": torch.zeros(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(SystemExit):
+        main([*configured("cifar100_inflora"), "--backbone", str(tmp_path / "wrong.pth")])
+    said = capsys.readouterr().err
+    assert "149 keys missing: blocks.0.attn.proj.bias" in said and "1 keys not of a ViT: extra" in said
+
+
+def comparable(folder):
+    return [
+        (line["after_task"], line["metric"], line["value"]) for line in lines(folder) if line["metric"] not in TIMES
+    ]
+
+
+@pytest.mark.parametrize("name", ["cifar100_inflora", "cifar100_infloraca"])
+def test_stopped_and_taken_up_again(configured, tmp_path, name):
+    """Interrupted in the second task, then killed at random: the same records and weights, bit for bit."""
+    command = configured(name, epochs=6, init_epoch=2, batch_size=16, weight_decay=0.001)
+    main([*command, "--save", str(tmp_path / "whole-mini")])
+    broken = [
+        sys.executable,
+        "-m",
+        "inflora.main",
+        *command,
+        "--save",
+        str(tmp_path / "broken-mini"),
+        "--save-interval",
+        "0",
+    ]
+    process = subprocess.Popen(broken, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    for line in process.stdout:
+        if line.startswith("after task 0"):
+            process.send_signal(signal.SIGINT)
+            break
+    said = process.stdout.read()
+    assert process.wait() == 130 and "Traceback" not in said, said
+    for seconds in (4.5, 5.5):
+        process = subprocess.Popen(broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    main([*command, "--save", str(tmp_path / "broken-mini")])
+    whole, again = (next((tmp_path / place).rglob("record.jsonl")).parent for place in ("whole-mini", "broken-mini"))
+    assert comparable(whole) == comparable(again)
+    for task in (0, 1):
+        one, other = (torch.load(place / f"task_{task}.pth", weights_only=True) for place in (whole, again))
+        for key, tensor in one["state_dict"].items():
+            assert torch.equal(tensor, other["state_dict"][key]), key
+
+
+def test_the_same_command_again_computes_nothing(run, monkeypatch):
+    folder = run("cifar100_inflora")
+    before = lines(folder)
+
+    def fail(*_):
+        raise AssertionError("an image was looked at")
+
+    monkeypatch.setattr(Network, "features", fail)
+    run("cifar100_inflora")
+    assert lines(folder) == before
