@@ -246,7 +246,10 @@ def mtil_means(matrix: AccuracyMatrix) -> MTILTriple | None:
 
 
 def matrices(records: list[Record]) -> list[AccuracyMatrix]:
-    """The measured accuracy matrices, one a (run folder, protocol, method, seed)."""
+    """The measured accuracy matrices, one a (run folder, protocol, method, seed).
+
+    A class-incremental run that recorded the accuracy on each task has these as columns, not their pooled test images.
+    """
     runs: dict[tuple[str, str, str, str, int], list[Record]] = {}
     learned: dict[str, dict[int, str]] = {}  # folder -> after which task -> the set learned
     zero_shot: dict[tuple[str, int], dict[str, float]] = {}
@@ -256,18 +259,25 @@ def matrices(records: list[Record]) -> list[AccuracyMatrix]:
             learned.setdefault(folder, {})[record.after_task] = record.dataset
         elif record.metric == "accuracy" and record.after_task == 0:
             zero_shot.setdefault((folder, record.seed), {})[record.dataset] = record.value
-        elif record.metric == "accuracy":
+        elif record.metric in ("accuracy", "task_accuracy"):
             about = (folder, record.protocol, record.method, record.backbone, record.seed)
             runs.setdefault(about, []).append(record)
     return in_order(
         _matrix(
             (lines[0].paper, protocol, method, backbone, seed, folder),
-            {(line.after_task, line.dataset): line.value for line in lines},
-            learned.get(folder, {}),
+            *_cells(lines, learned.get(folder, {})),
             zero_shot.get((folder, seed)),
         )
         for (folder, protocol, method, backbone, seed), lines in runs.items()
     )
+
+
+def _cells(lines: list[Record], learned: dict[int, str]) -> tuple[dict[tuple[int, str], float], dict[int, str]]:
+    """The cells of a run by (after task, column), and what each task learned."""
+    by_task = [line for line in lines if line.metric == "task_accuracy"]
+    if by_task:  # a task is first tested when it is learned
+        learned = dict(enumerate(dict.fromkeys(line.dataset for line in by_task), start=1))
+    return {(line.after_task, line.dataset): line.value for line in by_task or lines}, learned
 
 
 def _untrained(records: list[Record]) -> list[AccuracyMatrix]:
@@ -333,5 +343,5 @@ def _matrix(
 def _in_order(first: Iterable[str], present: Iterable[str]) -> list[str]:
     """The distinct names of `present`, those of `first` leading in its order."""
     present = list(dict.fromkeys(present))
-    leading = [name for name in first if name in present]
+    leading = [name for name in dict.fromkeys(first) if name in present]
     return leading + [name for name in present if name not in leading]

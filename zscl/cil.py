@@ -115,7 +115,7 @@ def learn_task(
     )
     if options.method == "ZSCL":
         keep_known(run, reference)
-    run.record(cost_records(found.dataset, task_id + 1, run.seconds, device))
+    run.record(cost_records(f"task {task_id}", task_id + 1, run.seconds, device))
     save_checkpoint(run, task_id, model.state_dict())
     return reference
 

@@ -236,6 +236,24 @@ def test_a_custom_sequence_is_named_by_what_it_learned(tmp_path: Path) -> None:
     assert only(compare([], records), metric="avg", dataset="mean").mean == 15.0
 
 
+def test_a_class_incremental_run_has_a_column_a_task(tmp_path: Path) -> None:
+    about = {"protocol": "cil-characters-3x4", "scale": "mini"}
+    lines = []
+    for after in (1, 2, 3):
+        lines.append(about | {"metric": "train_seconds", "dataset": "Characters", "after_task": after, "value": 1.0})
+        lines.append(about | {"metric": "accuracy", "dataset": "Characters", "after_task": after, "value": 50.0})
+        lines += [
+            about | {"metric": "task_accuracy", "dataset": f"task {task}", "after_task": after, "value": 10.0 * task}
+            for task in range(after)
+        ]
+    (matrix,) = matrices(records_of(tmp_path, lines))
+    assert matrix.rows == matrix.columns == ["task 0", "task 1", "task 2"] and matrix.zero_shot is None
+    assert matrix.values == [[0.0, None, None], [0.0, 10.0, None], [0.0, 10.0, 20.0]]
+    pooled = [line for line in lines if line["metric"] != "task_accuracy"]
+    (matrix,) = matrices(records_of(tmp_path / "pooled", pooled))
+    assert matrix.columns == ["Characters"] and len(matrix.values) == 3
+
+
 def test_published_matrices_are_the_fourteen_of_zscl() -> None:
     found = published_matrices(read_published())
     assert len(found) == 14 and {matrix.paper for matrix in found} == {"zscl"}
