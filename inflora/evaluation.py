@@ -1,4 +1,7 @@
-"""Accuracy after a task, as the original's log has it (methods/inflora.py:L265-L305, utils/toolkit.py:L28-L48)."""
+"""Accuracy after a task, as the original's log has it (methods/inflora.py:L265-L305, utils/toolkit.py:L28-L48).
+
+Forgetting, which the original does not tell, is beside it.
+"""
 
 from collections.abc import Sequence
 

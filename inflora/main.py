@@ -325,7 +325,8 @@ def evaluate(
         values[f"avg_{metric}"] = float(np.mean([*earlier, values[metric]]))
     values |= {f"accuracy {group}": value for group, value in metrics.items()}
     by_task = accuracy_by_task(logits, labels, tasks, task)
-    values["forgetting"] = forgetting([*earlier_accuracies(run, task), by_task])
+    if task > 0:
+        values["forgetting"] = forgetting([*earlier_accuracies(run, task), by_task])
     lines = [(name, metric, value) for metric, value in values.items()]
     lines += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(by_task)]
     about = {"after_task": after, "seconds": 0.0}
@@ -339,7 +340,7 @@ def evaluate(
     print(
         f"after task {task}: accuracy {values['acc']:.2f}, mean of the curve {values['avg_acc']:.2f}, "
         f"task known {values['acc_with_task']:.2f}, task found {100 * values['task_id_accuracy']:.2f}, "
-        f"forgetting {values['forgetting']:.2f}",
+        f"forgetting {values.get('forgetting', 0):.2f}",
         flush=True,
     )
 

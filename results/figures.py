@@ -25,6 +25,7 @@ MARKERS = "osD^vP*"  # as many as colours
 PUBLISHED = "#7A7A7A"
 FRONT = ("mtil-order1", "cil-cifar100-10x10")  # drawn from published numbers alone when nothing was run
 BARS = ("transfer", "avg", "last")
+CURVES = ("accuracy", "acc")  # recorded after every task; InfLoRA calls it by its paper's name
 WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
 DPI = 130
 
@@ -262,7 +263,7 @@ def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
     """A curve a seed: accuracy after each task, the mean over the data sets tested (and over runs of that seed)."""
     points: dict[tuple[str, int], dict[int, list[float]]] = {}
     for record in in_order(data.records):
-        if record.protocol == protocol and record.metric == "accuracy":
+        if record.protocol == protocol and record.metric in CURVES:
             key = (record.method, record.seed)
             points.setdefault(key, {}).setdefault(record.after_task, []).append(record.value)
     return _by_name((name, _mean_curve(tasks)) for (name, _), tasks in points.items())

@@ -29,6 +29,7 @@ METRICS = {
     "avg": "Avg",
     "last": "Last",
     "accuracy": "Accuracy",
+    "forgetting": "Forgetting",
 }  # also the order in which tables show them
 # The class-incremental papers' own names: which column, and what the pair is called. InfLoRA's ACC and MoE-Adapters'
 # Last pool all test images, VQ-Prompt's FAA is a mean over tasks, as is the macro variant.
