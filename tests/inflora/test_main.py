@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -172,7 +173,8 @@ def test_stopped_and_taken_up_again(configured, tmp_path, name):
         "--save-interval",
         "0",
     ]
-    process = subprocess.Popen(broken, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run with Ctrl-C ignored
+    process = subprocess.Popen(broken, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
     for line in process.stdout:
         if line.startswith("after task 0"):
             process.send_signal(signal.SIGINT)
