@@ -20,7 +20,6 @@ from common.clip.tokenizer import cut_prompts
 from common.datasets.incremental import task_subset
 from common.errors import exit_cleanly
 from common.evaluation.metrics import CILStep
-from common.evaluation.report import ZERO_SHOT
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from common.hydra_style import read_options
 from common.runs import Run
@@ -35,7 +34,7 @@ EXPERTS, TOPK, BOTTLENECK = 2, 2, 64  # literals upstream (cil/clip/model.py:L28
 ROUTER = 0  # the one that all tasks share
 TEST_BATCH = 64  # upstream cil/main.py:L55; with the noise a number of the protocol
 PRESETS = {"scale": {"paper": None, "mini": Path(__file__).parent / "configs" / "cil_mini.yaml"}}
-METHODS = {"MoE-Adapters": "MoE-Adapters", "zeroshot": ZERO_SHOT}  # as configurations and as records name them
+METHODS = {"MoE-Adapters": "MoE-Adapters", "zeroshot": "Continual-CLIP"}  # as configurations and as records name them
 NOT_READ = ("l2", "ce_method", "we", "avg_freq", "ref_dataset", "ref_sentences")
 
 

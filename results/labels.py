@@ -44,7 +44,7 @@ REPORTED = {
     "acc_macro": ("last", "AvgACC, ACC by task"),
 }
 INCREMENTAL = re.compile(r"(cil|til|dil|joint)-([a-z0-9_]+)(?:-(?:(\d+)\+)?(\d+)(?:x(\d+))?)?(?:-buffer(\d+))?")
-CROSS_PAPER = "CIFAR-100, 10 tasks"
+CROSS_PAPER = {"paper": "CIFAR-100, 10 tasks", "mini": "Characters, 10 tasks"}  # the sheet, by scale
 MTIL = "MTIL"  # the sheet of all its methods
 # The order in which MTIL's tables and figures show methods: as ZSCL lists them, its ablations before it.
 METHODS = (

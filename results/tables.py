@@ -119,7 +119,7 @@ def _cross_paper(shown: list[Comparison], stated: list[Comparison], parameters: 
     known = {_method(item) for item in mine}
     mine += [item for item in stated if labels.is_cross_paper(item.protocol) and _method(item) not in known]
     about = "Where all five papers meet: Last is the accuracy after the tenth task, Avg its mean over the tasks."
-    table = _by_setting(labels.CROSS_PAPER, about, mine, parameters, scale)
+    table = _by_setting(labels.CROSS_PAPER[scale], about, mine, parameters, scale)
     absent = [name for key, name in labels.PAPERS.items() if key not in {item.paper for item in mine}]
     if absent and scale == "paper":
         return replace(table, remark=f"Neither published numbers nor runs of: {', '.join(absent)}.")

@@ -194,7 +194,7 @@ def test_zero_shot_trains_nothing_and_is_the_original_clip(world: list[str], tmp
     run = tmp_path / "run"
     main([*FEW_TASKS, *world, f"save={run}", "method=zeroshot", "eval_transform=test"])
     assert not list(run.glob("task_*.pth"))
-    assert records(run)[0]["method"] == "Zero-shot CLIP (centre-crop test)"
+    assert records(run)[0]["method"] == "Continual-CLIP (centre-crop test)"
     # without training and noise every adapter adds exactly nothing
     main([*FEW_TASKS, *world, f"save={tmp_path / 'still'}", "lr=1e-30", "eval_noise=false", "eval_transform=test"])
     assert (run / "metrics.json").read_text() == (tmp_path / "still" / "metrics.json").read_text()

@@ -63,10 +63,10 @@ def test_sheets_of_paper_scale(books):
 
 def test_miniature_shows_measured_numbers_only(books):
     book = books["mini"]
-    assert book.sheetnames == ["Overview", "CIFAR-100, 10 tasks", "MTIL", "MTIL order 1", "CIL CIFAR-100",
+    assert book.sheetnames == ["Overview", "Characters, 10 tasks", "MTIL", "MTIL order 1", "CIL CIFAR-100",
                                "Accuracy matrices", "Runs"]  # fmt: skip
     assert "MINIATURE" in book["Overview"]["A1"].value and "MINIATURE" in book["MTIL order 1"]["A1"].value
-    for name in ("CIFAR-100, 10 tasks", "MTIL", "MTIL order 1", "CIL CIFAR-100"):
+    for name in ("Characters, 10 tasks", "MTIL", "MTIL order 1", "CIL CIFAR-100"):
         words = {word.lower() for pair in heads(book[name]) for word in pair if word}
         assert not {word for word in words if "published" in word or "difference" in word or "verdict" in word}
 
