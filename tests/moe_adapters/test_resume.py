@@ -11,7 +11,7 @@ import torch
 
 from tests.moe_adapters.conftest import SEQUENCE
 
-KILLS = 5
+KILLS = 3
 TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
 
 
@@ -33,7 +33,7 @@ def records(folder: Path) -> list[tuple]:
     ]
 
 
-def test_a_mini_run_killed_five_times_equals_an_unbroken_one(tmp_path: Path) -> None:
+def test_a_mini_run_killed_three_times_equals_an_unbroken_one(tmp_path: Path) -> None:
     mini = ["--scale", "mini", "--iterations", "25", "--chooser-iterations", "40,40", "--save-interval", "0"]
     commands = {name: [*SEQUENCE, *mini, "--save", str(tmp_path / f"{name}-mini")] for name in ("whole", "killed")}
     unbroken = start(commands["whole"])
@@ -47,7 +47,7 @@ def test_a_mini_run_killed_five_times_equals_an_unbroken_one(tmp_path: Path) -> 
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
-    assert kills >= 3
+    assert kills >= 2
     last = start(commands["killed"])
     assert last.wait() == 0, last.stdout.read()
     assert unbroken.wait() == 0, unbroken.stdout.read()

@@ -86,7 +86,7 @@ def test_killed_at_random_moments(cil_world: list[str], tmp_path: Path) -> None:
     main(cifar(cil_world, tmp_path / "whole", "cifar100_10-10-ZSCL", *words))
     again = [*command, *cifar(cil_world, tmp_path / "killed", "cifar100_10-10-ZSCL", *words)]
     moments, kills = random.Random(0), 0
-    for _ in range(4):
+    for _ in range(2):
         process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:  # importing takes a few seconds
             process.wait(timeout=moments.uniform(3, 6))
