@@ -58,8 +58,8 @@ def evaluate_seen(
     text = None if text_per_batch else class_features(model, tokens)
     rows = seen_rows(test.images.labels, test.scenario, task_id)
     batches = tqdm(
-        seen_batches(test, rows, seed, device, whole=text_per_batch), desc=f"test/task {task_id}", total=-(-len(rows) // test.batch_size),
-        leave=False, dynamic_ncols=True, disable=None,
+        seen_batches(test, rows, seed, device, whole=text_per_batch), desc=f"test/task {task_id}",
+        total=-(-len(rows) // test.batch_size), leave=False, dynamic_ncols=True, disable=None,
     )  # fmt: skip
     predictions = []
     for images, count in batches:
