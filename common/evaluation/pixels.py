@@ -50,7 +50,8 @@ def load_decoded(
 def decode(dataset: Dataset, name: str, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
     """All images, uint8 (N, 3, R, R), and labels (N,) of a set built with `clip_eval_pixels`, in the set's order.
 
-    Each process decodes its part.     150 kB an image at 224 pixels: 3.8 GB for the largest MTIL test set (Food, 25,250 images).
+    150 kB an image at 224 pixels: 3.8 GB for the largest MTIL test set (Food, 25,250 images). Each process decodes its
+    part and has all.
     """
     count, own = len(dataset), own_rows(len(dataset))
     dataset = Subset(dataset, range(own.start, own.stop))
