@@ -1,9 +1,14 @@
 """One exception for a user's mistake, and one place where it becomes a message instead of a traceback."""
 
 import functools
+import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
+
+
+LOST = re.compile("gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # in what torch.distributed then says
 
 
 class UserError(Exception):
@@ -44,6 +49,15 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
                 text = text.rsplit("UserError: ", 1)[-1].strip()
             print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
+        except RuntimeError as error:  # of a collective operation whose other side is gone
+            if int(os.environ.get("WORLD_SIZE", 1)) == 1 or not LOST.search(str(error)):
+                raise
+            print(
+                "Stopped: another process of this job has ended, see its message. What was saved before is intact; the "
+                "same command goes on from there, with as many processes as you like.",
+                file=sys.stderr,
+            )
+            sys.exit(1)
         except Interrupted as stop:
             print(f"\n{stop}", file=sys.stderr)
             sys.exit(130)

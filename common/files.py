@@ -13,11 +13,31 @@ RECORD_KEY = ("dataset", "after_task", "metric")
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
 
 
+def is_first_process() -> bool:
+    """Whether this process writes: the only one, or the first that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
     """Write a file so that at any instant either its old or its whole new content is on disk.
 
-    Raises UserError when the folder cannot be written or the disk is full; the old content then still stands.
+    Of several processes all must call it; the first writes, and none goes on before. Raises UserError when the folder
+    cannot be written or the disk is full; the old content then still stands.
     """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return write_alone(path, write)
+    from common.training.distributed import wait_for_all
+
+    wait_for_all()  # nobody still has to look whether the file is there
+    try:
+        if is_first_process():
+            write_alone(path, write)
+    finally:
+        wait_for_all()
+
+
+def write_alone(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
+    """`atomic_write` by this process alone, whatever the others do."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -30,7 +30,8 @@ import yaml
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
-from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_text
+from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, is_first_process, write_alone, write_text
+from common.training.distributed import agreed, wait_for_all, world_size
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times what a save costs
@@ -93,7 +94,7 @@ def provenance() -> dict[str, Any]:
 
 
 class Run:
-    """One run's folder, opened by one process at a time.
+    """One run's folder, opened by one process at a time, or by all that torchrun started together.
 
     `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line.
     `name` prefixes the files of a run that shares its folder (the originals' one-task calls do). `about` joins the
@@ -112,6 +113,18 @@ class Run:
     ) -> None:
         self.folder, self.labels, self.prefix = Path(folder), labels, f"{name}." if name else ""
         self.save_interval, self.seconds = save_interval, 0.0  # seconds: spent in the latest stage, resumes included
+        if is_first_process():
+            self._take_folder(overwrite)
+        wait_for_all()
+        self.is_new = not self.path("config.yaml").exists()
+        self._settle_config(settings, about or {})
+        self.records: list[dict[str, Any]] = self._read_records()
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{self.prefix}{name}"
+
+    def _take_folder(self, overwrite: bool) -> None:
+        """Keep other runs out of the folder, and clear away what a killed process, or a run to be overwritten, left."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path("lock"), "a")
@@ -131,12 +144,6 @@ class Run:
                 leftover.unlink(missing_ok=True)
         if overwrite:
             self._start_anew()
-        self.is_new = not self.path("config.yaml").exists()
-        self._settle_config(settings, about or {})
-        self.records: list[dict[str, Any]] = self._read_records()
-
-    def path(self, name: str) -> Path:
-        return self.folder / f"{self.prefix}{name}"
 
     def _start_anew(self) -> None:
         """Remove what an earlier run left here; nothing from a folder that no run of ours has opened."""
@@ -159,6 +166,7 @@ class Run:
                     "Give another output folder, or --overwrite to start anew."
                 )
             return
+        about = {"processes": world_size()} | about
         content = {"settings": settings, "labels": self.labels, "provenance": provenance() | about}
         write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
@@ -193,19 +201,20 @@ class Run:
         step, seconds = self._restore(stage, state)
         started = last_save = time.monotonic()
         cost = 0.0
-        bar = tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True, disable=None)
+        silent = None if is_first_process() else True
+        bar = tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True, disable=silent)
         with _SignalsNoted() as stop, bar:
             while step < total:
                 yield step
                 step += 1
                 bar.update()
-                now = time.monotonic()
+                now, asked = time.monotonic(), agreed(stop.asked)
                 self.seconds = seconds + now - started
-                if stop.asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
+                if asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
                     self._save(stage, step, state)
                     last_save = time.monotonic()
                     cost = last_save - now
-                if stop.asked:
+                if asked:
                     raise Interrupted(
                         f"Stopped in {stage} after step {step} of {total}; all of it is saved in "
                         f"{self.folder}. The same command goes on from there."
@@ -214,9 +223,12 @@ class Run:
             print(f"{stage}: {total} steps in {self.seconds:.0f} s", flush=True)
 
     def _save(self, stage: str, step: int, state: dict[str, Any]) -> None:
+        """Of several processes, which hold the same, the first one saves, at a moment of its own choice."""
+        if not is_first_process():
+            return
         content = {"stage": stage, "step": step, "seconds": self.seconds, "rng": _generators()}
         content["state"] = {name: _content(item) for name, item in state.items()}
-        save_tensors(self.path("state.pth"), content)
+        write_alone(self.path("state.pth"), lambda file: torch.save(content, file))
 
     def _restore(self, stage: str, state: dict[str, Any]) -> tuple[int, float]:
         """Put a saved state of this stage back in place; the step to go on with and the seconds spent so far."""
@@ -230,13 +242,17 @@ class Run:
                 item.load_state_dict(saved["state"][name])
         torch.set_rng_state(saved["rng"]["cpu"])
         if saved["rng"]["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["rng"]["cuda"])
+            if world_size() == 1:
+                torch.cuda.set_rng_state_all(saved["rng"]["cuda"][: torch.cuda.device_count()])
+            else:  # the first process's GPU is the first one, and all processes draw the same numbers
+                torch.cuda.set_rng_state(saved["rng"]["cuda"][0])
         self.seconds = saved["seconds"]
         return saved["step"], saved["seconds"]
 
     def finish(self) -> None:
         """Drop the resume state: everything it led to is in checkpoints and records."""
-        self.path("state.pth").unlink(missing_ok=True)
+        if is_first_process():
+            self.path("state.pth").unlink(missing_ok=True)
 
 
 class Tensors:

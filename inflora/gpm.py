@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.training.distributed import sum_over_processes
 from inflora.lora import Network
 
 
@@ -63,7 +64,8 @@ def second_moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -
             sums[layer] = sums[layer] + H_transposed.t() @ H_transposed
             if layer + 1 < layers:
                 x = block(x)
-    return [total / tokens for total in sums]
+    tokens = int(sum_over_processes(torch.tensor(tokens)))
+    return [sum_over_processes(total) / tokens for total in sums]
 
 
 def design(C: Tensor, memory: Memory | None, rank: int) -> Tensor:

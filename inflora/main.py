@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from common import datasets, vit
@@ -26,6 +26,7 @@ from common.errors import UserError, exit_cleanly
 from common.evaluation.metrics import over_repeats
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
+from common.training.distributed import gather_rows, own_rows
 from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
@@ -290,9 +291,10 @@ def align_task(
 def features_of(
     network: Network, examples: Dataset, args: argparse.Namespace, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, d) and labels (N,) of a set, in its order, on the network's device."""
+    """Features (N, d) and labels (N,) of a set, in its order, on the network's device; each process does its part."""
+    count, own = len(examples), own_rows(len(examples))
     loader = DataLoader(
-        examples,
+        Subset(examples, range(own.start, own.stop)),
         batch_size,
         num_workers=args.workers,
         pin_memory=args.device.type == "cuda",
@@ -302,7 +304,7 @@ def features_of(
     for images, targets in tqdm(loader, desc="features", unit="batch", leave=False, dynamic_ncols=True, disable=None):
         features.append(network.features(images.to(args.device, non_blocking=True)))
         labels.append(targets.to(args.device))
-    return torch.cat(features), torch.cat(labels)
+    return gather_rows(torch.cat(features), count), gather_rows(torch.cat(labels), count)
 
 
 def evaluate(

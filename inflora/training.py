@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.runs import Tensors
+from common.training.distributed import gather_rows, parallel
 from inflora.gpm import Memory, design, remember, second_moments
 from inflora.lora import Network
 
@@ -103,6 +104,7 @@ def train_task(
     total = options.epochs * len(batches)
     log = TrainingLog(*network.image_encoder.cls_token.new_zeros(2, total))
     state = {"parameters": Tensors(trained | finished), "optimizer": optimizer, "log": Tensors(vars(log))}
+    call = parallel(network)
     for step in steps(stage, total, state):
         if finished:  # they have moved, or come from a saved state
             network.activate(branch)
@@ -110,8 +112,7 @@ def train_task(
             group["lr"] = options.schedule(step // len(batches), group["base_lr"])
         images, labels = batches[len(batches) + step]
         targets = labels - first_class
-        logits = network.classifier_pool[task](network.features(images))
-        loss = F.cross_entropy(logits, targets)
+        loss, logits = call(task_loss, task, images, targets)
         optimizer.zero_grad(set_to_none=False)  # a gradient of zero, not none: see finished_parameters
         loss.backward()
         optimizer.step()
@@ -120,6 +121,12 @@ def train_task(
     network.train_only({})
     network.finish(branch)
     return log
+
+
+def task_loss(network: Network, task: int, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy () among the task's own classes, and the logits (B, classes) of the whole batch."""
+    logits = gather_rows(network.classifier_pool[task](network.features(images)), len(targets))
+    return F.cross_entropy(logits, targets), logits
 
 
 def finished_parameters(network: Network, task: int, branch: int, options: TrainingOptions) -> dict[str, nn.Parameter]:

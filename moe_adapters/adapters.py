@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.clip.model import CLIP, LayerNorm, ResidualAttentionBlock
+from common.training.distributed import draw_whole, sum_over_processes
 
 ADAPTER_SCALE = 0.1  # s, a constant that multiplies the bias as well
 ADAPTER_DROPOUT = 0.1  # between ReLU and up_proj, in train mode
@@ -81,7 +82,7 @@ def mixture_of_experts(
     down_bias = gathered(table([expert.down_proj.bias for expert in experts]))  # (B, k, r)
     up = gathered(table([expert.up_proj.weight for expert in experts]).transpose(1, 2))  # (B, k, r, d)
     up_bias = gathered(table([expert.up_proj.bias for expert in experts]))  # (B, k, d)
-    hidden = torch.baddbmm(down_bias.view(batch, 1, -1), h, down.flatten(1, 2).transpose(1, 2))
+    hidden = torch.baddbmm(down_bias.flatten(1).unsqueeze(1), h, down.flatten(1, 2).transpose(1, 2))
     hidden = dropout(F.relu(hidden).unflatten(2, (topk, -1))) * gates.view(batch, 1, topk, 1)
     bias = (gates.unsqueeze(1) @ up_bias).float()
     return (ADAPTER_SCALE * torch.baddbmm(bias, hidden.flatten(2).float(), up.flatten(1, 2).float())).to(h.dtype)
@@ -139,6 +140,7 @@ class MoEBlock(ResidualAttentionBlock):
         self.topk, self.task_id = topk, ORIGINAL_CLIP
         self.router_noise, self.keep_balance = False, False
         self.draw_noise: Callable[[Tensor], Tensor] = torch.randn_like
+        self.batch_size: int | None = None  # of several processes each sees its own rows of so many; None: all
         self.balance: Tensor | None = None
 
     def route(self, c: Tensor) -> tuple[Tensor, Tensor]:
@@ -147,7 +149,7 @@ class MoEBlock(ResidualAttentionBlock):
         sigma = None
         if self.router_noise:
             sigma = noise_deviation(c, self.w_noise_list[self.task_id])
-            z = clean + self.draw_noise(clean) * sigma
+            z = clean + draw_whole(self.draw_noise, clean, self.batch_size) * sigma
         chosen, gates = top_k_gates(z, self.topk, stable=not self.router_noise)
         self.choices.scatter_add_(0, chosen.flatten(), (gates != 0).flatten().to(self.choices.dtype))
         if self.keep_balance:
@@ -170,7 +172,13 @@ class MoEBlock(ResidualAttentionBlock):
             return out
         chosen, gates = self.route(h[:, 0])
         mixture = mixture_of_all_experts if self.topk == len(self.adaptmlp_list) else mixture_of_experts
-        return out + mixture(h, chosen, gates, self.adaptmlp_list, self.dropout)
+        return out + mixture(h, chosen, gates, self.adaptmlp_list, self.drop)
+
+    def drop(self, hidden: Tensor) -> Tensor:
+        """Dropout of hidden units (B, L, k, r), drawn for the whole batch."""
+        if self.batch_size is None:
+            return self.dropout(hidden)
+        return hidden * draw_whole(self.dropout, hidden, self.batch_size)
 
 
 def insert_adapters(
@@ -228,11 +236,15 @@ def trainable_parameters(model: CLIP, task_id: int, frozen: set[str]) -> dict[st
 
 @torch.no_grad()
 def count_choices(model: CLIP) -> Tensor:
-    """Read and zero the choice counts of all blocks: (blocks, E), image blocks first. One host read."""
+    """Read and zero the choice counts of all blocks: (blocks, E), image blocks first. One host read.
+
+    Each process sees its own images, but all texts.
+    """
     blocks = image_blocks(model) + text_blocks(model)
     counts = torch.stack([block.choices for block in blocks]).cpu()
     for block in blocks:
         block.choices.zero_()
+    sum_over_processes(counts[: len(image_blocks(model))])
     return counts
 
 

@@ -219,7 +219,7 @@ def train_chooser(
     if before is not None:
         read_autoencoders(before, autoencoders)
     examples, epoch = few_shot_or_all(args, data.train)
-    batches = Batches(examples, args.batch_size, args.seed, args.workers, args.device, restart=epoch)
+    batches = Batches(examples, args.batch_size, args.seed, args.workers, args.device, restart=epoch, whole=True)
     total = args.epochs * epoch if iterations is None else iterations
     base_lr = FEW_SHOT_LR if args.few_shot > 0 else FULL_SHOT_LR
     train_autoencoder(autoencoders[index], extractor, batches, epoch, total, base_lr, f"DDAS/{name}", run.steps)

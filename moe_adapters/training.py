@@ -9,7 +9,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.clip.model import CLIP
+from common.errors import UserError
 from common.runs import Tensors
+from common.training.distributed import gather_rows, parallel, world_size
 from common.training.schedules import cosine_with_warmup, set_lr
 from moe_adapters.adapters import (
     MoEBlock,
@@ -64,11 +66,14 @@ def train_adapters(
     count_choices(model)  # starts the counts at zero
     choose_map = torch.zeros(len(moe_blocks(model)), moe_blocks(model)[0].choices.numel())
     state = {"parameters": Tensors(parameters), "optimizer": optimizer, "choose_map": Tensors({"counts": choose_map})}
+    if options.balance_loss_weight and world_size() > 1:
+        raise UserError("--balance_loss_weight needs the whole batch in one process. Run it without torchrun.")
+    call = parallel(model)
     model.train()
     for step in steps(stage, options.iterations + 1, state):
         set_lr(optimizer, options.schedule(step, options.lr, warmup=options.warmup, total=options.iterations))
         images, labels = batches[step]
-        logits = clip_logits(model, images, tokens, options.image_first)
+        logits = call(clip_logits, images, tokens, options.image_first, len(labels))
         loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
         if options.balance_loss_weight:
             loss = loss + options.balance_loss_weight * sum(block.balance for block in moe_blocks(model))
@@ -81,14 +86,25 @@ def train_adapters(
         if step % options.loss_interval == 0:
             tqdm.write(f"{stage}: step {step}, loss {loss.item():.4f}")
     model.eval()
+    share_batches(model, None)
     return choose_map
 
 
-def clip_logits(model: CLIP, images: Tensor, tokens: Tensor, image_first: bool) -> Tensor:
-    """Logits (B, C) of images (B, 3, R, R) on prompts (C, L), cut behind the longest; all encoded at every call."""
+def share_batches(model: CLIP, batch_size: int | None) -> None:
+    """Tell the image blocks of how many images theirs are a part; None: they see all."""
+    for block in image_blocks(model):
+        block.batch_size = batch_size
+
+
+def clip_logits(model: CLIP, images: Tensor, tokens: Tensor, image_first: bool, batch_size: int) -> Tensor:
+    """Logits (B, C) of all images on prompts (C, L), cut behind the longest; all encoded at every call.
+
+    images (b, 3, R, R): this process's of the batch of B = batch_size.
+    """
+    share_batches(model, batch_size if world_size() > 1 else None)
     encoders = {
         "text": lambda: F.normalize(model.encode_text(tokens, cut=False), dim=-1),
-        "image": lambda: F.normalize(model.encode_image(images), dim=-1),
+        "image": lambda: gather_rows(F.normalize(model.encode_image(images), dim=-1), batch_size),
     }
     features = {name: encoders[name]() for name in (("image", "text") if image_first else ("text", "image"))}
     return model.logit_scale.exp() * features["image"] @ features["text"].t()

@@ -32,6 +32,7 @@ from common.datasets.transforms import clip_eval
 from common.errors import UserError
 from common.runs import Run
 from common.training.batches import Batches
+from common.training.distributed import gather_rows
 from zscl.cil_memory import EXEMPLARS_AT_ONCE, exemplars, memory_at
 from zscl.cil_options import Options
 from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
@@ -60,12 +61,13 @@ class CILReference:
     sentences: Tensor | None  # E, (M, D), normalised
 
     def __getitem__(self, step: int) -> Distilled:
-        """Images (B, 3, R, R), the teacher's normalised features of them R (B, D), and of the texts E (M, D)."""
-        images, _ = self.batches[step]
+        """This process's images (b, 3, R, R), the teacher's normalised features of the whole batch R (B, D), and of
+        the texts E (M, D)."""
+        images, indices = self.batches[step][0], self.batches.indices(step)
         sentences = sentence_features(self.teacher, self.tokens) if self.sentences is None else self.sentences
         if self.known is None:
-            return images, self._encode(images), sentences
-        return images, self.known.find(self.batches.indices(step), lambda: self._encode(images)), sentences
+            return images, gather_rows(self._encode(images), len(indices)), sentences
+        return images, self.known.find(indices, lambda: gather_rows(self._encode(images), len(indices))), sentences
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:

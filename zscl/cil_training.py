@@ -14,9 +14,10 @@ from common.cil import learning_rate
 from common.clip.model import CLIP
 from common.runs import Tensors
 from common.training.batches import Batches
+from common.training.distributed import parallel
 from common.training.schedules import set_lr
 from zscl.cil_reference import CILReference, Texts
-from zscl.training import Steps, TrainingOptions, backward, class_features, refuse_nan, trainable_parameters
+from zscl.training import Steps, TrainingOptions, backward, refuse_nan, trainable_parameters
 from zscl.weights import WeightEnsemble, assign_, consolidate, copied, weights_of
 
 KD_WEIGHT = 5.0  # of L_img and of L_txt; constants in the original's code
@@ -48,14 +49,14 @@ def train_task(
     state = {"parameters": Tensors(weights), "optimizer": optimizer}
     state |= {"average": average} if average else {}
     state |= {"teacher": reference.known} if reference and reference.known else {}
+    call = parallel(model, unused=reference is not None and not options.joint_pass)
     model.train()
     for step in steps(stage, options.iterations + 1, state):
         set_lr(optimizer, learning_rate(step, options.lr, options.iterations, options.warmup))
         images, labels = batches[step]
         optimizer.zero_grad()
         distilled = reference[step] if reference else None
-        text = class_features(model, texts(step))
-        terms = backward(model, text, images, labels - first_label, distilled, options)
+        terms = backward(call, texts(step), images, labels - first_label, distilled, options)
         if options.l2:
             terms["WC"] = consolidate(((p, theta0[name]) for name, p in model.named_parameters()), options.l2)
         refuse_nan(terms, stage, step)

@@ -18,6 +18,7 @@ from common.clip.model import CLIP
 from common.errors import UserError
 from common.runs import load_tensors, save_tensors
 from common.training.batches import Batches
+from common.training.distributed import gather_rows
 
 SENTENCES_AT_ONCE = 512
 
@@ -66,9 +67,9 @@ class Reference:
     kept_at: Path | None = None  # where `known` is kept for later tasks and runs
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images (B, 3, R, R) and the teacher's normalised features of them, R (B, D)."""
-        images, _ = self.batches[step]
-        return images, self.known.find(self.batches.indices(step), lambda: self._encode(images))
+        """This process's images (b, 3, R, R), and the teacher's normalised features of the whole batch, R (B, D)."""
+        images, indices = self.batches[step][0], self.batches.indices(step)
+        return images, self.known.find(indices, lambda: gather_rows(self._encode(images), len(indices)))
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:

@@ -18,12 +18,14 @@ from common.clip.model import CLIP
 from common.errors import UserError
 from common.runs import Tensors
 from common.training.batches import Batches
+from common.training.distributed import gather_rows, parallel
 from common.training.schedules import cosine_with_warmup, set_lr
 from zscl.losses import feature_mse, image_image_loss, image_loss, text_loss
 from zscl.teacher import Reference
 from zscl.weights import MovingAverage, WeightEnsemble, Weights, consolidate, copied, interpolate_, weights_of
 
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
+Call = Callable[..., Any]  # common.training.distributed.parallel's
 Terms = dict[str, Tensor]  # loss terms by name, unweighted
 Distilled = tuple[Tensor, Tensor, Tensor]  # of a step: reference images, the teacher's features of them, of sentences
 KD_TERMS = ("img", "txt", "ii")  # those that kd_weight scales
@@ -87,13 +89,13 @@ def train_task(
     state = {"parameters": Tensors(weights), "optimizer": optimizer}
     state |= {"average": average} if average else {}
     state |= {"teacher": reference.known} if reference else {}
+    call = parallel(model, unused=reference is not None and not options.joint_pass)
     constant_text = class_features(model, tokens) if options.train_mode == "image" else None
     for step in steps(stage, options.iterations + 1, state):
         set_lr(optimizer, cosine_with_warmup(step, options.lr, options.warmup, options.iterations))
-        text = class_features(model, tokens) if constant_text is None else constant_text
         optimizer.zero_grad()
         distilled = (*reference[step], reference.sentences) if reference else None
-        terms = backward(model, text, *batches[step], distilled, options)
+        terms = backward(call, tokens if constant_text is None else constant_text, *batches[step], distilled, options)
         if options.l2:
             pairs = [(parameter, theta0[name]) for name, parameter in model.named_parameters()]
             terms["WC"] = consolidate(pairs, options.l2)
@@ -149,30 +151,51 @@ def class_features(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def backward(
-    model: CLIP, text: Tensor, images: Tensor, labels: Tensor, distilled: Distilled | None, options: TrainingOptions
+    call: Call, text: Tensor, images: Tensor, labels: Tensor, distilled: Distilled | None, options: TrainingOptions
 ) -> Terms:
     """Add the gradients of CE and of the distillation terms; returns the terms, unweighted.
 
-    Task and reference images go through the student together, or one after the other, which halves the activations
-    in memory; both give the same gradients, since no image sees another one.
+    call(function, ...) is function(model, ...). text: prompts (C, L), or their features (C, D) where they stay the
+    same. Task and reference images go through the student together, or one after the other, which halves the
+    activations in memory; both give the same gradients, since no image sees another one.
     """
     if distilled is None:
-        losses = cross_entropy(model, text, model.encode_image(images), labels, options)
+        passes = [(task_terms, text, images, labels)]
+    elif options.joint_pass:
+        passes = [(joint_terms, text, images, labels, distilled)]
+    else:
+        passes = [(task_terms, text, images, labels), (reference_terms, distilled)]
+    terms: Terms = {}
+    for function, *inputs in passes:
+        losses = call(function, *inputs, options)
         total(losses, options).backward()
-        return detached(losses)
+        terms |= detached(losses)
+    return terms
+
+
+def task_terms(model: CLIP, text: Tensor, images: Tensor, labels: Tensor, options: TrainingOptions) -> Terms:
+    """L_CE of the whole batch, from this process's images and all labels."""
+    text = text if text.is_floating_point() else class_features(model, text)
+    return cross_entropy(model, text, gather_rows(model.encode_image(images), len(labels)), labels, options)
+
+
+def reference_terms(model: CLIP, distilled: Distilled, options: TrainingOptions) -> Terms:
+    """The distillation terms of all reference images, of which this process encodes its own."""
+    images, teacher, sentences = distilled
+    student = gather_rows(model.encode_image(images), len(teacher))
+    return distillation_terms(model, student, teacher, sentences, options)
+
+
+def joint_terms(
+    model: CLIP, text: Tensor, images: Tensor, labels: Tensor, distilled: Distilled, options: TrainingOptions
+) -> Terms:
+    """L_CE and the distillation terms in one pass through the image encoder."""
+    text = text if text.is_floating_point() else class_features(model, text)
     reference_images, teacher, sentences = distilled
-    if options.joint_pass:
-        both = model.encode_image(torch.cat([images, reference_images]))
-        features, student = both.split([len(images), len(reference_images)])
-        losses = cross_entropy(model, text, features, labels, options)
-        losses |= distillation_terms(model, student, teacher, sentences, options)
-        total(losses, options).backward()
-        return detached(losses)
-    losses = cross_entropy(model, text, model.encode_image(images), labels, options)
-    total(losses, options).backward()
-    terms = distillation_terms(model, model.encode_image(reference_images), teacher, sentences, options)
-    total(terms, options).backward()
-    return detached(losses | terms)
+    both = model.encode_image(torch.cat([images, reference_images]))
+    features, student = both.split([len(images), len(reference_images)])
+    losses = cross_entropy(model, text, gather_rows(features, len(labels)), labels, options)
+    return losses | distillation_terms(model, gather_rows(student, len(teacher)), teacher, sentences, options)
 
 
 def cross_entropy(model: CLIP, text: Tensor, features: Tensor, labels: Tensor, options: TrainingOptions) -> Terms:

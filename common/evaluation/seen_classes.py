@@ -19,6 +19,7 @@ from common.datasets.transforms import clip_normalise
 from common.evaluation.metrics import CILStep
 from common.evaluation.pixels import decode
 from common.training.batches import Batches
+from common.training.distributed import gather_rows, own_rows
 
 PROMPTS_AT_ONCE = 256
 
@@ -47,7 +48,8 @@ def evaluate_seen(
 
     tokens (C, L): prompts of all classes in class order. Crops, and whatever the model itself draws, come from `seed`
     alone; equal prompts give equal logits, of which the first class in the order wins. `text_per_batch` encodes the
-    prompts after each batch of images, so that a model with noise draws it anew.
+    prompts after each batch of images, so that a model with noise draws it anew. Of several processes each encodes its
+    rows of a batch, or all of them where the model may draw noise for each.
     """
     model.eval()
     torch.manual_seed(seed)
@@ -56,10 +58,13 @@ def evaluate_seen(
     text = None if text_per_batch else class_features(model, tokens)
     rows = seen_rows(test.images.labels, test.scenario, task_id)
     batches = tqdm(
-        seen_batches(test, rows, seed, device), desc=f"test/task {task_id}", total=-(-len(rows) // test.batch_size),
-        leave=False, dynamic_ncols=True, disable=None,
+        seen_batches(test, rows, seed, device, whole=text_per_batch), desc=f"test/task {task_id}",
+        total=-(-len(rows) // test.batch_size), leave=False, dynamic_ncols=True, disable=None,
     )  # fmt: skip
-    predictions = [seen_logits(model, images, tokens, text).argmax(dim=1) for images in batches]
+    predictions = []
+    for images, count in batches:
+        chosen = seen_logits(model, images, tokens, text).argmax(dim=1)
+        predictions.append(chosen if text_per_batch else gather_rows(chosen, count))
     labels = torch.tensor(test.images.labels).numpy()[rows]
     return CILStep(torch.cat(predictions).cpu().numpy(), labels, test.scenario.task_ids(labels))
 
@@ -81,14 +86,22 @@ def seen_logits(model: CLIP, images: Tensor, tokens: Tensor, text: Tensor | None
     return model.logit_scale.exp() * features @ text.t()
 
 
-def seen_batches(test: PooledTest, rows: Sequence[int], seed: int, device: torch.device) -> Iterator[Tensor]:
-    """The images at these rows, normalised, (B, 3, R, R) on `device`, batch after batch."""
+def seen_batches(
+    test: PooledTest, rows: Sequence[int], seed: int, device: torch.device, whole: bool = True
+) -> Iterator[tuple[Tensor, int]]:
+    """The images at these rows, normalised, (B, 3, R, R) on `device`, batch after batch, and how many a batch has.
+
+    `whole` False: of several processes each gets its own rows of a batch.
+    """
     if test.eval_transform == "test":
         if test.pixels is None:
             test.pixels, _ = decode(test.images, "test set", test.batch_size, test.workers)
         for part in torch.as_tensor(rows).split(test.batch_size):
-            yield clip_normalise(test.pixels[part].to(device))
+            own = part if whole else part[own_rows(len(part))]
+            yield clip_normalise(test.pixels[own].to(device)), len(part)
         return
-    batches = Batches(Subset(test.images, rows), test.batch_size, seed, test.workers, device, shuffle=False)
+    stream = (test.batch_size, seed, test.workers, device)
+    batches = Batches(Subset(test.images, rows), *stream, shuffle=False, whole=whole)
     for number in range(len(batches)):
-        yield batches[number][0]
+        images, labels = batches[number]
+        yield images, len(labels)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
+from common.training.distributed import gather_rows, own_rows
 
 # A constant, not exp(logit_scale) as the model's own logits have; the order of the classes is the same.
 LOGIT_SCALE = 100.0
@@ -27,9 +28,13 @@ def class_vectors(model: CLIP, tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
-    """Features (N, D), not normalised, under the model as it is now, of uint8 images (N, 3, R, R) on any device."""
-    device = model.logit_scale.device
-    return torch.cat([model.encode_image(clip_normalise(batch.to(device))) for batch in pixels.split(batch_size)])
+    """Features (N, D), not normalised, under the model as it is now, of uint8 images (N, 3, R, R) on any device.
+
+    Each process encodes its part.
+    """
+    device, own = model.logit_scale.device, pixels[own_rows(len(pixels))]
+    features = [model.encode_image(clip_normalise(batch.to(device))) for batch in own.split(batch_size)]
+    return gather_rows(torch.cat(features), len(pixels))
 
 
 def zeroshot_weights(text_embeddings: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from common.training.distributed import gather_rows, own_rows
+
 
 class DrawnSamples(Dataset):
     """The samples of `dataset`, each augmented with a generator seeded by its place in the stream."""
@@ -30,6 +32,9 @@ class DrawnSamples(Dataset):
 class Batches:
     """`batches[step]` is the batch that step trains on; asked in order, workers prepare the next ones meanwhile.
 
+    It is (images, labels): of several processes each gets the images of its own rows and all labels, or with `whole`
+    all images too.
+
     Every epoch is a new permutation drawn from (seed, epoch), its last batch may be smaller, and `len(batches)` is
     the number of batches in it: the originals rebuild their iterator when step % len(loader) == 0. `restart` starts
     a new epoch early, whenever step % restart == 0. Without `shuffle` every epoch has the data set's own order.
@@ -44,10 +49,11 @@ class Batches:
         device: torch.device | str = "cpu",
         restart: int | None = None,
         shuffle: bool = True,
+        whole: bool = False,
     ) -> None:
         self.size, self.batch_size, self.seed = len(dataset), batch_size, seed
         self.samples, self.workers, self.device = DrawnSamples(dataset, seed), workers, torch.device(device)
-        self.restart, self.shuffle = restart or len(self), shuffle
+        self.restart, self.shuffle, self.whole = restart or len(self), shuffle, whole
         self._next, self._iterator, self._known = None, None, (-1, [])
 
     def __len__(self) -> int:
@@ -81,8 +87,10 @@ class Batches:
         return [index for index, _ in self._drawn(step)]
 
     def _from(self, step: int) -> Iterator[list[tuple[int, int]]]:
+        """What this process loads of the batches from `step` on; of one in which it has no row, the first."""
         while True:
-            yield self._drawn(step)
+            drawn = self._drawn(step)
+            yield drawn if self.whole else drawn[own_rows(len(drawn))] or drawn[:1]
             step += 1
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -98,6 +106,10 @@ class Batches:
             self._iterator = iter(loader)
         images, labels = next(self._iterator)
         self._next = step + 1
+        if not self.whole:
+            count = len(self._drawn(step))
+            own = own_rows(count)
+            images, labels = images[: own.stop - own.start], gather_rows(labels[: own.stop - own.start], count)
         return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 

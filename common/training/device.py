@@ -10,13 +10,16 @@ import numpy as np
 import torch
 
 from common.errors import UserError
+from common.training.distributed import join
 
 
 def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
     """'auto' (CUDA when there is one), 'cpu', 'cuda', 'cuda:1', ...; raises UserError for one that is not here.
 
-    `threads` is the number of CPU threads torch may use, its own choice when None.
+    `threads` is the number of CPU threads torch may use, its own choice when None. Under torchrun each process gets a
+    device of its own.
     """
+    name = join(name)
     if threads is not None:
         if threads < 1:
             raise UserError(f"--threads {threads}: give 1 or more.")

@@ -57,8 +57,8 @@ def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: 
 def test_train_crops_are_drawn_anew_at_every_test_and_follow_from_the_seed(model: CLIP) -> None:
     found = load_protocol(OPTIONS, 32)
     test, rows = pooled_test(OPTIONS, found, 64), np.arange(10)
-    crops = {seed: next(seen_batches(test, rows, seed, torch.device("cpu"))) for seed in (5, 6)}
-    again = next(seen_batches(test, rows, 5, torch.device("cpu")))
+    crops = {seed: next(seen_batches(test, rows, seed, torch.device("cpu")))[0] for seed in (5, 6)}
+    again = next(seen_batches(test, rows, 5, torch.device("cpu")))[0]
     assert torch.equal(crops[5], again) and not torch.equal(crops[5], crops[6])
     first = evaluate_seen(model, found.tokens, test, 1, seed=5)
     torch.rand(1)  # whatever was drawn before

@@ -1,0 +1,150 @@
+"""Several processes on one batch: `torchrun --nproc-per-node 2 -m inflora.main ...` gives one process's numbers.
+
+Every process holds the whole model. Of a batch it loads and encodes its own rows (`own_rows`), gathers everybody's
+results with their gradients (`gather_rows`), and from there on computes the same loss over the same whole batch.
+DistributedDataParallel (`parallel`) averages gradients over the processes; `gather_rows` hands back world-size times
+the gradient of the own rows, so that the average is the sum over all rows for what was computed row by row, and what
+it was for what every process computed alike. Random numbers are drawn for the whole batch in every process, which
+takes its rows of them. The first process writes. In a single process all of this does nothing.
+"""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from common.errors import UserError
+from common.files import is_first_process
+
+PATIENCE = timedelta(hours=2)  # the first process may write, or decode what the others know already
+
+
+def world_size() -> int:
+    """How many processes share this run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def join(name: str) -> str:
+    """Under torchrun, meet the other processes; the name of this one's device. All but the first fall silent.
+
+    name: auto, cuda (one GPU a process) or cpu. Raises UserError for a single GPU, and for fewer GPUs than processes.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return name
+    if name not in ("auto", "cuda", "cpu"):
+        raise UserError(f"--device {name}: of several processes each has a device of its own; say auto, cuda or cpu.")
+    cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda and local >= torch.cuda.device_count():
+        raise UserError(
+            f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}. Give torchrun as many "
+            "processes as GPUs, or say --device cpu."
+        )
+    if not dist.is_initialized():
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        if cuda:
+            torch.cuda.set_device(local)
+        if not is_first_process():
+            sys.stdout = open(os.devnull, "w")
+    return f"cuda:{local}" if cuda else "cpu"
+
+
+def wait_for_all() -> None:
+    """Go on when every process is here."""
+    if world_size() > 1:
+        agreed(False)
+
+
+def agreed(flag: bool) -> bool:
+    """Whether the flag is set in any process: the same answer in all of them, so that they go the same way."""
+    if world_size() == 1:
+        return flag
+    found = torch.tensor(int(flag))
+    dist.all_reduce(found, dist.ReduceOp.MAX)  # on the CPU: no synchronisation with a GPU
+    return bool(found)
+
+
+# Rows of a batch
+
+
+def own_rows(count: int, process: int | None = None) -> slice:
+    """Which of `count` rows are this process's (or that one's): a block of them, all blocks as even as can be."""
+    process = rank() if process is None else process
+    return slice(count * process // world_size(), count * (process + 1) // world_size())
+
+
+class _Gather(torch.autograd.Function):
+    """All processes' rows from each one's own; backwards the own rows' gradient, times the number of processes."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, count: int) -> Tensor:
+        ctx.rows = own_rows(count)
+        parts = [own_rows(count, process) for process in range(world_size())]
+        longest = max(part.stop - part.start for part in parts)
+        padded = own.new_zeros(longest, *own.shape[1:])
+        padded[: len(own)] = own
+        found = [torch.empty_like(padded) for _ in parts]
+        dist.all_gather(found, padded)
+        return torch.cat([rows[: part.stop - part.start] for rows, part in zip(found, parts)])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return world_size() * gradient[ctx.rows], None
+
+
+def gather_rows(own: Tensor, count: int) -> Tensor:
+    """This process's rows (`own_rows(count)`) of something -> the rows of all, (count, ...), differentiable."""
+    return own if world_size() == 1 else _Gather.apply(own, count)
+
+
+def draw_whole(draw: Callable[[Tensor], Tensor], own: Tensor, count: int | None) -> Tensor:
+    """draw(ones) for all `count` rows of a batch, of which `own` are this process's -> its rows; None: own is all."""
+    shape = own.shape if count is None else (count, *own.shape[1:])
+    drawn = draw(own.new_ones(shape))
+    return drawn if count is None else drawn[own_rows(count)]
+
+
+def sum_over_processes(total: Tensor) -> Tensor:
+    """A sum over the own rows -> the sum over all, in place; no gradient."""
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+# Training
+
+
+class _Call(nn.Module):
+    """A model and whatever function of it computes the loss, for DistributedDataParallel to stand around."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., Any], *inputs: Any) -> Any:
+        return function(self.model, *inputs)
+
+
+def parallel(model: nn.Module, unused: bool = False) -> Callable[..., Any]:
+    """`call(function, *inputs)` is function(model, *inputs), whose backward pass averages gradients over processes.
+
+    To be made anew when other parameters are trained. unused: not every call reaches every trained parameter.
+    """
+    if world_size() == 1:
+        return lambda function, *inputs: function(model, *inputs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is too new
+        return DistributedDataParallel(_Call(model), broadcast_buffers=False, find_unused_parameters=unused)
+

@@ -1,0 +1,95 @@
+"""Each paper's training loop on the processes that torchrun started: `python -m tests.process_loops OUT.pth`.
+
+In float64, so that AdamW, which blows up the rounding of gradients that ought to be zero, has none to blow up.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from common.clip.model import CLIP, CLIPConfig, LayerNorm
+from common.clip.tokenizer import training_prompts
+from common.runs import Tensors, save_tensors
+from common.training.batches import Batches
+from common.training.device import pick_device
+from inflora.lora import Network
+from inflora.training import TrainingOptions as InfLoRAOptions
+from inflora.training import design_branch, remember_task
+from inflora.training import train_task as train_inflora
+from moe_adapters.adapters import insert_adapters
+from moe_adapters.training import TrainingOptions as MoEOptions
+from moe_adapters.training import train_adapters
+from zscl.teacher import KnownFeatures, Reference, sentence_features
+from zscl.training import TrainingOptions as ZSCLOptions
+from zscl.training import train_task as train_zscl
+
+NAMES = ["a cat", "a dog", "a very small lawn mower", "a rose"]
+
+
+def steps(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
+    return iter(range(total))
+
+
+def batches(seed: int, count: int = 11, size: int = 5) -> Batches:
+    """Of 5, 5 and 1 images: an odd share for two processes, and one in which the second has none."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(count, 3, 16, 16, generator=generator, dtype=torch.float64)
+    return Batches(TensorDataset(images, torch.randint(len(NAMES), (count,), generator=generator)), size, seed)
+
+
+def clip(seed: int) -> CLIP:
+    torch.manual_seed(seed)
+    model = CLIP(CLIPConfig(32, 16, 2, 64, 8, 77, 49408, 64, 1, 2)).double().eval()
+    for module in model.modules():
+        if isinstance(module, LayerNorm):
+            module.__class__ = nn.LayerNorm  # CLIP's own rounds to float32
+    return model
+
+
+def zscl(joint_pass: bool) -> dict[str, Tensor]:
+    model, teacher = clip(0), clip(1).requires_grad_(False)
+    tokens = training_prompts(NAMES, "a photo of {}.")
+    sentences = sentence_features(teacher, training_prompts(["one", "two", "a third"], "{}"))
+    reference = Reference(teacher, batches(3, count=7), sentences, KnownFeatures())
+    options = ZSCLOptions(iterations=4, warmup=1, terms=("img", "txt", "ii", "mse"), l2=0.5, ensemble="we", avg_freq=2,
+                          joint_pass=joint_pass, label_smoothing=0.1)  # fmt: skip
+    return train_zscl(model, tokens, batches(2), reference, None, options, "zscl", steps)
+
+
+def moe_adapters() -> dict[str, Tensor]:
+    model = insert_adapters(clip(0), 4, 2, 8, 1).double()
+    torch.manual_seed(5)
+    tokens = training_prompts(NAMES, "a photo of {}.")
+    options = MoEOptions(lr=1e-2, iterations=4, warmup=1)
+    counts = train_adapters(model, 0, set(), tokens, batches(2), options, "moe", steps)
+    return {name: value for name, value in model.state_dict().items() if "adapt" in name} | {"counts": counts}
+
+
+def inflora() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
+    network, found = Network(vit, [len(NAMES)] * 2, 2, 3).double(), batches(2)
+    memories, options = None, InfLoRAOptions(2, 1e-2, "adam", lambda epoch, base: base)
+    for task in range(2):
+        design_branch(network, task, memories, found)
+        train_inflora(network, task, task, 0, found, options, "inflora", steps)
+        memories = remember_task(network, memories, found, 3, 0.9, dual=True)
+    spaces = {f"space {layer}": memory.basis @ memory.basis.t() for layer, memory in enumerate(memories)}
+    return network.state_dict() | spaces
+
+
+LOOPS = {
+    "zscl, one pass": lambda: zscl(joint_pass=True),
+    "zscl, two passes": lambda: zscl(joint_pass=False),
+    "moe_adapters": moe_adapters,
+    "inflora": inflora,
+}
+
+if __name__ == "__main__":
+    pick_device("cpu")
+    save_tensors(sys.argv[1], {name: Tensors(loop()).state_dict() for name, loop in LOOPS.items()})

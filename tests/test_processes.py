@@ -1,0 +1,148 @@
+"""Under torchrun two processes leave what one leaves; a killed one ends the job; other numbers of processes go on."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import inflora.main
+import moe_adapters.cil
+import moe_adapters.main
+import zscl.cil
+import zscl.main
+from tests import process_loops
+
+TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
+MINI = ["--scale", "mini", "--device", "cpu", "--workers", "0", "--threads", "1"]
+ORDER = ["--train-dataset", "EuroSAT,MNIST", "--eval-datasets", "MNIST", "--batch-size", "15", "--iterations", "4"]
+ZSCL = ["--method", "ZSCL", "--image_loss", "--text_loss", "--we", "--avg_freq", "2", "--l2", "1", "--cache-dir", "none"]
+ZSCL += ["--ref-dataset", "DTD", "--ref-sentences", "conceptual_captions", "--warmup_length", "2"]
+MOE = ["--ffn_adapt", "--apply_moe", "--experts_num", "4", "--lr", "1e-2", "--is_train", "--frozen", "--train_chooser"]
+MOE += ["--chooser-iterations", "3,3", "--autorouter"]
+CIL = ["--config-path", "configs/class", "--scale", "mini", "initial_increment=20", "increment=20", "epochs=1"]
+CIL += ["batch_size=61", "device=cpu", "workers=0", "threads=1"]
+COMMANDS: dict[str, tuple[Callable, list[str]]] = {
+    "zscl.main": (zscl.main.main, [*MINI, *ORDER, *ZSCL]),
+    "zscl.cil": (zscl.cil.main, [*CIL, "--config-name", "cifar100_10-10-iCaRL.yaml"]),
+    "moe_adapters.main": (moe_adapters.main.main, [*MINI, *ORDER, *MOE]),
+    "moe_adapters.cil": (moe_adapters.cil.main, [*CIL, "--config-name", "cifar100_10-10-MoE-Adapters.yaml"]),
+}
+
+
+def start(processes: int, *words: str) -> subprocess.Popen:
+    """Start a module under torchrun, its output joined in one stream; in a session of its own, to be killed whole."""
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finish(process: subprocess.Popen) -> str:
+    said = process.communicate()[0]
+    assert process.returncode == 0, said
+    return said
+
+
+def numbers(folder: Path) -> dict[tuple, float]:
+    (path,) = folder.rglob("record.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    kept = [line for line in lines if line["metric"] not in TIMES]
+    return {(line["dataset"], line["after_task"], line["metric"]): line["value"] for line in kept}
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
+    """What every loop of `process_loops` ends with on two processes."""
+    path = tmp_path_factory.mktemp("loops") / "two.pth"
+    finish(start(2, "tests.process_loops", str(path)))
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize("name", process_loops.LOOPS)
+def test_a_loop_on_two_processes_equals_one(two_processes: dict[str, dict[str, Tensor]], name: str) -> None:
+    one, two = process_loops.LOOPS[name](), two_processes[name]
+    assert one.keys() == two.keys()
+    for key, expected in one.items():
+        found, expected = two[key], expected.detach()
+        if key.endswith("in_proj_bias") and name.startswith("zscl"):
+            # the softmax does not see the keys' bias: its gradient is nothing but rounding, on which AdamW acts
+            found, expected = (torch.cat([part.chunk(3)[0], part.chunk(3)[2]]) for part in (found, expected))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-9, msg=lambda text: f"{name} {key}: {text}")
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_two_processes_record_what_one_records(tmp_path: Path, module: str) -> None:
+    main, words = COMMANDS[module]
+    folders = [tmp_path / f"{count}-mini" for count in ("one", "two")]
+    saves = [[f"save={folder}"] if module.endswith("cil") else ["--save", str(folder)] for folder in folders]
+    other = start(2, module, *words, *saves[1])
+    main([*words, *saves[0]])
+    said = finish(other)
+    assert len(re.findall("^.*after.*MNIST|^task 1 .2 of 2.", said, re.MULTILINE)) <= 1, said  # the first one speaks
+    assert numbers(folders[0]) == numbers(folders[1])
+    names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in folders]
+    assert names[0] == names[1]
+
+
+# A job that loses a process, and one that changes their number
+
+
+@pytest.fixture(scope="module")
+def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The arguments of a run of InfLoRA on the miniature in two tasks, which saves at every step."""
+    configs = Path(inflora.main.__file__).parent / "configs"
+    content = [json.loads((configs / name).read_text()) for name in ("cifar100_inflora.json", "mini.json")]
+    changes = {"init_cls": 20, "increment": 20, "total_sessions": 2, "init_epoch": 1, "epochs": 3, "seed": [0]}
+    path = tmp_path_factory.mktemp("config") / "two_tasks.json"
+    path.write_text(json.dumps(content[0] | content[1] | changes))
+    return ["--config", str(path), "--device", "cpu", "--workers", "0", "--threads", "1", "--save-interval", "0"]
+
+
+@pytest.fixture(scope="module")
+def unbroken(two_tasks: list[str], tmp_path_factory: pytest.TempPathFactory) -> dict[tuple, float]:
+    folder = tmp_path_factory.mktemp("unbroken") / "run-mini"
+    inflora.main.main([*two_tasks, "--save", str(folder)])
+    return numbers(folder)
+
+
+def stopped_in_the_second_task(processes: int, words: list[str], folder: Path, number: signal.Signals) -> str:
+    """Start InfLoRA and signal one process, the last of several, once the second task has been saved; what it said."""
+    job, found = start(processes, "inflora.main", *words, "--save", str(folder)), []
+    while not found:
+        assert job.poll() is None, job.communicate()[0]
+        time.sleep(0.02)
+        saved = [path for path in folder.rglob("state.pth") if path.with_name("task_0.pth").exists()]
+        found = [path for path in saved if torch.load(path, weights_only=True)["stage"] == "task 1"]
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True).stdout
+    os.kill(int(listed.split()[-1]) if processes > 1 else job.pid, number)
+    said = job.communicate(timeout=120)[0]
+    assert job.returncode != 0 and not list(folder.rglob("task_1.pth"))
+    return said
+
+
+def test_a_killed_process_ends_the_job_and_one_goes_on_alone(
+    two_tasks: list[str], unbroken: dict[tuple, float], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run-mini"
+    said = stopped_in_the_second_task(2, two_tasks, folder, signal.SIGKILL)
+    assert "[rank0]: Traceback" not in said and "another process of this job has ended" in said, said
+    inflora.main.main([*two_tasks, "--save", str(folder)])
+    assert numbers(folder) == unbroken
+
+
+def test_two_processes_go_on_where_one_was_stopped(
+    two_tasks: list[str], unbroken: dict[tuple, float], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run-mini"
+    assert "goes on from there" in stopped_in_the_second_task(1, two_tasks, folder, signal.SIGTERM)
+    finish(start(2, "inflora.main", *two_tasks, "--save", str(folder)))
+    assert numbers(folder) == unbroken
