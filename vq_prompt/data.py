@@ -35,6 +35,7 @@ DATASETS = {
     "CIFAR100": Known("CIFAR100", 100),
     "ImageNet_R": Known("ImageNetR", 200, imagenet_r.FOLDER),
     "CUB200": Known("CUB200", 200),
+    "TinyImageNet": Known("TinyImageNet", 200),  # of IT-Prompt alone
 }
 
 

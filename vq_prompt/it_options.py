@@ -1,7 +1,9 @@
 """IT-Prompt's options: every choice of our reading by its name, with its default (spec B5), and the presets (B2.1)."""
 
+import argparse
 import difflib
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from common import vit
@@ -78,11 +80,30 @@ class ITOptions:
 
     @property
     def has_prompts(self) -> bool:
-        return self.selector != "none"
+        return PRESETS[self.learner_name]["selector"] != "none"
 
     @property
     def is_clip(self) -> bool:
         return self.backbone == CLIP_BACKBONE
+
+
+# The keys of a configuration that are IT-Prompt's alone, None being "not given": what then holds, `settle` says.
+OWN_KEYS: dict[str, Any] = {
+    field.name: None
+    for field in fields(ITOptions)
+    if field.name not in ("learner_name", "lr", "weight_decay", "batch_size")
+}
+
+
+def settle(options: argparse.Namespace, source: str | Path) -> None:
+    """Fill IT-Prompt's keys of a flat namespace in place, those that are None with what the learner's preset says.
+
+    Raises UserError as `it_options` does.
+    """
+    given = {key: value for key, value in vars(options).items() if key in OWN_KEYS and value is not None}
+    given |= {key: getattr(options, key) for key in ("lr", "weight_decay", "batch_size")}
+    settled = it_options(options.learner_name, given, f"configuration {source}")
+    vars(options).update(asdict(settled) | {"prompt_layers": list(settled.prompt_layers)})
 
 
 def it_options(learner_name: str, given: dict[str, Any], source: str = "") -> ITOptions:
@@ -117,7 +138,7 @@ def it_options(learner_name: str, given: dict[str, Any], source: str = "") -> IT
 
 
 def _one_of(where: str, key: str, value: Any) -> None:
-    if not any(value is known or value == known for known in CHOICES[key]):
+    if not any(type(value) is type(known) and value == known for known in CHOICES[key]):  # True == 1
         told = [str(known) for known in CHOICES[key]]
         near = difflib.get_close_matches(str(value), told, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]}?" if near else ""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
+from vq_prompt.prompts import attend, prompted_block
 
 LOGIT_SCALE = 100.0
 
@@ -21,35 +22,12 @@ LOGIT_SCALE = 100.0
 # The image encoder
 
 
-def prefix_attention(qkv: Tensor, prompts: Tensor, heads: int) -> Tensor:
-    """Attention with prompts before keys and values: qkv (B, L, 3 D), prompts (B, P, D) -> (B, L, D), not projected.
-
-    The first P / 2 prompts go before the keys, the others before the values, as they are: no projection (A3).
-    """
-    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
-    before_key, before_value = (
-        part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in prompts.chunk(2, dim=1)
-    )
-    mixed = F.scaled_dot_product_attention(
-        query, torch.cat([before_key, key], dim=2), torch.cat([before_value, value], dim=2)
-    )
-    return mixed.transpose(1, 2).flatten(2)
-
-
-def clip_block(block: nn.Module, x: Tensor, prompts: Tensor) -> Tensor:
-    """A block of CLIP's visual tower with prompts (B, P, D); x (B, L, D)."""
+def clip_block(block: nn.Module, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+    """A block of CLIP's visual tower, x (B, L, D), with prefixes (B, P / 2, D) in its attention."""
     attention = block.attn
     qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    hidden = x + attention.out_proj(prefix_attention(qkv, prompts, attention.heads))
+    hidden = x + attention.out_proj(attend(qkv, prefix_k, prefix_v, attention.heads))
     return hidden + block.mlp(block.ln_2(hidden))
-
-
-def vit_block(block: nn.Module, x: Tensor, prompts: Tensor) -> Tensor:
-    """A block of timm's ViT with prompts (B, P, D); x (B, L, D)."""
-    attention = block.attn
-    qkv = attention.qkv(block.norm1(x))
-    hidden = x + attention.proj(prefix_attention(qkv, prompts, attention.num_heads))
-    return hidden + block.mlp(block.norm2(hidden))
 
 
 class Encoder(nn.Module):
@@ -86,13 +64,13 @@ class Encoder(nn.Module):
 
     def _run(self, x: Tensor, first: int, last: int, prompts: Tensor | None = None) -> Tensor:
         """Blocks first .. last - 1; prompts (B, layers, P, D)."""
-        with_prompts = clip_block if self.is_clip else vit_block
+        with_prefixes = clip_block if self.is_clip else prompted_block
         for number in range(first, last):
             place = self.layers.get(number)
             if prompts is None or place is None:
                 x = self.blocks[number](x)
             else:
-                x = with_prompts(self.blocks[number], x, prompts[:, place])
+                x = with_prefixes(self.blocks[number], x, *prompts[:, place].chunk(2, dim=1))
         return x
 
     def _pool(self, x: Tensor) -> Tensor:

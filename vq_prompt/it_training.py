@@ -27,9 +27,11 @@ LAST_LR = 1e-6
 
 
 class BatchStream(Protocol):
-    """batches[step] gives (inputs, labels)."""
+    """batches[step] gives (inputs, labels); len(batches) is the number of steps in an epoch."""
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,6 @@ def train_task(
     task: int,
     classes: range,
     batches: BatchStream,
-    steps_of_epoch: int,
     options: ITOptions,
     steps: Steps,
 ) -> TrainingLog:
@@ -90,11 +91,11 @@ def train_task(
     for parameter in trained.values():
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=options.weight_decay)
-    total, device = options.epochs * steps_of_epoch, parts.prompt.key(task).device
+    total, device = options.epochs * len(batches), parts.prompt.key(task).device
     log = TrainingLog(*parts.prompt.key(task).new_zeros(5, total).detach())
     own = torch.arange(classes.start, classes.stop, device=device)
     state = {"parameters": Tensors(trained), "optimizer": optimizer, "log": Tensors(vars(log))}
-    for step in steps(f"task {task}", total, state):
+    for step in steps(f"task {task + 1}", total, state):
         set_lr(optimizer, cosine_lr(step, options.lr, total))
         images, labels = batches[step]
         u, z = encoder.both(images, parts.prompt.prompts(task))
@@ -175,17 +176,18 @@ class PseudoFeatures:
 
 
 def rebalance(
-    part: nn.Module, drawn: BatchStream, total: int, seen: int, lr: float, stage: str, steps: Steps
+    part: nn.Module, drawn: BatchStream, epochs: int, seen: int, lr: float, stage: str, steps: Steps
 ) -> Tensor:
     """Re-train a softmax part, in place, on pseudo-features by cross-entropy over the first `seen` classes.
 
-    The losses (total,). AdamW without decay, cosine rates from lr to 1e-6 over all steps.
+    The losses of all steps. AdamW without decay, cosine rates from lr to 1e-6 over all steps.
     """
     parameters = dict(part.named_parameters())
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     first = next(iter(parameters.values()))
     optimizer = torch.optim.AdamW(parameters.values(), lr=lr, weight_decay=0.0)
+    total = epochs * len(drawn)
     losses, classes = first.detach().new_zeros(total), torch.arange(seen, device=first.device)
     state = {"parameters": Tensors(parameters), "optimizer": optimizer, "log": Tensors({"losses": losses})}
     for step in steps(stage, total, state):

@@ -15,9 +15,10 @@ import yaml
 from common import vit
 from common.command_line import mini_folder
 from common.errors import UserError
+from vq_prompt.it_options import OWN_KEYS, PRESETS, settle
 
 CONFIGS = Path(__file__).parent / "configs"
-LEARNER_NAMES = {"prompt": ("VQPrompt", "NCM")}  # by learner_type
+LEARNER_NAMES = {"prompt": ("VQPrompt", "NCM"), "it_prompt": tuple(PRESETS)}  # by learner_type
 VQ_OPTIONS: dict[str, Any] = {  # keys of ours, for what the paper and its code disagree on or what can be switched
     "vq_weight_convention": "code",  # code: commitment 0.4, codebook 0.1; paper: the other way round
     "quantize": True,  # False: the soft-prompt ablation
@@ -27,7 +28,9 @@ VQ_OPTIONS: dict[str, Any] = {  # keys of ours, for what the paper and its code 
     "ca_first_step_full_lr": True,
     "normalize_input": False,
 }
-LEARNER_OPTIONS = {"prompt": VQ_OPTIONS}  # a learner's own yaml keys with their defaults, by learner_type
+# a learner's own yaml keys with their defaults, by learner_type; IT-Prompt's depend on the learner_name
+LEARNER_OPTIONS = {"prompt": VQ_OPTIONS, "it_prompt": OWN_KEYS}
+MINI_FILES = {"prompt": "mini.yaml", "it_prompt": "mini_it_prompt.yaml"}  # what --scale mini stands for
 
 REQUIRED = {"dataset": str, "first_split_size": int, "other_split_size": int, "batch_size": int}
 KEYS: dict[str, Any] = {  # the other yaml keys of every configuration, with the published value or ours
@@ -86,18 +89,21 @@ RUN_KEYS = (  # those that decide no number, or stand elsewhere in a run's setti
 )  # fmt: skip
 
 
-class Preset(argparse.Action):
-    """--scale mini: every value of configs/mini.yaml, to be overridden by what follows on the command line."""
+def preset(file: str) -> type[argparse.Action]:
+    """--scale mini: every value of a file in configs/, to be overridden by what follows on the command line."""
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, flag: str | None = None
-    ) -> None:
-        setattr(namespace, self.dest, value)
-        if value == "mini":
-            vars(namespace).update(yaml.safe_load((CONFIGS / "mini.yaml").read_text()))
+    class Preset(argparse.Action):
+        def __call__(
+            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, value: Any, flag: str | None = None
+        ) -> None:
+            setattr(namespace, self.dest, value)
+            if value == "mini":
+                vars(namespace).update(yaml.safe_load((CONFIGS / file).read_text()))
+
+    return Preset
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentParser:
     """The flags; one that is not given leaves no trace in the namespace, so that the yaml file can set it."""
     parser = argparse.ArgumentParser(prog="python -m vq_prompt.run", description=__doc__, argument_default=argparse.SUPPRESS)
     run = parser.add_argument_group("run, as the original")
@@ -126,7 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     method.add_argument("--ca_batch_size_ratio", type=float, help="samples a Gaussian: batch size times this [4]")
     method.add_argument("--pretrained_weight", help=f"{', '.join(vit.available())}, or a file in timm's keys [sup1k]")
     ours = parser.add_argument_group("ours")
-    ours.add_argument("--scale", choices=["paper", "mini"], action=Preset, help="mini: the embedded miniature")
+    ours.add_argument("--scale", choices=["paper", "mini"], action=preset(mini_file), help="mini: the embedded miniature")
     ours.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="values of yaml keys, such as dataroot=data quantize=false")
     ours.add_argument("--weights", help=f"folder of the backbones' files [{vit.DEFAULT_FOLDER}]")
     ours.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
@@ -139,11 +145,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """All flags and keys in one namespace. Raises UserError for what is unknown, missing, of another type or refused."""
-    given = vars(build_parser().parse_args(argv))
-    assignments = given.pop("set", [])
-    content, source = read_config(given.get("config", FLAGS["config"]))
-    kind = given.get("learner_type", content.get("learner_type", FLAGS["learner_type"]))
+    first = vars(build_parser().parse_args(argv))
+    content, source = read_config(first.get("config", FLAGS["config"]))
+    kind = first.get("learner_type", content.get("learner_type", FLAGS["learner_type"]))
     known_name("learner_type", kind, LEARNER_NAMES)
+    given = vars(build_parser(MINI_FILES[kind]).parse_args(argv))
+    assignments = given.pop("set", [])
     defaults = KEYS | FLAGS | OURS | LEARNER_OPTIONS[kind]
     values = dict(defaults)
     for layer, place in ((content, source), (given, "command line"), (_assigned(assignments), "--set")):
@@ -155,6 +162,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options = argparse.Namespace(**values)
     options.seeds = [*options.seeds[: options.repeat], *range(len(options.seeds), options.repeat)]
     check_options(options)
+    if kind == "it_prompt":
+        settle(options, source)
     options.scale = scale_of(options)
     options.log_dir = mini_folder(options.log_dir, options.scale)
     return options
@@ -245,7 +254,8 @@ def check_options(options: argparse.Namespace) -> None:
 
 def scale_of(options: argparse.Namespace) -> str:
     """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
-    return "mini" if vit.MINI in (options.scale, options.dataroot, options.pretrained_weight) else "paper"
+    weights = options.clip_weights if options.learner_type == "it_prompt" else options.pretrained_weight
+    return "mini" if vit.MINI in (options.scale, options.dataroot, weights) else "paper"
 
 
 def device_of(options: argparse.Namespace) -> str:

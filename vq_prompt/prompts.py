@@ -60,15 +60,20 @@ def prompt_losses(soft: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return F.mse_loss(soft, chosen.detach()), F.mse_loss(chosen, soft.detach())
 
 
-def prefix_attention(attention: Attention, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
-    """timm's attention of x (B, n, D) with prefixes (B, m, D) in front of its keys and values (models/vit.py:L63-L87).
+def attend(qkv: Tensor, prefix_k: Tensor, prefix_v: Tensor, heads: int) -> Tensor:
+    """Attention with prefixes (B, m, D) in front of keys and values: qkv (B, n, 3 D) -> (B, n, D), not projected yet.
 
-    Prefixes do not pass through the projection; there are no queries for them, so the length stays n.
+    Prefixes do not pass through the projection of qkv; there are no queries for them, so the length stays n.
     """
-    query, key, value = attention.qkv(x).chunk(3, dim=-1)
+    query, key, value = qkv.chunk(3, dim=-1)
     parts = (query, torch.cat([prefix_k, key], dim=1), torch.cat([prefix_v, value], dim=1))
-    heads = [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in parts]
-    return attention.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+    split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts]
+    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+
+
+def prefix_attention(attention: Attention, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+    """timm's attention of x (B, n, D) with prefixes (B, m, D) in front of its keys and values (models/vit.py:L63-L87)."""
+    return attention.proj(attend(attention.qkv(x), prefix_k, prefix_v, attention.num_heads))
 
 
 def prompted_block(block: Block, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:

@@ -14,16 +14,16 @@ import numpy as np
 
 from common.errors import UserError, all_checked, exit_cleanly
 from common.training.device import automatic_workers, pick_device
-from vq_prompt import vq_learner
+from vq_prompt import it_learner, vq_learner
 from vq_prompt.data import check_data
 from vq_prompt.options import device_of, parse_args
 from vq_prompt.report import Tee, write_reports, write_xlsx
 
 Learner = Callable[[argparse.Namespace, int, int], np.ndarray]
 # by learner_type: run_seed(options, seed, repeat) -> R (T, T) float64, R[j, i] percent of task j after task i, else 0
-LEARNERS: dict[str, Learner] = {"prompt": vq_learner.run_seed}
+LEARNERS: dict[str, Learner] = {"prompt": vq_learner.run_seed, "it_prompt": it_learner.run_seed}
 # check(options): raises UserError for options that make no sense and for weights that are missing
-CHECKS: dict[str, Callable[[argparse.Namespace], Any]] = {"prompt": vq_learner.check}
+CHECKS: dict[str, Callable[[argparse.Namespace], Any]] = {"prompt": vq_learner.check, "it_prompt": it_learner.check}
 
 
 @exit_cleanly

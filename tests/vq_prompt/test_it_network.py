@@ -10,8 +10,9 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from common.clip.model import CLIP, CLIPConfig
 from common.errors import UserError
 from vq_prompt.it_options import it_options
-from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector, prefix_attention
+from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
 from vq_prompt.it_training import cosine_lr, rebalance, train_task
+from vq_prompt.prompts import attend
 
 LAYERS, LENGTH, TASKS, CLASSES, DIM = (0, 1), 4, 3, 6, 16
 CONFIG = CLIPConfig(DIM, 32, 3, 64, 16, 16, 64, 32, 1, 1)
@@ -45,7 +46,7 @@ def images():
     return torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
 
-def test_prefix_attention_is_written_out():
+def test_attention_with_prefixes_is_written_out():
     generator = torch.Generator().manual_seed(3)
     qkv, prompts = (torch.randn(2, n, d, generator=generator).double() for n, d in ((5, 24), (4, 8)))
     query, key, value = qkv.split(8, dim=-1)
@@ -54,7 +55,7 @@ def test_prefix_attention_is_written_out():
     for head in (slice(0, 4), slice(4, 8)):
         weights = (query[..., head] @ key[..., head].mT / 2).softmax(dim=-1)
         expected.append(weights @ value[..., head])
-    torch.testing.assert_close(prefix_attention(qkv, prompts, 2), torch.cat(expected, -1), rtol=0, atol=1e-12)
+    torch.testing.assert_close(attend(qkv, prompts[:, :2], prompts[:, 2:], 2), torch.cat(expected, -1), rtol=0, atol=1e-12)
 
 
 def test_without_prompts_it_is_the_tower(encoder, images):
@@ -85,7 +86,7 @@ def test_both_passes_at_once_equal_two(images, layers):
         if number in encoder.layers:
             part = prompts[encoder.layers[number]].expand(len(x), -1, -1)
             qkv = F.linear(block.ln_1(x), block.attn.in_proj_weight, block.attn.in_proj_bias)
-            x = x + block.attn.out_proj(prefix_attention(qkv, part, block.attn.heads))
+            x = x + block.attn.out_proj(attend(qkv, *part.chunk(2, dim=1), block.attn.heads))
             x = x + block.mlp(block.ln_2(x))
         else:
             x = block(x)
@@ -103,9 +104,16 @@ def test_a_layer_that_is_not_there():
 # Training a task
 
 
+class Batches(list):
+    """Four batches, two of them an epoch."""
+
+    def __len__(self):
+        return 2
+
+
 def batches_of(images):
     labels = torch.tensor([2, 3, 2, 3, 3])
-    return [(images + 0.1 * step, labels) for step in range(4)]
+    return Batches((images + 0.1 * step, labels) for step in range(4))
 
 
 def plain_steps(stage, total, state):
@@ -115,7 +123,7 @@ def plain_steps(stage, total, state):
 def learn(encoder, parts, images, name="ITPrompt", **changes):
     options = it_options(name, {"epochs": 2, "batch_size": 5, "tpi_hidden": 5} | changes)
     text = F.normalize(torch.randn(CLASSES, encoder.dim, generator=torch.Generator().manual_seed(6)), dim=1)
-    return train_task(encoder, parts, text, 1, range(2, 4), batches_of(images), 2, options, plain_steps)
+    return train_task(encoder, parts, text, 1, range(2, 4), batches_of(images), options, plain_steps)
 
 
 LOSSES = {  # options -> the parts that have a gradient, with the entry of the task
@@ -171,7 +179,7 @@ def test_first_update_against_adamw_by_hand(encoder, images):
     torch.testing.assert_close(log.total[0], (cls + 0.5 * guide + 2 * key).detach(), **CLOSE)
     first = copy.deepcopy(parts_of(encoder))
     options = it_options("ITPrompt", {"epochs": 1, "lr": 1e-3, "lambda_text": 0.5, "lambda_key": 2.0, "tpi_hidden": 5})
-    train_task(encoder, first, text, 1, range(2, 4), batches_of(images), 1, options, plain_steps)
+    train_task(encoder, first, text, 1, range(2, 4), batches_of(images)[:1], options, plain_steps)
     for start, grad, now in ((p, p.grad, first.prompt.prompts(1)), (k, k.grad, first.prompt.key(1))):
         clear = grad.abs() > 1e-4  # below that eps counts
         step = cosine_lr(0, 1e-3, 1) * grad.sign()
@@ -188,8 +196,8 @@ def test_rebalancing_moves_one_part_over_all_classes_seen(encoder):
     parts = parts_of(encoder)
     before = copy.deepcopy(parts.state_dict())
     features = F.normalize(torch.randn(8, encoder.dim, generator=torch.Generator().manual_seed(7)), dim=1)
-    drawn = [(features, torch.arange(8) % 4)] * 60
-    losses = rebalance(parts.head, drawn, 60, 4, 0.05, "rebalance", plain_steps)
+    drawn = Batches([(features, torch.arange(8) % 4)] * 60)
+    losses = rebalance(parts.head, drawn, 30, 4, 0.05, "rebalance", plain_steps)
     assert losses[-1] < 0.8 * losses[0]
     moved = {key for key, value in parts.state_dict().items() if not torch.equal(value, before[key])}
     assert moved == {"head.weight", "head.bias"}
