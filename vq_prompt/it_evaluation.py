@@ -87,7 +87,7 @@ def plain_features(encoder: Encoder, images: Dataset, batch_size: int, workers: 
 
 
 @dataclass
-class TestFeatures:
+class KnownFeatures:
     """The test images of all tasks: labels (N,) in class order, u (N, E), and the latest z (N, E) with its entry (N,)."""
 
     images: Dataset
@@ -97,7 +97,7 @@ class TestFeatures:
     entries: Tensor
 
     @classmethod
-    def of(cls, images: Dataset, u: Tensor) -> "TestFeatures":
+    def of(cls, images: Dataset, u: Tensor) -> "KnownFeatures":
         """images: with `labels`; u: their features without prompts."""
         labels = torch.tensor(images.labels, device=u.device)
         return cls(images, labels, u, torch.zeros_like(u), torch.full_like(labels, NO_ENTRY))
@@ -125,7 +125,7 @@ class TestFeatures:
             setattr(self, name, tensor.to(self.u.device))
 
 
-def test_features(run: Run, options: argparse.Namespace, learned: Learned, data: ImageSet) -> TestFeatures:
+def test_features(run: Run, options: argparse.Namespace, learned: Learned, data: ImageSet) -> KnownFeatures:
     """The test images of all tasks with what the run's folder knows of them, at least u.
 
     A new run also records what plain CLIP gets right of each task before anything is learnt.
@@ -133,11 +133,11 @@ def test_features(run: Run, options: argparse.Namespace, learned: Learned, data:
     images, path = seen_subset(data.test, learned.tasks, -1), run.path(FEATURES)
     if path.exists():
         saved = load_tensors(path)
-        test = TestFeatures.of(images, saved["u"].to(options.torch_device))
+        test = KnownFeatures.of(images, saved["u"].to(options.torch_device))
         test.load_state_dict(saved)
         return test
     batch_size = learned.options.batch_size
-    test = TestFeatures.of(
+    test = KnownFeatures.of(
         images, plain_features(learned.encoder, images, batch_size, options.workers, options.torch_device)
     )
     if learned.text is not None and learned.parts is not None:
@@ -161,7 +161,7 @@ def by_task(predictions: Tensor, labels: Tensor, tasks: Tensor, task: int) -> li
 
 
 @torch.no_grad()
-def evaluate(run: Run, options: argparse.Namespace, learned: Learned, test: TestFeatures, task: int) -> None:
+def evaluate(run: Run, options: argparse.Namespace, learned: Learned, test: KnownFeatures, task: int) -> None:
     """Record what all test images of the classes seen give after a task, each image looked at once.
 
     `accuracy` pools the images; `avg` is its mean so far, `last` its last value. `task_id_accuracy`: the share (0 to 1)
@@ -201,7 +201,7 @@ def without_prompts(learned: Learned, u: Tensor, labels: Tensor, tasks: Tensor, 
 
 
 def next_unseen(
-    learned: Learned, options: argparse.Namespace, test: TestFeatures, task: int
+    learned: Learned, options: argparse.Namespace, test: KnownFeatures, task: int
 ) -> list[dict[str, Any]]:
     """`zero_shot_unseen` of the next task (B2.6): its images through the model as it is after this task.
 

@@ -9,6 +9,9 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 from common.clip.model import CLIP, CLIPConfig
 from common.errors import UserError
+from common.datasets.incremental import Scenario
+from vq_prompt.cncm import ClassMemory
+from vq_prompt.it_evaluation import KnownFeatures, Learned, infer_tasks, predict, zero_shot
 from vq_prompt.it_options import it_options
 from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
 from vq_prompt.it_training import cosine_lr, rebalance, train_task
@@ -154,6 +157,27 @@ def test_training_moves_exactly_its_parts(encoder, images, case):
     assert log.total[-1] < log.total[0]
 
 
+def test_plain_clip_is_untouched_by_learning(images):
+    """B2.6: outputs for images and names that were never trained, before the first task and after the last one."""
+    torch.manual_seed(0)
+    clip = CLIP(CONFIG).eval()
+    encoder = Encoder(clip.visual, LAYERS)
+    tokens = torch.randint(1, 60, (7, 16), generator=torch.Generator().manual_seed(8))
+
+    def outputs():
+        with torch.no_grad():
+            return (*clip(images, tokens), zero_shot(encoder.plain(images), F.normalize(clip.encode_text(tokens), dim=1)))
+
+    before, parts = outputs(), parts_of(encoder)
+    options, text = it_options("ITPrompt", {"epochs": 2, "lr": 0.1}), F.normalize(torch.randn(CLASSES, DIM), dim=1)
+    for task in range(TASKS):
+        labels = torch.tensor([0, 1, 0, 1, 1]) + 2 * task
+        train_task(encoder, parts, text, task, range(2 * task, 2 * task + 2), Batches([(images, labels)] * 4), options, plain_steps)
+        rebalance(parts.head, Batches([(encoder.plain(images), labels)] * 4), 2, 2 * task + 2, 0.1, "head", plain_steps)
+    assert (encoder.prompted(images, parts.prompt.prompts(2)) - encoder.plain(images)).abs().max() > 0.01
+    assert all(torch.equal(now, then) for now, then in zip(outputs(), before))
+
+
 def test_an_entry_starts_as_the_one_before(encoder, images):
     for copied in (True, False):
         parts = parts_of(encoder)
@@ -205,3 +229,75 @@ def test_rebalancing_moves_one_part_over_all_classes_seen(encoder):
     torch.testing.assert_close(
         losses[0], F.cross_entropy(F.linear(features, before["head.weight"], before["head.bias"])[:, :4], drawn[0][1])
     )
+
+
+# Evaluation
+
+
+class Images(torch.utils.data.Dataset):
+    """Random images; counts how often each is looked at."""
+
+    def __init__(self, labels):
+        self.labels, self.looked = labels, [0] * len(labels)
+        self.pixels = torch.randn(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(9))
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        self.looked[index] += 1
+        return self.pixels[index], self.labels[index]
+
+
+@pytest.fixture
+def learned():
+    encoder = Encoder(tower("clip"), LAYERS)
+    text = F.normalize(torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(6)), dim=1)
+    return Learned(
+        it_options("ITPrompt", {}), encoder, parts_of(encoder), text, Scenario(range(CLASSES), 2, 2), ClassMemory(),
+        ClassMemory(),
+    )  # fmt: skip
+
+
+def test_images_are_looked_at_again_only_for_another_entry(learned):
+    images = Images([0, 1, 2, 3, 4, 5, 0, 1])
+    known = KnownFeatures.of(images, learned.encoder.plain(images.pixels))
+    rows, entries = torch.tensor([0, 1, 2, 3, 6, 7]), torch.tensor([0, 0, 1, 0, 0, 1])
+    for changed, looked in ((entries, 1), (entries, 1), (torch.tensor([0, 2, 1, 0, 0, 1]), 2)):
+        z = known.look(learned, rows, changed, batch_size=4, workers=0)
+        plain = [
+            learned.encoder.prompted(images.pixels[row][None], learned.parts.prompt.prompts(entry))
+            for row, entry in zip(rows.tolist(), changed.tolist())
+        ]
+        torch.testing.assert_close(z, torch.cat(plain), **CLOSE)
+        assert images.looked == [1, looked, 1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("scope", ["seen", "task"])
+def test_prediction_after_two_of_three_tasks(learned, scope):
+    """Every selector and classifier against its scores written out; no class of the third task is ever answered."""
+    generator = torch.Generator().manual_seed(10)
+    u, z = (F.normalize(torch.randn(50, DIM, generator=generator), dim=1) for _ in range(2))
+    for memory in (learned.u, learned.z):
+        memory.learn(F.normalize(torch.randn(40, DIM, generator=generator), dim=1), torch.arange(40) // 10, range(4), 0, True, False)
+    true_tasks = torch.arange(50) % 2
+    nearest = {
+        memory: torch.stack([(vectors @ part.t()).amax(1) for part in store.centroids], 1)
+        for memory, store, vectors in (("u", learned.u, u), ("z", learned.z, z))
+    }
+    expected = {
+        "cncm": nearest["u"].argmax(1) // 2,
+        "softmax": learned.parts.selector(u)[:, :4].argmax(1) // 2,
+        "key": torch.stack([F.cosine_similarity(u, learned.parts.prompt.key(t)[None]) for t in (0, 1)], 1).argmax(1),
+        "oracle": true_tasks,
+    }
+    scores = {"cncm": nearest["z"], "softmax": learned.parts.head(z)[:, :4], "text": z @ learned.text[:4].t()}
+    for selector, tasks in expected.items():
+        for classifier, score in scores.items():
+            given = {"selector": selector, "classifier": classifier, "scope": scope}
+            learned.options = it_options("ITPrompt", given)
+            entries = infer_tasks(learned, u, true_tasks, 1)
+            assert torch.equal(entries, tasks)
+            outside = torch.tensor([[c // 2 != t for c in range(4)] for t in tasks.tolist()])
+            answer = (score.masked_fill(outside, -torch.inf) if scope == "task" else score).argmax(1)
+            assert torch.equal(predict(learned, z, entries, 1), answer)
