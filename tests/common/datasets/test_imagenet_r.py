@@ -9,6 +9,7 @@ import yaml
 
 from common.datasets import load
 from common.datasets.check import require
+from common.datasets.imagenet_r import has_lists
 from common.errors import UserError
 from tests import fake_data
 
@@ -127,6 +128,46 @@ def test_a_class_folder_too_few(fake_root, tmp_path):
         load("ImageNetR", tmp_path, verify=False)
 
 
+@pytest.mark.parametrize("train", ["imagenet-r_train.yaml", "imagenet-r_train.txt"])
+def test_lists_beside_the_images(tmp_path, train):
+    """Either form, mixed ones too; the labels are the lists', the files of a split in their order."""
+    fake_data.write(tmp_path, ["ImageNetR"])
+    folder = tmp_path / "imagenet-r"
+    assert not has_lists(folder)
+    fake_data.imagenet_r_lists(tmp_path, train, "imagenet-r_test.txt")
+    assert has_lists(folder)
+    data = load("ImageNetR", tmp_path, verify=False, options={"split": folder})
+    wnids = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert data.classnames == wnids[::-1] and (len(data.train), len(data.test)) == (1000, 200)
+    assert data.test.labels == list(range(199, -1, -1)) and below(data.test.paths)[0] == f"{wnids[0]}/sketch_1.jpg"
+    lines = (folder / "imagenet-r_test.txt").read_text().splitlines()
+    (folder / "imagenet-r_test.txt").write_text("\n".join([*lines[:7], lines[7].rpartition(" ")[0]]))
+    with pytest.raises(UserError, match=r"imagenet-r_test.txt, line 8 .*expected <file> <label>"):
+        load("ImageNetR", tmp_path, verify=False, options={"split": folder})
+    (folder / "imagenet-r_test.txt").unlink()
+    with pytest.raises(UserError, match=r"imagenet-r_test.yaml can not be read \(nor imagenet-r_test.txt\)"):
+        load("ImageNetR", tmp_path, verify=False, options={"split": folder})
+
+
+def test_the_published_lists_are_read(tmp_path):
+    """All 30,000 files by name, in the plain text form: counts, class sizes, labels against the order of the ids."""
+    if not SHARED.is_dir():
+        pytest.skip("the published split is not at hand")
+    for split in ("train", "test"):
+        text = (SHARED / f"imagenet_r_{split}.txt").read_text()
+        (tmp_path / "imagenet-r").mkdir(exist_ok=True)
+        (tmp_path / "imagenet-r" / f"imagenet-r_{split}.txt").write_text(text)
+        for line in text.splitlines():
+            path = tmp_path / "imagenet-r" / line.split()[0]
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+    data = load("ImageNetR", tmp_path, options={"split": tmp_path / "imagenet-r"})
+    train, test = (torch.bincount(torch.tensor(part.labels)) for part in (data.train, data.test))
+    assert (train.min(), train.max(), test.min(), test.max()) == (38, 354, 5, 81)
+    assert data.train.labels[:5] == [177, 142, 63, 42, 14] and data.classnames[177] == "n02128757"
+    assert sorted(data.classnames) != data.classnames
+
+
 # DomainNet
 
 
@@ -163,7 +204,7 @@ def test_missing_files_are_counted_and_ten_of_them_named(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match=r"names 12 of 1,380 files that do not exist: ([^,]*, ){9}\S* and 2 more"):
         load("DomainNet", tmp_path, verify=False)
-    with pytest.raises(UserError, match=r"names 12\s+of 1,380"):
+    with pytest.raises(UserError, match=r"names\s+12\s+of\s+1,380"):
         require(["DomainNet"], tmp_path, verify=False)
 
 
