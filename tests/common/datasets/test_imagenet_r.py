@@ -20,19 +20,26 @@ def below(paths):
     return ["/".join(Path(path).parts[-2:]) for path in paths]
 
 
-def test_seed_40_is_the_split_of_the_published_logs(tmp_path):
-    """All 30,000 files by name: the lists that were recovered from the logs."""
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """All 30,000 files by name, empty: the union of the lists that were recovered from InfLoRA's logs."""
     if not SHARED.is_dir():
-        pytest.skip("the published split is not at hand")
-    lists = {
-        split: (SHARED / f"inflora_imagenet_r_seed40_{split}.txt").read_text().split() for split in ("train", "test")
-    }
-    for name in lists["train"] + lists["test"]:
-        path = tmp_path / "imagenet-r" / name
+        pytest.skip("the published splits are not at hand")
+    root = tmp_path_factory.mktemp("published")
+    for name in [name for split in ("train", "test") for name in seed_40(split)]:
+        path = root / "imagenet-r" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    data = load("ImageNetR", tmp_path)
-    assert sorted(below(data.train.paths)) == lists["train"] and sorted(below(data.test.paths)) == lists["test"]
+    return root
+
+
+def seed_40(split):
+    return (SHARED / f"inflora_imagenet_r_seed40_{split}.txt").read_text().split()
+
+
+def test_seed_40_is_the_split_of_the_published_logs(published):
+    data = load("ImageNetR", published)
+    assert sorted(below(data.train.paths)) == seed_40("train") and sorted(below(data.test.paths)) == seed_40("test")
     groups = torch.bincount(torch.tensor(data.test.labels) // 20)
     assert groups.tolist() == [698, 688, 433, 563, 724, 560, 591, 423, 621, 699]
 
@@ -149,19 +156,11 @@ def test_lists_beside_the_images(tmp_path, train):
         load("ImageNetR", tmp_path, verify=False, options={"split": folder})
 
 
-def test_the_published_lists_are_read(tmp_path):
-    """All 30,000 files by name, in the plain text form: counts, class sizes, labels against the order of the ids."""
-    if not SHARED.is_dir():
-        pytest.skip("the published split is not at hand")
+def test_the_published_lists_are_read(published, tmp_path):
+    """In the plain text form: counts, class sizes, labels against the order of the ids."""
     for split in ("train", "test"):
-        text = (SHARED / f"imagenet_r_{split}.txt").read_text()
-        (tmp_path / "imagenet-r").mkdir(exist_ok=True)
-        (tmp_path / "imagenet-r" / f"imagenet-r_{split}.txt").write_text(text)
-        for line in text.splitlines():
-            path = tmp_path / "imagenet-r" / line.split()[0]
-            path.parent.mkdir(exist_ok=True)
-            path.touch()
-    data = load("ImageNetR", tmp_path, options={"split": tmp_path / "imagenet-r"})
+        shutil.copy(SHARED / f"imagenet_r_{split}.txt", tmp_path / f"imagenet-r_{split}.txt")
+    data = load("ImageNetR", published, options={"split": tmp_path})
     train, test = (torch.bincount(torch.tensor(part.labels)) for part in (data.train, data.test))
     assert (train.min(), train.max(), test.min(), test.max()) == (38, 354, 5, 81)
     assert data.train.labels[:5] == [177, 142, 63, 42, 14] and data.classnames[177] == "n02128757"
