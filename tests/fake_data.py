@@ -273,6 +273,36 @@ def imagenet_r(root: Path) -> None:
                 _put(root / "imagenet-r" / wnid / f"{style}_{copy}.jpg", jpeg(label, 200, copy))
 
 
+def imagenet_r_lists(root: Path, train: str = "imagenet-r_train.yaml", test: str = "imagenet-r_test.yaml") -> None:
+    """Lists beside the made-up ImageNet-R, as CODA-Prompt's or as text: labels against the order of the ids."""
+    folder = root / "imagenet-r"
+    files: dict[str, list[tuple[str, int]]] = {train: [], test: []}
+    for position, wnid in enumerate(sorted(path.name for path in folder.iterdir() if path.is_dir())):
+        for path in sorted((folder / wnid).iterdir()):
+            files[test if path.stem == "sketch_1" else train].append((f"{wnid}/{path.name}", 199 - position))
+    for name, rows in files.items():
+        if name.endswith(".txt"):
+            _put_lines(folder / name, (f"{file} {label}" for file, label in rows))
+        else:
+            data, targets = [f"data/imagenet-r/{file}" for file, _ in rows], [label for _, label in rows]
+            _put(folder / name, yaml.safe_dump({"data": data, "targets": targets}))
+
+
+def cub200(root: Path) -> None:
+    """Four images a class, two for training; ids run through all classes, as in the published lists."""
+    folder, number = root / "CUB_200_2011", 0
+    lists: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
+    for label in range(200):
+        for copy in range(4):
+            number += 1
+            file = f"{label + 1:03d}.Made_up_Bird{label}/Made_Up_Bird{label}_{copy:04d}_{number}.jpg"
+            _put(folder / "images" / file, jpeg(label, 200, copy))
+            for name, value in zip(lists, (file, label + 1, copy % 2)):
+                lists[name].append(f"{number} {value}")
+    for name, lines in lists.items():
+        _put_lines(folder / f"{name}.txt", lines)
+
+
 def domainnet(root: Path) -> None:
     """Five domains, one image a class and domain; both lists name paths as CODA-Prompt's do, one domain for testing."""
     lists = {"train": ([], []), "test": ([], [])}
@@ -326,6 +356,7 @@ WRITERS = {
     "ImageNet100": imagenet,
     "ImageNet1000": imagenet,
     "ImageNetR": imagenet_r,
+    "CUB200": cub200,
     "DomainNet": domainnet,
     CAPTIONS: conceptual_captions,
 }

@@ -112,12 +112,10 @@ def has_lists(place: Path) -> bool:
 def _list_files(place: Path) -> list[Path]:
     """The training and the test list, the yaml form first. Raises UserError that names the missing ones."""
     found = [next((place / name for name in names if (place / name).is_file()), None) for names in LISTS.values()]
-    missing = [" or ".join(names) for names, file in zip(LISTS.values(), found) if file is None]
+    missing = [names for names, file in zip(LISTS.values(), found) if file is None]
     if missing:
-        raise UserError(
-            f"ImageNetR: the list {' and '.join(missing)} is not in {place}. Copy CODA-Prompt's lists there, or choose "
-            "another split."
-        )
+        told = "; ".join(f"the list {place / names[0]} can not be read (nor {names[1]})" for names in missing)
+        raise UserError(f"ImageNetR: {told}: no such file. Copy CODA-Prompt's lists there, or choose another split.")
     return found
 
 
