@@ -20,7 +20,8 @@ def scenario(options: argparse.Namespace, seed: int) -> Scenario:
     if not mini and options.dataset not in ORDERS:
         return vq_data.scenario(options, seed)
     order = read_class_order(f"class_orders/{'mini' if mini else ORDERS[options.dataset]}.yaml")
-    return Scenario(order, options.first_split_size, options.other_split_size)
+    first, step = options.first_split_size, options.other_split_size
+    return Scenario(order, *((len(order), len(order)) if options.upper_bound_flag else (first, step)))
 
 
 def transforms(options: argparse.Namespace, o: ITOptions, size: int) -> tuple[Transform, Transform]:

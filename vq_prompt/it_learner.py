@@ -55,7 +55,8 @@ def weights_file(o: ITOptions, folder: str) -> Path | None:
 
 def backbone_label(o: ITOptions) -> str:
     """As the other CLIP papers' records have it, and as those of the ViTs."""
-    return o.clip_weights if o.is_clip else BACKBONES[o.backbone.removeprefix("vit_")]
+    name = o.backbone.removeprefix("vit_")
+    return o.clip_weights if o.is_clip else BACKBONES.get(name, name)
 
 
 # A run

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,20 @@ OWN_KEYS: dict[str, Any] = {
     for field in fields(ITOptions)
     if field.name not in ("learner_name", "lr", "weight_decay", "batch_size")
 }
+NOT_ITS_OWN = (  # flags and keys of VQ-Prompt that would do nothing here
+    "prompt_param", "adaptive_pred", "n_centroids", "crct_epochs", "ca_lr", "ca_weight_decay", "ca_batch_size_ratio",
+    "pretrained_weight", "schedule", "schedule_type", "iter_step",
+)  # fmt: skip
 
 
-def settle(options: argparse.Namespace, source: str | Path) -> None:
+def settle(options: argparse.Namespace, source: str | Path, named: Iterable[str]) -> None:
     """Fill IT-Prompt's keys of a flat namespace in place, those that are None with what the learner's preset says.
 
-    Raises UserError as `it_options` does.
+    named: the keys that file and command line give. Raises UserError as `it_options` does, and for keys of VQ-Prompt.
     """
+    foreign = sorted(set(named) & set(NOT_ITS_OWN))
+    if foreign:
+        raise UserError(f"{', '.join(foreign)}: VQ-Prompt's, and without effect on IT-Prompt. Leave them out.")
     given = {key: value for key, value in vars(options).items() if key in OWN_KEYS and value is not None}
     given |= {key: getattr(options, key) for key in ("lr", "weight_decay", "batch_size")}
     settled = it_options(options.learner_name, given, f"configuration {source}")

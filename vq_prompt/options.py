@@ -15,7 +15,7 @@ import yaml
 from common import vit
 from common.command_line import mini_folder
 from common.errors import UserError
-from vq_prompt.it_options import OWN_KEYS, PRESETS, settle
+from vq_prompt.it_options import CLIP_BACKBONE, OWN_KEYS, PRESETS, settle
 
 CONFIGS = Path(__file__).parent / "configs"
 LEARNER_NAMES = {"prompt": ("VQPrompt", "NCM"), "it_prompt": tuple(PRESETS)}  # by learner_type
@@ -133,7 +133,7 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     method.add_argument("--pretrained_weight", help=f"{', '.join(vit.available())}, or a file in timm's keys [sup1k]")
     ours = parser.add_argument_group("ours")
     ours.add_argument("--scale", choices=["paper", "mini"], action=preset(mini_file), help="mini: the embedded miniature")
-    ours.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="values of yaml keys, such as dataroot=data quantize=false")
+    ours.add_argument("--set", nargs="+", action="extend", metavar="KEY=VALUE", help="values of yaml keys, such as dataroot=data quantize=false")
     ours.add_argument("--weights", help=f"folder of the backbones' files [{vit.DEFAULT_FOLDER}]")
     ours.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
     ours.add_argument("--device", help="auto, cpu, cuda, cuda:1, instead of --gpuid")
@@ -163,7 +163,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     options.seeds = [*options.seeds[: options.repeat], *range(len(options.seeds), options.repeat)]
     check_options(options)
     if kind == "it_prompt":
-        settle(options, source)
+        settle(options, source, {*content, *given, *(text.partition("=")[0] for text in assignments)})
     options.scale = scale_of(options)
     options.log_dir = mini_folder(options.log_dir, options.scale)
     return options
@@ -254,7 +254,10 @@ def check_options(options: argparse.Namespace) -> None:
 
 def scale_of(options: argparse.Namespace) -> str:
     """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
-    weights = options.clip_weights if options.learner_type == "it_prompt" else options.pretrained_weight
+    weights = options.pretrained_weight
+    if options.learner_type == "it_prompt":
+        is_clip = options.backbone == CLIP_BACKBONE
+        weights = options.clip_weights if is_clip else options.backbone.removeprefix("vit_")
     return "mini" if vit.MINI in (options.scale, options.dataroot, weights) else "paper"
 
 

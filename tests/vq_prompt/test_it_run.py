@@ -217,6 +217,7 @@ def test_options_run(world, tmp_path, changes):
         ({"backbone": "vit_dino1k", "text_guide": "ce"}, "text_guide ce: vit_dino1k has no texts"),
         ({"dataroot": "nowhere", "clip_weights": "ViT-B/17"}, r"(?s)CIFAR100\s+missing: .*Did you mean ViT-B/16"),
         ({"prompt_layers": [0, 4]}, r"prompt_layers \[0, 4\]: the backbone has blocks 0 to 3"),
+        ({"n_centroids": 2}, "n_centroids: VQ-Prompt's, and without effect"),
         ({"first_split_size": 70}, "increment 50 does not divide the 30 classes"),
         ({"batch_size": 200, "drop_last": True}, "task 1 has 100 training images, fewer than a batch of 200"),
     ],
