@@ -88,7 +88,7 @@ def plain_features(encoder: Encoder, images: Dataset, batch_size: int, workers: 
 
 @dataclass
 class KnownFeatures:
-    """The test images of all tasks: labels (N,) in class order, u (N, E), and the latest z (N, E) with its entry (N,)."""
+    """Test images of all tasks: labels (N,) in class order, u (N, E), and the latest z (N, E) with its entry (N,)."""
 
     images: Dataset
     labels: Tensor
@@ -142,8 +142,9 @@ def test_features(run: Run, options: argparse.Namespace, learned: Learned, data:
     )
     if learned.text is not None and learned.parts is not None:
         of_tasks = learned.task_of(test.labels)
-        parts = [(task, of_tasks == task) for task in range(1, len(learned.tasks.tasks))]
-        run.record([unseen_line(learned, 0, task, test.u[rows], test.labels[rows]) for task, rows in parts if rows.any()])
+        later = [(task, of_tasks == task) for task in range(1, len(learned.tasks.tasks))]
+        found = [(task, test.u[rows], test.labels[rows]) for task, rows in later if rows.any()]
+        run.record([unseen_line(learned, 0, *of_task) for of_task in found])
     save_tensors(path, test.state_dict())
     return test
 
@@ -200,9 +201,7 @@ def without_prompts(learned: Learned, u: Tensor, labels: Tensor, tasks: Tensor, 
     return {name: float(np.mean(by_task(found, labels, tasks, task))) for name, found in predictions.items()}
 
 
-def next_unseen(
-    learned: Learned, options: argparse.Namespace, test: KnownFeatures, task: int
-) -> list[dict[str, Any]]:
+def next_unseen(learned: Learned, options: argparse.Namespace, test: KnownFeatures, task: int) -> list[dict[str, Any]]:
     """`zero_shot_unseen` of the next task (B2.6): its images through the model as it is after this task.
 
     The same number stands at after_task 0, from before the first task: of no class may it have changed.
@@ -211,9 +210,7 @@ def next_unseen(
     if learned.text is None or learned.parts is None or len(rows) == 0:
         return []
     images = Subset(test.images, rows.tolist())
-    u = plain_features(
-        learned.encoder, images, learned.options.batch_size, options.workers, options.torch_device
-    )
+    u = plain_features(learned.encoder, images, learned.options.batch_size, options.workers, options.torch_device)
     return [unseen_line(learned, task + 1, task + 1, u, test.labels[rows])]
 
 

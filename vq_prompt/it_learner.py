@@ -89,6 +89,7 @@ def run_seed(options: argparse.Namespace, seed: int, repeat: int) -> np.ndarray:
     weights = {} if file is None else {"md5": file_md5(file)}
     run = report.open_run(options, repeat, seed, method_label(o), backbone_label(o), tasks, data, weights)
     text = None if clip is None else text_features(clip, tasks.classnames(spoken_names(data)), o.template)
+    del clip  # the text tower has done its part
     seed_everything(seed)  # the initial entries, head and selector
     learned = Learned(o, encoder, build_parts(o, encoder, tasks), text, tasks, *memories(o))
     session = Session(options, seed, repeat, run, data, learned)
@@ -98,7 +99,7 @@ def run_seed(options: argparse.Namespace, seed: int, repeat: int) -> np.ndarray:
     if done < count:
         test = test_features(run, options, learned, data)
         if done:
-            read_task(session, done - 1)
+            read_task(session, done - 1, required=bool(stages(o, done - 1)))
         for task in range(done, count):
             learn_task(session, task)
             evaluate(run, options, learned, test, task)
@@ -109,7 +110,8 @@ def load_encoder(options: argparse.Namespace, o: ITOptions) -> tuple[Encoder, CL
     """The frozen tower on the device, and the CLIP it is of."""
     layers = o.prompt_layers if o.has_prompts else ()
     if not o.is_clip:
-        return Encoder(vit.load(o.backbone.removeprefix("vit_"), options.weights), layers).to(options.torch_device), None
+        tower = vit.load(o.backbone.removeprefix("vit_"), options.weights)
+        return Encoder(tower, layers).to(options.torch_device), None
     clip, _, _ = pretrained.load(o.clip_weights, options.torch_device)
     if not isinstance(clip.visual, VisionTransformer):
         raise UserError(f"clip_weights {o.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16.")
@@ -150,10 +152,13 @@ def save_task(session: Session, task: int, stages: list[str]) -> None:
     save_tensors(session.checkpoint(task), content | {"state_dict": weights})
 
 
-def read_task(session: Session, task: int) -> list[str]:
-    """Put back what a task's file holds; the stages that were finished, none where there is no file."""
+def read_task(session: Session, task: int, required: bool = False) -> list[str]:
+    """Put back what a task's file holds; the stages that were finished, none where there is no file.
+
+    Raises UserError for a file that is damaged, or missing and required.
+    """
     path, learned = session.checkpoint(task), session.learned
-    if not path.exists():
+    if not required and not path.exists():
         return []
     saved = load_tensors(path)
     if learned.parts is not None:

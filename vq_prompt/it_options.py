@@ -111,7 +111,7 @@ def settle(options: argparse.Namespace, source: str | Path, named: Iterable[str]
     given = {key: value for key, value in vars(options).items() if key in OWN_KEYS and value is not None}
     given |= {key: getattr(options, key) for key in ("lr", "weight_decay", "batch_size")}
     settled = it_options(options.learner_name, given, f"configuration {source}")
-    vars(options).update(asdict(settled) | {"prompt_layers": list(settled.prompt_layers)})
+    vars(options).update(dict.fromkeys(NOT_ITS_OWN) | asdict(settled) | {"prompt_layers": list(settled.prompt_layers)})
 
 
 def it_options(learner_name: str, given: dict[str, Any], source: str = "") -> ITOptions:
@@ -171,7 +171,8 @@ def _typed(where: str, key: str, value: Any, default: Any) -> Any:
 def _check(where: str, options: ITOptions, given: dict[str, Any]) -> None:
     layers = options.prompt_layers
     at_least_one = (
-        "epochs", "batch_size", "tpi_hidden", "rebalance_epochs", "rebalance_per_class", "rebalance_batch", "n_clusters",
+        "epochs", "batch_size", "tpi_hidden", "n_clusters", "rebalance_epochs", "rebalance_per_class",
+        "rebalance_batch",
     )  # fmt: skip
     above_zero = ("lr", "rebalance_lr", "logit_scale", "tukey_beta", "prompt_init")
     not_negative = ("weight_decay", "lambda_text", "lambda_key")
@@ -224,7 +225,7 @@ def _contradictions(options: ITOptions, given: dict[str, Any]) -> list[tuple[boo
         (
             options.has_prompts and options.lambda_text == 0 and options.text_guide != "off"
             and (options.train_head is False or options.train_head == "auto" and options.classifier != "softmax"),
-            "lambda_text 0 without a head: no loss would reach the prompts. Say text_guide: off, which trains the head.",
+            "lambda_text 0 without a head: no loss would reach the prompts. text_guide: off trains the head.",
         ),
     ]  # fmt: skip
 

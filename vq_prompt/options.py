@@ -132,8 +132,10 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     method.add_argument("--ca_batch_size_ratio", type=float, help="samples a Gaussian: batch size times this [4]")
     method.add_argument("--pretrained_weight", help=f"{', '.join(vit.available())}, or a file in timm's keys [sup1k]")
     ours = parser.add_argument_group("ours")
-    ours.add_argument("--scale", choices=["paper", "mini"], action=preset(mini_file), help="mini: the embedded miniature")
-    ours.add_argument("--set", nargs="+", action="extend", metavar="KEY=VALUE", help="values of yaml keys, such as dataroot=data quantize=false")
+    scales = {"choices": ["paper", "mini"], "help": "mini: the embedded miniature"}
+    ours.add_argument("--scale", action=preset(mini_file), **scales)
+    keys = {"metavar": "KEY=VALUE", "help": "values of yaml keys, such as dataroot=data quantize=false"}
+    ours.add_argument("--set", nargs="+", action="extend", **keys)
     ours.add_argument("--weights", help=f"folder of the backbones' files [{vit.DEFAULT_FOLDER}]")
     ours.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
     ours.add_argument("--device", help="auto, cpu, cuda, cuda:1, instead of --gpuid")

@@ -139,7 +139,8 @@ def step_difference(sizes: Sizes) -> float:
 
     def trained(way: Any) -> dict[str, Tensor]:
         learned = learned_model(SMALL, sizes.device, torch.float64)
-        losses = way(learned, OneBatch(learned.encoder, 4, sizes.device), EQUAL_STEPS, lambda stage, total, state: range(total))
+        batch = OneBatch(learned.encoder, 4, sizes.device)
+        losses = way(learned, batch, EQUAL_STEPS, lambda stage, total, state: range(total))
         return {"losses": losses} | {key: value.detach() for key, value in learned.parts.of_task(1).items()}
 
     return difference(trained(plain_train), trained(train))
@@ -241,7 +242,10 @@ def known_rows(learned: Learned, sizes: Sizes) -> list[Row]:
         test.z, test.entries = known.z.clone(), known.entries.clone()
         return test.u, test.look(learned, every, after, batch_size(sizes), 0)
 
-    subjects = {"u and z of every image": lambda: timed_calls(anew, sizes), "only what is new": lambda: timed_calls(kept, sizes)}
+    subjects = {
+        "u and z of every image": lambda: timed_calls(anew, sizes),
+        "only what is new": lambda: timed_calls(kept, sizes),
+    }
     found = compare(f"test of {count} images, one entry in {CHANGED} new", subjects, sizes, count)
     verify(found[1], difference(*(dict(zip("uz", way())) for way in (anew, kept))))
     return found

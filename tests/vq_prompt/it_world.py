@@ -21,7 +21,8 @@ def command(world, out, config, learner, *flags, **changes):
 def run(world, out, config, learner, *flags, **changes):
     """Run it; gives the folder of the first repeat."""
     main(command(world, out, config, learner, *flags, **changes))
-    return next(folder for folder in (out / "repeat-1", out.with_name(f"{out.name}-mini") / "repeat-1") if folder.exists())
+    places = (out / "repeat-1", out.with_name(f"{out.name}-mini") / "repeat-1")
+    return next(folder for folder in places if folder.exists())
 
 
 def lines(folder):

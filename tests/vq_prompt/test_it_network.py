@@ -58,7 +58,8 @@ def test_attention_with_prefixes_is_written_out():
     for head in (slice(0, 4), slice(4, 8)):
         weights = (query[..., head] @ key[..., head].mT / 2).softmax(dim=-1)
         expected.append(weights @ value[..., head])
-    torch.testing.assert_close(attend(qkv, prompts[:, :2], prompts[:, 2:], 2), torch.cat(expected, -1), rtol=0, atol=1e-12)
+    found = attend(qkv, *prompts.chunk(2, dim=1), heads=2)
+    torch.testing.assert_close(found, torch.cat(expected, -1), rtol=0, atol=1e-12)
 
 
 def test_without_prompts_it_is_the_tower(encoder, images):
@@ -166,13 +167,15 @@ def test_plain_clip_is_untouched_by_learning(images):
 
     def outputs():
         with torch.no_grad():
-            return (*clip(images, tokens), zero_shot(encoder.plain(images), F.normalize(clip.encode_text(tokens), dim=1)))
+            names = F.normalize(clip.encode_text(tokens), dim=1)
+            return (*clip(images, tokens), zero_shot(encoder.plain(images), names))
 
     before, parts = outputs(), parts_of(encoder)
     options, text = it_options("ITPrompt", {"epochs": 2, "lr": 0.1}), F.normalize(torch.randn(CLASSES, DIM), dim=1)
     for task in range(TASKS):
         labels = torch.tensor([0, 1, 0, 1, 1]) + 2 * task
-        train_task(encoder, parts, text, task, range(2 * task, 2 * task + 2), Batches([(images, labels)] * 4), options, plain_steps)
+        classes, drawn = range(2 * task, 2 * task + 2), Batches([(images, labels)] * 4)
+        train_task(encoder, parts, text, task, classes, drawn, options, plain_steps)
         rebalance(parts.head, Batches([(encoder.plain(images), labels)] * 4), 2, 2 * task + 2, 0.1, "head", plain_steps)
     assert (encoder.prompted(images, parts.prompt.prompts(2)) - encoder.plain(images)).abs().max() > 0.01
     assert all(torch.equal(now, then) for now, then in zip(outputs(), before))
@@ -279,7 +282,8 @@ def test_prediction_after_two_of_three_tasks(learned, scope):
     generator = torch.Generator().manual_seed(10)
     u, z = (F.normalize(torch.randn(50, DIM, generator=generator), dim=1) for _ in range(2))
     for memory in (learned.u, learned.z):
-        memory.learn(F.normalize(torch.randn(40, DIM, generator=generator), dim=1), torch.arange(40) // 10, range(4), 0, True, False)
+        features = F.normalize(torch.randn(40, DIM, generator=generator), dim=1)
+        memory.learn(features, torch.arange(40) // 10, range(4), 0, True, False)
     true_tasks = torch.arange(50) % 2
     nearest = {
         memory: torch.stack([(vectors @ part.t()).amax(1) for part in store.centroids], 1)
