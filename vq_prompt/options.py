@@ -99,7 +99,11 @@ class Preset(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags; one that is not given leaves no trace in the namespace, so that the yaml file can set it."""
-    parser = argparse.ArgumentParser(prog="python -m vq_prompt.run", description=__doc__, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        prog="python -m vq_prompt.run",
+        description="VQ-Prompt and what it is compared with. Flags override the configuration, --set overrides both.",
+        argument_default=argparse.SUPPRESS,
+    )
     run = parser.add_argument_group("run, as the original")
     run.add_argument("--config", help="yaml file; configs/<name>.yaml stands for the one of that name kept here")
     run.add_argument("--gpuid", nargs="+", type=int, help="CUDA index [0]; negative: CPU; a single device only")
@@ -127,7 +131,7 @@ def build_parser() -> argparse.ArgumentParser:
     method.add_argument("--pretrained_weight", help=f"{', '.join(vit.available())}, or a file in timm's keys [sup1k]")
     ours = parser.add_argument_group("ours")
     ours.add_argument("--scale", choices=["paper", "mini"], action=Preset, help="mini: the embedded miniature")
-    ours.add_argument("--set", nargs="+", metavar="KEY=VALUE", help="values of yaml keys, such as dataroot=data quantize=false")
+    ours.add_argument("--set", nargs="+", action="extend", metavar="KEY=VALUE", help="values of yaml keys, such as dataroot=data quantize=false")
     ours.add_argument("--weights", help=f"folder of the backbones' files [{vit.DEFAULT_FOLDER}]")
     ours.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
     ours.add_argument("--device", help="auto, cpu, cuda, cuda:1, instead of --gpuid")
