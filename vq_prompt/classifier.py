@@ -45,12 +45,13 @@ class ClassStatistics:
 def class_statistics(features: Tensor, centroids: int, seed: int) -> tuple[Tensor, Tensor]:
     """Features (n, D) of a class -> means and population variances (M, D) of its clusters, float64.
 
-    Taken in the features' precision. M = 1 is the class itself; else M = min(centroids, n) by k-means.
+    Taken in the features' precision. M = 1 is the class itself; else k-means, M at most the number of distinct features.
     """
-    if centroids == 1:
+    count = min(centroids, len(features.unique(dim=0))) if centroids > 1 else 1
+    if count == 1:
         parts = [features]
     else:
-        found = KMeans(min(centroids, len(features)), n_init=10, random_state=seed).fit(features.cpu().numpy())
+        found = KMeans(count, n_init=10, random_state=seed).fit(features.cpu().numpy())
         members = torch.from_numpy(found.labels_).to(features.device)
         parts = [features[members == cluster] for cluster in range(int(members.max()) + 1)]
     means = torch.stack([part.mean(dim=0) for part in parts])

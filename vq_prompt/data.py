@@ -52,9 +52,13 @@ def class_order(classes: int, seed: int) -> list[int]:
     return order
 
 
-def classes_of(options: argparse.Namespace) -> int:
+def _known(options: argparse.Namespace) -> Known:
     known_name("dataset", options.dataset, DATASETS)
-    return MINI_CLASSES if options.dataroot == MINI else DATASETS[options.dataset].classes
+    return DATASETS[options.dataset]
+
+
+def classes_of(options: argparse.Namespace) -> int:
+    return MINI_CLASSES if options.dataroot == MINI else _known(options).classes
 
 
 def scenario(options: argparse.Namespace, seed: int) -> Scenario:
@@ -84,7 +88,7 @@ def protocol_name(options: argparse.Namespace, tasks: Scenario) -> str:
 
 def source(options: argparse.Namespace) -> tuple[str, str | Path, dict[str, object]]:
     """The set's name, the folder its own folder lies in (or is), and its reader's options."""
-    known = DATASETS[options.dataset]
+    known = _known(options)
     if options.dataroot == MINI:
         return known.reader, MINI, {}
     root = Path(options.dataroot).expanduser()
@@ -92,12 +96,19 @@ def source(options: argparse.Namespace) -> tuple[str, str | Path, dict[str, obje
     return known.reader, root, {"split": split_of(options, root)} if known.reader == "ImageNetR" else {}
 
 
+def split_in_use(options: argparse.Namespace) -> int | str | None:
+    """ImageNet-R's split as `split_of` gives it; None for other sets."""
+    return source(options)[2].get("split")
+
+
 def split_of(options: argparse.Namespace, root: Path) -> int | str:
     """ImageNet-R's split: the folder of its lists, or the seed of the rule; "auto" takes the lists beside the images."""
     beside = root / imagenet_r.FOLDER
     if options.split == "lists" or (options.split == "auto" and imagenet_r.has_lists(beside)):
         return str(beside)
-    return RULE_SEED if options.split == "auto" else options.split
+    if options.split == "auto":
+        return RULE_SEED
+    return int(options.split) if options.split.isdigit() else options.split
 
 
 def check_data(options: argparse.Namespace) -> None:

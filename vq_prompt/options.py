@@ -105,7 +105,11 @@ def preset(file: str) -> type[argparse.Action]:
 
 def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentParser:
     """The flags; one that is not given leaves no trace in the namespace, so that the yaml file can set it."""
-    parser = argparse.ArgumentParser(prog="python -m vq_prompt.run", description=__doc__, argument_default=argparse.SUPPRESS)
+    parser = argparse.ArgumentParser(
+        prog="python -m vq_prompt.run",
+        description="VQ-Prompt and what it is compared with. Flags override the configuration, --set overrides both.",
+        argument_default=argparse.SUPPRESS,
+    )
     run = parser.add_argument_group("run, as the original")
     run.add_argument("--config", help="yaml file; configs/<name>.yaml stands for the one of that name kept here")
     run.add_argument("--gpuid", nargs="+", type=int, help="CUDA index [0]; negative: CPU; a single device only")

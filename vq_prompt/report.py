@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.files import atomic_write, write_text
 from common.runs import Run
 from common.training.device import cost_records, device_name
-from vq_prompt.data import data_name, protocol_name
+from vq_prompt.data import data_name, protocol_name, split_in_use
 from vq_prompt.options import FLAGS, KEYS, REQUIRED, settings
 
 ARGUMENTS = sorted([*(key for key in KEYS if key != "split"), *REQUIRED, *FLAGS])  # the original's, as its yaml has them
@@ -97,6 +97,8 @@ def record_accuracies(run: Run, options: argparse.Namespace, task: int, accuraci
     R[:, task] = accuracies
     found = task_matrix_metrics(R)
     values = {"faa": found.faa, "caa": found.caa, "forgetting": found.ffm}
+    if isinstance(split := split_in_use(options), int):  # not CODA-Prompt's lists: the record says so
+        values["split_seed"] = split
     lines = [_line(f"task {seen}", task, "task_accuracy", value) for seen, value in enumerate(accuracies)]
     run.record([*lines, *(_line(name, task, metric, value) for metric, value in values.items())])
     print(
@@ -216,3 +218,6 @@ class Tee(io.TextIOBase):
     def flush(self) -> None:
         self.file.flush()
         self.terminal.flush()
+
+    def close(self) -> None:
+        self.file.close()

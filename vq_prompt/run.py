@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
         output = Tee(folder / "output.log")
     except OSError as error:
         raise UserError(f"the output folder {folder} cannot be written ({error.strerror}).") from error
-    with contextlib.redirect_stdout(output):
+    with contextlib.closing(output), contextlib.redirect_stdout(output):
         matrices, values = [], {}
         for repeat, seed in enumerate(options.seeds):
             print(f"repeat {repeat + 1} of {options.repeat}, seed {seed}", flush=True)

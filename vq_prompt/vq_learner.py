@@ -87,9 +87,10 @@ def method_name(options: argparse.Namespace) -> str:
     """The method as records name it, and as the paper's tables do."""
     if options.learner_name == "NCM":
         return "NCM, no prompts"
-    base = "VQ-Prompt" if options.quantize else "Soft-Prompt"
-    # Figure 3a compares Soft-Prompt with VQ-Prompt-S: neither is re-trained there
-    return base + ("-S" if options.quantize and not options.adaptive_pred else "")
+    if options.quantize:
+        return "VQ-Prompt" if options.adaptive_pred else "VQ-Prompt-S"
+    # Figure 3a goes from Soft-Prompt over VQ-Prompt-S to VQ-Prompt: read here as re-training in the last alone
+    return "Soft-Prompt + re-training" if options.adaptive_pred else "Soft-Prompt"
 
 
 # A run
@@ -237,6 +238,9 @@ def training_features(learner: Learner, task: int, examples: RemappedSubset) -> 
 def retrain_classifier(learner: Learner, task: int) -> None:
     options, classes = learner.options, learner.tasks.tasks[task]
     statistics = learner.statistics.spread()
+    if len(statistics.labels) == 0:
+        print(f"task {task + 1}: no class varies, so there is nothing to re-train on", flush=True)
+        return
     generator = torch.Generator(options.torch_device)
     generator.manual_seed(stream_seed(learner.seed, task, "retraining"))
     draws = draw(statistics, samples_a_centroid(options), options.crct_epochs, generator)
