@@ -129,6 +129,8 @@ def it_options(learner_name: str, given: dict[str, Any], source: str = "") -> IT
             raise UserError(f"{where}unknown key {key}.{f' Did you mean {near[0]}?' if near else ''}")
     values = {"learner_name": learner_name} | PRESETS[learner_name]
     values |= {key: _typed(where, key, value, defaults[key]) for key, value in given.items()}
+    if learner_name == "NCM":
+        values["n_clusters"] = 1  # by its definition, whatever C-NCM of the same configuration has
     for key in CHOICES:
         if key in given:
             _one_of(where, key, values[key])
@@ -205,10 +207,6 @@ def _contradictions(options: ITOptions, given: dict[str, Any]) -> list[tuple[boo
         (
             name == "ZeroShot" and not options.is_clip,
             f"ZeroShot needs CLIP's texts, which {options.backbone} has not.",
-        ),
-        (
-            name == "NCM" and options.n_clusters != 1,
-            f"n_clusters {options.n_clusters}: NCM has one mean a class; take ITPromptCNCM for more.",
         ),
         (
             not options.is_clip and options.has_prompts and options.classifier == "text",

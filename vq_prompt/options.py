@@ -107,7 +107,7 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     """The flags; one that is not given leaves no trace in the namespace, so that the yaml file can set it."""
     parser = argparse.ArgumentParser(
         prog="python -m vq_prompt.run",
-        description="VQ-Prompt and what it is compared with. Flags override the configuration, --set overrides both.",
+        description="VQ-Prompt and IT-Prompt. Flags override the configuration, --set overrides both.",
         argument_default=argparse.SUPPRESS,
     )
     run = parser.add_argument_group("run, as the original")
