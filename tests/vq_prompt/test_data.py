@@ -14,7 +14,9 @@ from common.datasets.transforms import vit_eval, vit_train
 from common.errors import UserError
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from tests.golden_files import Golden
-from vq_prompt.data import class_order, protocol_name, scenario, stream_seed, task_count, under, validation_split
+from vq_prompt.data import (
+    PURPOSES, class_order, protocol_name, scenario, stream_seed, task_count, under, validation_split,
+)  # fmt: skip
 from vq_prompt.report import as_yaml
 from vq_prompt.vq_learner import transforms
 
@@ -64,14 +66,15 @@ def test_tasks_and_protocols():
     assert protocol_name(options(dataset="CUB200"), tasks) == "cil-cub200-10x20"
     assert protocol_name(options(max_task=3), tasks) == "cil-imagenet_r-10x20-first3"
     assert protocol_name(options(max_task=10), tasks) == "cil-imagenet_r-10x20"
-    assert protocol_name(options(upper_bound_flag=True), scenario(options(upper_bound_flag=True), 0)) == "joint-imagenet_r"
+    joint = options(upper_bound_flag=True)
+    assert protocol_name(joint, scenario(joint, 0)) == "joint-imagenet_r"
     assert task_count(options(max_task=30), tasks) == 10
     with pytest.raises(UserError, match="dataset 'ImageNetR': unknown. Did you mean ImageNet_R"):
         scenario(options(dataset="ImageNetR"), 0)
 
 
 def test_streams_are_apart():
-    streams = {stream_seed(s, t, p) for s in range(3) for t in range(20) for p in ("training", "statistics", "retraining")}
+    streams = {stream_seed(seed, task, purpose) for seed in range(3) for task in range(20) for purpose in PURPOSES}
     assert len(streams) == 180
 
 
