@@ -25,7 +25,8 @@ MARKERS = "osD^vP*"  # as many as colours
 PUBLISHED = "#7A7A7A"
 FRONT = ("mtil-order1", "cil-cifar100-10x10")  # drawn from published numbers alone when nothing was run
 BARS = ("transfer", "avg", "last")
-CURVES = ("accuracy", "acc")  # recorded after every task; InfLoRA calls it by its paper's name
+# recorded after every task under the papers' own names; VQ-Prompt's weighs tasks equally, the others' pool images
+CURVES = ("accuracy", "acc", "faa")
 WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
 DPI = 130
 

@@ -1,4 +1,4 @@
-"""Classifier bias mitigation (arXiv 2410.20444 Sec. 4.3): Gaussians of every class seen, and re-training on their samples.
+"""Classifier bias mitigation (arXiv 2410.20444 Sec. 4.3): Gaussians of all classes seen, re-training on their samples.
 
 Statistics are taken once, after the class's own task (trainer.py:L333-L368); the classifier is re-trained from the
 second task on (trainer.py:L370-L465) and nothing else with it.
@@ -45,7 +45,8 @@ class ClassStatistics:
 def class_statistics(features: Tensor, centroids: int, seed: int) -> tuple[Tensor, Tensor]:
     """Features (n, D) of a class -> means and population variances (M, D) of its clusters, float64.
 
-    Taken in the features' precision. M = 1 is the class itself; else k-means, M at most the number of distinct features.
+    Taken in the features' precision. M = 1 is the class itself; else k-means, of at most as many clusters as there are
+    distinct features.
     """
     count = min(centroids, len(features.unique(dim=0))) if centroids > 1 else 1
     if count == 1:
@@ -76,8 +77,8 @@ def task_statistics(
 def draw(statistics: ClassStatistics, count: int, epochs: int, generator: torch.Generator) -> Iterator[Draw]:
     """Every epoch's `count` samples of each N(mu, diag(var) + 1e-4 I), float32, and their permutation.
 
-    The covariance is diagonal, so mean + sqrt(var + 1e-4) * noise is what a MultivariateNormal makes of the same stream,
-    without a Cholesky factor a class and epoch. generator: of the statistics' device.
+    The covariance is diagonal, so mean + sqrt(var + 1e-4) * noise is what a MultivariateNormal makes of the same
+    stream, without a Cholesky factor a class and epoch. generator: of the statistics' device.
     """
     means, deviations = statistics.means.float(), (statistics.variances.float() + JITTER).sqrt()
     for _ in range(epochs):

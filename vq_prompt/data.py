@@ -102,7 +102,7 @@ def split_in_use(options: argparse.Namespace) -> int | str | None:
 
 
 def split_of(options: argparse.Namespace, root: Path) -> int | str:
-    """ImageNet-R's split: the folder of its lists, or the seed of the rule; "auto" takes the lists beside the images."""
+    """ImageNet-R's split: the folder of its lists, or the seed of the rule; "auto": the lists beside the images."""
     beside = root / imagenet_r.FOLDER
     if options.split == "lists" or (options.split == "auto" and imagenet_r.has_lists(beside)):
         return str(beside)

@@ -115,7 +115,8 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     run.add_argument("--gpuid", nargs="+", type=int, help="CUDA index [0]; negative: CPU; a single device only")
     run.add_argument("--log_dir", help="output folder [outputs/out]; '-mini' is appended at that scale")
     run.add_argument("--learner_type", help=f"{', '.join(LEARNER_NAMES)}")
-    run.add_argument("--learner_name", help="; ".join(f"{kind}: {', '.join(names)}" for kind, names in LEARNER_NAMES.items()))
+    names = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in LEARNER_NAMES.items())
+    run.add_argument("--learner_name", help=names)
     run.add_argument("--debug_mode", type=int, help="accepted; no effect")
     run.add_argument("--repeat", type=int, help="runs, one a seed [1]")
     run.add_argument("--seeds", nargs="+", type=int, help="a seed for each run; those missing are the run's index")
@@ -126,7 +127,7 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     method.add_argument("--memory", type=int, help="images kept of old tasks [0]; more is refused")
     method.add_argument("--temp", type=float, help="accepted; no effect")
     method.add_argument("--DW", action="store_true", help="accepted; class weights are all ones")
-    method.add_argument("--prompt_param", nargs="+", type=float, metavar="N Lp tau", help="pool size, length, temperature")
+    method.add_argument("--prompt_param", nargs="+", type=float, metavar="X", help="pool size, length, temperature")
     method.add_argument("--adaptive_pred", action="store_false", help="DISABLES statistics and classifier re-training")
     method.add_argument("--no_ca", dest="adaptive_pred", action="store_false", help="ours: --adaptive_pred, well named")
     method.add_argument("--n_centroids", type=int, help="Gaussians a class [1]")
@@ -136,12 +137,12 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     method.add_argument("--ca_batch_size_ratio", type=float, help="samples a Gaussian: batch size times this [4]")
     method.add_argument("--pretrained_weight", help=f"{', '.join(vit.available())}, or a file in timm's keys [sup1k]")
     ours = parser.add_argument_group("ours")
-    scales = {"choices": ["paper", "mini"], "help": "mini: the embedded miniature"}
-    ours.add_argument("--scale", action=preset(mini_file), **scales)
-    keys = {"metavar": "KEY=VALUE", "help": "values of yaml keys, such as dataroot=data quantize=false"}
-    ours.add_argument("--set", nargs="+", action="extend", **keys)
+    ours.add_argument("--scale", choices=["paper", "mini"], action=preset(mini_file), help="mini: in minutes")
+    ours.add_argument(
+        "--set", nargs="+", action="extend", metavar="KEY=VALUE", help="of yaml keys, as dataroot=data quantize=false"
+    )
     ours.add_argument("--weights", help=f"folder of the backbones' files [{vit.DEFAULT_FOLDER}]")
-    ours.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
+    ours.add_argument("--no-verify", action="store_true", help="accept data whose counts differ from the published")
     ours.add_argument("--device", help="auto, cpu, cuda, cuda:1, instead of --gpuid")
     ours.add_argument("--threads", type=int, help="CPU threads of torch (its own choice)")
     ours.add_argument("--workers", type=int, help="loader processes [4, at most one a core]")
@@ -150,7 +151,7 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """All flags and keys in one namespace. Raises UserError for what is unknown, missing, of another type or refused."""
+    """All flags and keys in one namespace. Raises UserError for what is unknown, missing, mistyped or refused."""
     first = vars(build_parser().parse_args(argv))
     content, source = read_config(first.get("config", FLAGS["config"]))
     kind = first.get("learner_type", content.get("learner_type", FLAGS["learner_type"]))
@@ -248,7 +249,7 @@ def check_options(options: argparse.Namespace) -> None:
             "prompt loss over its copies of the model). Give one.",
         ),
         *((value < 1, f"{key} {value}: give 1 or more.") for key, value in counts.items()),
-        (options.max_task == 0 or options.max_task < -1, f"max_task {options.max_task}: give 1 or more, or -1 for all."),
+        (options.max_task == 0 or options.max_task < -1, f"max_task {options.max_task}: give 1 or more, -1 for all."),
         (options.workers < 0, f"workers {options.workers}: give 0 or more."),
         (len(set(options.seeds)) < len(options.seeds), f"seeds {options.seeds}, one a run: one occurs twice."),
         (any(seed < 0 for seed in options.seeds), f"seeds {options.seeds}: give 0 or more."),

@@ -28,7 +28,7 @@ from common.training.device import cost_records, device_name
 from vq_prompt.data import data_name, protocol_name, split_in_use
 from vq_prompt.options import FLAGS, KEYS, REQUIRED, settings
 
-ARGUMENTS = sorted([*(key for key in KEYS if key != "split"), *REQUIRED, *FLAGS])  # the original's, as its yaml has them
+ARGUMENTS = sorted([*(key for key in KEYS if key != "split"), *REQUIRED, *FLAGS])  # the original's, in its yaml's order
 FIGURES = ("FAA_m", "FAA_s", "CAA_m", "CAA_s", "FR_m", "FR_s")
 COLUMNS = [*ARGUMENTS, "save_folder", *FIGURES]
 XLSX = "results.xlsx"
@@ -186,8 +186,8 @@ def write_xlsx(options: argparse.Namespace, values: dict[str, float]) -> None:
     """Append this command's row to <log_dir>/results.xlsx (run.py:L213-L272).
 
     Not in the working directory, where the original puts it: there, commands started side by side would write one
-    file, and a miniature's numbers would stand below the paper's. Values only, where the sheet has as many columns, else
-    header and values. The row that stands last already is not written twice, so that a command given again adds none.
+    file, and a miniature's numbers would stand below the paper's. Values only, where the sheet has as many columns,
+    else header and values. A row that stands last already is not written twice: a command given again adds none.
     """
     given = arguments(options) | {"save_folder": Path(options.log_dir).name} | values
     row = [str(given[key]) if isinstance(given[key], list) else given[key] for key in COLUMNS]

@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> None:
             values = write_reports(options, matrices)
         write_xlsx(options, values)
         where = " on the miniature" if options.scale == "mini" else ""
-        told = "  ".join(f"{name} {values[f'{name}_m']:.2f} +- {values[f'{name}_s']:.2f}" for name in ("FAA", "CAA", "FR"))
+        names = ("FAA", "CAA", "FR")
+        told = "  ".join(f"{name} {values[f'{name}_m']:.2f} +- {values[f'{name}_s']:.2f}" for name in names)
         print(f"{told}  over seeds {', '.join(map(str, options.seeds))}{where}; tables in {folder}")
 
 

@@ -1,4 +1,4 @@
-"""One task of VQ-Prompt: its learning rates, and the loop (learners/default.py:L76-L194, learners/prompt.py:L25-L80)."""
+"""One task of VQ-Prompt: its learning rates and its loop (learners/default.py:L76-L194, learners/prompt.py:L25-L80)."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence

@@ -61,9 +61,10 @@ def check(options: argparse.Namespace) -> None:
     problems = [message for wrong, message in rules if wrong]
     if problems:
         raise UserError("\n".join(problems))
+    weights = options.pretrained_weight
     all_checked(
         [
-            lambda: None if options.pretrained_weight == MINI else vit.find_weights(options.pretrained_weight, options.weights),
+            lambda: None if weights == MINI else vit.find_weights(weights, options.weights),
             lambda: known_name("vq_weight_convention", options.vq_weight_convention, CONVENTIONS),
             lambda: known_name("schedule_type", options.schedule_type, SCHEDULES),
             lambda: check_schedule(options.schedule_type, options.schedule, options.iter_step),

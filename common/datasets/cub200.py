@@ -34,7 +34,7 @@ def cub200(root: Path, verify: bool) -> ImageSet:
     for number, file in files.items():
         label, flag, bird = classes[number], flags[number], file.split("/")[0]
         if not label.isdecimal() or not 1 <= int(label) <= CLASSES:
-            raise UserError(f"CUB200: image_class_labels.txt gives image {number} the class {label!r}, not 1 to {CLASSES}.")
+            raise UserError(f"CUB200: image_class_labels.txt gives image {number} the class {label!r}, not 1 to 200.")
         if flag not in rows:
             raise UserError(f"CUB200: train_test_split.txt gives image {number} the flag {flag!r}, not 0 or 1.")
         if names.setdefault(int(label) - 1, bird) != bird:

@@ -85,7 +85,7 @@ def step_rows(network: Network, sizes: Sizes) -> list[Row]:
 
 
 def time_floor(network: Network, batch: OneBatch, sizes: Sizes) -> list[float]:
-    """The frozen ViT alone: once under no_grad, once with gradients down to the first block's input, where prompts are."""
+    """The frozen ViT alone: once under no_grad, once with gradients down to the first block's input."""
     model = copy.deepcopy(network).to(sizes.device)
 
     def step() -> None:
@@ -157,7 +157,8 @@ def statistics_rows(network: Network, sizes: Sizes) -> list[Row]:
         with torch.inference_mode():
             return task_statistics(model(images)[0], labels, range(classes), 1, 0)
 
-    subjects = {"a pass a class": partial(timed_calls, of_classes, sizes), "one pass": partial(timed_calls, of_task, sizes)}
+    calls = {"a pass a class": of_classes, "one pass": of_task}
+    subjects = {name: partial(timed_calls, call, sizes) for name, call in calls.items()}
     found = compare(f"statistics, {count} images, two a class", subjects, sizes, count)
     plain, ours = ({"means": made.means, "variances": made.variances} for made in (of_classes(), of_task()))
     verify(found[1], difference(plain, ours))
@@ -203,7 +204,9 @@ def evaluation_rows(network: Network, sizes: Sizes) -> list[Row]:
 
     def features(way: str) -> Tensor:
         with torch.inference_mode():
-            return plain_forward(model, images)[0] if way == "plain" else model(images, query if way == "known" else None)[0]
+            if way == "plain":
+                return plain_forward(model, images)[0]
+            return model(images, query if way == "known" else None)[0]
 
     subjects = {
         "the plain way": lambda: timed_calls(partial(features, "plain"), sizes),

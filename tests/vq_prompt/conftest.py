@@ -30,10 +30,9 @@ def asked(tmp_path_factory):
     python.chmod(0o755)
 
     def commands(script, *flags):
-        done = subprocess.run(
-            ["bash", str(EXPERIMENTS / f"{script}.sh"), *flags], capture_output=True, text=True, cwd=EXPERIMENTS.parents[1],
-            env={**os.environ, "PYTHON": str(python)},
-        )  # fmt: skip
+        environment = {**os.environ, "PYTHON": str(python)}
+        path, root = EXPERIMENTS / f"{script}.sh", EXPERIMENTS.parents[1]
+        done = subprocess.run(["bash", str(path), *flags], capture_output=True, text=True, cwd=root, env=environment)
         assert done.returncode == 0, done.stderr
         lines = [line.split("\037")[:-1] for line in done.stdout.splitlines()]
         assert all(line[:3] == ["-u", "-m", "vq_prompt.run"] for line in lines)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 
 from common.errors import UserError
 from tests.golden_files import Golden
@@ -121,7 +120,9 @@ def test_class_tokens_after_every_block():
     golden = Golden("vq_prompt/prompt_vit")
     network, seen = golden_network(golden), []
     for name in ("plain", "prompted"):
-        hooks = [block.norm1.register_forward_pre_hook(lambda _, x: seen.append(x[0][:, 0])) for block in network.feat.blocks]
+        hooks = [
+            block.norm1.register_forward_pre_hook(lambda _, x: seen.append(x[0][:, 0])) for block in network.feat.blocks
+        ]
         hooks.append(network.feat.norm.register_forward_pre_hook(lambda _, x: seen.append(x[0])))
         with torch.no_grad():
             tokens = network.tokens(golden["x"])
@@ -194,7 +195,7 @@ def test_known_queries_are_used_and_change_nothing(monkeypatch):
 
 
 def test_the_query_is_the_vit_itself():
-    vit = VisionTransformer(img_size=16, patch_size=4, embed_dim=24, depth=2, num_heads=4, num_classes=0).double().eval()
+    vit = tiny_vit(SIZES).double().eval()
     network, images = Network(vit, 3), torch.rand(2, 3, 16, 16, dtype=torch.float64)
     close(network.query(network.tokens(images)), vit(images))
     close(network(images)[0], vit(images))

@@ -41,7 +41,11 @@ SCRIPTS = {  # script: (configurations, output folders, seeds, prompt_param, wei
     ),
     "cifar-100_ncm": (["cifar-100_prompt_vq"], ["cifar-100/10-task/ncm"], [0, 1, 2, 3, 4], [1, 1, 1], ["sup1k"]),
 }  # fmt: skip
-METHODS = {"imagenet-r_vq-prompt-s": "VQ-Prompt-S", "imagenet-r_soft-prompt": "Soft-Prompt", "cifar-100_ncm": "NCM, no prompts"}
+METHODS = {
+    "imagenet-r_vq-prompt-s": "VQ-Prompt-S",
+    "imagenet-r_soft-prompt": "Soft-Prompt",
+    "cifar-100_ncm": "NCM, no prompts",
+}
 TIMES = ("train_seconds", "seconds_per_batch", "peak_memory_mib")  # measured, not computed
 
 
@@ -124,8 +128,9 @@ def test_a_script_of_two_tasks(run, world, script, dataset, _):
 
 
 def check_tables(out, R, found):
+    names = ("acc/global", "acc/pt", "fr/global", "time/global")
     accuracy, point, forgetting, seconds = (
-        yaml.safe_load((out / f"results-{name}.yaml").read_text()) for name in ("acc/global", "acc/pt", "fr/global", "time/global")
+        yaml.safe_load((out / f"results-{name}.yaml").read_text()) for name in names
     )
     assert accuracy.keys() == {"mean", "history"}  # deviations from the third repeat on
     np.testing.assert_allclose(accuracy["mean"], found.average)
@@ -156,14 +161,15 @@ def test_split_of_imagenet_r_is_on_record(command, world, capsys, tmp_path):
             os.symlink(path, tmp_path / "imagenet-r" / path.name)
     with pytest.raises(SystemExit):
         main(command("imagenet-r_all", dataroot=tmp_path, split="lists"))
-    assert "imagenet-r_train.yaml can not be read (nor imagenet-r_train.txt)" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "imagenet-r_train.yaml can not be read (nor imagenet-r_train.txt)" in said
     flags = ["--no_ca", "--set", "max_task=1", "batch_size=64"]
     main(command("imagenet-r_all", *flags, dataroot=tmp_path / "imagenet-r"))
     assert values(tmp_path / "out-mini" / "repeat-1", "split_seed") == {("ImageNet_R", 1): 40}
 
 
 def test_variants(run, tmp_path):
-    """Without statistics; the soft prompt; the bound; one task of all classes; the first of the tasks, held-out images."""
+    """Soft prompt without statistics, on held-out images of the first task; the bound; one task of all classes."""
     few = ["dataroot=mini", "first_split_size=4", "other_split_size=4", "max_task=1", "validation=true"]
     out = run("cifar-100", "--no_ca", "--set", "quantize=false", "normalize_input=true", *few)
     labels = lines(out / "repeat-1")[0]
@@ -236,7 +242,8 @@ def test_a_class_without_images(command, capsys, world, tmp_path):
 
 def test_fewer_than_five_classes_and_two_centroids(run):
     """The original's top-5 accuracy needs five classes; here it is left out below that."""
-    out = run("cifar-100", "--n_centroids", "2", "--set", "dataroot=mini", "first_split_size=2", "other_split_size=2", "max_task=3")
+    few = ["dataroot=mini", "first_split_size=2", "other_split_size=2", "max_task=3"]
+    out = run("cifar-100", "--n_centroids", "2", "--set", *few)
     said = (out / "output.log").read_text().splitlines()
     retrained = [line for line in said if "re-trained" in line]
     assert "top-5" not in retrained[0] and "top-5" in retrained[1] and len(retrained) == 2
@@ -270,7 +277,8 @@ def killed_when(command, arrived, kind):
 
 def test_stopped_and_taken_up_again(command, tmp_path):
     """Ctrl-C in the first task, killed in the second and again while it is evaluated: the same, bit for bit."""
-    cut = command("cifar-100", "--save-interval", "0", batch_size=8, schedule="[1,0,3]", first_split_size=25, other_split_size=25)
+    sizes = {"batch_size": 8, "schedule": "[1,0,3]", "first_split_size": 25, "other_split_size": 25}
+    cut = command("cifar-100", "--save-interval", "0", **sizes)
     whole, broken = ([*cut, "--log_dir", str(tmp_path / name)] for name in ("whole", "broken"))
     main(whole)
     folder, models = tmp_path / "broken-mini" / "repeat-1", tmp_path / "broken-mini" / "models" / "repeat-1"
@@ -285,9 +293,8 @@ def test_stopped_and_taken_up_again(command, tmp_path):
     assert comparable(one / "repeat-1") == comparable(other / "repeat-1")
     for task in range(1, 5):
         for file in ("class.pth", "statistics.pth"):
-            first, second = (
-                torch.load(place / "models" / "repeat-1" / f"task-{task}" / file, weights_only=True) for place in (one, other)
-            )
+            path = f"models/repeat-1/task-{task}/{file}"
+            first, second = (torch.load(place / path, weights_only=True) for place in (one, other))
             for key, tensor in first.items():
                 assert torch.equal(tensor, second[key]), (task, key)
 
