@@ -72,7 +72,7 @@ def attend(qkv: Tensor, prefix_k: Tensor, prefix_v: Tensor, heads: int) -> Tenso
 
 
 def prefix_attention(attention: Attention, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
-    """timm's attention of x (B, n, D) with prefixes (B, m, D) in front of its keys and values (models/vit.py:L63-L87)."""
+    """timm's attention of x (B, n, D) with prefixes (B, m, D) before its keys and values (models/vit.py:L63-L87)."""
     return attention.proj(attend(attention.qkv(x), prefix_k, prefix_v, attention.num_heads))
 
 
