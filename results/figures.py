@@ -261,13 +261,16 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
 
 
 def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
-    """A curve a seed: accuracy after each task, the mean over the data sets tested (and over runs of that seed)."""
-    points: dict[tuple[str, int], dict[int, list[float]]] = {}
+    """A curve a seed: accuracy after each task, the mean over the data sets tested (and over runs of that seed).
+
+    Of the names in CURVES the first one that a method recorded.
+    """
+    points: dict[tuple[str, int], dict[str, dict[int, list[float]]]] = {}
     for record in in_order(data.records):
         if record.protocol == protocol and record.metric in CURVES:
-            key = (record.method, record.seed)
-            points.setdefault(key, {}).setdefault(record.after_task, []).append(record.value)
-    return _by_name((name, _mean_curve(tasks)) for (name, _), tasks in points.items())
+            own = points.setdefault((record.method, record.seed), {}).setdefault(record.metric, {})
+            own.setdefault(record.after_task, []).append(record.value)
+    return _by_name((name, _mean_curve(own[min(own, key=CURVES.index)])) for (name, _), own in points.items())
 
 
 def _published_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:

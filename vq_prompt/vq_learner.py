@@ -184,7 +184,7 @@ def learn_task(learner: Learner, task: int) -> None:
     if network.prompt is None or options.adaptive_pred:
         features, labels = training_features(learner, task, examples)
         found = task_statistics(features, labels, classes, options.n_centroids, learner.seed)
-        save_tensors(folder / "statistics.pth", vars(found))
+        save_tensors(folder / "statistics.pth", _on_cpu(vars(found)))
         learner.statistics = learner.statistics.joined(found) if learner.statistics else found
         if network.prompt is None:
             nearest_mean(network.last, found)
@@ -194,7 +194,7 @@ def learn_task(learner: Learner, task: int) -> None:
     if network.prompt is not None:
         trained = sum(parameter.numel() for part in (network.prompt, network.last) for parameter in part.parameters())
     record_costs(learner.run, options, task, steps, trained)
-    save_tensors(folder / "class.pth", network.state_dict())
+    save_tensors(folder / "class.pth", _on_cpu(network.state_dict()))
 
 
 def train(learner: Learner, task: int, examples: RemappedSubset) -> int:
@@ -255,6 +255,11 @@ def retrain_classifier(learner: Learner, task: int) -> None:
 
 
 # Checkpoints
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Readable wherever the file is copied to, as the original's."""
+    return {key: tensor.detach().cpu() for key, tensor in tensors.items()}
 
 
 def is_learned(learner: Learner, task: int) -> bool:
