@@ -2,7 +2,10 @@
 
 import pytest
 
+from common.datasets.images import ImageSet
+from common.datasets.names import read_names
 from common.errors import UserError
+from vq_prompt.it_data import spoken_names
 from vq_prompt.it_options import it_options, method_label
 
 DEFAULTS = {  # spec B5
@@ -84,3 +87,16 @@ def test_records_name_what_is_another_method():
     assert method_label(oracle) == "IT-Prompt + C-NCM (our reading), scope task, selector oracle"
     assert method_label(it_options("NCM", {})) == "NCM, no prompts (CLIP)"
     assert method_label(it_options("ITPrompt", {"backbone": "vit_dino1k"})) == "IT-Prompt (our reading)"
+
+
+def test_image_net_r_is_named_by_wordnet_id():
+    """Names are kept in the order of the sorted ids; VQ-Prompt's labels are in another one, which texts follow."""
+    wnids = [f"n{2_000_000 + 7 * label:08d}" for label in range(200)]
+    wnids[0], wnids[1] = "n01443537", "n01484850"  # goldfish and great white shark, the lowest ids of ImageNet-R
+    shuffled = [wnids[(37 * label + 5) % 200] for label in range(200)]
+    names = spoken_names(ImageSet("ImageNetR", None, None, shuffled, []))
+    assert names[shuffled.index("n01443537")] == "goldfish"
+    assert names[shuffled.index("n01484850")] == "great white shark"
+    assert sorted(names) == sorted(read_names("imagenet_r"))
+    birds = ImageSet("CUB200", None, None, ["Black footed Albatross"], [])
+    assert spoken_names(birds) == ["Black footed Albatross"]
