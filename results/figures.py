@@ -25,7 +25,8 @@ MARKERS = "osD^vP*"  # as many as colours
 PUBLISHED = "#7A7A7A"
 FRONT = ("mtil-order1", "cil-cifar100-10x10")  # drawn from published numbers alone when nothing was run
 BARS = ("transfer", "avg", "last")
-CURVES = ("accuracy", "acc")  # recorded after every task; InfLoRA calls it by its paper's name
+# recorded after every task under the papers' own names; VQ-Prompt's weighs tasks equally, the others' pool images
+CURVES = ("accuracy", "acc", "faa")
 WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
 DPI = 130
 
@@ -260,13 +261,16 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
 
 
 def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
-    """A curve a seed: accuracy after each task, the mean over the data sets tested (and over runs of that seed)."""
-    points: dict[tuple[str, int], dict[int, list[float]]] = {}
+    """A curve a seed: accuracy after each task, the mean over the data sets tested (and over runs of that seed).
+
+    Of the names in CURVES the first one that a method recorded.
+    """
+    points: dict[tuple[str, int], dict[str, dict[int, list[float]]]] = {}
     for record in in_order(data.records):
         if record.protocol == protocol and record.metric in CURVES:
-            key = (record.method, record.seed)
-            points.setdefault(key, {}).setdefault(record.after_task, []).append(record.value)
-    return _by_name((name, _mean_curve(tasks)) for (name, _), tasks in points.items())
+            own = points.setdefault((record.method, record.seed), {}).setdefault(record.metric, {})
+            own.setdefault(record.after_task, []).append(record.value)
+    return _by_name((name, _mean_curve(own[min(own, key=CURVES.index)])) for (name, _), own in points.items())
 
 
 def _published_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:

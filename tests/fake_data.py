@@ -57,10 +57,12 @@ def colour(label: int, classes: int) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=None)
-def jpeg(label: int, classes: int, copy: int = 0) -> bytes:
-    """A JPEG of one colour, wide, tall or square by copy; each eleventh class is grayscale."""
+def jpeg(label: int, classes: int, copy: int = 0, corner: bool = False) -> bytes:
+    """A JPEG of one colour, wide, tall or square by copy, or with a white corner; each eleventh class is grayscale."""
     width, height = ((32, 24), (16, 40), (28, 28))[copy % 3]
     image = Image.new("RGB", (width, height), colour(label, classes))
+    if corner:
+        image.paste((255, 255, 255), (0, 0, width // 4, height // 4))
     buffer = io.BytesIO()
     (image.convert("L") if label % 11 == 10 else image).save(buffer, "JPEG", quality=90)
     return buffer.getvalue()
@@ -273,6 +275,37 @@ def imagenet_r(root: Path) -> None:
                 _put(root / "imagenet-r" / wnid / f"{style}_{copy}.jpg", jpeg(label, 200, copy))
 
 
+def imagenet_r_lists(root: Path, train: str = "imagenet-r_train.yaml", test: str = "imagenet-r_test.yaml") -> None:
+    """Lists beside the made-up ImageNet-R, as CODA-Prompt's or as text: three images a class, one for testing.
+
+    Labels run against the order of the ids.
+    """
+    folder, rows_of = root / "imagenet-r", {train: ("art_0", "misc_0"), test: ("sketch_1",)}
+    wnids = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    for name, stems in rows_of.items():
+        rows = [(f"{wnid}/{stem}.jpg", 199 - place) for place, wnid in enumerate(wnids) for stem in stems]
+        if name.endswith(".txt"):
+            _put_lines(folder / name, (f"{file} {label}" for file, label in rows))
+        else:
+            data, targets = [f"data/imagenet-r/{file}" for file, _ in rows], [label for _, label in rows]
+            _put(folder / name, yaml.safe_dump({"data": data, "targets": targets}))
+
+
+def cub200(root: Path) -> None:
+    """Four images a class, two for training, so that features vary within a class: crops see a corner or not."""
+    folder, number = root / "CUB_200_2011", 0
+    lists: dict[str, list[str]] = {"images": [], "image_class_labels": [], "train_test_split": []}
+    for label in range(200):
+        for copy in range(4):
+            number += 1
+            file = f"{label + 1:03d}.Made_up_Bird{label}/Made_Up_Bird{label}_{copy:04d}_{number}.jpg"
+            _put(folder / "images" / file, jpeg(label, 200, copy, corner=True))
+            for name, value in zip(lists, (file, label + 1, copy % 2)):
+                lists[name].append(f"{number} {value}")
+    for name, lines in lists.items():
+        _put_lines(folder / f"{name}.txt", lines)
+
+
 def domainnet(root: Path) -> None:
     """Five domains, one image a class and domain; both lists name paths as CODA-Prompt's do, one domain for testing."""
     lists = {"train": ([], []), "test": ([], [])}
@@ -326,6 +359,7 @@ WRITERS = {
     "ImageNet100": imagenet,
     "ImageNet1000": imagenet,
     "ImageNetR": imagenet_r,
+    "CUB200": cub200,
     "DomainNet": domainnet,
     CAPTIONS: conceptual_captions,
 }

@@ -116,12 +116,19 @@ class VisionTransformer(nn.Module):
         self.ln_post = LayerNorm(width)
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
-    def forward(self, images: Tensor) -> Tensor:
+    def embed(self, images: Tensor) -> Tensor:
+        """images (B, 3, R, R) -> tokens (B, L, D), class token first, as the first block takes them."""
         patches = self.conv1(images).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding.to(patches.dtype)
-        x = self.transformer(self.ln_pre(x))
+        return self.ln_pre(x)
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Tokens (B, L, D) after the last block -> features (B, E)."""
         return self.ln_post(x[:, 0]) @ self.proj
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.transformer(self.embed(images)))
 
 
 class Bottleneck(nn.Module):

@@ -7,7 +7,7 @@ class folders are nearly in alphabetical order, but not quite.
 
 from pathlib import Path
 
-from common.datasets.imagenet_r import read_list, refuse_missing
+from common.datasets.imagenet_r import read_list, read_text_list, refuse_missing
 from common.datasets.images import ImageFiles, ImageSet
 from common.errors import UserError
 
@@ -30,7 +30,7 @@ def domainnet(root: Path, verify: bool, lists: str | Path | None = None) -> Imag
     if all(path.is_file() for path in coda.values()):
         sources = {split: [(coda[split], *read_list(coda[split], "DomainNet"))] for split in SPLITS}
     elif all(path.is_file() for paths in official.values() for path in paths):
-        sources = {split: [(path, *_official_list(path)) for path in official[split]] for split in SPLITS}
+        sources = {split: [(path, *read_text_list(path, "DomainNet")) for path in official[split]] for split in SPLITS}
     else:
         raise UserError(
             f"DomainNet: {place} holds neither domainnet_train.yaml and domainnet_test.yaml (CODA-Prompt's, as InfLoRA "
@@ -55,14 +55,3 @@ def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]], names:
         paths += here
         labels += targets
     return ImageFiles(paths, labels)
-
-
-def _official_list(path: Path) -> tuple[list[str], list[int]]:
-    files, labels = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        file, _, label = line.rpartition(" ")
-        if not (file and label.isdigit()):
-            raise UserError(f"DomainNet: {path}, line {number} ({line!r}): expected <domain>/<class>/<file> <label>.")
-        files.append(file)
-        labels.append(int(label))
-    return files, labels

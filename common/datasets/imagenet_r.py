@@ -15,7 +15,7 @@ from common.errors import UserError
 
 FOLDER, CLASSES = "imagenet-r", 200
 TRAIN_SHARE = 0.8  # 24,000 of 30,000
-LISTS = {split: f"imagenet-r_{split}.yaml" for split in ("train", "test")}
+LISTS = {split: (f"imagenet-r_{split}.yaml", f"imagenet-r_{split}.txt") for split in ("train", "test")}
 
 
 def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageSet:
@@ -25,7 +25,8 @@ def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageS
     published logs are of seed 40; the released code gives the first seed of the run. Labels are positions of the sorted
     ids.
     "folders": the train/ and test/ that are there. Else a folder with CODA-Prompt's lists, imagenet-r_train.yaml and
-    imagenet-r_test.yaml (keys data and targets), whose labels need not be in the order of the ids.
+    imagenet-r_test.yaml (keys data and targets), or the same as imagenet-r_train.txt and imagenet-r_test.txt (lines
+    <wnid>/<file> <label>), whose labels need not be in the order of the ids.
     Raises UserError for what is missing, and for lists that name missing files or contradict themselves.
     """
     folder = root / FOLDER
@@ -88,21 +89,34 @@ def _split_by_folders(folder: Path) -> tuple[tuple[ImageFiles, ImageFiles], list
 
 def _split_by_lists(folder: Path, lists: Path) -> tuple[tuple[ImageFiles, ImageFiles], list[str]]:
     wnid_of, parts = {}, []
-    for file in LISTS.values():
-        names, labels = read_list(lists / file, "ImageNetR")
+    for file in _list_files(lists):
+        names, labels = read_list(file, "ImageNetR") if file.suffix == ".yaml" else read_text_list(file, "ImageNetR")
         paths = [_listed(folder, Path(name)) for name in names]
         for path, label in zip(paths, labels):
             if wnid_of.setdefault(label, path.parent.name) != path.parent.name:
-                raise UserError(
-                    f"ImageNetR: {lists / file} gives label {label} to {wnid_of[label]} and {path.parent.name}."
-                )
-        refuse_missing(paths, lists / file, "ImageNetR")
+                raise UserError(f"ImageNetR: {file} gives label {label} to {wnid_of[label]} and {path.parent.name}.")
+        refuse_missing(paths, file, "ImageNetR")
         parts.append(ImageFiles(paths, labels))
     if sorted(wnid_of) != list(range(CLASSES)) or len(set(wnid_of.values())) != CLASSES:
         raise UserError(
             f"ImageNetR: the lists in {lists} do not give the labels 0 to {CLASSES - 1} to as many classes."
         )
     return tuple(parts), [wnid_of[label] for label in range(CLASSES)]
+
+
+def has_lists(place: Path) -> bool:
+    """Whether any of the lists is in this folder."""
+    return any((place / name).is_file() for names in LISTS.values() for name in names)
+
+
+def _list_files(place: Path) -> list[Path]:
+    """The training and the test list, the yaml form first. Raises UserError that names the missing ones."""
+    found = [next((place / name for name in names if (place / name).is_file()), None) for names in LISTS.values()]
+    missing = [names for names, file in zip(LISTS.values(), found) if file is None]
+    if missing:
+        told = "; ".join(f"the list {place / names[0]} can not be read (nor {names[1]})" for names in missing)
+        raise UserError(f"ImageNetR: {told}: no such file. Copy CODA-Prompt's lists there, or choose another split.")
+    return found
 
 
 def _listed(folder: Path, name: Path) -> Path:
@@ -126,6 +140,22 @@ def read_list(path: Path, name: str) -> tuple[list[str], list[int]]:
     if not all(isinstance(label, int) for label in targets):
         raise UserError(f"{name}: the list {path} has targets that are no numbers.")
     return [str(entry) for entry in data], targets
+
+
+def read_text_list(path: Path, name: str) -> tuple[list[str], list[int]]:
+    """The file names and labels of a list with a line `<file> <label>` each. Raises UserError if it is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: the list {path} can not be read ({error}).") from error
+    files, labels = [], []
+    for number, line in enumerate(lines, start=1):
+        file, _, label = line.rpartition(" ")
+        if not (file and label.isdecimal()):
+            raise UserError(f"{name}: {path}, line {number} ({line!r}): expected <file> <label>.")
+        files.append(file)
+        labels.append(int(label))
+    return files, labels
 
 
 def refuse_missing(paths: list[Path], source: Path, name: str) -> None:

@@ -181,6 +181,14 @@ PUBLISHED = {
         "By hand: unpack https://people.eecs.berkeley.edu/~hendrycks/imagenet-r.tar into {root}, so that "
         "{root}/imagenet-r/n01443537 and 199 more class folders exist.",
     ),
+    "CUB200": Published(
+        _below("CUB_200_2011", "images images.txt image_class_labels.txt train_test_split.txt"),
+        5_994,
+        5_794,
+        200,
+        "By hand: unpack CUB_200_2011.tgz (md5 97eceeb196236b17998738112f37df78) of "
+        "https://data.caltech.edu/records/65de6-vp158 into {root}, so that {root}/CUB_200_2011/images.txt exists.",
+    ),
     "DomainNet": Published(
         _below("domainnet", "clipart infograph painting real sketch"),
         None,

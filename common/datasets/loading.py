@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from common.datasets import domainnet, imagenet_incremental, imagenet_r, mtil, reference
+from common.datasets import cub200, domainnet, imagenet_incremental, imagenet_r, mtil, reference
 from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
 from common.errors import UserError
@@ -29,6 +29,7 @@ READERS = {
     "ImageNet100": imagenet_incremental.imagenet100,
     "ImageNet1000": imagenet_incremental.imagenet1000,
     "ImageNetR": imagenet_r.imagenet_r,
+    "CUB200": cub200.cub200,
     "DomainNet": domainnet.domainnet,
 }
 

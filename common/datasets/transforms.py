@@ -29,13 +29,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def clip_train(n_px: int) -> Compose:
+def clip_train(n_px: int, least_area: float = 0.9, flip: bool = False) -> Compose:
     """PIL image -> float32 (3, n_px, n_px): random crop of 90 to 100 % of the area, CLIP's normalisation.
 
-    No horizontal flip (ZSCL mtil/clip/clip.py:L63-L71).
+    No horizontal flip (ZSCL mtil/clip/clip.py:L63-L71) unless asked for; IT-Prompt takes crops from 8 % on, and flips.
     """
-    crop = RandomResizedCrop(n_px, scale=(0.9, 1.0), interpolation=InterpolationMode.BICUBIC)
-    return Compose([to_rgb, crop, ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
+    crop = RandomResizedCrop(n_px, scale=(least_area, 1.0), interpolation=InterpolationMode.BICUBIC)
+    flips = [RandomHorizontalFlip()] if flip else []
+    return Compose([to_rgb, crop, *flips, ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
 
 
 def clip_eval(n_px: int) -> Compose:

@@ -38,6 +38,7 @@ class Batches:
     Every epoch is a new permutation drawn from (seed, epoch), its last batch may be smaller, and `len(batches)` is
     the number of batches in it: the originals rebuild their iterator when step % len(loader) == 0. `restart` starts
     a new epoch early, whenever step % restart == 0. Without `shuffle` every epoch has the data set's own order.
+    `drop_last` leaves out of every epoch the batch that is not full.
     """
 
     def __init__(
@@ -49,15 +50,17 @@ class Batches:
         device: torch.device | str = "cpu",
         restart: int | None = None,
         shuffle: bool = True,
+        drop_last: bool = False,
         whole: bool = False,
     ) -> None:
         self.size, self.batch_size, self.seed = len(dataset), batch_size, seed
         self.samples, self.workers, self.device = DrawnSamples(dataset, seed), workers, torch.device(device)
-        self.restart, self.shuffle, self.whole = restart or len(self), shuffle, whole
+        self.drop_last, self.whole = drop_last, whole
+        self.restart, self.shuffle = restart or len(self), shuffle
         self._next, self._iterator, self._known = None, None, (-1, [])
 
     def __len__(self) -> int:
-        return -(-self.size // self.batch_size)
+        return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
     def order(self, epoch: int) -> list[int]:
         """The sample indices in the order in which epoch number `epoch` visits them."""

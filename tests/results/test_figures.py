@@ -94,3 +94,13 @@ def test_published_log_is_a_curve_of_its_own():
     curves = figures._published_curves(sample("paper"), "cil-cifar100-10x10")
     assert len(curves["InfLoRA"]) == 6 and len(curves["MoE-Adapters"]) == 1
     assert all(len(curve) == 10 for curve in curves["InfLoRA"])
+
+
+def test_vq_prompts_curve_is_its_own_figure_and_never_mixed_with_another():
+    base = replace(mtil_records("mini", 1)[0], protocol="cil-characters-10x4", method="VQ-Prompt", dataset="Characters")
+    lines = [replace(base, metric="faa", after_task=task, value=90.0 - task) for task in (1, 2, 3)]
+    curves = figures._measured_curves(build("mini", lines), "cil-characters-10x4")
+    assert curves == {"VQ-Prompt": [[(1, 89.0), (2, 88.0), (3, 87.0)]]}
+    pooled = [replace(line, metric="accuracy", value=line.value - 20) for line in lines]
+    both = figures._measured_curves(build("mini", lines + pooled), "cil-characters-10x4")
+    assert both == {"VQ-Prompt": [[(1, 69.0), (2, 68.0), (3, 67.0)]]}

@@ -9,6 +9,7 @@ import yaml
 
 from common.datasets import load
 from common.datasets.check import require
+from common.datasets.imagenet_r import has_lists
 from common.errors import UserError
 from tests import fake_data
 
@@ -19,19 +20,26 @@ def below(paths):
     return ["/".join(Path(path).parts[-2:]) for path in paths]
 
 
-def test_seed_40_is_the_split_of_the_published_logs(tmp_path):
-    """All 30,000 files by name: the lists that were recovered from the logs."""
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """All 30,000 files by name, empty: the union of the lists that were recovered from InfLoRA's logs."""
     if not SHARED.is_dir():
-        pytest.skip("the published split is not at hand")
-    lists = {
-        split: (SHARED / f"inflora_imagenet_r_seed40_{split}.txt").read_text().split() for split in ("train", "test")
-    }
-    for name in lists["train"] + lists["test"]:
-        path = tmp_path / "imagenet-r" / name
+        pytest.skip("the published splits are not at hand")
+    root = tmp_path_factory.mktemp("published")
+    for name in [name for split in ("train", "test") for name in seed_40(split)]:
+        path = root / "imagenet-r" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    data = load("ImageNetR", tmp_path)
-    assert sorted(below(data.train.paths)) == lists["train"] and sorted(below(data.test.paths)) == lists["test"]
+    return root
+
+
+def seed_40(split):
+    return (SHARED / f"inflora_imagenet_r_seed40_{split}.txt").read_text().split()
+
+
+def test_seed_40_is_the_split_of_the_published_logs(published):
+    data = load("ImageNetR", published)
+    assert sorted(below(data.train.paths)) == seed_40("train") and sorted(below(data.test.paths)) == seed_40("test")
     groups = torch.bincount(torch.tensor(data.test.labels) // 20)
     assert groups.tolist() == [698, 688, 433, 563, 724, 560, 591, 423, 621, 699]
 
@@ -127,6 +135,38 @@ def test_a_class_folder_too_few(fake_root, tmp_path):
         load("ImageNetR", tmp_path, verify=False)
 
 
+@pytest.mark.parametrize("train", ["imagenet-r_train.yaml", "imagenet-r_train.txt"])
+def test_lists_beside_the_images(tmp_path, train):
+    """Either form, mixed ones too; the labels are the lists', the files of a split in their order."""
+    fake_data.write(tmp_path, ["ImageNetR"])
+    folder = tmp_path / "imagenet-r"
+    assert not has_lists(folder)
+    fake_data.imagenet_r_lists(tmp_path, train, "imagenet-r_test.txt")
+    assert has_lists(folder)
+    data = load("ImageNetR", tmp_path, verify=False, options={"split": folder})
+    wnids = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    assert data.classnames == wnids[::-1] and (len(data.train), len(data.test)) == (400, 200)
+    assert data.test.labels == list(range(199, -1, -1)) and below(data.test.paths)[0] == f"{wnids[0]}/sketch_1.jpg"
+    lines = (folder / "imagenet-r_test.txt").read_text().splitlines()
+    (folder / "imagenet-r_test.txt").write_text("\n".join([*lines[:7], lines[7].rpartition(" ")[0]]))
+    with pytest.raises(UserError, match=r"imagenet-r_test.txt, line 8 .*expected <file> <label>"):
+        load("ImageNetR", tmp_path, verify=False, options={"split": folder})
+    (folder / "imagenet-r_test.txt").unlink()
+    with pytest.raises(UserError, match=r"imagenet-r_test.yaml can not be read \(nor imagenet-r_test.txt\)"):
+        load("ImageNetR", tmp_path, verify=False, options={"split": folder})
+
+
+def test_the_published_lists_are_read(published, tmp_path):
+    """In the plain text form: counts, class sizes, labels against the order of the ids."""
+    for split in ("train", "test"):
+        shutil.copy(SHARED / f"imagenet_r_{split}.txt", tmp_path / f"imagenet-r_{split}.txt")
+    data = load("ImageNetR", published, options={"split": tmp_path})
+    train, test = (torch.bincount(torch.tensor(part.labels)) for part in (data.train, data.test))
+    assert (train.min(), train.max(), test.min(), test.max()) == (38, 354, 5, 81)
+    assert data.train.labels[:5] == [177, 142, 63, 42, 14] and data.classnames[177] == "n02128757"
+    assert sorted(data.classnames) != data.classnames
+
+
 # DomainNet
 
 
@@ -163,7 +203,7 @@ def test_missing_files_are_counted_and_ten_of_them_named(tmp_path):
         path.unlink()
     with pytest.raises(UserError, match=r"names 12 of 1,380 files that do not exist: ([^,]*, ){9}\S* and 2 more"):
         load("DomainNet", tmp_path, verify=False)
-    with pytest.raises(UserError, match=r"names 12\s+of 1,380"):
+    with pytest.raises(UserError, match=r"names\s+12\s+of\s+1,380"):
         require(["DomainNet"], tmp_path, verify=False)
 
 

@@ -34,6 +34,7 @@ SIZES = {  # name: (train, test, classes, templates) of the made-up sets
     "ImageNet100": (100, 100, 100, 0),
     "ImageNet1000": (1000, 1000, 1000, 0),
     "ImageNetR": (960, 240, 200, 0),
+    "CUB200": (400, 400, 200, 0),
     "DomainNet": (1380, 345, 345, 0),
 }
 # How many classes a colour circle of the made-up images has; Caltech101's includes the background class.

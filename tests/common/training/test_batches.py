@@ -48,3 +48,16 @@ def test_augmentation_is_drawn_anew_every_epoch_and_leaves_the_global_generator_
 
 def test_seeds_differ() -> None:
     assert not equal(Batches(Noisy(), 10, seed=3)[0], Batches(Noisy(), 10, seed=4)[0])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_last_batch_can_be_dropped(workers: int) -> None:
+    """Ten images in batches of three: nine an epoch, the tenth another one each time; whole where they fill a batch."""
+    batches = Batches(Noisy(), 3, seed=4, workers=workers, drop_last=True)
+    assert len(batches) == 3
+    for epoch in range(4):
+        seen = [batches[3 * epoch + step][1].tolist() for step in range(3)]
+        assert [len(labels) for labels in seen] == [3, 3, 3]
+        assert sum(seen, []) == batches.order(epoch)[:9]
+    assert len(Batches(Noisy(), 5, seed=4, drop_last=True)) == 2
+    assert len(Batches(Noisy(), 11, seed=4, drop_last=True)) == 0

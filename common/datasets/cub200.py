@@ -1,0 +1,67 @@
+"""CUB-200-2011: 11,788 images of 200 kinds of birds, in the official split (VQ-Prompt dataloaders/dataloader.py).
+
+Three lists name an image a line by its number: images.txt its file, image_class_labels.txt its class from 1 on,
+train_test_split.txt 1 for training and 0 for test.
+"""
+
+from pathlib import Path
+
+from common.datasets.images import ImageFiles, ImageSet
+from common.datasets.imagenet_r import refuse_missing
+from common.errors import UserError
+
+FOLDER, CLASSES = "CUB_200_2011", 200
+
+
+def cub200(root: Path, verify: bool) -> ImageSet:
+    """CUB-200 below root/CUB_200_2011; label = class - 1, images in the order of images.txt.
+
+    Names are those of the image folders without the number, "_" as space. Raises UserError for lists that are damaged,
+    contradict each other or name missing files.
+    """
+    folder = root / FOLDER
+    files = _numbered(folder / "images.txt")
+    classes, flags = (_numbered(folder / f"{name}.txt") for name in ("image_class_labels", "train_test_split"))
+    for name, other in (("image_class_labels.txt", classes), ("train_test_split.txt", flags)):
+        if other.keys() != files.keys():
+            differing = sorted(files.keys() ^ other.keys(), key=int)
+            raise UserError(
+                f"CUB200: {folder / name} and images.txt do not list the same images; {len(differing)} stand in one "
+                f"only, the first is number {differing[0]}. Get both from the same archive."
+            )
+    names: dict[int, str] = {}
+    rows: dict[str, list[tuple[Path, int]]] = {"1": [], "0": []}
+    for number, file in files.items():
+        label, flag, bird = classes[number], flags[number], file.split("/")[0]
+        if not label.isdecimal() or not 1 <= int(label) <= CLASSES:
+            raise UserError(f"CUB200: image_class_labels.txt gives image {number} the class {label!r}, not 1 to 200.")
+        if flag not in rows:
+            raise UserError(f"CUB200: train_test_split.txt gives image {number} the flag {flag!r}, not 0 or 1.")
+        if names.setdefault(int(label) - 1, bird) != bird:
+            raise UserError(f"CUB200: class {label} has images in the folders {names[int(label) - 1]} and {bird}.")
+        rows[flag].append((folder / "images" / file, int(label) - 1))
+    if len(names) != CLASSES:
+        raise UserError(f"CUB200: the lists in {folder} name {len(names)} classes, {CLASSES} are expected.")
+    parts = []
+    for part in rows.values():
+        refuse_missing([path for path, _ in part], folder / "images.txt", "CUB200")
+        parts.append(ImageFiles([path for path, _ in part], [label for _, label in part]))
+    return ImageSet("CUB200", *parts, [_bird(names[label]) for label in range(CLASSES)], [])
+
+
+def _numbered(path: Path) -> dict[str, str]:
+    """What stands behind each number of a list, in the list's order."""
+    entries: dict[str, str] = {}
+    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        number, _, value = line.strip().partition(" ")
+        if not number.isdecimal() or not value:
+            raise UserError(f"CUB200: {path}, line {place} ({line!r}): expected a number and a value.")
+        if number in entries:
+            raise UserError(f"CUB200: {path}, line {place}: number {number} occurs twice.")
+        entries[number] = value
+    return entries
+
+
+def _bird(folder: str) -> str:
+    """001.Black_footed_Albatross -> Black footed Albatross"""
+    return folder.partition(".")[2].replace("_", " ") or folder

@@ -1,0 +1,129 @@
+"""Class orders, tasks, splits, transforms: the original's rules."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from common.datasets.images import ImageArrays
+from common.datasets.transforms import vit_eval, vit_train
+from common.errors import UserError
+from common.evaluation.metrics import over_repeats, task_matrix_metrics
+from tests.golden_files import Golden
+from vq_prompt.data import (
+    PURPOSES, class_order, protocol_name, scenario, stream_seed, task_count, under, validation_split,
+)  # fmt: skip
+from vq_prompt.report import as_yaml
+from vq_prompt.vq_learner import transforms
+
+ORDERS = Path(__file__).parents[3] / "shared" / "specs" / "class_orders"
+FIRST = {  # of Python's shuffle
+    (100, 1): [53, 37, 65, 51, 4], (100, 4): [73, 86, 82, 23, 1], (200, 1): [33, 146, 79, 19, 23],
+    (200, 12): [82, 134, 185, 178, 11],
+}  # fmt: skip
+
+
+def test_class_orders_are_pythons_shuffle():
+    assert class_order(10, 0) == list(range(10))
+    for (classes, seed), first in FIRST.items():
+        assert class_order(classes, seed)[:5] == first and sorted(class_order(classes, seed)) == list(range(classes))
+
+
+@pytest.mark.parametrize("name, classes", [("cifar100", 100), ("imagenet_r", 200), ("cub200", 200)])
+def test_class_orders_of_every_published_seed(name, classes):
+    if not ORDERS.is_dir():
+        pytest.skip("the published orders are not at hand")
+    orders = yaml.safe_load((ORDERS / f"vq_{name}.yaml").read_text())["orders"]
+    assert len(orders) >= 5
+    for seed, order in orders.items():
+        assert class_order(classes, int(seed)) == order
+
+
+def options(**changes):
+    values = {
+        "dataset": "ImageNet_R",
+        "dataroot": "data",
+        "rand_split": True,
+        "upper_bound_flag": False,
+        "first_split_size": 20,
+        "other_split_size": 20,
+        "max_task": -1,
+        "validation": False,
+        "normalize_input": False,
+    }
+    return Namespace(**values | changes)
+
+
+def test_tasks_and_protocols():
+    tasks = scenario(options(), 1)
+    assert tasks.tasks[1] == range(20, 40) and list(tasks.class_order) == class_order(200, 1)
+    assert list(scenario(options(rand_split=False), 1).class_order) == list(range(200))
+    assert protocol_name(options(), tasks) == "cil-imagenet_r-10x20"
+    assert protocol_name(options(dataset="CUB200"), tasks) == "cil-cub200-10x20"
+    assert protocol_name(options(max_task=3), tasks) == "cil-imagenet_r-10x20-first3"
+    assert protocol_name(options(max_task=10), tasks) == "cil-imagenet_r-10x20"
+    joint = options(upper_bound_flag=True)
+    assert protocol_name(joint, scenario(joint, 0)) == "joint-imagenet_r"
+    assert task_count(options(max_task=30), tasks) == 10
+    with pytest.raises(UserError, match="dataset 'ImageNetR': unknown. Did you mean ImageNet_R"):
+        scenario(options(dataset="ImageNetR"), 0)
+
+
+def test_streams_are_apart():
+    streams = {stream_seed(seed, task, purpose) for seed in range(3) for task in range(20) for purpose in PURPOSES}
+    assert len(streams) == 180
+
+
+def test_validation_holds_a_fifth_of_the_training_images_out():
+    pictures = np.arange(50, dtype=np.uint8).repeat(12).reshape(50, 2, 2, 3)
+    whole = ImageArrays(pictures, np.arange(50) % 5, transform=lambda image: ("train", np.asarray(image)[0, 0, 0]))
+    train, test = validation_split(whole, 7, lambda image: ("test", np.asarray(image)[0, 0, 0]))
+    order = np.random.RandomState(7).permutation(50)
+    assert [train[i] for i in range(40)] == [(("train", row), row % 5) for row in order[:40]]
+    assert [test[i] for i in range(10)] == [(("test", row), row % 5) for row in order[40:]]
+    assert under(train, None)[0][0].size == (2, 2) and train.transform is whole.transform
+
+
+# Transforms
+
+
+@pytest.mark.parametrize("name, dataset", [("cifar", "CIFAR100"), ("imr", "ImageNet_R"), ("cub", "CUB200")])
+def test_test_transforms_are_the_official_ones(name, dataset):
+    golden = Golden("vq_prompt/test_transforms")
+    image = Image.fromarray(golden[f"{name}_image"].numpy())
+    found = transforms(options(dataset=dataset), 224)[1](image)
+    assert list(found.shape) == golden[f"{name}_full_shape"].tolist()
+    torch.testing.assert_close(found[:, ::16, ::16], golden[f"{name}_sampled"], rtol=0, atol=1e-2)
+    assert float(found.double().sum()) == pytest.approx(float(golden[f"{name}_sum"]), abs=1e-2 * found.numel())
+
+
+def test_pixels_are_not_normalised_unless_asked():
+    image = Image.new("RGB", (60, 60), (255, 0, 51))
+    train, test = transforms(options(), 32)
+    for transform in (train, test):
+        assert (transform(image) == torch.tensor([1.0, 0.0, 0.2])[:, None, None]).all()
+    assert [type(step) for step in train.transforms] == [type(step) for step in vit_train(32).transforms]
+    assert test.transforms[1].size == vit_eval(32, 36).transforms[1].size
+    normalised = transforms(options(normalize_input=True), 32)[1](image)[:, 0, 0]
+    torch.testing.assert_close(normalised, torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]))
+
+
+# Metrics
+
+
+def test_metrics_over_repeats_are_the_official_ones():
+    golden = Golden("vq_prompt/metrics")
+    found = [task_matrix_metrics(golden["accuracy"][..., run].numpy()) for run in range(3)]
+    history = as_yaml(np.stack([metrics.average for metrics in found], axis=-1))
+    np.testing.assert_allclose(history["history"], golden["avg_acc_after_task"], rtol=0, atol=1e-9)
+    np.testing.assert_allclose(history["std"], golden["avg_acc_after_task"].numpy().std(axis=-1), rtol=0, atol=1e-9)
+    forgetting = np.stack([metrics.forgetting for metrics in found], axis=-1)
+    np.testing.assert_allclose(forgetting, golden["forgetting_after_task"], rtol=0, atol=1e-9)
+    for name in ("faa", "caa", "ffm"):
+        mean, spread = over_repeats([getattr(metrics, name) for metrics in found])
+        assert mean == pytest.approx(float(golden[f"{name.upper()}_mean"]), abs=1e-9)
+        assert spread == pytest.approx(float(golden[f"{name.upper()}_std"]), abs=1e-9)

@@ -1,0 +1,178 @@
+"""The data of both learners: class orders, tasks, the sets and their splits (spec: VQ-Prompt trainer.py:L61-L100)."""
+
+import argparse
+import copy
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from common import datasets
+from common.datasets import imagenet_r
+from common.datasets.images import ImageSet, Transform
+from common.datasets.incremental import RemappedSubset, Scenario, protocol
+from common.errors import UserError
+from vq_prompt.options import known_name
+
+MINI, MINI_NAME, MINI_CLASSES = "mini", "Characters", 40
+TRAIN_SHARE = 0.8  # under `validation`, of the training images (arXiv 2410.20444 A.2)
+RULE_SEED = 40  # of ImageNet-R's split where no lists are at hand: InfLoRA's rule and seed
+PURPOSES = ("training", "statistics", "retraining")  # each draws a random stream of its own
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set: its name in common.datasets, its number of classes, its own folder if `dataroot` may name that."""
+
+    reader: str
+    classes: int
+    folder: str = ""
+
+
+DATASETS = {
+    "CIFAR100": Known("CIFAR100", 100),
+    "ImageNet_R": Known("ImageNetR", 200, imagenet_r.FOLDER),
+    "CUB200": Known("CUB200", 200),
+    "TinyImageNet": Known("TinyImageNet", 200),  # of IT-Prompt alone
+}
+
+
+def stream_seed(seed: int, task: int, purpose: str) -> int:
+    """The seed of one random stream of one task: what it yields hangs on nothing drawn before, so resume is exact."""
+    return (seed * 1_000 + task) * len(PURPOSES) + PURPOSES.index(purpose)
+
+
+def class_order(classes: int, seed: int) -> list[int]:
+    """0 .. classes - 1 in Python's shuffle under the seed; seed 0 keeps the natural order."""
+    order = list(range(classes))
+    if seed > 0:
+        random.Random(seed).shuffle(order)
+    return order
+
+
+def _known(options: argparse.Namespace) -> Known:
+    known_name("dataset", options.dataset, DATASETS)
+    return DATASETS[options.dataset]
+
+
+def classes_of(options: argparse.Namespace) -> int:
+    return MINI_CLASSES if options.dataroot == MINI else _known(options).classes
+
+
+def scenario(options: argparse.Namespace, seed: int) -> Scenario:
+    """The tasks under one seed; --upper_bound_flag makes one of all classes."""
+    count = classes_of(options)
+    order = class_order(count, seed if options.rand_split else 0)
+    if options.upper_bound_flag:
+        return Scenario(order, count, count)
+    return Scenario(order, options.first_split_size, options.other_split_size)
+
+
+def task_count(options: argparse.Namespace, tasks: Scenario) -> int:
+    """How many tasks are learned: all, or the first `max_task`."""
+    return len(tasks.tasks) if options.max_task < 0 else min(options.max_task, len(tasks.tasks))
+
+
+def data_name(options: argparse.Namespace) -> str:
+    """The data set as records name it."""
+    return MINI_NAME if options.dataroot == MINI else options.dataset
+
+
+def protocol_name(options: argparse.Namespace, tasks: Scenario) -> str:
+    """The protocol as records name it; what is no test of the whole sequence says so."""
+    cut = f"-first{options.max_task}" if task_count(options, tasks) < len(tasks.tasks) else ""
+    return protocol(data_name(options), tasks) + cut + ("-validation" if options.validation else "")
+
+
+def source(options: argparse.Namespace) -> tuple[str, str | Path, dict[str, object]]:
+    """The set's name, the folder its own folder lies in (or is), and its reader's options."""
+    known = _known(options)
+    if options.dataroot == MINI:
+        return known.reader, MINI, {}
+    root = Path(options.dataroot).expanduser()
+    root = root.parent if known.folder and root.name == known.folder else root
+    return known.reader, root, {"split": split_of(options, root)} if known.reader == "ImageNetR" else {}
+
+
+def split_in_use(options: argparse.Namespace) -> int | str | None:
+    """ImageNet-R's split as `split_of` gives it; None for other sets."""
+    return source(options)[2].get("split")
+
+
+def split_of(options: argparse.Namespace, root: Path) -> int | str:
+    """ImageNet-R's split: the folder of its lists, or the seed of the rule; "auto": the lists beside the images."""
+    beside = root / imagenet_r.FOLDER
+    if options.split == "lists" or (options.split == "auto" and imagenet_r.has_lists(beside)):
+        return str(beside)
+    if options.split == "auto":
+        return RULE_SEED
+    return int(options.split) if options.split.isdigit() else options.split
+
+
+def check_data(options: argparse.Namespace) -> None:
+    """Return if the data set is complete, else raise UserError with all that is missing."""
+    if options.dataroot != MINI:
+        name, root, reader = source(options)
+        datasets.require([name], root, not options.no_verify, options=reader)
+
+
+def load_data(
+    options: argparse.Namespace, seed: int, train_transform: Transform, eval_transform: Transform
+) -> ImageSet:
+    """The data set, original labels; with `validation`, 80 % of the training images and the other 20 % as the test.
+
+    Raises UserError as `datasets.load` does.
+    """
+    if options.dataroot == MINI:
+        from common.mini import incremental
+
+        data = incremental(train_transform, eval_transform)
+    else:
+        name, root, reader = source(options)
+        data = datasets.load(name, root, train_transform, eval_transform, not options.no_verify, options=reader)
+        if "split" in reader:
+            data.fingerprint["split"] = str(reader["split"])
+    if options.validation:
+        data.train, data.test = validation_split(data.train, seed, eval_transform)
+    return data
+
+
+def validation_split(train: Dataset, seed: int, eval_transform: Transform) -> tuple[RemappedSubset, RemappedSubset]:
+    """80/20 after numpy's permutation under the run's seed (the original's generator is not recorded)."""
+    order = np.random.RandomState(seed).permutation(len(train))
+    first = int(TRAIN_SHARE * len(order))
+    labels = np.asarray(train.labels)
+    kept, held_out = order[:first], order[first:]
+    return (
+        RemappedSubset(train, kept, labels[kept]),
+        RemappedSubset(under(train, eval_transform), held_out, labels[held_out]),
+    )
+
+
+def under(dataset: Dataset, transform: Transform) -> Dataset:
+    """The same samples under another transform."""
+    if isinstance(dataset, RemappedSubset):
+        return RemappedSubset(under(dataset.dataset, transform), dataset.indices, dataset.labels)
+    other = copy.copy(dataset)
+    other.transform = transform
+    return other
+
+
+def require_images(tasks: Scenario, count: int, data: ImageSet) -> None:
+    """Raise UserError for classes without training images and tasks without test images, among the first `count`."""
+    seen = tasks.tasks[count - 1].stop
+    trained = set(tasks.remap(data.train.labels).tolist())
+    tested = set(tasks.task_ids(tasks.remap(data.test.labels)).tolist())
+    bare = [tasks.class_order[label] for label in range(seen) if label not in trained]
+    untested = [task for task in range(count) if task not in tested]
+    problems = []
+    if bare:
+        names = ", ".join(f"{label} ({data.classnames[label]})" for label in bare[:5]) + (" ..." if bare[5:] else "")
+        problems.append(f"{len(bare)} classes have no training image: {names}. Get the whole data set.")
+    if untested:
+        told = ", ".join(map(str, untested[:5])) + (" ..." if untested[5:] else "")
+        problems.append(f"no test image of the classes of task {told}. Get the whole data set, or take larger tasks.")
+    if problems:
+        raise UserError("\n".join(f"{data.name}: {problem}" for problem in problems))

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# IT-Prompt (our reading) on CUB-200, 10 tasks of 20 classes, seeds 0, 12, 24, 36, 48.
+# From the repository root; --scale mini runs it on the miniature. NAME: ITPromptCNCM, ITPrompt, or a bound without
+# prompts, ZeroShot or NCM.
+set -euo pipefail
+NAME="${NAME:-ITPromptCNCM}"
+exec "${PYTHON:-python}" -u -m vq_prompt.run --config vq_prompt/configs/cub-200_it_prompt.yaml --gpuid 0 --repeat 5 \
+    --overwrite 0 --learner_type it_prompt --learner_name "$NAME" --seeds 0 12 24 36 48 \
+    --log_dir "${OUT:-output}/cub-200/10x20/$NAME" "$@"

@@ -1,0 +1,210 @@
+"""IT-Prompt: a frozen CLIP with one entry of visual prompts a task, task inference, and the losses (spec B2).
+
+No code was published; what is known of the method, and what is our reading of it, stands in the README. Notation:
+u (B, E) and z (B, E) are the unit features of an image without prompts and with the prompts of an entry, text (C, E)
+the unit features of "a photo of {class}". Classes are positions in the class order.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer as TimmViT
+from torch import Tensor, nn
+
+from common.clip.model import VisionTransformer as ClipViT
+from common.errors import UserError
+from vq_prompt.prompts import attend, prompted_block
+
+LOGIT_SCALE = 100.0
+
+
+# The image encoder
+
+
+def clip_block(block: nn.Module, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+    """A block of CLIP's visual tower, x (B, L, D), with prefixes (B, P / 2, D) in its attention."""
+    attention = block.attn
+    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
+    hidden = x + attention.out_proj(attend(qkv, prefix_k, prefix_v, attention.heads))
+    return hidden + block.mlp(block.ln_2(hidden))
+
+
+class Encoder(nn.Module):
+    """A frozen image tower, CLIP's or timm's, with prompts in the blocks `layers`; features have unit length.
+
+    Raises UserError for a layer that the tower does not have.
+    """
+
+    def __init__(self, tower: ClipViT | TimmViT, layers: Sequence[int]) -> None:
+        super().__init__()
+        self.tower, self.is_clip = tower, isinstance(tower, ClipViT)
+        self.blocks = list(tower.transformer.resblocks if self.is_clip else tower.blocks)
+        self.width = tower.transformer.width if self.is_clip else tower.embed_dim
+        self.dim = tower.output_dim if self.is_clip else tower.embed_dim
+        beyond = [layer for layer in layers if not 0 <= layer < len(self.blocks)]
+        if beyond:
+            raise UserError(f"prompt_layers {list(layers)}: the backbone has blocks 0 to {len(self.blocks) - 1}.")
+        self.layers = {layer: place for place, layer in enumerate(layers)}
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Always in eval mode."""
+        return super().train(False)
+
+    @property
+    def resolution(self) -> int:
+        return self.tower.input_resolution if self.is_clip else self.tower.patch_embed.img_size[0]
+
+    def _embed(self, images: Tensor) -> Tensor:
+        if self.is_clip:
+            return self.tower.embed(images)
+        return self.tower.norm_pre(self.tower._pos_embed(self.tower.patch_embed(images)))
+
+    def _run(self, x: Tensor, first: int, last: int, prompts: Tensor | None = None) -> Tensor:
+        """Blocks first .. last - 1; prompts (B, layers, P, D)."""
+        with_prefixes = clip_block if self.is_clip else prompted_block
+        for number in range(first, last):
+            place = self.layers.get(number)
+            if prompts is None or place is None:
+                x = self.blocks[number](x)
+            else:
+                x = with_prefixes(self.blocks[number], x, *prompts[:, place].chunk(2, dim=1))
+        return x
+
+    def _pool(self, x: Tensor) -> Tensor:
+        return F.normalize(self.tower.pool(x) if self.is_clip else self.tower.norm(x)[:, 0], dim=-1)
+
+    @torch.no_grad()
+    def plain(self, images: Tensor) -> Tensor:
+        """u (B, E) of images (B, 3, R, R): nothing of the tower has changed."""
+        return self._pool(self._run(self._embed(images), 0, len(self.blocks)))
+
+    def prompted(self, images: Tensor, prompts: Tensor) -> Tensor:
+        """z (B, E) with an entry's prompts (layers, P, D), or an entry for each image (B, layers, P, D)."""
+        return self._above(self._below(images), prompts)
+
+    def both(self, images: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """u and z (B, E) each; what lies below the first prompted block is computed once. Only z has a gradient."""
+        x = self._below(images)
+        with torch.no_grad():
+            u = self._pool(self._run(x, min(self.layers), len(self.blocks)))
+        return u, self._above(x, prompts)
+
+    @torch.no_grad()
+    def _below(self, images: Tensor) -> Tensor:
+        return self._run(self._embed(images), 0, min(self.layers))
+
+    def _above(self, x: Tensor, prompts: Tensor) -> Tensor:
+        prompts = prompts.expand(len(x), *prompts.shape[-3:])
+        return self._pool(self._run(x, min(self.layers), len(self.blocks), prompts))
+
+
+# What is trained
+
+
+class Entries(nn.Module):
+    """The pool: prompts p_{t} (layers, length, D) and key k_{t} (E,) of every task, drawn from U(-width, width)."""
+
+    def __init__(self, tasks: int, layers: int, length: int, prompt_dim: int, key_dim: int, width: float) -> None:
+        super().__init__()
+        self.tasks = tasks
+        for task in range(tasks):
+            for name, shape in (("p", (layers, length, prompt_dim)), ("k", (key_dim,))):
+                self.register_parameter(f"{name}_{task}", nn.Parameter(torch.empty(shape).uniform_(-width, width)))
+
+    def prompts(self, task: int) -> nn.Parameter:
+        return self.get_parameter(f"p_{task}")
+
+    def key(self, task: int) -> nn.Parameter:
+        return self.get_parameter(f"k_{task}")
+
+    def keys(self, tasks: int) -> Tensor:
+        """The keys (tasks, E) of the first entries."""
+        return torch.stack([self.key(task) for task in range(tasks)])
+
+    def gathered(self, entries: Tensor) -> Tensor:
+        """The prompts (B, layers, length, D) of each image's entry (B,)."""
+        return torch.stack([self.prompts(task) for task in range(self.tasks)])[entries]
+
+    @torch.no_grad()
+    def copy_previous(self, task: int) -> None:
+        """The prompts of a task start as those of the task before it; its key does not."""
+        self.prompts(task).copy_(self.prompts(task - 1))
+
+
+class Selector(nn.Module):
+    """The figure's FC and classifier: r(u) = W_c relu(W_f u + b_f) + b_c, (B, E) -> (B, C)."""
+
+    def __init__(self, dim: int, hidden: int, classes: int) -> None:
+        super().__init__()
+        self.fc, self.classifier = nn.Linear(dim, hidden), nn.Linear(hidden, classes)
+
+    def forward(self, u: Tensor) -> Tensor:
+        return self.classifier(F.relu(self.fc(u)))
+
+
+class Parts(nn.Module):
+    """All that is ever trained: prompt.*, and where the options ask for them head.* and selector.*."""
+
+    def __init__(self, prompt: Entries, head: nn.Linear | None, selector: Selector | None) -> None:
+        super().__init__()
+        self.prompt, self.head, self.selector = prompt, head, selector
+        self.requires_grad_(False)
+
+    def of_task(self, task: int) -> dict[str, nn.Parameter]:
+        """What task `task` trains, by state-dict key: its own entry, the head, the selector."""
+        own = {f"prompt.p_{task}", f"prompt.k_{task}"}
+        return {key: value for key, value in self.named_parameters() if key in own or not key.startswith("prompt.")}
+
+
+# Losses (B2.3): means over the batch, over the classes of the current task alone
+
+
+def cross_entropy_over(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy of logits (B, C) with all columns but `classes` (K,) left out; labels (B,) are among these."""
+    targets = (labels[:, None] == classes).int().argmax(dim=1)
+    return F.cross_entropy(logits[:, classes], targets)
+
+
+def loss_text(z: Tensor, text: Tensor, labels: Tensor, classes: Tensor, scale: float = LOGIT_SCALE) -> Tensor:
+    """L_text, `ce`: cross-entropy over `classes` of scale * <z, w_c>."""
+    return cross_entropy_over(scale * z @ text.t(), labels, classes)
+
+
+def loss_text_cosine(z: Tensor, text: Tensor, labels: Tensor) -> Tensor:
+    """L_text, `cosine`: 1 - <z, w_y>."""
+    return (1 - (z * text[labels]).sum(dim=1)).mean()
+
+
+def loss_key(u: Tensor, key: Tensor) -> Tensor:
+    """L_key: 1 - cos(u, k_t); u (B, E) has no gradient, key (E,) is not normalised."""
+    return (1 - F.cosine_similarity(u, key[None], dim=1)).mean()
+
+
+loss_cls = cross_entropy_over  # L_cls, of the head's logits on z
+loss_sel = cross_entropy_over  # L_sel, of the selector's logits on u: minimised in the same step, no part of L
+
+
+def loss_total(cls: Tensor, text: Tensor, key: Tensor, lambda_text: float, lambda_key: float) -> Tensor:
+    """L = L_cls + lambda_text L_text + lambda_key L_key."""
+    return cls + lambda_text * text + lambda_key * key
+
+
+# Task inference and prediction (B2.5): scores in, ties to the lowest index
+
+
+def best_class(scores: Tensor, allowed: Tensor) -> Tensor:
+    """The class (B,) of the highest score (B, C) among those allowed, bool (C,) or one row an image (B, C)."""
+    return scores.masked_fill(~allowed, -torch.inf).argmax(dim=1)
+
+
+def key_cosines(u: Tensor, keys: Tensor) -> Tensor:
+    """cos(u, k_t), (B, T), of u (B, E) and keys (T, E)."""
+    return F.normalize(u, dim=-1) @ F.normalize(keys, dim=-1).t()
+
+
+def task_by_key(u: Tensor, keys: Tensor) -> Tensor:
+    """The entry (B,) whose key is nearest by cosine; keys (T, E) of the tasks so far."""
+    return key_cosines(u, keys).argmax(dim=1)

@@ -1,0 +1,223 @@
+"""What the repeats of a command leave behind: records by seed, and the original's yaml files and results.xlsx.
+
+A repeat is a run in <log_dir>/repeat-<r>/; its models lie where the original puts them, <log_dir>/models/repeat-<r>/.
+"""
+
+import argparse
+import io
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openpyxl
+import torch
+import yaml
+
+from common.datasets.images import ImageSet
+from common.datasets.incremental import Scenario
+from common.evaluation.metrics import over_repeats, task_matrix_metrics
+from common.evaluation.report import heat_map, write_matrix
+from common.errors import UserError
+from common.files import atomic_write, write_text
+from common.runs import Run
+from common.training.device import cost_records, device_name
+from vq_prompt.data import data_name, protocol_name, split_in_use
+from vq_prompt.options import FLAGS, KEYS, REQUIRED, settings
+
+ARGUMENTS = sorted([*(key for key in KEYS if key != "split"), *REQUIRED, *FLAGS])  # the original's, in its yaml's order
+FIGURES = ("FAA_m", "FAA_s", "CAA_m", "CAA_s", "FR_m", "FR_s")
+COLUMNS = [*ARGUMENTS, "save_folder", *FIGURES]
+XLSX = "results.xlsx"
+
+
+# A repeat
+
+
+def open_run(
+    options: argparse.Namespace,
+    repeat: int,
+    seed: int,
+    method: str,
+    backbone: str,
+    tasks: Scenario,
+    data: ImageSet,
+    weights: dict[str, str],
+) -> Run:
+    """The run of one repeat. `weights`: md5 by name of the files that decide its numbers.
+
+    --overwrite 1 also removes the repeat's models. Raises UserError if another configuration's run lies there, or
+    models that no run recorded.
+    """
+    folder, models = Path(options.log_dir) / f"repeat-{repeat + 1}", models_folder(options, repeat)
+    labels = {
+        "paper": "vq_prompt",
+        "method": method,
+        "protocol": protocol_name(options, tasks),
+        "backbone": backbone,
+        "scale": options.scale,
+        "seed": seed,
+    }
+    decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
+    about = {"device": device_name(options.torch_device), "workers": options.workers}
+    run = Run(folder, decides, labels, "", bool(options.overwrite), options.save_interval, about)
+    if options.overwrite:
+        shutil.rmtree(models, ignore_errors=True)
+    elif run.is_new and any(models.glob("*/class.pth")):
+        run.path("config.yaml").unlink()
+        raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
+    return run
+
+
+def models_folder(options: argparse.Namespace, repeat: int) -> Path:
+    return Path(options.log_dir) / "models" / f"repeat-{repeat + 1}"
+
+
+def task_folder(options: argparse.Namespace, repeat: int, task: int) -> Path:
+    """Where the model and the statistics after a task lie, as the original's (learners/default.py:L285-L300)."""
+    return models_folder(options, repeat) / f"task-{task + 1}"
+
+
+def record_costs(run: Run, options: argparse.Namespace, task: int, steps: int, trainable: int) -> None:
+    """What learning a task took: its seconds, also by batch, the peak memory, the number of trained parameters."""
+    name, seconds = data_name(options), run.seconds
+    values = {"trainable_parameters": trainable, "seconds_per_batch": seconds / max(1, steps)}
+    lines = cost_records(name, task + 1, seconds, options.torch_device)
+    run.record([*lines, *(_line(name, task, metric, value, seconds) for metric, value in values.items())])
+
+
+def record_accuracies(run: Run, options: argparse.Namespace, task: int, accuracies: Sequence[float]) -> None:
+    """Accuracy in percent of tasks 0 .. task after task `task`, and FAA, CAA and FFM so far; kept last, all at once."""
+    name = data_name(options)
+    R = np.zeros((task + 1, task + 1))
+    R[:, :task] = accuracy_matrix(run, task + 1)[:, :task]
+    R[:, task] = accuracies
+    found = task_matrix_metrics(R)
+    values = {"faa": found.faa, "caa": found.caa, "forgetting": found.ffm}
+    if isinstance(split := split_in_use(options), int):  # not CODA-Prompt's lists: the record says so
+        values["split_seed"] = split
+    lines = [_line(f"task {seen}", task, "task_accuracy", value) for seen, value in enumerate(accuracies)]
+    run.record([*lines, *(_line(name, task, metric, value) for metric, value in values.items())])
+    print(
+        f"after task {task + 1}: accuracy {found.faa:.2f}, mean so far {found.caa:.2f}, forgetting {found.ffm:.2f}",
+        flush=True,
+    )
+
+
+def _line(dataset: str, task: int, metric: str, value: float, seconds: float = 0.0) -> dict[str, Any]:
+    return {"dataset": dataset, "after_task": task + 1, "metric": metric, "value": float(value), "seconds": seconds}
+
+
+def is_evaluated(run: Run, task: int) -> bool:
+    return bool(run.find(after_task=task + 1, metric="faa"))
+
+
+def accuracy_matrix(run: Run, tasks: int) -> np.ndarray:
+    """R (T, T) float64 of what is on record: R[j, i] percent of task j after task i, 0 before task j is learned."""
+    R = np.zeros((tasks, tasks))
+    for line in run.find(metric="task_accuracy"):
+        if line["after_task"] <= tasks:
+            R[int(line["dataset"].removeprefix("task ")), line["after_task"] - 1] = line["value"]
+    return R
+
+
+def finish_run(run: Run, tasks: int) -> np.ndarray:
+    """R, also written as accuracy.csv and accuracy.png; drops the resume state."""
+    R = accuracy_matrix(run, tasks)
+    cells = np.where(np.triu(np.ones_like(R)) > 0, R, np.nan).T.tolist()
+    names = [f"task {task + 1}" for task in range(tasks)]
+    write_matrix(run.path("accuracy.csv"), cells, names, names)
+    where = " on the miniature" if run.labels["scale"] == "mini" else ""
+    heat_map(run.path("accuracy.png"), cells, names, names, f"{run.labels['method']}, {run.labels['protocol']}{where}")
+    run.finish()
+    return R
+
+
+# Over repeats
+
+
+def write_reports(options: argparse.Namespace, matrices: Sequence[np.ndarray]) -> dict[str, float]:
+    """The original's files over the repeats so far: R (T, T) of each -> means and deviations, also returned."""
+    folder = Path(options.log_dir)
+    found = [task_matrix_metrics(R) for R in matrices]
+    histories = {
+        "results-acc/global": np.stack([metrics.average for metrics in found], axis=-1),
+        "results-acc/pt": np.stack(matrices, axis=-1),
+        "results-fr/global": np.stack([metrics.forgetting for metrics in found], axis=-1),
+        "results-time/global": batch_seconds(options, len(matrices), len(matrices[0])),
+    }
+    for name, history in histories.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{name}.yaml", yaml.safe_dump(as_yaml(history), sort_keys=False))
+    write_text(folder / "args.yaml", yaml.safe_dump(arguments(options), sort_keys=False))
+    values = {}
+    for name, metric in (("FAA", "faa"), ("CAA", "caa"), ("FR", "ffm")):
+        values[f"{name}_m"], values[f"{name}_s"] = over_repeats([getattr(metrics, metric) for metrics in found])
+    return values
+
+
+def as_yaml(history: np.ndarray) -> dict[str, list]:
+    """mean and history, repeats last; std, the population's, only from the third repeat on (run.py:L163-L205)."""
+    content = {"mean": history.mean(axis=-1).tolist(), "history": history.tolist()}
+    return content | ({"std": history.std(axis=-1).tolist()} if history.shape[-1] > 2 else {})
+
+
+def batch_seconds(options: argparse.Namespace, repeats: int, tasks: int) -> np.ndarray:
+    """Seconds a batch (T, repeats), from the records; 0 where a learner recorded none."""
+    times = np.zeros((tasks, repeats))
+    for repeat in range(repeats):
+        path = Path(options.log_dir) / f"repeat-{repeat + 1}" / "record.jsonl"
+        for line in map(json.loads, path.read_text().splitlines()):
+            if line["metric"] == "seconds_per_batch":
+                times[line["after_task"] - 1, repeat] = line["value"]
+    return times
+
+
+def arguments(options: argparse.Namespace) -> dict[str, Any]:
+    """All options as plain values, alphabetically."""
+    plain = {key: value for key, value in vars(options).items() if not isinstance(value, torch.device)}
+    return {key: plain[key] for key in sorted(plain)}
+
+
+def write_xlsx(options: argparse.Namespace, values: dict[str, float]) -> None:
+    """Append this command's row to <log_dir>/results.xlsx (run.py:L213-L272).
+
+    Not in the working directory, where the original puts it: there, commands started side by side would write one
+    file, and a miniature's numbers would stand below the paper's. Values only, where the sheet has as many columns,
+    else header and values. A row that stands last already is not written twice: a command given again adds none.
+    """
+    given = arguments(options) | {"save_folder": Path(options.log_dir).name} | values
+    row = [str(given[key]) if isinstance(given[key], list) else given[key] for key in COLUMNS]
+    path = Path(options.log_dir) / XLSX
+    try:
+        book = openpyxl.load_workbook(path) if path.exists() else openpyxl.Workbook()
+    except Exception as error:  # openpyxl lets the errors of zip and XML through
+        raise UserError(f"{path} is no readable workbook ({error}). Move it away.") from error
+    sheet = book.active
+    empty = not path.exists()
+    if empty or sheet.max_column != len(COLUMNS):
+        sheet.append(COLUMNS)
+    if empty or [cell.value for cell in sheet[sheet.max_row]] != row:
+        sheet.append(row)
+        atomic_write(path, book.save)
+
+
+class Tee(io.TextIOBase):
+    """Standard output that also goes to a file: the original's output.log."""
+
+    def __init__(self, path: Path) -> None:
+        self.terminal, self.file = sys.stdout, open(path, "a", encoding="utf-8")
+
+    def write(self, text: str) -> int:
+        self.file.write(text)
+        return self.terminal.write(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+        self.terminal.flush()
+
+    def close(self) -> None:
+        self.file.close()

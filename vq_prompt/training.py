@@ -1,0 +1,152 @@
+"""One task of VQ-Prompt: its learning rates and its loop (learners/default.py:L76-L194, learners/prompt.py:L25-L80)."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.errors import UserError
+from common.runs import Tensors
+from common.training.schedules import coda_cosine, multistep
+from vq_prompt.prompts import Network
+
+FINAL_LR = 1e-6
+DECAY = 0.1  # of `decay` at every milestone
+SCHEDULES = ("coswm", "cosine", "decay")
+
+Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
+Rate = Callable[[int, float], float]  # (update of the task, the group's base rate) -> its learning rate
+
+
+class BatchStream(Protocol):
+    """batches[step] gives (images, labels); len(batches) is the number of steps in an epoch."""
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+    def __len__(self) -> int: ...
+
+
+# Learning rates
+
+
+def warm_cosine(index: int, base: float, freeze: int, warmup: int, total: int) -> float:
+    """Entry `index` of table S (utils/schedulers.py:L60-L138), and 1e-6 behind its `total` entries.
+
+    `freeze` entries of 1e-6, `warmup` rising from 0 to the base rate, both included, then half a cosine towards 1e-6.
+    """
+    if index < freeze or index >= total:
+        return FINAL_LR
+    if index < freeze + warmup:
+        return base * (index - freeze) / max(1, warmup - 1)
+    m, M = index - freeze - warmup, total - freeze - warmup
+    return FINAL_LR + 0.5 * (base - FINAL_LR) * (1 + math.cos(math.pi * m / M))
+
+
+def coswm(update: int, base: float, freeze: int, warmup: int, total: int, first_full: float | None) -> float:
+    """The rate of an update: `first_full` for the very first one, then the table from its beginning.
+
+    Quirk: the scheduler is stepped behind the optimiser, so update 0 runs at the rate the group was made with and
+    update i at S[i - 1], whatever the table begins with. None: update i runs at S[i].
+    """
+    if first_full is None:
+        return warm_cosine(update, base, freeze, warmup, total)
+    return first_full if update == 0 else warm_cosine(update - 1, base, freeze, warmup, total)
+
+
+def task_rate(
+    kind: str, schedule: Sequence[int], iter_step: int, batches: int, first_full: bool = True
+) -> Rate:
+    """The rate of every update of a task of `batches` updates an epoch, by the configuration's keys.
+
+    coswm: schedule [freeze iterations, warm-up epochs, epochs]. Quirk: its epochs are `iter_step` iterations long
+    whatever the loader's length: shorter tasks stop before the cosine ends, longer ones run their tail at 1e-6.
+    cosine, decay: by epoch; `schedule` ends with the number of epochs, and is decay's milestones.
+    """
+    if kind == "coswm":
+        freeze, warmup, epochs = schedule
+        sizes = freeze, warmup * iter_step, epochs * iter_step
+        return lambda update, base: coswm(update, base, *sizes, base if first_full else None)
+    if kind == "cosine":
+        return lambda update, base: coda_cosine(update // batches, base, schedule[-1])
+    return lambda update, base: multistep(update // batches, base, schedule, DECAY)
+
+
+def check_schedule(kind: str, schedule: Sequence[int], iter_step: int) -> None:
+    """Raise UserError for a schedule that gives no rates."""
+    told = f"schedule_type {kind}, schedule {list(schedule)}, iter_step {iter_step}"
+    whole = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in schedule)
+    if not schedule or not whole or min(schedule) < 0 or schedule[-1] < 1:
+        raise UserError(f"{told}: give whole numbers, the last one the epochs of a task.")
+    if kind == "coswm" and len(schedule) != 3:
+        raise UserError(f"{told}: give [freeze iterations, warm-up epochs, epochs].")
+    if kind == "coswm" and (iter_step < 1 or schedule[0] + schedule[1] * iter_step >= schedule[2] * iter_step):
+        raise UserError(f"{told}: no iterations are left behind the freeze and the warm-up.")
+
+
+# The loop
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """epochs of a task; base rates of prompts and classifier; the rate of each update; AdamW's weight decay."""
+
+    epochs: int
+    prompt_lr: float
+    lr: float
+    rate: Rate
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """Loss with the prompt loss, and the prompt loss alone, of every update: (updates,), on the device."""
+
+    loss: Tensor
+    prompt_loss: Tensor
+
+
+def task_loss(network: Network, images: Tensor, labels: Tensor, first: int, seen: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropy among the task's classes first .. seen - 1 plus the prompt loss, and the prompt loss; both ().
+
+    The original has the logits of older classes at -inf and cuts those of later ones off: the same, without them.
+    """
+    features, prompt_loss = network(images)
+    logits = F.linear(features, network.last.weight[first:seen], network.last.bias[first:seen])
+    return F.cross_entropy(logits, labels - first) + prompt_loss, prompt_loss
+
+
+def train_task(
+    network: Network,
+    first: int,
+    seen: int,
+    batches: BatchStream,
+    options: TrainingOptions,
+    stage: str,
+    steps: Steps,
+) -> TrainingLog:
+    """Train all prompts, all keys and the classifier on a task's classes first .. seen - 1, in place.
+
+    A new AdamW for each task. Rows of other classes get gradients of zero and, without weight decay, stay as they are.
+    """
+    groups = [
+        {"params": list(network.prompt.parameters()), "base_lr": options.prompt_lr},
+        {"params": list(network.last.parameters()), "base_lr": options.lr},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay)
+    total = options.epochs * len(batches)
+    log = TrainingLog(*network.last.weight.new_zeros(2, total).unbind())
+    state = {"prompt": network.prompt, "last": network.last, "optimizer": optimizer, "log": Tensors(vars(log))}
+    for step in steps(stage, total, state):
+        for group in optimizer.param_groups:
+            group["lr"] = options.rate(step, group["base_lr"])
+        loss, prompt_loss = task_loss(network, *batches[step], first, seen)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        log.loss[step], log.prompt_loss[step] = loss.detach(), prompt_loss.detach()
+    optimizer.zero_grad()
+    return log
