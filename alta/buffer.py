@@ -19,7 +19,9 @@ class Buffer:
         self.random = np.random.RandomState(seed)
         self.fields: dict[str, Tensor] = {}  # labels (N,), logits (N, C), image_features (N, D), from the first add on
 
-    def __len__(self) -> int:
+    @property
+    def filled(self) -> int:
+        """Samples stored; a property, so that an empty buffer is no false one."""
         return min(self.num_seen, self.size)
 
     def add_data(self, labels: Tensor, logits: Tensor, image_features: Tensor) -> None:
@@ -54,7 +56,7 @@ class Buffer:
 
     def choose(self, count: int) -> np.ndarray:
         """Distinct slots (n,) of filled ones, n the smaller of `count` and what there is."""
-        return self.random.choice(len(self), size=min(count, len(self)), replace=False)
+        return self.random.choice(self.filled, size=min(count, self.filled), replace=False)
 
     def get_data(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Labels (n,), logits (n, C), image features (n, D) of `choose(count)`, in its order."""

@@ -117,7 +117,7 @@ def train_task(
         features, texts = head.features(images), head.texts()
         logits = head.logits(features, texts)
         loss = ce = F.cross_entropy(logits, labels)  # over all classes, those of later tasks included
-        if buffer is not None and len(buffer):
+        if buffer is not None and buffer.filled:
             old_labels, old_logits, old_features = buffer.get_data(options.replay_size)  # one draw for both terms
             texts = head.texts() if head.original else texts  # the same values; the gradients are added either way
             ce_replay, mse_replay = replay_losses(head.logits(old_features, texts), old_labels, old_logits)

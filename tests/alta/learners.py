@@ -70,3 +70,11 @@ def options_of(golden: Golden) -> TrainingOptions:
 
 def optimizer_of(head: Head) -> torch.optim.SGD:
     return torch.optim.SGD(head.trained().values(), lr=1.0, momentum=0.9, weight_decay=5e-4)
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """max |a - b| / max |a|, places that are nan in both left out; infinite where only one is."""
+    found, expected = found.detach().double(), expected.detach().double()
+    if not torch.equal(found.isnan(), expected.isnan()):
+        return float("inf")
+    return float((found - expected).nan_to_num().abs().max() / expected.nan_to_num().abs().max())
