@@ -27,7 +27,7 @@ Features = tuple[Tensor, Tensor]  # v (N, D) and labels (N,) of a test set
 
 
 @torch.no_grad()
-def test_features(head: Head, examples: Dataset, batch_size: int, workers: int, device: torch.device) -> Features:
+def features_of(head: Head, examples: Dataset, batch_size: int, workers: int, device: torch.device) -> Features:
     """CLIP's features of a test set's images, in its order."""
     loader = DataLoader(
         examples, batch_size, num_workers=workers, pin_memory=device.type == "cuda",

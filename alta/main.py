@@ -13,7 +13,7 @@ import torch
 
 from alta.buffer import Buffer
 from alta.data import CHARACTERS, DATASETS, MINI, load, load_clip, require
-from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, forgetting, test_features
+from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, forgetting, features_of
 from alta.heads import METHODS, Head, PromptOptions
 from alta.options import MINI_RESNET, Config, parse_args, read_preset, replays
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
@@ -236,7 +236,7 @@ def test_task(args: argparse.Namespace, config: Config, learned: Learned, task: 
     tasks, size = learned.tasks, config["eval"]["batch_size"]
     for known in range(len(learned.tests), task + 1):
         examples = task_subset(learned.data.test, tasks, known)
-        learned.tests.append(test_features(learned.head, examples, size, args.workers, args.device))
+        learned.tests.append(features_of(learned.head, examples, size, args.workers, args.device))
     seen = tasks.seen(task) if args.seen_only else None
     class_il, task_il = accuracies(learned.head, learned.tests[: task + 1], tasks.increment, size, seen)
     if args.joint_task_classes:

@@ -99,14 +99,21 @@ def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Confi
     args = build_parser().parse_args(argv)
     config = read_config(args.config_file)
     if args.scale == MINI:
-        joint = config["dataset"]["n_tasks"] == 1
-        for section, values in read_preset()["config"].items():
-            config[section] |= values
-        if joint:
-            config["dataset"] |= {"n_tasks": 1, "n_classes_per_task": MINI_CLASSES}
+        apply_preset(args, config)
     check_flags(args)
     check_config(config, args)
     return args, config
+
+
+def apply_preset(args: argparse.Namespace, config: Config) -> None:
+    """The miniature's values in a configuration, whose number of tasks stays one where it is."""
+    joint = config["dataset"]["n_tasks"] == 1
+    for section, values in read_preset()["config"].items():
+        config[section] |= values
+    if joint and args.joint_task_classes:
+        args.joint_task_classes = config["dataset"]["n_classes_per_task"]
+    if joint:
+        config["dataset"] |= {"n_tasks": 1, "n_classes_per_task": MINI_CLASSES}
 
 
 def read_preset() -> dict[str, dict[str, Any]]:
