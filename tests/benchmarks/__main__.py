@@ -10,12 +10,12 @@ import torch
 from common.errors import UserError, exit_cleanly
 from common.runs import write_text
 from common.training.device import pick_device
-from tests.benchmarks import inflora, moe_adapters, moe_adapters_cil, zscl, zscl_cil
+from tests.benchmarks import alta, inflora, moe_adapters, moe_adapters_cil, zscl, zscl_cil
 from tests.benchmarks.measure import Sizes, as_json, context, table
 
 PAPERS = {
     "zscl": zscl.rows, "zscl_cil": zscl_cil.rows, "moe_adapters": moe_adapters.rows,
-    "moe_adapters_cil": moe_adapters_cil.rows, "inflora": inflora.rows,
+    "moe_adapters_cil": moe_adapters_cil.rows, "inflora": inflora.rows, "alta": alta.rows,
 }  # fmt: skip
 DESCRIPTION = """\
 Milliseconds a step, images a second and peak memory of our own training and evaluation code, beside the same work
@@ -35,6 +35,7 @@ examples:
   python -m tests.benchmarks moe_adapters --steps 2 --classes 10 --batch-size 16   the same on a CPU, in minutes
   python -m tests.benchmarks zscl --steps 2 --classes 10 --batch-size 4   likewise
   python -m tests.benchmarks inflora --steps 2 --batch-size 4   likewise
+  python -m tests.benchmarks alta --steps 2   likewise, whole batches
 """
 
 
