@@ -12,15 +12,14 @@ import torch
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, Resize, ToTensor
 
 from common import clip, datasets
-from common.clip.model import CLIP, CLIPConfig
+from common.clip.model import CLIP
 from common.clip.pretrained import to_half
 from common.datasets.images import ImageSet
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD, to_rgb
 
-MINI, MINI_CLASSES = "mini", 40
+MINI, MINI_RESNET, MINI_CLASSES = "mini", "mini-rn", 40
 MINI_CROP = (0.75, 1.0)  # a character that is cut or mirrored is another one, see `characters_train`
 CROP = (0.08, 1.0)
-RESNET_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -102,24 +101,11 @@ def listed_names(known: str, names: list[str]) -> list[str]:
 
 def load_clip(visual: str, model: str | None, precision: str, device: torch.device) -> CLIP:
     """The CLIP of `--visual`, or of the weights file `model`, in float32 or in the original's mixture of halves."""
-    if visual == "mini-rn" and model is None:
-        built = mini_resnet()
+    if visual == MINI_RESNET and model is None:
+        from common.mini.resnet import resnet_clip
+
+        built = resnet_clip()
         if precision == "fp16":
             to_half(built)
         return built.to(device)
     return clip.load(model or visual, device, precision)[0]
-
-
-def mini_resnet() -> CLIP:
-    """The miniature's text tower beside an untrained ResNet of 64 pixels, the same at each call: for smoke runs."""
-    text = clip.load(MINI)[0]
-    sizes = text.config
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RESNET_SEED)
-        built = CLIP(CLIPConfig(
-            sizes.embed_dim, 64, (1, 1, 1, 1), 16, None, sizes.context_length, sizes.vocab_size,
-            sizes.transformer_width, sizes.transformer_heads, sizes.transformer_layers,
-        ))  # fmt: skip
-    weights = {key: value for key, value in text.state_dict().items() if not key.startswith("visual.")}
-    built.load_state_dict(weights, strict=False)
-    return built.eval()

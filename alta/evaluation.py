@@ -1,4 +1,4 @@
-"""Accuracies after a task, class-IL and task-IL, their means, forgetting and backward transfer (upstream main.py:L105-L124).
+"""Accuracies after a task, class-IL and task-IL, forgetting and backward transfer (upstream main.py:L105-L124).
 
 The frozen tower sees each test image once a run: test images are not augmented, so their features never change.
 """
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TSNE = {"max_iter": 1000, "learning_rate": 100, "perplexity": 28, "early_exaggeration": 12, "angle": 0.3, "init": "pca"}
 TSNE_CLASSES, TSNE_POINTS = 40, 2000  # the original's list of colours ends there; more points take minutes
+MARKERS = "os^Dv"
 Features = tuple[Tensor, Tensor]  # v (N, D) and labels (N,) of a test set
 
 
@@ -109,9 +110,11 @@ def _panel(panel: "Axes", values: np.ndarray, labels: np.ndarray, name: str, see
     from matplotlib import colormaps
     from sklearn.manifold import TSNE as Embedding
 
-    options = TSNE | {"perplexity": min(TSNE["perplexity"], max(1, (len(values) - 1) / 3))}  # few points: fewer neighbours
-    points = Embedding(n_components=2, random_state=seed, **options).fit_transform(values)
+    perplexity = min(TSNE["perplexity"], max(1, (len(values) - 1) / 3))  # few points have few neighbours
+    options = TSNE | {"perplexity": perplexity, "random_state": seed}
+    points = Embedding(n_components=2, **options).fit_transform(values)
     for place, label in enumerate(np.unique(labels)):
         mine = points[labels == label]
-        panel.scatter(*mine.T, s=9, marker=f"${label}$" if label > 9 else "o", color=colormaps["hsv"](place / TSNE_CLASSES))
+        marker, colour = MARKERS[place % len(MARKERS)], colormaps["hsv"](place / len(np.unique(labels)))
+        panel.scatter(*mine.T, s=14, marker=marker, color=colour)
     panel.set(title=name, xticks=[], yticks=[])

@@ -87,7 +87,7 @@ class Adapter(nn.Module):
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """words: CTX_INIT. count, per_class: N_CTX and CSC, which count where words is empty. position: end, middle, front."""
+    """words: CTX_INIT. count, per_class: N_CTX and CSC, which act where words is empty. position: of the name."""
 
     words: str = "a photo of a"
     position: str = "end"
@@ -138,7 +138,7 @@ class PromptLearner(nn.Module):
         return prompts[rows, self._order(ctx.shape[1], first, length).to(prompts.device)]
 
     def _order(self, count: int, first: int, length: int) -> Tensor:
-        """Where in [start, context, name, rest] the positions of `middle` and `front` come from, (C - first, length)."""
+        """Where in [start, context, name, rest] each position of `middle` and `front` is, (C - first, length)."""
         half = count // 2 if self.position == "middle" else 0
         orders = []
         for name in self.name_lengths[first:]:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from alta.buffer import Buffer
-from alta.data import CHARACTERS, DATASETS, MINI, load, load_clip, require
-from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, forgetting, features_of
+from alta.data import CHARACTERS, DATASETS, MINI, MINI_RESNET, load, load_clip, require
+from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, features_of, forgetting
 from alta.heads import METHODS, Head, PromptOptions
-from alta.options import MINI_RESNET, Config, parse_args, read_preset, replays
+from alta.options import Config, parse_args, read_preset, replays
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, ModifiedResNet
 from common.clip.pretrained import find_weights
@@ -131,7 +131,7 @@ def data_label(config: Config) -> str:
 
 
 def protocols(args: argparse.Namespace, config: Config) -> dict[str, str]:
-    """The protocol's name by il_setting, such as til-cifar100-10x10, with the buffer's size where it is not the usual."""
+    """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
     data = config["dataset"]
     usual = read_preset()["flags"]["buffer_size"] if args.scale == MINI else BUFFER_SIZE
     buffer = f"-buffer{args.buffer_size}" if replays(args, config) and args.buffer_size != usual else ""
@@ -289,7 +289,7 @@ def square(rows: list[list[float]]) -> list[list[float]]:
 
 
 def finish(run: Run, args: argparse.Namespace, config: Config, learned: Learned) -> None:
-    """Avg and Last, the count of trained parameters, accuracy matrices as CSV and picture, with --tsne the other one."""
+    """Avg and Last, the count of trained parameters, accuracy matrices as CSV and picture; the t-SNE picture."""
     tasks, names = len(learned.tasks.tasks), protocols(args, config)
     trained = sum(parameter.numel() for parameter in learned.head.trained().values())
     about = {"dataset": data_label(config), "after_task": tasks, "seconds": None}

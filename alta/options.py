@@ -8,16 +8,16 @@ from typing import Any
 
 import yaml
 
-from alta.data import DATASETS, MINI, MINI_CLASSES
+from alta.data import DATASETS, MINI, MINI_CLASSES, MINI_RESNET
 from alta.heads import ENCODINGS, METHODS
 from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
+from common.command_line import Rule
 from common.errors import UserError
 
 CONFIGS = Path(__file__).parent / "configs"
 METHOD = "oritext_mlp2cprompt_oriimg"
 IL_SETTINGS = ("class-il", "task-il")
-MINI_RESNET = "mini-rn"
 VISUALS = ("RN50", "RN101", "RN50x4", "RN50x16", "ViT-B/32", "ViT-B/16", MINI, MINI_RESNET)
 POSITIONS = ("end", "middle", "front")
 KEYS: dict[str, dict[str, type]] = {
@@ -77,7 +77,9 @@ def build_parser() -> argparse.ArgumentParser:
     ours = parser.add_argument_group("ours, with effect on the numbers")
     ours.add_argument("--lr_policy", default="released", help=f"{', '.join(LR_POLICIES)}: see alta/README.md")
     ours.add_argument("--precision", default="auto", help="fp16 as the original, fp32, or auto: fp16 on a GPU")
-    ours.add_argument("--encoding", default="auto", help=f"of texts: {', '.join(ENCODINGS)}; auto: full in fp16, else cut")
+    ours.add_argument(
+        "--encoding", default="auto", help=f"of texts: {', '.join(ENCODINGS)}; auto: full in fp16, else cut"
+    )
     ours.add_argument("--clip_norm", action="store_true", help="normalise images as CLIP, not as the data set")
     ours.add_argument("--seen_only", action="store_true", help="class-IL among the classes seen, not among all")
     ours.add_argument("--joint_task_classes", type=int, help="joint: task-IL masks to tasks of so many classes")
@@ -88,7 +90,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--tsne", action="store_true", help="draw raw and task-aware representations of test images")
     run.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
     run.add_argument("--threads", type=int, help="CPU threads of torch (its own choice)")
-    run.add_argument("--workers", type=int, help="loader processes (the configuration's num_workers, at most one a core)")
+    run.add_argument(
+        "--workers", type=int, help="loader processes (the configuration's num_workers, at most one a core)"
+    )
     run.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
     run.add_argument("--overwrite", action="store_true", help="start the output folder anew")
     return parser
@@ -205,7 +209,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def replays(args: argparse.Namespace, config: Config) -> bool:
-    """Whether there is a buffer: use_replay, and a method with an adapter; the others never replay (main.py:L57-L58)."""
+    """Whether there is a buffer: use_replay, and a method with an adapter; others never replay (main.py:L57-L58)."""
     return config["model"]["use_replay"] and METHODS[args.method].adapts
 
 
@@ -215,39 +219,67 @@ def classes_of(config: Config) -> int:
 
 def check_config(config: Config, args: argparse.Namespace) -> None:
     """Raise one UserError for all values that mean nothing here or contradict each other."""
-    data, optim, coop = config["dataset"], config["OPTIM"], config["TRAINER.COOP"]
-    if data["name"] not in (*DATASETS, MINI):
-        known = ", ".join(DATASETS)
-        raise UserError(f"configuration {args.config_file}: dataset.name {data['name']!r}: unknown"
-                        f"{_near(data['name'], DATASETS)}. Known are {known}.")  # fmt: skip
-    tasks, size, classes = data["n_tasks"], data["n_classes_per_task"], classes_of(config)
-    words, group = coop["CTX_INIT"].replace("_", " "), args.joint_task_classes
-    above_zero = {
-        "OPTIM.MAX_EPOCH": optim["MAX_EPOCH"], "OPTIM.LR": optim["LR"], "eval.test_epochs": config["eval"]["test_epochs"],
-        "train.batch_size": config["train"]["batch_size"], "eval.batch_size": config["eval"]["batch_size"],
-        "TRAINER.COOP.N_CTX": coop["N_CTX"], "dataset.n_tasks": tasks, "dataset.n_classes_per_task": size,
-    }  # fmt: skip
-    only = "only {} is known here"
-    rules = [
-        *((value <= 0, f"{key} {value}: give a number above 0") for key, value in above_zero.items()),
-        (tasks * size != classes, f"{data['name']} has {classes} classes, which n_tasks {tasks} of n_classes_per_task "
-                                  f"{size} do not make up"),
-        (not config["model"]["pretrained"], "model.pretrained False: there is no model without CLIP's weights"),
-        (optim["NAME"] != "sgd", f"OPTIM.NAME {optim['NAME']!r}: {only.format('sgd')}"),
-        (optim["STAGED_LR"], f"OPTIM.STAGED_LR True: {only.format('False')}"),
-        (optim["WARMUP_TYPE"] != "constant", f"OPTIM.WARMUP_TYPE {optim['WARMUP_TYPE']!r}: {only.format('constant')}"),
-        (not optim["WARMUP_RECOUNT"], f"OPTIM.WARMUP_RECOUNT False: {only.format('True')}"),
-        (optim["WARMUP_EPOCH"] < 0, f"OPTIM.WARMUP_EPOCH {optim['WARMUP_EPOCH']}: give 0 or more"),
-        (coop["CLASS_TOKEN_POSITION"] not in POSITIONS, f"TRAINER.COOP.CLASS_TOKEN_POSITION "
-         f"{coop['CLASS_TOKEN_POSITION']!r}{_near(coop['CLASS_TOKEN_POSITION'], POSITIONS)}; known are end, middle, front"),
-        (bool(words) and len(encode(words)) != len(words.split(" ")), f"TRAINER.COOP.CTX_INIT {coop['CTX_INIT']!r}: each "
-         "word, one space between two, must be one token of CLIP's"),
-        (replays(args, config) and args.buffer_size == 0, f"--buffer_size 0, but {args.method} replays from the buffer. "
-         "Give 1 or more, or a configuration with model.use_replay False (sgd_*.yaml)"),
-        (group is not None and tasks > 1, "--joint_task_classes is for configurations of one task (joint_*.yaml)"),
-        (group is not None and (group < 1 or classes % group > 0), f"--joint_task_classes {group} does not divide "
-         f"{classes} classes"),
-    ]  # fmt: skip
+    name = config["dataset"]["name"]
+    if name not in (*DATASETS, MINI):
+        known = f"{_near(name, DATASETS)}. Known are {', '.join(DATASETS)}"
+        raise UserError(f"configuration {args.config_file}: dataset.name {name!r}: unknown{known}.")
+    rules = [*_number_rules(config), *_choice_rules(config), *_flag_rules(config, args)]
     problems = [message for wrong, message in rules if wrong]
     if problems:
         raise UserError(f"configuration {args.config_file}: {'; '.join(problems)}.")
+
+
+def _number_rules(config: Config) -> list[Rule]:
+    data, classes = config["dataset"], classes_of(config)
+    above_zero = {
+        "dataset": ("n_tasks", "n_classes_per_task"), "OPTIM": ("MAX_EPOCH", "LR"), "TRAINER.COOP": ("N_CTX",),
+        "train": ("batch_size",), "eval": ("test_epochs", "batch_size"),
+    }  # fmt: skip
+    tasks, size, warmup = data["n_tasks"], data["n_classes_per_task"], config["OPTIM"]["WARMUP_EPOCH"]
+    split = f"n_tasks {tasks} of n_classes_per_task {size}"
+    return [
+        *(
+            (config[section][key] <= 0, f"{section}.{key} {config[section][key]}: give a number above 0")
+            for section, keys in above_zero.items()
+            for key in keys
+        ),
+        (tasks * size != classes, f"{data['name']} has {classes} classes, which {split} do not make up"),
+        (warmup < 0, f"OPTIM.WARMUP_EPOCH {warmup}: give 0 or more"),
+    ]
+
+
+def _choice_rules(config: Config) -> list[Rule]:
+    """What the originals' keys can say and no configuration does: unknown, or not of this method."""
+    optim, coop = config["OPTIM"], config["TRAINER.COOP"]
+    words, position = coop["CTX_INIT"].replace("_", " "), coop["CLASS_TOKEN_POSITION"]
+    only = {"NAME": "sgd", "STAGED_LR": False, "WARMUP_TYPE": "constant", "WARMUP_RECOUNT": True}
+    known = f"{_near(position, POSITIONS)}; known are {', '.join(POSITIONS)}"
+    return [
+        (not config["model"]["pretrained"], "model.pretrained False: there is no model without CLIP's weights"),
+        *(
+            (optim[key] != value, f"OPTIM.{key} {optim[key]!r}: only {value} is known here")
+            for key, value in only.items()
+        ),
+        (position not in POSITIONS, f"TRAINER.COOP.CLASS_TOKEN_POSITION {position!r}{known}"),
+        (
+            bool(words) and len(encode(words)) != len(words.split(" ")),
+            f"TRAINER.COOP.CTX_INIT {words!r}: each word, one space between two, must be one token of CLIP's",
+        ),
+    ]
+
+
+def _flag_rules(config: Config, args: argparse.Namespace) -> list[Rule]:
+    """Flags that do not go with the configuration."""
+    group, classes = args.joint_task_classes, classes_of(config)
+    empty = f"--buffer_size 0, but {args.method} replays from the buffer. Give 1 or more, or a configuration with"
+    return [
+        (replays(args, config) and args.buffer_size == 0, f"{empty} model.use_replay False (sgd_*.yaml)"),
+        (
+            group is not None and config["dataset"]["n_tasks"] > 1,
+            "--joint_task_classes is for configurations of one task (joint_*.yaml)",
+        ),
+        (
+            group is not None and (group < 1 or classes % group > 0),
+            f"--joint_task_classes {group} does not divide {classes} classes",
+        ),
+    ]

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alta.buffer import Buffer
 from alta.heads import Head, PromptOptions
-from alta.training import Rate, TrainingLog, TrainingOptions, train_task
+from alta.training import Rate, TrainingOptions
 from common.clip.model import CLIP, CLIPConfig
 from common.clip.pretrained import to_half
 from tests.golden_files import Golden

@@ -49,7 +49,9 @@ def test_vectorised_equals_one_sample_after_the_other(size):
         filled = [label for label in kept if label is not None]
         assert buffer.fields["labels"][: len(filled)].tolist() == filled
         assert torch.equal(buffer.fields["image_features"][: len(filled), 0], torch.tensor(filled).float())
-        assert np.array_equal(buffer.choose(4), np.random.choice(min(seen, size), size=min(4, buffer.filled), replace=False))
+        assert np.array_equal(
+            buffer.choose(4), np.random.choice(min(seen, size), size=min(4, buffer.filled), replace=False)
+        )
 
 
 def test_a_saved_buffer_goes_on_with_the_same_draws(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from alta.evaluation import accuracies, backward_transfer, draw_tsne, forgetting, features_of
+from alta.evaluation import accuracies, backward_transfer, draw_tsne, features_of, forgetting
 from common.evaluation.metrics import class_and_task_il, mask_task
 from tests.alta.learners import golden_head
 from tests.golden_files import Golden

@@ -144,7 +144,9 @@ def test_tokens_of_the_data_sets_classes(name):
 def test_hard_prompt_is_fixed_whatever_the_context_begins_with(tiny_clip):
     """Two constants that coincide in every shipped configuration."""
     head = Head(tiny_clip, "oritext_mlp2cprompt_oriimg", NAMES, PromptOptions("one_sketch of"))
-    assert torch.equal(head.prompt_learner.tokens, tokenize([f"one sketch of {name.replace('_', ' ')}." for name in NAMES]))
+    assert torch.equal(
+        head.prompt_learner.tokens, tokenize([f"one sketch of {name.replace('_', ' ')}." for name in NAMES])
+    )
     assert torch.equal(head.prompt_learner.ctx, tiny_clip.token_embedding(torch.tensor(encode("one sketch of"))))
     hard = tiny_clip.encode_text(tokenize([f"a photo of a {name}" for name in NAMES]))
     assert apart(head.hard_texts, hard / hard.norm(dim=-1, keepdim=True)) < 1e-6

@@ -24,6 +24,7 @@ from tests.alta.conftest import CONFIGS
 
 SCRIPTS = CONFIGS.parent / "scripts"
 PUBLISHED = sorted(path.stem for path in CONFIGS.glob("*_*.yaml"))
+COOP = {"N_CTX": 4, "CTX_INIT": "", "CLASS_TOKEN_POSITION": "end"}
 TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
 
 
@@ -40,7 +41,9 @@ def value(folder, protocol, metric, after, dataset="CIFAR100"):
 def words_of(script, *more):
     """The arguments that a script hands to alta.main, one list a call."""
     environment = {**os.environ, "PYTHON": "echo"}
-    said = subprocess.run(["bash", SCRIPTS / script, *more], capture_output=True, text=True, env=environment, check=True)
+    said = subprocess.run(
+        ["bash", SCRIPTS / script, *more], capture_output=True, text=True, env=environment, check=True
+    )
     calls = [shlex.split(line) for line in said.stdout.splitlines()]
     assert all(call[:2] == ["-m", "alta.main"] for call in calls)
     return [call[2:] for call in calls]
@@ -51,7 +54,9 @@ def words_of(script, *more):
 
 def test_the_nine_configurations():
     """Same keys and values but for the six that tell them apart; the schedule's trap included."""
-    assert PUBLISHED == sorted(f"{mode}_{data}" for mode in ("il", "sgd", "joint") for data in ("cifar10", "cifar100", "tiny"))
+    assert PUBLISHED == sorted(
+        f"{mode}_{data}" for mode in ("il", "sgd", "joint") for data in ("cifar10", "cifar100", "tiny")
+    )
     for name in PUBLISHED:
         config, mode = read_config(CONFIGS / f"{name}.yaml"), name.split("_")[0]
         data, classes = config["dataset"], {"cifar10": 10, "cifar100": 100, "tiny": 200}[name.split("_")[1]]
@@ -59,9 +64,18 @@ def test_the_nine_configurations():
         assert (data["n_tasks"] == 1) == (mode == "joint") and "image_size" not in data
         assert config["model"] == {"pretrained": True, "use_replay": mode == "il"}
         optim = config["OPTIM"]
-        assert (optim["LR"], optim["WARMUP_CONS_LR"], optim["MAX_EPOCH"]) == (0.002, 1e-5, 100 if mode == "joint" else 30)
+        assert (optim["LR"], optim["WARMUP_CONS_LR"], optim["MAX_EPOCH"]) == (
+            0.002,
+            1e-5,
+            100 if mode == "joint" else 30,
+        )
         assert optim["NEW_LAYERS"] == "()" and optim["MOMENTUM"] == 0.9 and optim["WEIGHT_DECAY"] == 5e-4
-        assert config["TRAINER.COOP"] == {"N_CTX": 4, "CTX_INIT": "a photo of a", "CLASS_TOKEN_POSITION": "end", "CSC": False}
+        assert config["TRAINER.COOP"] == {
+            "N_CTX": 4,
+            "CTX_INIT": "a photo of a",
+            "CLASS_TOKEN_POSITION": "end",
+            "CSC": False,
+        }
         assert config["train"] | {"num_classes": 0} == {"batch_size": 32, "alpha": 0.4, "beta": 0.4, "num_classes": 0}
         assert config["eval"] == {"test_epochs": 10, "batch_size": 32}
 
@@ -94,7 +108,12 @@ def test_all_methods_script_runs_each_method():
 
 @pytest.mark.parametrize(
     ("script", "visual"),
-    [("cifar100_rn50.sh", "RN50"), ("cifar100_vit_b16.sh", "ViT-B/16"), ("tiny_rn50.sh", "RN50"), ("cifar10_rn50.sh", "RN50")],
+    [
+        ("cifar100_rn50.sh", "RN50"),
+        ("cifar100_vit_b16.sh", "ViT-B/16"),
+        ("tiny_rn50.sh", "RN50"),
+        ("cifar10_rn50.sh", "RN50"),
+    ],
 )
 def test_a_scripts_run(configured, tmp_path, capsys, script, visual):
     """Both towers, all three data sets, from images to record, under the script's own flags."""
@@ -111,7 +130,9 @@ def test_a_scripts_run(configured, tmp_path, capsys, script, visual):
     protocols = [f"{kind}-{data.lower()}-{tasks}x{size}" for kind in ("cil", "til")]
     assert {line.protocol for line in records} == set(protocols)
     for kind, protocol in zip(("class-il", "task-il"), protocols):
-        rows = [[value(folder, protocol, "task_accuracy", t + 1, f"task {i}") for i in range(t + 1)] for t in range(tasks)]
+        rows = [
+            [value(folder, protocol, "task_accuracy", t + 1, f"task {i}") for i in range(t + 1)] for t in range(tasks)
+        ]
         means = [value(folder, protocol, "accuracy", t + 1, data) for t in range(tasks)]
         assert means == pytest.approx([sum(row) / len(row) for row in rows])
         assert value(folder, protocol, "last", tasks, data) == means[-1]
@@ -187,12 +208,21 @@ def test_half_precision_on_the_cpu(run):
 
 @pytest.mark.parametrize("visual", ["mini", "mini-rn"])
 def test_the_miniature(tmp_path, visual):
-    preset = ["--config-file", str(CONFIGS / "il_cifar100.yaml"), "--scale", "mini", "--visual", visual, "--method", "zeroshot"]
+    preset = [
+        "--config-file",
+        str(CONFIGS / "il_cifar100.yaml"),
+        "--scale",
+        "mini",
+        "--visual",
+        visual,
+        "--method",
+        "zeroshot",
+    ]
     main([*preset, "--save", str(tmp_path / "run"), "--device", "cpu"])
     folder = tmp_path / "run-mini"
     assert {line["scale"] for line in lines(folder)} == {"mini"}
     last = value(folder, "til-characters-10x4", "last", 10, "Characters")
-    assert last > 90 if visual == "mini" else 15 < last < 45  # an untrained tower guesses among four
+    assert last > (90 if visual == "mini" else 45)  # of four classes; the ResNet is fitted in seconds
 
 
 # What is refused
@@ -201,25 +231,30 @@ def test_the_miniature(tmp_path, visual):
 @pytest.mark.parametrize(
     ("changes", "flags", "told"),
     [
-        ({"dataset": {"image_size": 224}}, [], r"image_size 224, but ViT-B/16 takes images of 32 pixels"),
-        ({"dataset": {"n_tasks": 3}}, [], "seq-cifar100 has 100 classes, which n_tasks 3 of n_classes_per_task 50 do not"),
+        ({"dataset": {"image_size": 224}}, [], "image_size 224, but ViT-B/16 takes images of 32 pixels"),
+        ({"dataset": {"n_tasks": 3}}, [], "has 100 classes, which n_tasks 3 of n_classes_per_task 50 do not make up"),
         ({"dataset": {"name": "seq-cifar10O"}}, [], r"'seq-cifar10O': unknown \(did you mean seq-cifar10"),
-        ({"OPTIM": {"LRR": 1}}, [], r"unknown key OPTIM.LRR \(did you mean LR\?\)"),
-        ({"OPTIM": {"LR": "fast"}, "train": {"alfa": 1}}, [], r"LR is 'fast', which is no float; unknown key train.alfa \(did you mean alpha"),
-        ({"OPTIM": {"NAME": "adam", "STAGED_LR": True}}, [], "NAME 'adam': only sgd is known here; OPTIM.STAGED_LR True"),
+        (
+            {"OPTIM": {"LRR": 1}, "train": {"alfa": 1}},
+            [],
+            r"OPTIM.LRR \(did you mean LR\?\).*alfa \(did you mean alpha",
+        ),
+        ({"OPTIM": {"LR": "fast"}}, [], "OPTIM.LR is 'fast', which is no float"),
+        ({"OPTIM": {"NAME": "adam", "STAGED_LR": True}}, [], "'adam': only sgd is known here; OPTIM.STAGED_LR True"),
         ({"OPTIM": {"WARMUP_TYPE": "linear"}}, [], "WARMUP_TYPE 'linear': only constant"),
         ({"model": {"pretrained": False}}, [], "pretrained False"),
-        ({"TRAINER": {"COOP": {"N_CTX": 4, "CTX_INIT": "a hand-made photo", "CLASS_TOKEN_POSITION": "end"}}}, [], "must be one token"),
-        ({"TRAINER": {"COOP": {"N_CTX": 4, "CTX_INIT": "", "CLASS_TOKEN_POSITION": "ends"}}}, [], r"'ends' \(did you mean end\?\)"),
+        ({"TRAINER": {"COOP": COOP | {"CTX_INIT": "a hand-made photo"}}}, [], "must be one token"),
+        ({"TRAINER": {"COOP": COOP | {"CLASS_TOKEN_POSITION": "ends"}}}, [], r"'ends' \(did you mean end\?\)"),
         ({}, ["--buffer_size", "0"], "--buffer_size 0, but oritext_mlp2cprompt_oriimg replays"),
-        ({}, ["--method", "oritext_mlp"], r"--method oritext_mlp: unknown \(did you mean oritext_mlp2cprompt_oriimg\?\)"),
-        ({}, ["--visual", "VIT-B/16", "--il_setting", "class"], r"did you mean class-il\?.*\n--visual VIT-B/16: unknown \(did you mean ViT-B/16"),
+        ({}, ["--method", "oritext_mlp"], r"oritext_mlp: unknown \(did you mean oritext_mlp2cprompt_oriimg\?\)"),
+        ({}, ["--il_setting", "class"], r"--il_setting class: unknown \(did you mean class-il\?\)"),
+        ({}, ["--visual", "VIT-B/16"], r"--visual VIT-B/16: unknown \(did you mean ViT-B/16\?\)"),
         ({}, ["--visual", "RN50"], "--visual RN50, but .*ViT.pt holds a ViT"),
         ({}, ["--joint_task_classes", "10"], "for configurations of one task"),
-        ({}, ["--cifar100_dir", "nowhere", "--model", "nothing.pt"], r"(?s)CIFAR100.*nowhere.*'nothing.pt': neither a file"),
-        ({}, ["--config-file", "alta/configs/il_cifar1000.yaml"], r"can not be read.*Did you mean alta/configs/il_cifar100.yaml\?"),
+        ({}, ["--cifar100_dir", "nowhere", "--model", "nothing.pt"], "(?s)CIFAR100.*nowhere.*'nothing.pt': neither a"),
+        ({}, ["--config-file", "il_cifar1000.yaml"], "Did you mean alta/configs/il_cifar100.yaml"),
     ],
-)  # fmt: skip
+)
 def test_refused_with_one_message(configured, capsys, changes, flags, told):
     visual = [] if "--visual" in flags else ["--visual", "ViT-B/16"]
     with pytest.raises(SystemExit) as stop:
@@ -280,7 +315,12 @@ def test_stopped_and_taken_up_again(configured, tmp_path, monkeypatch):
             break
     said = process.stdout.read()
     assert process.wait() == 130 and "Traceback" not in said, said
-    for place, name, calls in ((Buffer, "add_data", 9), (Head, "texts", 17), (Buffer, "add_data", 30), (Head, "snapshot", 1)):
+    for place, name, calls in (
+        (Buffer, "add_data", 9),
+        (Head, "texts", 17),
+        (Buffer, "add_data", 30),
+        (Head, "snapshot", 1),
+    ):
         with monkeypatch.context() as patch:
             patch.setattr(place, name, failing(getattr(place, name), calls))
             try:

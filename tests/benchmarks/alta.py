@@ -1,6 +1,6 @@
 """ALTA: the training step of CIFAR-100 in RN50 and in ViT-B/16, evaluation, the replay buffer.
 
-Sizes are those of the ten tasks: batch 32, 32 replayed samples, 100 classes of which the past tasks' prompts are frozen.
+Sizes are those of the ten tasks: batch 32, 32 replayed samples, 100 classes; the past tasks' prompts are frozen.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +36,9 @@ def rows(sizes: Sizes) -> list[Row]:
     for name, config in towers.items():
         for classes in sizes.classes or ((EQUAL_CLASSES,) if sizes.small else (100,)):
             found += step_rows(name, random_clip(config), classes, sizes, apart)
-    found += evaluation_rows(random_clip(towers["RN50"]), (sizes.classes or (EQUAL_CLASSES if sizes.small else 100,))[0], sizes)
+    found += evaluation_rows(
+        random_clip(towers["RN50"]), (sizes.classes or (EQUAL_CLASSES if sizes.small else 100,))[0], sizes
+    )
     return found + buffer_rows(sizes)
 
 
@@ -142,7 +144,7 @@ def step_difference(frozen: bool) -> float:
 
 
 def evaluation_rows(clip: CLIP, classes: int, sizes: Sizes) -> list[Row]:
-    """One evaluation after half of the tasks, of two batches: both towers a batch, or texts once and images once a run."""
+    """An evaluation of two batches after half of the tasks: both towers a batch; or texts once, images once a run."""
     size, task = sizes.batch_size or (8 if sizes.small else 32), TASKS // 2
     block = classes // TASKS
     sets = [(OneBatch(clip, size, range(block * i, block * (i + 1)), sizes.device)) for i in range(2)]
@@ -150,7 +152,9 @@ def evaluation_rows(clip: CLIP, classes: int, sizes: Sizes) -> list[Row]:
     images = [(part.images, part.labels) for part in sets]
 
     def tested() -> list[tuple[Tensor, Tensor]]:
-        return [features_of(ours, TensorDataset(*(each.cpu() for each in part)), size, 0, sizes.device) for part in images]
+        return [
+            features_of(ours, TensorDataset(*(each.cpu() for each in part)), size, 0, sizes.device) for part in images
+        ]
 
     kept = tested()
     calls = {

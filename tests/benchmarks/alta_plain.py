@@ -49,7 +49,9 @@ class PlainBuffer(Buffer):
 
 
 @torch.no_grad()
-def plain_accuracies(head: Head, sets: Sequence[tuple[Tensor, Tensor]], k: int, batch: int) -> list[tuple[float, float]]:
+def plain_accuracies(
+    head: Head, sets: Sequence[tuple[Tensor, Tensor]], k: int, batch: int
+) -> list[tuple[float, float]]:
     """Class-IL and task-IL accuracy of test sets of images, both towers run for every batch (main.py:L105-L124)."""
     cells = []
     for task, (images, labels) in enumerate(sets):

@@ -6,7 +6,14 @@ from results.compare import Data, compare
 from results.published import read_published
 from results.tables import tables
 
-LABELS = {"paper": "alta", "method": "ALTA", "protocol": "cil-cifar100-10x10", "backbone": "RN50", "scale": "paper", "seed": 1}
+LABELS = {
+    "paper": "alta",
+    "method": "ALTA",
+    "protocol": "cil-cifar100-10x10",
+    "backbone": "RN50",
+    "scale": "paper",
+    "seed": 1,
+}
 LAST = {"cil-cifar100-10x10": 61.5, "til-cifar100-10x10": 84.0}
 
 
@@ -19,7 +26,9 @@ def test_both_rows_stand_on_their_sheets(tmp_path):
             run.record([about | {"metric": metric, "value": number} for metric, number in numbers.items()])
     assert len(run.records) == 6 and len(run.find(protocol="til-cifar100-10x10")) == 3
     records, problems = read_records([tmp_path])
-    assert not problems and {(line.protocol, line.value) for line in records if line.metric == "last"} == {*LAST.items()}
+    assert not problems and {(line.protocol, line.value) for line in records if line.metric == "last"} == {
+        *LAST.items()
+    }
     published = read_published()
     data = Data("paper", records, published, compare(published, records), read_provenance([tmp_path]), [], [])
     shown = {}
