@@ -162,7 +162,7 @@ def open_run(args: argparse.Namespace, config: Config, learned: Learned) -> Run:
     }  # fmt: skip
     weights, dataset = weights_of(args), {**config["dataset"], "num_workers": None}  # which decides no number
     decides: dict[str, Any] = {name: getattr(args, name) for name in DECIDING_FLAGS} | config | {"dataset": dataset}
-    decides |= {"buffer_size": args.buffer_size if learned.buffer else None}
+    decides |= {"buffer_size": args.buffer_size if learned.buffer is not None else None}
     decides |= {"weights": weights and file_md5(weights), "data": learned.data.fingerprint}
     about = {"device": device_name(args.device), "workers": args.workers}
     name = f"{Path(args.config_file).stem}-{args.method}-{args.visual.replace('/', '-')}"
@@ -200,9 +200,9 @@ def read_task(run: Run, learned: Learned, task: int) -> None:
         context.copy_(saved["last_context"][key])
     frozen = saved["frozen_prompts"]
     head.freeze(None if frozen is None else frozen.to(head.clip.logit_scale.device))
-    if learned.optimizer:
+    if learned.optimizer is not None:
         learned.optimizer.load_state_dict(saved["optimizer"])
-    if learned.buffer:
+    if learned.buffer is not None:
         learned.buffer.load_state_dict(saved["buffer"])
 
 
@@ -211,24 +211,29 @@ def read_task(run: Run, learned: Learned, task: int) -> None:
 
 def learn_task(run: Run, args: argparse.Namespace, config: Config, learned: Learned, task: int) -> None:
     """Train a task, with an evaluation every so many epochs as the original has them; then its checkpoint."""
-    if learned.optimizer is not None:
-        optim, size = config["OPTIM"], config["train"]["batch_size"]
-        names = ("LR", "WARMUP_CONS_LR", "WARMUP_EPOCH", "MAX_EPOCH")
-        rate = Rate(args.lr_policy, *(optim[name] for name in names))
-        options = TrainingOptions(optim["MAX_EPOCH"], rate, size, config["train"]["alpha"], config["train"]["beta"])
-        examples, past = task_subset(learned.data.train, learned.tasks, task), learned.tasks.tasks[task].start
-        batches = Batches(examples, size, args.seed * SEED_STEP + task, args.workers, args.device)
-        log = TrainingLog(options.epochs * len(batches), args.device)
-        parts = (learned.optimizer, learned.buffer, options, log, f"task {task}", run.steps)
-        for epoch in train_task(learned.head, task, past, batches, *parts):
+    head, optimizer, buffer = learned.head, learned.optimizer, learned.buffer
+    if optimizer is not None:
+        options, past = training_options(args, config), learned.tasks.tasks[task].start
+        examples = task_subset(learned.data.train, learned.tasks, task)
+        seed = args.seed * SEED_STEP + task
+        batches = Batches(examples, config["train"]["batch_size"], seed, args.workers, args.device)
+        log, stage = TrainingLog(options.epochs * len(batches), args.device), f"task {task}"
+        epochs = train_task(head, task, past, batches, optimizer, buffer, options, log, stage, run.steps)
+        for epoch in epochs:
             if epoch % config["eval"]["test_epochs"] == 0 and epoch < options.epochs:
                 print_accuracies(test_task(args, config, learned, task)[args.il_setting])
         last = slice(-len(batches), None)
         loss, hits = log.total(options)[last].mean(), log.accuracy[last].mean()
-        print(f"task {task}: loss {loss:.3f}, training accuracy {100 * hits:.2f}")
+        print(f"{stage}: loss {loss:.3f}, training accuracy {100 * hits:.2f}")
     about = {"dataset": data_label(config), "after_task": task + 1}
     run.record(cost_records(about["dataset"], about["after_task"], run.seconds, args.device))
     save_task(run, learned, task)
+
+
+def training_options(args: argparse.Namespace, config: Config) -> TrainingOptions:
+    train, optim = config["train"], config["OPTIM"]
+    rate = Rate(args.lr_policy, optim["LR"], optim["WARMUP_CONS_LR"], optim["WARMUP_EPOCH"], optim["MAX_EPOCH"])
+    return TrainingOptions(optim["MAX_EPOCH"], rate, train["batch_size"], train["alpha"], train["beta"])
 
 
 def test_task(args: argparse.Namespace, config: Config, learned: Learned, task: int) -> dict[str, list[float]]:
