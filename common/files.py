@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from common.errors import UserError
 
-RECORD_KEY = ("dataset", "after_task", "metric")
+RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
 
 

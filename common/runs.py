@@ -181,11 +181,15 @@ class Run:
         return [line for line in self.records if all(line.get(key) == value for key, value in fields.items())]
 
     def record(self, lines: list[dict[str, Any]]) -> None:
-        """Add tidy lines (dataset, after_task, metric, value, seconds); one with the same key replaces the older."""
-        keys = {tuple(line.get(key) for key in RECORD_KEY) for line in lines}
-        kept = [line for line in self.records if tuple(line.get(key) for key in RECORD_KEY) not in keys]
+        """Add tidy lines (dataset, after_task, metric, value, seconds); one with the same key replaces the older.
+
+        A line's own fields stand before the run's labels, so a line may name another protocol.
+        """
         about = {"schema": RECORD_SCHEMA, **self.labels, "run": str(self.folder), "commit": commit()}
-        self.records = kept + [{**about, **line} for line in lines]
+        new = [{**about, **line} for line in lines]
+        keys = {tuple(line.get(key) for key in RECORD_KEY) for line in new}
+        kept = [line for line in self.records if tuple(line.get(key) for key in RECORD_KEY) not in keys]
+        self.records = kept + new
         write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in self.records))
 
     # Resume

@@ -87,9 +87,11 @@ class _Parameters:
 def _parameters(data: Data) -> _Parameters:
     stated = [item for item in data.published if item.metric == PARAMETERS and data.scale == "paper"]
     noted = [run for run in data.provenance if run.trainable_parameters is not None]
+    counted = [item for item in data.comparisons if item.metric == PARAMETERS and item.mean is not None]
     return _Parameters(
         {(item.protocol, item.paper, item.method, item.backbone): round(item.value) for item in stated},
-        {(run.protocol, run.paper, run.method, run.backbone): run.trainable_parameters for run in noted},
+        {(run.protocol, run.paper, run.method, run.backbone): run.trainable_parameters for run in noted}
+        | {_method(item): round(item.mean) for item in counted},  # a run of two protocols has one provenance
     )
 
 

@@ -10,13 +10,13 @@ import torch
 from common.errors import UserError, exit_cleanly
 from common.runs import write_text
 from common.training.device import pick_device
-from tests.benchmarks import inflora, it_prompt, moe_adapters, moe_adapters_cil, vq_prompt, zscl, zscl_cil
+from tests.benchmarks import alta, inflora, it_prompt, moe_adapters, moe_adapters_cil, vq_prompt, zscl, zscl_cil
 from tests.benchmarks.measure import Sizes, as_json, context, table
 
 PAPERS = {
     "zscl": zscl.rows, "zscl_cil": zscl_cil.rows, "moe_adapters": moe_adapters.rows,
     "moe_adapters_cil": moe_adapters_cil.rows, "inflora": inflora.rows,
-    "vq_prompt": vq_prompt.rows, "it_prompt": it_prompt.rows,
+    "vq_prompt": vq_prompt.rows, "it_prompt": it_prompt.rows, "alta": alta.rows,
 }  # fmt: skip
 DESCRIPTION = """\
 Milliseconds a step, images a second and peak memory of our own training and evaluation code, beside the same work
@@ -38,6 +38,7 @@ examples:
   python -m tests.benchmarks inflora --steps 2 --batch-size 4   likewise
   python -m tests.benchmarks vq_prompt --steps 2 --batch-size 4   likewise
   python -m tests.benchmarks it_prompt --steps 2 --batch-size 4   likewise
+  python -m tests.benchmarks alta --steps 2   likewise, whole batches
 """
 
 

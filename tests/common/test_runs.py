@@ -74,6 +74,16 @@ def test_records_are_tidy_lines_and_a_key_is_replaced(tmp_path: Path) -> None:
     assert open_run(tmp_path).find(dataset="B")[0]["value"] == 30.0
 
 
+def test_a_line_may_name_another_protocol_than_the_run(tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, {"protocol": "cil"})
+    line = {"dataset": "A", "after_task": 1, "metric": "accuracy"}
+    run.record([line | {"value": 10.0}, line | {"value": 90.0, "protocol": "til"}])
+    run.record([line | {"value": 20.0}])
+    run.record([line | {"value": 30.0, "protocol": "cil"}])
+    assert {(found["protocol"], found["value"]) for found in run.records} == {("cil", 30.0), ("til", 90.0)}
+    assert Run(tmp_path, {}, {"protocol": "cil"}, "other").find(protocol="til") == []
+
+
 def test_another_configuration_is_refused_with_the_keys(tmp_path: Path) -> None:
     open_run(tmp_path, lr=0.1, name="a")
     with pytest.raises(UserError, match="lr: 0.1 there, 0.2 now"):

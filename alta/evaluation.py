@@ -1,0 +1,120 @@
+"""Accuracies after a task, class-IL and task-IL, forgetting and backward transfer (upstream main.py:L105-L124).
+
+The frozen tower sees each test image once a run: test images are not augmented, so their features never change.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from alta.heads import Head
+from common.evaluation.metrics import class_and_task_il
+from common.files import atomic_write
+from common.training.batches import leave_signals_to_parent
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+TSNE = {"max_iter": 1000, "learning_rate": 100, "perplexity": 28, "early_exaggeration": 12, "angle": 0.3, "init": "pca"}
+TSNE_CLASSES, TSNE_POINTS = 40, 2000  # the original's list of colours ends there; more points take minutes
+MARKERS = "os^Dv"
+Features = tuple[Tensor, Tensor]  # v (N, D) and labels (N,) of a test set
+
+
+@torch.no_grad()
+def features_of(head: Head, examples: Dataset, batch_size: int, workers: int, device: torch.device) -> Features:
+    """CLIP's features of a test set's images, in its order."""
+    loader = DataLoader(
+        examples, batch_size, num_workers=workers, pin_memory=device.type == "cuda",
+        worker_init_fn=leave_signals_to_parent, generator=torch.Generator(),
+    )  # fmt: skip
+    features, labels = [], []
+    for images, targets in loader:
+        features.append(head.features(images.to(device, non_blocking=True)))
+        labels.append(targets.to(device, non_blocking=True))
+    return torch.cat(features), torch.cat(labels)
+
+
+@torch.no_grad()
+def accuracies(
+    head: Head, tests: Sequence[Features], classes_per_task: int, batch_size: int, seen: int | None = None
+) -> tuple[list[float], list[float]]:
+    """Class-IL and task-IL accuracy of the test sets of tasks 0, 1, ..., as fractions; texts are encoded once.
+
+    Class-IL chooses among all classes, those of later tasks included, or with `seen` among the first so many.
+    """
+    texts, cells = head.texts(), []
+    for task, (features, labels) in enumerate(tests):
+        logits = torch.cat([head.logits(batch, texts) for batch in features.split(batch_size)])
+        cells.append(class_and_task_il(logits[:, :seen], labels, task, classes_per_task))
+    class_il, task_il = zip(*cells)
+    return list(class_il), list(task_il)
+
+
+def forgetting(matrix: ArrayLike) -> float:
+    """From R (T, T), R[t, i] the accuracy on task i after task t: mean over i < T - 1 of max_t R[t, i] - R[T - 1, i].
+
+    The best of all rows t, the last one included, so that no task's term is negative (aimagelab/mammoth
+    utils/metrics.py). Raises ValueError for a single task.
+    """
+    matrix = _older_columns(matrix)
+    return float((np.nanmax(matrix, axis=0) - matrix[-1]).mean())
+
+
+def backward_transfer(matrix: ArrayLike) -> float:
+    """From the same R: mean over i < T - 1 of R[T - 1, i] - R[i, i]. Raises ValueError for a single task."""
+    matrix = _older_columns(matrix)
+    return float((matrix[-1] - np.diagonal(matrix)).mean())
+
+
+def _older_columns(matrix: ArrayLike) -> np.ndarray:
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if len(matrix) < 2:
+        raise ValueError("forgetting and backward transfer need two tasks")
+    return np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)[:, :-1]
+
+
+# The picture
+
+
+@torch.no_grad()
+def draw_tsne(head: Head, tests: Sequence[Features], path: Path, title: str, seed: int) -> None:
+    """PNG of x_f = v and, where the method has an adapter, x_l = g(v), of test images of at most 40 classes."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # no display needed
+    from matplotlib import pyplot
+
+    features, labels = (torch.cat(parts) for parts in zip(*tests))
+    chosen = torch.isin(labels, labels.unique()[:TSNE_CLASSES]).nonzero()[:, 0].cpu()
+    shuffled = np.random.RandomState(seed).permutation(chosen.numpy())[:TSNE_POINTS]
+    features, labels = features[shuffled], labels[shuffled].cpu().numpy()
+    panels = {"task-invariant x_f": features}
+    if head.method.adapts:
+        panels["task-aware x_l"] = head.adapter(features)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(5 * len(panels), 5), squeeze=False, layout="constrained")
+    for panel, (name, values) in zip(axes[0], panels.items()):
+        _panel(panel, values.float().cpu().numpy(), labels, name, seed)
+    figure.suptitle(title)
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110))
+    pyplot.close(figure)
+
+
+def _panel(panel: "Axes", values: np.ndarray, labels: np.ndarray, name: str, seed: int) -> None:
+    from matplotlib import colormaps
+    from sklearn.manifold import TSNE as Embedding
+
+    perplexity = min(TSNE["perplexity"], max(1, (len(values) - 1) / 3))  # few points have few neighbours
+    options = TSNE | {"perplexity": perplexity, "random_state": seed}
+    points = Embedding(n_components=2, **options).fit_transform(values)
+    for place, label in enumerate(np.unique(labels)):
+        mine = points[labels == label]
+        marker, colour = MARKERS[place % len(MARKERS)], colormaps["hsv"](place / len(np.unique(labels)))
+        panel.scatter(*mine.T, s=14, marker=marker, color=colour)
+    panel.set(title=name, xticks=[], yticks=[])

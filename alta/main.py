@@ -1,0 +1,321 @@
+"""ALTA, its eight sister methods and zero-shot CLIP: the entry point. `python -m alta.main --help`.
+
+One run learns its tasks in order and evaluates after each on the test sets of all tasks so far, class-IL and task-IL:
+training is the same for both, so one run records both protocols. The same command again goes on where it stopped.
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alta.buffer import Buffer
+from alta.data import CHARACTERS, DATASETS, MINI, MINI_RESNET, load, load_clip, require
+from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, features_of, forgetting
+from alta.heads import METHODS, Head, PromptOptions
+from alta.options import Config, parse_args, read_preset, replays
+from alta.training import Rate, TrainingLog, TrainingOptions, train_task
+from common.clip.model import CLIP, ModifiedResNet
+from common.clip.pretrained import find_weights
+from common.command_line import mini_folder
+from common.datasets.images import ImageSet
+from common.datasets.incremental import Scenario, task_subset
+from common.errors import UserError, all_checked, exit_cleanly
+from common.evaluation.report import heat_map, write_matrix
+from common.runs import Run, file_md5, load_tensors, save_tensors
+from common.training.batches import Batches
+from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
+
+SEED_STEP = 1000  # the batches of a run's tasks have streams of their own: seed * SEED_STEP + task
+BUFFER_SIZE = 200  # the default, of which no protocol's name speaks
+SETTINGS = {"class-il": "cil", "task-il": "til"}
+DECIDING_FLAGS = (
+    "method", "visual", "seed", "lr_policy", "precision", "encoding", "clip_norm", "seen_only", "joint_task_classes",
+)  # fmt: skip
+
+
+@dataclass
+class Learned:
+    """What a run carries from task to task; tests: the test sets' features, as far as they were asked for."""
+
+    head: Head
+    tasks: Scenario
+    data: ImageSet
+    optimizer: torch.optim.Optimizer | None  # None for zero-shot CLIP
+    buffer: Buffer | None
+    tests: list[Features] = field(default_factory=list)
+
+
+@exit_cleanly
+def main(argv: list[str] | None = None) -> None:
+    args, config = parse_args(argv)
+    args.device = pick_device(args.device, args.threads)
+    args.precision = {"auto": "fp16" if args.device.type == "cuda" else "fp32"}.get(args.precision, args.precision)
+    args.encoding = {"auto": "full" if args.precision == "fp16" else "cut"}.get(args.encoding, args.encoding)
+    wanted = config["dataset"]["num_workers"] if args.workers is None else args.workers
+    args.workers = min(wanted, automatic_workers())
+    all_checked([lambda: require(config["dataset"]["name"], args), lambda: weights_of(args)])
+    seed_everything(args.seed)  # the adapter's initial weights
+    learned = build(args, config)
+    run = open_run(args, config, learned)
+    done = 0
+    while done < len(learned.tasks.tasks) and is_done(run, done):
+        done += 1
+    if 0 < done < len(learned.tasks.tasks):
+        read_task(run, learned, done - 1)
+    for task in range(done, len(learned.tasks.tasks)):
+        if task_path(run, task).exists():
+            read_task(run, learned, task)
+        else:
+            learn_task(run, args, config, learned, task)
+        record_task(run, args, config, learned, task)
+    finish(run, args, config, learned)
+
+
+# What a run is made of
+
+
+def weights_of(args: argparse.Namespace) -> Path | None:
+    """The file of CLIP's weights, None for the miniature's. Raises UserError if it can not be had."""
+    return find_weights(args.model or args.visual) if args.model or args.visual not in (MINI, MINI_RESNET) else None
+
+
+def build(args: argparse.Namespace, config: Config) -> Learned:
+    clip = load_clip(args.visual, args.model, args.precision, args.device)
+    check_tower(clip, args, config)
+    data = load(config["dataset"]["name"], args, clip.visual.input_resolution)
+    size, coop, optim = config["dataset"]["n_classes_per_task"], config["TRAINER.COOP"], config["OPTIM"]
+    tasks = Scenario(range(len(data.classnames)), size, size)
+    check_images(data, tasks)
+    prompts = PromptOptions(coop["CTX_INIT"], coop["CLASS_TOKEN_POSITION"], coop["N_CTX"], coop["CSC"])
+    head = Head(clip, args.method, data.classnames, prompts, args.encoding)
+    trained, optimizer = list(head.trained().values()), None
+    if trained:
+        optimizer = torch.optim.SGD(
+            trained, lr=optim["LR"], momentum=optim["MOMENTUM"], weight_decay=optim["WEIGHT_DECAY"],
+            dampening=optim["SGD_DAMPNING"], nesterov=optim["SGD_NESTEROV"],
+        )  # fmt: skip
+    buffer = Buffer(args.buffer_size, args.seed, args.device) if replays(args, config) else None
+    if buffer is None and config["model"]["use_replay"] and trained:
+        print(f"note: {args.method} trains prompts alone and does not replay; --buffer_size has no effect")
+    return Learned(head, tasks, data, optimizer, buffer)
+
+
+def check_tower(clip: CLIP, args: argparse.Namespace, config: Config) -> None:
+    """Raise UserError for an image size, or a file of weights, that does not fit the tower that --visual names."""
+    wanted, has = config["dataset"].get("image_size"), clip.visual.input_resolution
+    if wanted not in (None, has):
+        raise UserError(
+            f"configuration {args.config_file}: dataset.image_size {wanted}, but {args.visual} takes images of {has} "
+            "pixels. Leave the key out, or give that number."
+        )
+    is_resnet = isinstance(clip.visual, ModifiedResNet)
+    if args.model and is_resnet != (args.visual.startswith("RN") or args.visual == MINI_RESNET):
+        holds = "ResNet" if is_resnet else "ViT"
+        raise UserError(f"--visual {args.visual}, but {args.model} holds a {holds}. Name the tower that it holds.")
+
+
+def check_images(data: ImageSet, tasks: Scenario) -> None:
+    """Raise UserError if a cut copy of a data set has no image of a task."""
+    for split, part in (("training", data.train), ("test", data.test)):
+        absent = sorted({*range(len(tasks.tasks))} - {*tasks.task_ids(part.labels).tolist()})
+        if absent:
+            raise UserError(f"{data.name} has no {split} image of the classes of task {absent[0]}. Get the whole set.")
+
+
+def data_label(config: Config) -> str:
+    name = config["dataset"]["name"]
+    return CHARACTERS if name == MINI else DATASETS[name].label
+
+
+def protocols(args: argparse.Namespace, config: Config) -> dict[str, str]:
+    """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
+    data = config["dataset"]
+    usual = read_preset()["flags"]["buffer_size"] if args.scale == MINI else BUFFER_SIZE
+    buffer = f"-buffer{args.buffer_size}" if replays(args, config) and args.buffer_size != usual else ""
+    split = f"{data_label(config).lower()}-{data['n_tasks']}x{data['n_classes_per_task']}{buffer}"
+    return {setting: f"{kind}-{split}" for setting, kind in SETTINGS.items()}
+
+
+def method_label(args: argparse.Namespace, config: Config) -> str:
+    """The method as records name it, and what is not as usual."""
+    method, usual = METHODS[args.method], read_preset()["flags"] if args.scale == MINI else {}
+    trains, joint, masked = method.adapts or method.prompts, config["dataset"]["n_tasks"] == 1, args.joint_task_classes
+    told = {
+        "joint": trains and joint,
+        "no replay": method.adapts and not joint and not config["model"]["use_replay"],
+        args.lr_policy: trains and args.lr_policy != usual.get("lr_policy", "released"),
+        "CLIP's normalisation": args.clip_norm,
+        "among classes seen": args.seen_only,
+        f"masked to tasks of {masked}": masked is not None,
+    }
+    return ", ".join([method.label, *(words for words, said in told.items() if said)])
+
+
+def open_run(args: argparse.Namespace, config: Config, learned: Learned) -> Run:
+    scale = MINI if MINI in (args.scale, config["dataset"]["name"], args.visual.split("-")[0]) else "paper"
+    labels = {
+        "paper": "alta", "method": method_label(args, config), "protocol": protocols(args, config)["class-il"],
+        "backbone": args.visual, "scale": scale, "seed": args.seed,
+    }  # fmt: skip
+    weights, dataset = weights_of(args), {**config["dataset"], "num_workers": None}  # which decides no number
+    decides: dict[str, Any] = {name: getattr(args, name) for name in DECIDING_FLAGS} | config | {"dataset": dataset}
+    decides |= {"buffer_size": args.buffer_size if learned.buffer is not None else None}
+    decides |= {"weights": weights and file_md5(weights), "data": learned.data.fingerprint}
+    about = {"device": device_name(args.device), "workers": args.workers}
+    name = f"{Path(args.config_file).stem}-{args.method}-{args.visual.replace('/', '-')}"
+    folder = args.save or f"runs/alta/{name}-buffer{args.buffer_size}-seed{args.seed}"
+    return Run(mini_folder(folder, scale), decides, labels, "", args.overwrite, args.save_interval, about)
+
+
+# Checkpoints
+
+
+def task_path(run: Run, task: int) -> Path:
+    return run.folder / f"task_{task}.pth"
+
+
+def is_done(run: Run, task: int) -> bool:
+    return task_path(run, task).exists() and bool(run.find(after_task=task + 1, metric="accuracy"))
+
+
+def save_task(run: Run, learned: Learned, task: int) -> None:
+    """What is trained under the original's keys, and what goes on into the next task."""
+    head, optimizer, buffer = learned.head, learned.optimizer, learned.buffer
+    content: dict[str, Any] = {"state_dict": {key: value.detach() for key, value in head.trained().items()}}
+    content |= {"frozen_prompts": head.frozen_prompts, "last_context": head.last_context}
+    content |= {"optimizer": optimizer and optimizer.state_dict(), "buffer": buffer and buffer.state_dict()}
+    save_tensors(task_path(run, task), content)
+
+
+@torch.no_grad()
+def read_task(run: Run, learned: Learned, task: int) -> None:
+    """Put everything back to what it was after a task."""
+    saved, head = load_tensors(task_path(run, task)), learned.head
+    for key, parameter in head.trained().items():
+        parameter.copy_(saved["state_dict"][key])
+    for key, context in head.last_context.items():
+        context.copy_(saved["last_context"][key])
+    frozen = saved["frozen_prompts"]
+    head.freeze(None if frozen is None else frozen.to(head.clip.logit_scale.device))
+    if learned.optimizer is not None:
+        learned.optimizer.load_state_dict(saved["optimizer"])
+    if learned.buffer is not None:
+        learned.buffer.load_state_dict(saved["buffer"])
+
+
+# A task
+
+
+def learn_task(run: Run, args: argparse.Namespace, config: Config, learned: Learned, task: int) -> None:
+    """Train a task, with an evaluation every so many epochs as the original has them; then its checkpoint."""
+    head, optimizer, buffer = learned.head, learned.optimizer, learned.buffer
+    if optimizer is not None:
+        options, past = training_options(args, config), learned.tasks.tasks[task].start
+        examples = task_subset(learned.data.train, learned.tasks, task)
+        seed = args.seed * SEED_STEP + task
+        batches = Batches(examples, config["train"]["batch_size"], seed, args.workers, args.device)
+        log, stage = TrainingLog(options.epochs * len(batches), args.device), f"task {task}"
+        epochs = train_task(head, task, past, batches, optimizer, buffer, options, log, stage, run.steps)
+        for epoch in epochs:
+            if epoch % config["eval"]["test_epochs"] == 0 and epoch < options.epochs:
+                print_accuracies(test_task(args, config, learned, task)[args.il_setting])
+        last = slice(-len(batches), None)
+        loss, hits = log.total(options)[last].mean(), log.accuracy[last].mean()
+        print(f"{stage}: loss {loss:.3f}, training accuracy {100 * hits:.2f}")
+    about = {"dataset": data_label(config), "after_task": task + 1}
+    run.record(cost_records(about["dataset"], about["after_task"], run.seconds, args.device))
+    save_task(run, learned, task)
+
+
+def training_options(args: argparse.Namespace, config: Config) -> TrainingOptions:
+    train, optim = config["train"], config["OPTIM"]
+    rate = Rate(args.lr_policy, optim["LR"], optim["WARMUP_CONS_LR"], optim["WARMUP_EPOCH"], optim["MAX_EPOCH"])
+    return TrainingOptions(optim["MAX_EPOCH"], rate, train["batch_size"], train["alpha"], train["beta"])
+
+
+def test_task(args: argparse.Namespace, config: Config, learned: Learned, task: int) -> dict[str, list[float]]:
+    """By il_setting, the accuracy on each task's test set so far, as fractions."""
+    tasks, size = learned.tasks, config["eval"]["batch_size"]
+    for known in range(len(learned.tests), task + 1):
+        examples = task_subset(learned.data.test, tasks, known)
+        learned.tests.append(features_of(learned.head, examples, size, args.workers, args.device))
+    seen = tasks.seen(task) if args.seen_only else None
+    class_il, task_il = accuracies(learned.head, learned.tests[: task + 1], tasks.increment, size, seen)
+    if args.joint_task_classes:
+        features, labels = learned.tests[0]
+        owners = labels // args.joint_task_classes
+        groups = [(features[owners == owner], labels[owners == owner]) for owner in owners.unique()]
+        within = accuracies(learned.head, groups, args.joint_task_classes, size)[1]
+        task_il = [sum(within) / len(within)]
+    return {"class-il": class_il, "task-il": task_il}
+
+
+def print_accuracies(cells: list[float]) -> None:
+    """The original's lines, fractions, their mean over tasks last."""
+    for known, accuracy in enumerate(cells):
+        print(f"---model--- task: {known} acc: {accuracy:.4f}")
+    print(f"---model--- mean_acc: {sum(cells) / len(cells):.4f}", flush=True)
+
+
+# Records
+
+
+def record_task(run: Run, args: argparse.Namespace, config: Config, learned: Learned, task: int) -> None:
+    """Evaluate and record both settings: the mean over tasks, each task's accuracy, forgetting, backward transfer."""
+    cells, about = test_task(args, config, learned, task), {"after_task": task + 1, "seconds": 0.0}
+    print_accuracies(cells[args.il_setting])
+    lines, names = [], protocols(args, config)
+    for setting, row in cells.items():
+        percent = [100 * value for value in row]
+        values = {"accuracy": sum(percent) / len(percent)}
+        if task > 0:
+            matrix = square([*matrix_of(run, names[setting], task), percent])
+            values |= {"forgetting": forgetting(matrix), "bwt": backward_transfer(matrix)}
+        told = [(data_label(config), metric, value) for metric, value in values.items()]
+        told += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(percent)]
+        lines += [about | {"protocol": names[setting], "dataset": dataset, "metric": metric, "value": value}
+                  for dataset, metric, value in told]  # fmt: skip
+    run.record(lines)
+
+
+def matrix_of(run: Run, protocol: str, tasks: int) -> list[list[float]]:
+    """The accuracies after each of the first `tasks` tasks, as recorded."""
+    lines = run.find(protocol=protocol, metric="task_accuracy")
+    found = {(line["after_task"], line["dataset"]): line["value"] for line in lines}
+    return [[found[row + 1, f"task {known}"] for known in range(row + 1)] for row in range(tasks)]
+
+
+def square(rows: list[list[float]]) -> list[list[float]]:
+    """Rows of growing length with nan above the diagonal."""
+    return [row + [float("nan")] * (len(rows) - len(row)) for row in rows]
+
+
+def finish(run: Run, args: argparse.Namespace, config: Config, learned: Learned) -> None:
+    """Avg and Last, the count of trained parameters, accuracy matrices as CSV and picture; the t-SNE picture."""
+    tasks, names = len(learned.tasks.tasks), protocols(args, config)
+    trained = sum(parameter.numel() for parameter in learned.head.trained().values())
+    about = {"dataset": data_label(config), "after_task": tasks, "seconds": None}
+    where = " on the miniature" if run.labels["scale"] == MINI else ""
+    for setting, protocol in names.items():
+        curve = [line["value"] for line in run.find(protocol=protocol, metric="accuracy")]
+        values = {"avg": sum(curve) / len(curve), "last": curve[-1], "trainable_parameters": trained}
+        run.record([about | {"protocol": protocol, "metric": name, "value": value} for name, value in values.items()])
+        cells, columns = square(matrix_of(run, protocol, tasks)), [f"task {task}" for task in range(tasks)]
+        write_matrix(run.path(f"accuracy_{setting}.csv"), cells, columns, columns)
+        title = f"{run.labels['method']}, {protocol}{where}"
+        heat_map(run.path(f"accuracy_{setting}.png"), cells, columns, columns, title)
+        print(f"{title}: Avg {values['avg']:.2f}, Last {values['last']:.2f}")
+    if args.tsne and not run.path("tsne.png").exists():
+        if task_path(run, tasks - 1).exists():
+            read_task(run, learned, tasks - 1)
+        test_task(args, config, learned, tasks - 1)
+        title = f"t-SNE: {args.il_setting}_{args.visual}_{args.method}_{config['dataset']['name']}_bf{args.buffer_size}"
+        draw_tsne(learned.head, learned.tests, run.path("tsne.png"), title, args.seed)
+    run.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""One task (upstream main.py:L67-L100): every iteration one loss, one backward pass, one SGD step over all that trains.
+
+    v = visual(x);  z = head(v);  L = CE(z, y)
+    if the buffer has samples:  L += alpha CE(head(v_b), y_b) + beta mean((head(v_b) - z_b)^2)
+
+Replay begins at the second iteration of the first task. Context, adapter and momentum go on over the tasks.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from alta.buffer import Buffer
+from alta.heads import Head
+from common.runs import Tensors
+from common.training.schedules import set_lr
+
+Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
+LR_POLICIES = ("released", "global_cosine", "task_cosine", "constant")
+
+
+class BatchStream(Protocol):
+    """batches[step] gives (images, labels); len(batches) is the number of steps in an epoch."""
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Rate:
+    """OPTIM's keys that decide a learning rate."""
+
+    policy: str
+    lr: float
+    warmup_lr: float
+    warmup_epochs: int
+    epochs: int
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """replay_size: samples drawn from the buffer a step, the nominal batch size also beside a short last batch."""
+
+    epochs: int
+    rate: Rate
+    replay_size: int
+    alpha: float
+    beta: float
+
+
+class TrainingLog:
+    """Loss terms before weighting (nan without replay) and share of correct answers of every step, each (steps,)."""
+
+    def __init__(self, steps: int, device: torch.device) -> None:
+        self.ce, self.ce_replay, self.mse_replay, self.accuracy = torch.full((4, steps), torch.nan, device=device)
+
+    def total(self, options: TrainingOptions) -> Tensor:
+        """The loss of every step."""
+        replay = options.alpha * self.ce_replay + options.beta * self.mse_replay
+        return self.ce + replay.nan_to_num(0.0)
+
+
+def learning_rate(rate: Rate, task: int, epoch: int) -> float:
+    """The rate in epoch `epoch` of task `task`, both from 0.
+
+    `released`: the scheduler is built and never stepped, and building it sets the warm-up rate, so the rate of the
+    first epoch stays for the whole run (upstream utils/load_model.py:L62-L66 is never called). `global_cosine`: that
+    one scheduler stepped at each epoch's end, never reset: behind its minimum it climbs again. `task_cosine`: the same,
+    counted from each task's start. `constant`: LR.
+    """
+    if rate.policy == "constant":
+        return rate.lr
+    epoch = {"released": 0, "global_cosine": task * rate.epochs + epoch, "task_cosine": epoch}[rate.policy]
+    if epoch < rate.warmup_epochs:
+        return rate.warmup_lr
+    return rate.lr * (1 + math.cos(math.pi * (epoch - rate.warmup_epochs) / rate.epochs)) / 2
+
+
+def replay_losses(logits: Tensor, labels: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
+    """CE against the stored labels, which alpha weighs, and MSE against the recorded logits, which beta weighs.
+
+    DER++ calls them the other way round. Logits (n, C), labels (n,), recorded logits (n, C).
+    """
+    return F.cross_entropy(logits, labels), F.mse_loss(logits, recorded)
+
+
+def train_task(
+    head: Head,
+    task: int,
+    past_classes: int,
+    batches: BatchStream,
+    optimizer: torch.optim.Optimizer,
+    buffer: Buffer | None,
+    options: TrainingOptions,
+    log: TrainingLog,
+    stage: str,
+    steps: Steps,
+) -> Iterator[int]:
+    """Freeze the prompts of the classes before the task's, then train in place; yields after each epoch their number.
+
+    What is frozen holds the context of the last forward on a current batch, which is the one before the last step: one
+    step older than the model that was evaluated (main.py:L70-L72, L86). buffer: None without replay.
+    """
+    if task > 0:
+        head.freeze(head.snapshot(past_classes))
+    state: dict[str, Any] = {"parameters": Tensors(head.trained()), "optimizer": optimizer, "log": Tensors(vars(log))}
+    state |= {"last_context": Tensors(head.last_context)} | ({"buffer": buffer} if buffer is not None else {})
+    for step in steps(stage, options.epochs * len(batches), state):
+        set_lr(optimizer, learning_rate(options.rate, task, step // len(batches)))
+        images, labels = batches[step]
+        features, texts = head.features(images), head.texts()
+        logits = head.logits(features, texts)
+        loss = ce = F.cross_entropy(logits, labels)  # over all classes, those of later tasks included
+        if buffer is not None and buffer.filled:
+            old_labels, old_logits, old_features = buffer.get_data(options.replay_size)  # one draw for both terms
+            texts = head.texts() if head.original else texts  # the same values; the gradients are added either way
+            ce_replay, mse_replay = replay_losses(head.logits(old_features, texts), old_labels, old_logits)
+            loss = loss + options.alpha * ce_replay + options.beta * mse_replay
+            log.ce_replay[step], log.mse_replay[step] = ce_replay.detach(), mse_replay.detach()
+        head.remember_context()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if buffer is not None:
+            buffer.add_data(labels, logits, features)  # logits of before the step
+        log.ce[step] = ce.detach()
+        log.accuracy[step] = (logits.detach().argmax(dim=1) == labels).float().mean()
+        if (step + 1) % len(batches) == 0:
+            yield (step + 1) // len(batches)

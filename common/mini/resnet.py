@@ -1,0 +1,68 @@
+"""A ResNet tower beside the miniature's text tower, fitted in seconds: for smoke runs of what needs one.
+
+Its convolutions are random and stay so; batch norms get the statistics of the web's characters, and the last linear
+layer is fitted by ridge regression to what the miniature's ViT says of these images. It sees far less than that ViT.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from common.clip.model import CLIP, CLIPConfig, build_model
+from common.datasets.transforms import CLIP_MEAN, CLIP_STD
+from common.mini.domains import INCREMENTAL, web_pool
+from common.mini.weights import clip_state_dict
+
+SEED, RESOLUTION, STAGES, WIDTH = 0, 32, (1, 1, 1, 1), 32
+IMAGES, NORM_IMAGES, AT_ONCE = 4000, 512, 250
+RIDGE = 1e-3  # of the mean squared feature
+
+
+@torch.no_grad()
+def resnet_clip() -> CLIP:
+    """A CLIP with a ResNet tower of 32 pixels in float32, the same at each call; torch's generator is left alone."""
+    teacher = build_model(clip_state_dict())
+    sizes = teacher.config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        tower = CLIPConfig(sizes.embed_dim, RESOLUTION, STAGES, WIDTH, None, sizes.context_length, sizes.vocab_size,
+                           sizes.transformer_width, sizes.transformer_heads, sizes.transformer_layers)  # fmt: skip
+        model = CLIP(tower)
+    text = {key: value for key, value in teacher.state_dict().items() if not key.startswith("visual.")}
+    model.load_state_dict(text, strict=False)
+    images = normalised_images()
+    settle_norms(model.visual, images[:NORM_IMAGES])
+    fit_last_layer(model, teacher, images)
+    return model.eval()
+
+
+def normalised_images() -> Tensor:
+    """Characters of the web as CLIP sees them, (N, 3, 32, 32)."""
+    pixels = torch.from_numpy(web_pool(INCREMENTAL)[0][:IMAGES]).permute(0, 3, 1, 2).float() / 255
+    return (pixels - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+
+
+def settle_norms(visual: nn.Module, images: Tensor) -> None:
+    """Running statistics of all batch norms from one pass."""
+    visual.train()
+    for module in visual.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the plain mean over passes
+    visual(images)
+    visual.eval()
+
+
+def fit_last_layer(model: CLIP, teacher: CLIP, images: Tensor) -> None:
+    """The attention pool's last linear layer, by ridge regression in float64."""
+    pooled: list[Tensor] = []
+    last = model.visual.attnpool.c_proj
+    watch = last.register_forward_pre_hook(lambda module, given: pooled.append(given[0]))
+    for part in images.split(AT_ONCE):
+        model.visual(part)
+    watch.remove()
+    inputs = torch.cat([torch.cat(pooled), torch.ones(len(images), 1)], dim=1).double()
+    targets = torch.cat([teacher.encode_image(part) for part in images.split(AT_ONCE)]).double()
+    moment = inputs.t() @ inputs
+    moment += RIDGE * moment.diagonal().mean() * torch.eye(len(moment))
+    solution = torch.linalg.solve(moment, inputs.t() @ targets).float()
+    last.weight.copy_(solution[:-1].t())
+    last.bias.copy_(solution[-1])

@@ -1,0 +1,60 @@
+"""ALTA the plain way, as the official code goes about it: what the fast paths are held against."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alta.buffer import Buffer
+from alta.heads import HARD_PROMPT, Head, normalised
+from common.clip.tokenizer import tokenize
+from common.evaluation.metrics import class_and_task_il
+
+
+class PlainHead(Head):
+    """All hard and all soft prompts, at 77 tokens, in every forward: for the batch, and for the replay once more."""
+
+    def __init__(self, clip: Any, method: str, classnames: Sequence[str], prompts: Any) -> None:
+        super().__init__(clip, method, classnames, prompts, encoding="original")
+        self.hard_tokens = tokenize([HARD_PROMPT.format(name) for name in classnames]).to(clip.logit_scale.device)
+
+    def texts(self) -> dict[str, Tensor]:
+        return super().texts() | {"hard": normalised(self.clip.encode_text(self.hard_tokens, cut=False))}
+
+
+class PlainBuffer(Buffer):
+    """One sample after the other: a draw, three writes (upstream utils/fea_buffer.py:L89-L97, L110-L135)."""
+
+    def add_data(self, labels: Tensor, logits: Tensor, image_features: Tensor) -> None:
+        batch = {"labels": labels, "logits": logits.detach(), "image_features": image_features.detach()}
+        if not self.fields:
+            self.fields = {name: torch.zeros(self.size, *values.shape[1:], dtype=values.dtype, device=self.device)
+                           for name, values in batch.items()}  # fmt: skip
+        for row in range(len(labels)):
+            seen = self.num_seen
+            slot = seen if seen < self.size else int(self.random.randint(0, seen + 1))
+            self.num_seen += 1
+            if slot < self.size:
+                for name, values in batch.items():
+                    self.fields[name][slot] = values[row].to(self.device)
+
+    def get_data(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        index = self.choose(count)
+        labels, logits, features = (
+            torch.stack([self.fields[name][slot].cpu() for slot in index]).to(self.device)
+            for name in ("labels", "logits", "image_features")
+        )
+        return labels, logits, features
+
+
+@torch.no_grad()
+def plain_accuracies(
+    head: Head, sets: Sequence[tuple[Tensor, Tensor]], k: int, batch: int
+) -> list[tuple[float, float]]:
+    """Class-IL and task-IL accuracy of test sets of images, both towers run for every batch (main.py:L105-L124)."""
+    cells = []
+    for task, (images, labels) in enumerate(sets):
+        logits = torch.cat([head(part) for part in images.split(batch)])
+        cells.append(class_and_task_il(logits, labels, task, k))
+    return cells
