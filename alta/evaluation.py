@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from alta.heads import Head
 from common.evaluation.metrics import class_and_task_il
 from common.files import atomic_write
 from common.training.batches import leave_signals_to_parent
+from common.training.distributed import gather_rows, own_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,16 +30,17 @@ Features = tuple[Tensor, Tensor]  # v (N, D) and labels (N,) of a test set
 
 @torch.no_grad()
 def features_of(head: Head, examples: Dataset, batch_size: int, workers: int, device: torch.device) -> Features:
-    """CLIP's features of a test set's images, in its order."""
+    """CLIP's features of a test set's images, in its order; each process encodes its part."""
+    own = own_rows(len(examples))
     loader = DataLoader(
-        examples, batch_size, num_workers=workers, pin_memory=device.type == "cuda",
+        Subset(examples, range(own.start, own.stop)), batch_size, num_workers=workers, pin_memory=device.type == "cuda",
         worker_init_fn=leave_signals_to_parent, generator=torch.Generator(),
     )  # fmt: skip
     features, labels = [], []
     for images, targets in loader:
         features.append(head.features(images.to(device, non_blocking=True)))
         labels.append(targets.to(device, non_blocking=True))
-    return torch.cat(features), torch.cat(labels)
+    return gather_rows(torch.cat(features), len(examples)), gather_rows(torch.cat(labels), len(examples))
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from torch import Tensor
 from alta.buffer import Buffer
 from alta.heads import Head
 from common.runs import Tensors
+from common.training.distributed import gather_rows, parallel
 from common.training.schedules import set_lr
 
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
@@ -90,6 +91,20 @@ def replay_losses(logits: Tensor, labels: Tensor, recorded: Tensor) -> tuple[Ten
     return F.cross_entropy(logits, labels), F.mse_loss(logits, recorded)
 
 
+def step_losses(
+    head: Head, features: Tensor, labels: Tensor, replay: tuple[Tensor, Tensor, Tensor] | None
+) -> tuple[Tensor, ...]:
+    """Logits (B, C) of v (B, D) and their CE; with a replay, one draw of the buffer for both, its CE and MSE too."""
+    texts = head.texts()
+    logits = head.logits(features, texts)
+    ce = F.cross_entropy(logits, labels)  # over all classes, those of later tasks included
+    if replay is None:
+        return logits, ce
+    old_labels, old_logits, old_features = replay
+    texts = head.texts() if head.original else texts  # the same values; the gradients are added either way
+    return logits, ce, *replay_losses(head.logits(old_features, texts), old_labels, old_logits)
+
+
 def train_task(
     head: Head,
     task: int,
@@ -111,16 +126,16 @@ def train_task(
         head.freeze(head.snapshot(past_classes))
     state: dict[str, Any] = {"parameters": Tensors(head.trained()), "optimizer": optimizer, "log": Tensors(vars(log))}
     state |= {"last_context": Tensors(head.last_context)} | ({"buffer": buffer} if buffer is not None else {})
+    call = parallel(head)
     for step in steps(stage, options.epochs * len(batches), state):
         set_lr(optimizer, learning_rate(options.rate, task, step // len(batches)))
         images, labels = batches[step]
-        features, texts = head.features(images), head.texts()
-        logits = head.logits(features, texts)
-        loss = ce = F.cross_entropy(logits, labels)  # over all classes, those of later tasks included
-        if buffer is not None and buffer.filled:
-            old_labels, old_logits, old_features = buffer.get_data(options.replay_size)  # one draw for both terms
-            texts = head.texts() if head.original else texts  # the same values; the gradients are added either way
-            ce_replay, mse_replay = replay_losses(head.logits(old_features, texts), old_labels, old_logits)
+        features = gather_rows(head.features(images), len(labels))
+        replay = buffer.get_data(options.replay_size) if buffer is not None and buffer.filled else None
+        logits, loss, *replayed = call(step_losses, features, labels, replay)
+        log.ce[step] = loss.detach()
+        if replayed:
+            ce_replay, mse_replay = replayed
             loss = loss + options.alpha * ce_replay + options.beta * mse_replay
             log.ce_replay[step], log.mse_replay[step] = ce_replay.detach(), mse_replay.detach()
         head.remember_context()
@@ -129,7 +144,6 @@ def train_task(
         optimizer.step()
         if buffer is not None:
             buffer.add_data(labels, logits, features)  # logits of before the step
-        log.ce[step] = ce.detach()
         log.accuracy[step] = (logits.detach().argmax(dim=1) == labels).float().mean()
         if (step + 1) % len(batches) == 0:
             yield (step + 1) // len(batches)

@@ -12,6 +12,12 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from alta.buffer import Buffer
+from alta.heads import Head, PromptOptions
+from alta.training import Rate
+from alta.training import TrainingLog as ALTALog
+from alta.training import TrainingOptions as ALTAOptions
+from alta.training import train_task as train_alta
 from common.clip.model import CLIP, CLIPConfig, LayerNorm
 from common.clip.tokenizer import training_prompts
 from common.runs import Tensors, save_tensors
@@ -24,6 +30,12 @@ from inflora.training import train_task as train_inflora
 from moe_adapters.adapters import insert_adapters
 from moe_adapters.training import TrainingOptions as MoEOptions
 from moe_adapters.training import train_adapters
+from vq_prompt.it_options import ITOptions
+from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
+from vq_prompt.it_training import train_task as train_it
+from vq_prompt.prompts import Network as VQNetwork
+from vq_prompt.training import TrainingOptions as VQOptions
+from vq_prompt.training import train_task as train_vq
 from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions as ZSCLOptions
 from zscl.training import train_task as train_zscl
@@ -83,11 +95,47 @@ def inflora() -> dict[str, Tensor]:
     return network.state_dict() | spaces
 
 
+def vq_prompt() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
+    network = VQNetwork(vit, len(NAMES), {"size": 3, "length": 4, "tau": 1.0}).double()
+    options = VQOptions(2, 5e-2, 1e-2, lambda update, base: base)
+    log = train_vq(network, 0, len(NAMES), batches(2), options, "vq_prompt", steps)
+    return network.state_dict() | {"loss": log.loss, "prompt loss": log.prompt_loss}
+
+
+def it_prompt() -> dict[str, Tensor]:
+    model = clip(0)
+    with torch.no_grad():
+        text = model.encode_text(training_prompts(NAMES, "a photo of {}."))
+    encoder, options = Encoder(model.visual, (0, 1)), ITOptions(learner_name="ITPrompt", selector="softmax", epochs=2)
+    torch.manual_seed(5)
+    prompt = Entries(1, 2, 4, encoder.width, encoder.dim, 1.0)
+    parts = Parts(prompt, nn.Linear(encoder.dim, len(NAMES)), Selector(encoder.dim, 8, len(NAMES))).double()
+    log = train_it(encoder, parts, text / text.norm(dim=1, keepdim=True), 0, range(4), batches(2), options, steps)
+    return parts.state_dict() | vars(log)
+
+
+def alta() -> dict[str, Tensor]:
+    torch.manual_seed(5)
+    head = Head(clip(0), "oritext_mlp2cprompt_oriimg", NAMES, PromptOptions()).double()
+    optimizer = torch.optim.SGD(head.trained().values(), lr=1e-2, momentum=0.9, weight_decay=5e-4)
+    options = ALTAOptions(2, Rate("constant", 1e-2, 0.0, 0, 2), 5, 0.4, 0.6)
+    buffer, found = Buffer(7, 3), batches(2)
+    for task in range(2):
+        log = ALTALog(2 * len(found), torch.device("cpu"))
+        list(train_alta(head, task, 2 * task, found, optimizer, buffer, options, log, "alta", steps))
+    return head.trained() | buffer.fields | {"ce": log.ce, "mse": log.mse_replay}
+
+
 LOOPS = {
     "zscl, one pass": lambda: zscl(joint_pass=True),
     "zscl, two passes": lambda: zscl(joint_pass=False),
     "moe_adapters": moe_adapters,
     "inflora": inflora,
+    "vq_prompt": vq_prompt,
+    "it_prompt": it_prompt,
+    "alta": alta,
 }
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, Subset
 from common.datasets.images import ImageSet
 from common.datasets.incremental import Scenario, seen_subset
 from common.runs import Run, load_tensors, save_tensors
+from common.training.distributed import gather_rows, own_rows
 from vq_prompt import report
 from vq_prompt.cncm import ClassMemory, nearest_class
 from vq_prompt.data import data_name, task_count
@@ -83,7 +84,8 @@ def zero_shot(u: Tensor, text: Tensor) -> Tensor:
 def plain_features(encoder: Encoder, images: Dataset, batch_size: int, workers: int, device: torch.device) -> Tensor:
     """u (N, E) of a data set, in its order."""
     batches = in_order(images, batch_size, workers, device, "features without prompts")
-    return torch.cat([encoder.plain(batch) for batch, _ in batches])
+    own = [torch.zeros(0, encoder.dim, device=device), *(encoder.plain(batch) for batch, _ in batches)]
+    return gather_rows(torch.cat(own), len(images))
 
 
 @dataclass
@@ -106,14 +108,15 @@ class KnownFeatures:
     def look(self, learned: Learned, rows: Tensor, entries: Tensor, batch_size: int, workers: int) -> Tensor:
         """z (n, E) of the images at `rows` (n,) with `entries` (n,); only those not known yet are computed."""
         new = self.entries[rows] != entries
-        rows_new, entries_new, place = rows[new], entries[new], 0
+        rows_new, entries_new = rows[new], entries[new]
         if len(rows_new):
+            place, own = own_rows(len(rows_new)).start, [self.z[:0]]
             subset, device = Subset(self.images, rows_new.tolist()), self.u.device
             for images, _ in in_order(subset, batch_size, workers, device, "features with prompts"):
-                part = slice(place, place + len(images))
-                prompts = learned.parts.prompt.gathered(entries_new[part])
-                self.z[rows_new[part]] = learned.encoder.prompted(images, prompts)
+                prompts = learned.parts.prompt.gathered(entries_new[place : place + len(images)])
+                own.append(learned.encoder.prompted(images, prompts))
                 place += len(images)
+            self.z[rows_new] = gather_rows(torch.cat(own), len(rows_new))
             self.entries[rows_new] = entries_new
         return self.z[rows]
 

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from common.runs import Tensors
 from common.training.batches import leave_signals_to_parent
+from common.training.distributed import gather_rows, own_rows, parallel
 from common.training.schedules import cosine_annealing, set_lr
 from vq_prompt.cncm import ClassMemory
 from vq_prompt.it_options import ITOptions
@@ -95,11 +96,11 @@ def train_task(
     log = TrainingLog(*parts.prompt.key(task).new_zeros(5, total).detach())
     own = torch.arange(classes.start, classes.stop, device=device)
     state = {"parameters": Tensors(trained), "optimizer": optimizer, "log": Tensors(vars(log))}
+    call = parallel(parts)
     for step in steps(f"task {task + 1}", total, state):
         set_lr(optimizer, cosine_lr(step, options.lr, total))
         images, labels = batches[step]
-        u, z = encoder.both(images, parts.prompt.prompts(task))
-        losses = task_losses(parts, u, z, labels, text, own, task, options)
+        losses = call(batch_losses, encoder, images, labels, text, own, task, options)
         optimizer.zero_grad()
         (losses["total"] + losses["sel"]).backward()  # they share no parameter
         optimizer.step()
@@ -111,13 +112,24 @@ def train_task(
     return log
 
 
+def batch_losses(
+    parts: Parts, encoder: Encoder, images: Tensor, labels: Tensor, text: Tensor | None, classes: Tensor, task: int,
+    options: ITOptions,
+) -> dict[str, Tensor]:  # fmt: skip
+    """`task_losses` of a whole batch, from this process's images (b, 3, R, R) and all labels (B,)."""
+    own = encoder.both(images, parts.prompt.prompts(task))
+    u, z = (gather_rows(features, len(labels)) for features in own)
+    return task_losses(parts, u, z, labels, text, classes, task, options)
+
+
 # After the task
 
 
 def in_order(images: Dataset, batch_size: int, workers: int, device: torch.device, what: str) -> Iterator[tuple]:
-    """Batches of a data set in its own order, on the device."""
+    """Batches of this process's part (`own_rows`) of a data set, in its own order, on the device."""
+    own = own_rows(len(images))
     loader = DataLoader(
-        images,
+        Subset(images, range(own.start, own.stop)),
         batch_size,
         num_workers=workers,
         pin_memory=device.type == "cuda",
@@ -135,7 +147,7 @@ def task_features(
     """u (n, E), and z (n, E) with one entry's prompts, in the order of the data set, one pass for both."""
     batches = in_order(images, batch_size, workers, prompts.device, "features of the task")
     u, z = zip(*(encoder.both(batch, prompts) for batch, _ in batches))
-    return torch.cat(u), torch.cat(z)
+    return gather_rows(torch.cat(u), len(images)), gather_rows(torch.cat(z), len(images))
 
 
 # Rebalancing of softmax parts, from the second task on

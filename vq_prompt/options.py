@@ -112,7 +112,7 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     )
     run = parser.add_argument_group("run, as the original")
     run.add_argument("--config", help="yaml file; configs/<name>.yaml stands for the one of that name kept here")
-    run.add_argument("--gpuid", nargs="+", type=int, help="CUDA index [0]; negative: CPU; a single device only")
+    run.add_argument("--gpuid", nargs="+", type=int, help="CUDA index [0, or the CPU]; negative: CPU; a single one")
     run.add_argument("--log_dir", help="output folder [outputs/out]; '-mini' is appended at that scale")
     run.add_argument("--learner_type", help=f"{', '.join(LEARNER_NAMES)}")
     names = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in LEARNER_NAMES.items())
@@ -269,9 +269,14 @@ def scale_of(options: argparse.Namespace) -> str:
 
 
 def device_of(options: argparse.Namespace) -> str:
-    """torch's name of the device: --device, else the CUDA index of --gpuid, CPU where that is negative."""
+    """torch's name of the device: --device, else the CUDA index of --gpuid, CPU where that is negative.
+
+    The original's default, the first GPU, stands for whatever there is.
+    """
     if options.device is not None:
         return options.device
+    if options.gpuid == FLAGS["gpuid"]:
+        return "auto"
     return "cpu" if options.gpuid[0] < 0 else f"cuda:{options.gpuid[0]}"
 
 

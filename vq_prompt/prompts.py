@@ -15,6 +15,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.training.distributed import gather_rows
 
 LAYERS = (0, 1, 2, 3, 4)  # prompted blocks (Table 6)
 # weights of the commitment and the codebook term: the code's are those of Eq. 7-9 the other way round
@@ -109,14 +110,18 @@ class PromptPool(nn.Module):
             for name, shape in (("p", (size, length, width)), ("k", (size, width))):
                 self.register_parameter(f"e_{name}_{layer}", nn.Parameter(torch.empty(shape).uniform_()))
 
-    def forward(self, layer: int, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query (B, D) -> prefixes for keys and values (B, Lp/2, D), and the block's weighted prompt loss ()."""
+    def forward(self, layer: int, query: Tensor, batch_size: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (B, D) -> prefixes for keys and values (B, Lp/2, D), and the block's weighted prompt loss ().
+
+        batch_size: of the whole batch, where this process has only its own rows of it; the loss is of all.
+        """
         prompts, keys = getattr(self, f"e_p_{layer}"), getattr(self, f"e_k_{layer}")
         selection = select(prompts, keys, query, self.tau, self.normalize_query)
         prompt, loss = selection.soft, query.new_zeros(())
         if self.quantize:
             chosen = prompts[selection.index]
-            commitment, codebook = prompt_losses(selection.soft, chosen)
+            everything = [gather_rows(part, batch_size or len(part)) for part in (selection.soft, chosen)]
+            commitment, codebook = prompt_losses(*everything)
             loss = self.weights[0] * commitment + self.weights[1] * codebook
             prompt = straight_through(selection.soft, chosen)
         return *prompt.chunk(2, dim=1), loss
@@ -161,7 +166,9 @@ class Network(nn.Module):
             tokens = block(tokens)
         return self.feat.norm(tokens[:, 0])
 
-    def forward(self, images: Tensor, query: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, query: Tensor | None = None, batch_size: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Images (B, 3, S, S) -> class feature (B, D) after the final norm, and the prompt loss, summed over blocks.
 
         query (B, D): where it is known already, it is not computed again. Without a pool the feature is the query.
@@ -173,7 +180,7 @@ class Network(nn.Module):
             return query, loss
         for layer, block in enumerate(self.feat.blocks):
             if layer in self.prompt.layers:
-                prefix_k, prefix_v, layer_loss = self.prompt(layer, query)
+                prefix_k, prefix_v, layer_loss = self.prompt(layer, query, batch_size)
                 tokens, loss = prompted_block(block, tokens, prefix_k, prefix_v), loss + layer_loss
             else:
                 tokens = block(tokens)

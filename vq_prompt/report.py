@@ -6,6 +6,7 @@ A repeat is a run in <log_dir>/repeat-<r>/; its models lie where the original pu
 import argparse
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,9 +23,10 @@ from common.datasets.incremental import Scenario
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from common.evaluation.report import heat_map, write_matrix
 from common.errors import UserError
-from common.files import atomic_write, write_text
+from common.files import atomic_write, is_first_process, write_text
 from common.runs import Run
 from common.training.device import cost_records, device_name
+from common.training.distributed import wait_for_all
 from vq_prompt.data import data_name, protocol_name, split_in_use
 from vq_prompt.options import FLAGS, KEYS, REQUIRED, settings
 
@@ -65,7 +67,9 @@ def open_run(
     about = {"device": device_name(options.torch_device), "workers": options.workers}
     run = Run(folder, decides, labels, "", bool(options.overwrite), options.save_interval, about)
     if options.overwrite:
-        shutil.rmtree(models, ignore_errors=True)
+        if is_first_process():
+            shutil.rmtree(models, ignore_errors=True)
+        wait_for_all()
     elif run.is_new and any(models.glob("*/class.pth")):
         run.path("config.yaml").unlink()
         raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
@@ -209,7 +213,8 @@ class Tee(io.TextIOBase):
     """Standard output that also goes to a file: the original's output.log."""
 
     def __init__(self, path: Path) -> None:
-        self.terminal, self.file = sys.stdout, open(path, "a", encoding="utf-8")
+        self.terminal = sys.stdout
+        self.file = open(path if is_first_process() else os.devnull, "a", encoding="utf-8")
 
     def write(self, text: str) -> int:
         self.file.write(text)

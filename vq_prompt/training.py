@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.runs import Tensors
+from common.training.distributed import gather_rows, parallel
 from common.training.schedules import coda_cosine, multistep
 from vq_prompt.prompts import Network
 
@@ -114,9 +115,9 @@ def task_loss(network: Network, images: Tensor, labels: Tensor, first: int, seen
 
     The original has the logits of older classes at -inf and cuts those of later ones off: the same, without them.
     """
-    features, prompt_loss = network(images)
+    features, prompt_loss = network(images, batch_size=len(labels))
     logits = F.linear(features, network.last.weight[first:seen], network.last.bias[first:seen])
-    return F.cross_entropy(logits, labels - first) + prompt_loss, prompt_loss
+    return F.cross_entropy(gather_rows(logits, len(labels)), labels - first) + prompt_loss, prompt_loss
 
 
 def train_task(
@@ -140,10 +141,11 @@ def train_task(
     total = options.epochs * len(batches)
     log = TrainingLog(*network.last.weight.new_zeros(2, total).unbind())
     state = {"prompt": network.prompt, "last": network.last, "optimizer": optimizer, "log": Tensors(vars(log))}
+    call = parallel(network)
     for step in steps(stage, total, state):
         for group in optimizer.param_groups:
             group["lr"] = options.rate(step, group["base_lr"])
-        loss, prompt_loss = task_loss(network, *batches[step], first, seen)
+        loss, prompt_loss = call(task_loss, *batches[step], first, seen)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from torchvision.transforms import Compose, Normalize
 from tqdm import tqdm
 
@@ -23,6 +23,7 @@ from common.errors import UserError, all_checked
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import seed_everything
+from common.training.distributed import gather_rows, own_rows
 from vq_prompt.classifier import (
     ClassStatistics, RetrainingOptions, draw, nearest_mean, retrain, task_statistics,
 )  # fmt: skip
@@ -231,8 +232,11 @@ def training_features(learner: Learner, task: int, examples: RemappedSubset) -> 
         examples = under(examples, learner.data.test.transform)
     seed = stream_seed(learner.seed, task, "statistics")
     batches = Batches(examples, options.batch_size, seed, options.workers, options.torch_device, shuffle=False)
-    parts = [(learner.network(images)[0], labels) for images, labels in (batches[i] for i in range(len(batches)))]
-    features, labels = zip(*parts)
+    features, labels = [], []
+    for step in range(len(batches)):
+        images, targets = batches[step]
+        features.append(gather_rows(learner.network(images)[0], len(targets)))
+        labels.append(targets)
     return torch.cat(features), torch.cat(labels)
 
 
@@ -289,21 +293,22 @@ def evaluate(learner: Learner, task: int) -> list[float]:
     """
     options, network = learner.options, learner.network
     tests = seen_subset(learner.data.test, learner.tasks, task)
+    own = own_rows(len(tests))
     loader = DataLoader(
-        tests,
+        Subset(tests, range(own.start, own.stop)),
         options.batch_size,
         num_workers=options.workers,
         pin_memory=options.torch_device.type == "cuda",
         worker_init_fn=leave_signals_to_parent,
     )
-    rows, predictions, place = torch.tensor(tests.indices, device=options.torch_device), [], 0
+    rows, predictions, place = torch.tensor(tests.indices[own], device=options.torch_device), [], 0
     bar = tqdm(loader, desc=f"test {task + 1}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
     for images, _ in bar:
         here = rows[place : place + len(images)]
         features = tested_features(learner, images.to(options.torch_device, non_blocking=True), here)
         predictions.append(network.last(features)[:, : learner.tasks.seen(task)].argmax(dim=1))
         place += len(images)
-    hits = torch.cat(predictions).cpu().numpy() == np.asarray(tests.labels)
+    hits = gather_rows(torch.cat(predictions), len(tests)).cpu().numpy() == np.asarray(tests.labels)
     of_task = learner.tasks.task_ids(tests.labels)
     return [100 * float(hits[of_task == seen].mean()) for seen in range(task + 1)]
 
