@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+import alta.main
 import inflora.main
 import moe_adapters.cil
 import moe_adapters.main
-import zscl.cil
+import vq_prompt.run
 import zscl.main
 from tests import process_loops
 
-TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
+TIMES = ("train_seconds", "peak_memory_mib", "seconds_per_batch")  # measured, not computed
 MINI = ["--scale", "mini", "--device", "cpu", "--workers", "0", "--threads", "1"]
 ORDER = ["--train-dataset", "EuroSAT,MNIST", "--eval-datasets", "MNIST", "--batch-size", "15", "--iterations", "4"]
 ZSCL = ["--method", "ZSCL", "--image_loss", "--text_loss", "--we", "--avg_freq", "2", "--l2", "1", "--cache-dir", "none"]
@@ -30,12 +32,24 @@ MOE = ["--ffn_adapt", "--apply_moe", "--experts_num", "4", "--lr", "1e-2", "--is
 MOE += ["--chooser-iterations", "3,3", "--autorouter"]
 CIL = ["--config-path", "configs/class", "--scale", "mini", "initial_increment=20", "increment=20", "epochs=1"]
 CIL += ["batch_size=61", "device=cpu", "workers=0", "threads=1"]
+VQ = ["--scale", "mini", "--device", "cpu", "--threads", "1", "--seeds", "0", "--set", "first_split_size=20"]
+VQ += ["other_split_size=20", "batch_size=61"]
 COMMANDS: dict[str, tuple[Callable, list[str]]] = {
     "zscl.main": (zscl.main.main, [*MINI, *ORDER, *ZSCL]),
-    "zscl.cil": (zscl.cil.main, [*CIL, "--config-name", "cifar100_10-10-iCaRL.yaml"]),
     "moe_adapters.main": (moe_adapters.main.main, [*MINI, *ORDER, *MOE]),
     "moe_adapters.cil": (moe_adapters.cil.main, [*CIL, "--config-name", "cifar100_10-10-MoE-Adapters.yaml"]),
-}
+    "vq_prompt.run": (
+        vq_prompt.run.main,
+        ["--config", "configs/cifar-100_prompt_vq.yaml", "--learner_type", "prompt", "--learner_name", "VQPrompt",
+         "--prompt_param", "10", "8", "1", *VQ, "schedule=[0, 0, 1]"],
+    ),
+    "vq_prompt.run, IT-Prompt": (
+        vq_prompt.run.main,
+        ["--config", "configs/cifar-100_it_prompt.yaml", "--learner_type", "it_prompt", "--learner_name", "ITPrompt",
+         *VQ, "epochs=1", "rebalance_epochs=1"],
+    ),
+    "alta.main": (alta.main.main, ["--visual", "mini", "--device", "cpu", "--threads", "1", "--workers", "0"]),
+}  # fmt: skip
 
 
 def start(processes: int, *words: str) -> subprocess.Popen:
@@ -79,12 +93,25 @@ def test_a_loop_on_two_processes_equals_one(two_processes: dict[str, dict[str, T
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-9, msg=lambda text: f"{name} {key}: {text}")
 
 
+def two_tasks_of_alta(folder: Path) -> Path:
+    """A configuration of the miniature in two tasks of one epoch."""
+    content = yaml.safe_load((Path(alta.main.__file__).parent / "configs" / "il_cifar100.yaml").read_text())
+    content["dataset"] |= {"name": "mini", "n_tasks": 2, "n_classes_per_task": 20}
+    content["OPTIM"] |= {"MAX_EPOCH": 1, "WARMUP_CONS_LR": 0.01}
+    (folder / "two_tasks.yaml").write_text(yaml.safe_dump(content))
+    return folder / "two_tasks.yaml"
+
+
 @pytest.mark.parametrize("module", COMMANDS)
 def test_two_processes_record_what_one_records(tmp_path: Path, module: str) -> None:
     main, words = COMMANDS[module]
     folders = [tmp_path / f"{count}-mini" for count in ("one", "two")]
     saves = [[f"save={folder}"] if module.endswith("cil") else ["--save", str(folder)] for folder in folders]
-    other = start(2, module, *words, *saves[1])
+    if module.startswith("vq_prompt"):
+        saves = [["--log_dir", str(folder)] for folder in folders]
+    if module == "alta.main":
+        words = [*words, "--config-file", str(two_tasks_of_alta(tmp_path))]
+    other = start(2, module.split(",")[0], *words, *saves[1])
     main([*words, *saves[0]])
     said = finish(other)
     assert len(re.findall("^.*after.*MNIST|^task 1 .2 of 2.", said, re.MULTILINE)) <= 1, said  # the first one speaks
