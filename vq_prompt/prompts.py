@@ -120,7 +120,7 @@ class PromptPool(nn.Module):
         prompt, loss = selection.soft, query.new_zeros(())
         if self.quantize:
             chosen = prompts[selection.index]
-            everything = [gather_rows(part, batch_size or len(part)) for part in (selection.soft, chosen)]
+            everything = [gather_rows(part, batch_size) for part in (selection.soft, chosen)]
             commitment, codebook = prompt_losses(*everything)
             loss = self.weights[0] * commitment + self.weights[1] * codebook
             prompt = straight_through(selection.soft, chosen)

@@ -104,9 +104,12 @@ class _Gather(torch.autograd.Function):
         return world_size() * gradient[ctx.rows], None
 
 
-def gather_rows(own: Tensor, count: int) -> Tensor:
-    """This process's rows (`own_rows(count)`) of something -> the rows of all, (count, ...), differentiable."""
-    return own if world_size() == 1 else _Gather.apply(own, count)
+def gather_rows(own: Tensor, count: int | None) -> Tensor:
+    """This process's rows (`own_rows(count)`) of something -> the rows of all, (count, ...), differentiable.
+
+    count None: they are all there is.
+    """
+    return own if world_size() == 1 or count is None else _Gather.apply(own, count)
 
 
 def draw_whole(draw: Callable[[Tensor], Tensor], own: Tensor, count: int | None) -> Tensor:
