@@ -24,7 +24,7 @@ from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, Da
 from results.first_row import as_text, first_row
 from results.published import Published, read_curves, read_published
 
-RUNS = (Path("runs"), Path("ckpt"), Path("experiments"), Path("logs"))  # where the scripts save
+RUNS = tuple(map(Path, ("runs", "ckpt", "experiments", "logs", "outputs", "output")))  # where the scripts save
 OUT = Path("results/out")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a CSV field as a formula
 COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
@@ -34,7 +34,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; `command` is None, "verify" or "first-row"."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument(
-        "--runs", nargs="+", type=Path, metavar="DIR", help="run folders (default: runs ckpt experiments logs)"
+        "--runs", nargs="+", type=Path, metavar="DIR", help=f"run folders (default: {' '.join(map(str, RUNS))})"
     )
     shared.add_argument("--scale", choices=SCALES, help="which runs; the two never mix (default: paper)")
     shared.add_argument("--protocol", metavar="P", help="only this protocol, such as mtil-order1")

@@ -118,9 +118,10 @@ class ClassMemory:
         return class_distances(distances(phi, padded), counts, self.aggregate)
 
     def state_dict(self) -> dict[str, object]:
-        return {
-            "center": self.center, "centroids": self.centroids, "means": self.means, "variances": self.variances,
-        }  # fmt: skip
+        """All of it on the CPU."""
+        lists = {name: getattr(self, name) for name in ("centroids", "means", "variances")}
+        center = None if self.center is None else self.center.cpu()
+        return {"center": center} | {name: [tensor.cpu() for tensor in found] for name, found in lists.items()}
 
     def load_state_dict(self, saved: dict[str, object], device: torch.device | str = "cpu") -> None:
         self.center = None if saved["center"] is None else saved["center"].to(device)

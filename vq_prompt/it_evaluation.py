@@ -121,7 +121,7 @@ class KnownFeatures:
         return self.z[rows]
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {"u": self.u, "z": self.z, "entries": self.entries}
+        return {"u": self.u.cpu(), "z": self.z.cpu(), "entries": self.entries.cpu()}
 
     def load_state_dict(self, saved: dict[str, Tensor]) -> None:
         for name, tensor in saved.items():

@@ -148,7 +148,7 @@ def save_task(session: Session, task: int, stages: list[str]) -> None:
     learned = session.learned
     content = {"stages": stages, "u": learned.u.state_dict(), "z": learned.z.state_dict()}
     session.checkpoint(task).parent.mkdir(parents=True, exist_ok=True)
-    weights = {} if learned.parts is None else learned.parts.state_dict()
+    weights = {} if learned.parts is None else {key: value.cpu() for key, value in learned.parts.state_dict().items()}
     save_tensors(session.checkpoint(task), content | {"state_dict": weights})
 
 

@@ -69,7 +69,7 @@ def check(options: argparse.Namespace) -> None:
             lambda: known_name("vq_weight_convention", options.vq_weight_convention, CONVENTIONS),
             lambda: known_name("schedule_type", options.schedule_type, SCHEDULES),
             lambda: check_schedule(options.schedule_type, options.schedule, options.iter_step),
-            lambda: check_pool(*prompt_param(options)),
+            lambda: None if options.learner_name == "NCM" else check_pool(*prompt_param(options)),
         ]
     )
 

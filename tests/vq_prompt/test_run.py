@@ -175,7 +175,7 @@ def test_variants(run, tmp_path):
     labels = lines(out / "repeat-1")[0]
     assert (labels["method"], labels["protocol"]) == ("Soft-Prompt", "cil-characters-10x4-first1-validation")
     assert not list(out.rglob("statistics.pth"))
-    ncm = run("cifar-100", "--learner_name", "NCM", "--overwrite", "1")
+    ncm = run("cifar-100_ncm", "--overwrite", "1")
     assert lines(ncm / "repeat-1")[0]["method"] == "NCM, no prompts"
     assert values(ncm / "repeat-1", "trainable_parameters")["CIFAR100", 2] == 0
     assert values(ncm / "repeat-1", "forgetting")["CIFAR100", 2] >= 0
