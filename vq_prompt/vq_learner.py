@@ -285,31 +285,33 @@ def evaluate(learner: Learner, task: int) -> list[float]:
     """Accuracy in percent on the test images of each task so far, among the classes of all of them.
 
     Once a task: the original tests after training and again at the end, on the same models. What the ViT gives without
-    prompts is computed once per test image.
+    prompts is computed once per test image; batches never mix tasks, so that they are the same after every task.
     """
     options, network = learner.options, learner.network
-    tests = seen_subset(learner.data.test, learner.tasks, task)
+    tests, seen = seen_subset(learner.data.test, learner.tasks, task), learner.tasks.seen(task)
+    of_task = learner.tasks.task_ids(tests.labels)
+    members = [np.flatnonzero(of_task == known) for known in range(task + 1)]
+    size = options.batch_size
+    batches = [rows[start : start + size].tolist() for rows in members for start in range(0, len(rows), size)]
     loader = DataLoader(
         tests,
-        options.batch_size,
+        batch_sampler=batches,
         num_workers=options.workers,
         pin_memory=options.torch_device.type == "cuda",
         worker_init_fn=leave_signals_to_parent,
     )
-    rows, predictions, place = torch.tensor(tests.indices, device=options.torch_device), [], 0
+    places = torch.tensor(tests.indices, device=options.torch_device)
+    hits = np.zeros(len(tests), dtype=bool)
     bar = tqdm(loader, desc=f"test {task + 1}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
-    for images, _ in bar:
-        here = rows[place : place + len(images)]
-        features = tested_features(learner, images.to(options.torch_device, non_blocking=True), here)
-        predictions.append(network.last(features)[:, : learner.tasks.seen(task)].argmax(dim=1))
-        place += len(images)
-    hits = torch.cat(predictions).cpu().numpy() == np.asarray(tests.labels)
-    of_task = learner.tasks.task_ids(tests.labels)
-    return [100 * float(hits[of_task == seen].mean()) for seen in range(task + 1)]
+    for batch, (images, labels) in zip(batches, bar):
+        features = tested_features(learner, images.to(options.torch_device, non_blocking=True), places[batch])
+        predictions = network.last(features)[:, :seen].argmax(dim=1)
+        hits[batch] = (predictions.cpu() == labels).numpy()
+    return [100 * float(hits[rows].mean()) for rows in members]
 
 
 def tested_features(learner: Learner, images: Tensor, rows: Tensor) -> Tensor:
-    """Features (B, D) of the test images in these rows of `queries`, which are filled where they are not known."""
-    if learner.queries[rows, 0].isnan().any():
+    """Features (B, D) of the test images in these rows of `queries`, which are filled if they are not known yet."""
+    if learner.queries[rows[0], 0].isnan():
         learner.queries[rows] = learner.network.query(learner.network.tokens(images))
     return learner.network(images, learner.queries[rows])[0]

@@ -14,6 +14,7 @@ import yaml
 
 from common.evaluation.metrics import task_matrix_metrics
 from tests.vq_prompt.conftest import EXPERIMENTS
+from vq_prompt import vq_learner
 from vq_prompt.options import CONFIGS, parse_args
 from vq_prompt.prompts import Network
 from vq_prompt.report import COLUMNS
@@ -249,6 +250,28 @@ def test_fewer_than_five_classes_and_two_centroids(run):
     assert "top-5" not in retrained[0] and "top-5" in retrained[1] and len(retrained) == 2
     statistics = torch.load(out / "models" / "repeat-1" / "task-3" / "statistics.pth", weights_only=True)
     assert statistics["labels"].tolist() == [4, 4, 5, 5]
+
+
+def test_every_task_is_tested_once_and_every_query_computed_once(run, monkeypatch):
+    """The original tests all tasks again at the end, and takes two forwards an image each time."""
+    tested, computed = [], []
+    query, evaluate = Network.query, vq_learner.evaluate
+
+    def watched_query(network, tokens):
+        computed.append(len(tokens))
+        return query(network, tokens)
+
+    def watched_evaluate(learner, task):
+        before = len(computed)
+        accuracies = evaluate(learner, task)
+        tested.append((task, len(accuracies), sum(computed[before:])))
+        return accuracies
+
+    monkeypatch.setattr(Network, "query", watched_query)
+    monkeypatch.setattr(vq_learner, "evaluate", watched_evaluate)
+    few = ["dataroot=mini", "first_split_size=2", "other_split_size=2", "max_task=3"]
+    run("cifar-100", "--no_ca", "--set", *few)  # 15 test images a class
+    assert tested == [(0, 1, 30), (1, 2, 30), (2, 3, 30)]
 
 
 # Resume
