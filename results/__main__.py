@@ -26,7 +26,7 @@ from results.first_row import as_text, first_row
 from results.published import Published, read_curves, read_published
 from results.run import add_command, run, split_flags
 
-RUNS = (Path("runs"), Path("ckpt"), Path("experiments"), Path("logs"))  # where the scripts save
+RUNS = tuple(map(Path, ("runs", "ckpt", "experiments", "logs", "logs-mini")))  # where the scripts save
 OUT = Path("results/out")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a CSV field as a formula
 COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
@@ -36,7 +36,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line; `command` is None, "verify", "first-row" or "run", `flags` what stands behind --."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument(
-        "--runs", nargs="+", type=Path, metavar="DIR", help="run folders (default: runs ckpt experiments logs)"
+        "--runs", nargs="+", type=Path, metavar="DIR", help=f"run folders (default: {' '.join(map(str, RUNS))})"
     )
     shared.add_argument("--scale", choices=SCALES, help="which runs; the two never mix (default: paper)")
     shared.add_argument("--protocol", metavar="P", help="only this protocol, such as mtil-order1")

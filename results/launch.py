@@ -114,10 +114,12 @@ class Command:
         if lock:
             lock.write(str(self.process.pid))
             lock.flush()
-        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)  # holds no lock that `checkpoint` would wait for
+        if not lock:  # Popen.wait holds a lock of its own, which `checkpoint`, a signal's handler, would wait for
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        code = self.process.wait()
         if lock:
             lock.truncate(0)
-        return self.process.wait()
+        return code
 
     def checkpoint(self) -> DelayedSubmission:
         """Called by submitit on Slurm before the job's time is up or another takes its place: save, queue again."""
@@ -183,7 +185,7 @@ class Launcher:
                 self.running += [earlier] if earlier else []
                 self.waiting += [] if earlier else [job]
         for earlier in self.running:
-            self.say(f"{told(earlier.job)}: still running, started by an earlier launcher; waiting for it")
+            self.say(f"{earlier.job.title}: still running, started by an earlier launcher; waiting for it")
         with signals_noted() as signals:
             while (self.waiting or self.running) and not signals:
                 self.start_next()
@@ -198,7 +200,7 @@ class Launcher:
     def stop_all(self, signals: list[int]) -> None:
         """Tell all runs to save and stop, and wait for those on this machine; a second signal ends the waiting."""
         if self.running:
-            self.say(f"stopping; each run saves first: {'; '.join(told(each.job) for each in self.running)}")
+            self.say(f"stopping; each run saves first: {'; '.join(each.job.title for each in self.running)}")
         for each in self.running:
             if isinstance(each.handle, submitit.SlurmJob):
                 each.handle.cancel(check=False)
@@ -218,12 +220,12 @@ class Launcher:
                 return
             self.waiting.remove(job)
             if progress(job).state == DONE:
-                self.say(f"{told(job)}: done; its run is another row's too")
+                self.say(f"{job.title}: done; its run is another row's too")
                 continue
             slot = next(iter(Counter(self.place.slots) - Counter(each.slot for each in self.running)))
             self.tries[job.name] += 1
             again = ", second try" if self.tries[job.name] > 1 else ""
-            self.say(f"{told(job)}: {'submitted' if self.place.executor == 'slurm' else 'started'}{again}")
+            self.say(f"{job.title}: {'submitted' if self.place.executor == 'slurm' else 'started'}{again}")
             self.running.append(self.start(job, slot))
 
     def start(self, job: Job, slot: str | None) -> Running:
@@ -242,7 +244,7 @@ class Launcher:
         try:
             handle = executor.submit(command)
         except (FailedJobError, FailedSubmissionError) as error:
-            raise UserError(f"{told(job)}: not submitted: {error}") from error
+            raise UserError(f"{job.title}: not submitted: {error}") from error
         finally:
             signal.signal(signal.SIGINT, before)
         note = {"executor": self.place.executor, "job": handle.job_id, "slot": slot}
@@ -256,19 +258,15 @@ class Launcher:
             job, at = each.job, progress(each.job)
             if at.state == DONE:
                 values = ", ".join(f"{metric} {value:.2f}" for metric, value in at.values.items())
-                self.say(f"{told(job)}: done; {values}")
+                self.say(f"{job.title}: done; {values}")
                 continue
             code = exit_code(each.handle)
             if self.tries[job.name] < TRIES:
-                self.say(f"{told(job)}: {code}, after {at.tasks} tasks; see {log_path(self.folder, job)}")
+                self.say(f"{job.title}: {code}, after {at.tasks} tasks; see {log_path(self.folder, job)}")
                 self.waiting.appendleft(job)
             else:
-                self.say(f"{told(job)}: {code} again; given up")
+                self.say(f"{job.title}: {code} again; given up")
                 self.failed[job.name] = code
-
-
-def told(job: Job) -> str:
-    return f"{job.row.method}, seed {job.seed}"
 
 
 def log_path(folder: Path, job: Job) -> Path:

@@ -77,6 +77,7 @@ class Job:
     """A row under one seed at one scale: what to run, and where its records will be."""
 
     name: str  # of its log and lock: number of the row, method, seed
+    title: str  # for people; with the protocol where rows have the same method
     row: Row
     seed: int
     scale: str
@@ -179,7 +180,7 @@ def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence
             f"{', '.join(own)} behind --: the plan tells each command its own. Use --scale and --seeds before it, or "
             "a .yaml of your own."
         )
-    jobs = []
+    jobs, shared = [], len({row.method for row in plan.rows}) < len(plan.rows)
     for number, row in enumerate(plan.rows, 1):
         _check_seeds(f"{plan.name}: {row.method}: ", row, seeds or row.seeds)
         for seed in seeds or row.seeds:
@@ -187,5 +188,6 @@ def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence
             words += (["--scale", scale] if scale != "paper" else []) + list(flags)
             folder = Path((row.folder if scale == "paper" else row.mini_folder).replace(SEED, str(seed)))
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9+.]+', '_', row.method)}-seed{seed}"
-            jobs.append(Job(name, row, seed, scale, tuple(words), folder))
+            title = f"{row.method}, {row.protocol}, seed {seed}" if shared else f"{row.method}, seed {seed}"
+            jobs.append(Job(name, title, row, seed, scale, tuple(words), folder))
     return jobs

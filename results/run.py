@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from results import plan as plans
 from results.plan import Job, Plan, jobs_of, read_plan, table_names
 from results.progress import DONE, Progress, estimates, progress, status_table
 
@@ -36,7 +37,7 @@ def add_command(commands: Any, scales: Sequence[str]) -> None:
     parser = commands.add_parser(
         "run",
         help="run what is missing of a published table",
-        description=__doc__,
+        description=f"{__doc__}\n{plans.__doc__}",
         epilog=f"Tables: {', '.join(table_names())}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -51,8 +52,7 @@ def add_command(commands: Any, scales: Sequence[str]) -> None:
     parser.add_argument("--tflops", type=float, help="rate of your device in TFLOP/s, for costs that were only counted")
     parser.add_argument("--executor", choices=("local", "slurm"), default="local", help="submitit's (default: local)")
     parser.add_argument("--jobs", type=int, help="runs at a time (here: 1; Slurm: all)")
-    parser.add_argument("--devices", type=lambda text: text.split(","), metavar="D", help="CUDA devices, such as 0,1: a "
-                        "run at a time on each")  # fmt: skip
+    parser.add_argument("--devices", type=names, metavar="D", help="CUDA devices, such as 0,1: a run at a time on each")
     parser.add_argument("--slurm-partition", metavar="P", help="partition")
     parser.add_argument("--slurm-time", metavar="T", help="time limit as sbatch takes it (default: 1-00:00:00); a job "
                         "whose time is up saves and is queued again")  # fmt: skip
@@ -60,9 +60,14 @@ def add_command(commands: Any, scales: Sequence[str]) -> None:
                         "such as account=lab or cpus-per-task=16; one GPU a job unless gpus-per-node=N")  # fmt: skip
 
 
+def names(text: str) -> list[str]:
+    """A comma list, for argparse."""
+    return text.split(",")
+
+
 def numbers(text: str) -> list[int]:
     """A comma list of whole numbers, for argparse."""
-    return [int(part) for part in text.split(",")]
+    return [int(part) for part in names(text)]
 
 
 def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -103,7 +108,7 @@ def launch(plan: Plan, jobs: list[Job], folder: Path, args: argparse.Namespace) 
     for job in jobs:
         if job.name in launcher.failed:
             path = log_path(folder, job)
-            print(f"\n{job.row.method}, seed {job.seed}: {launcher.failed[job.name]}. The end of {path}:")
+            print(f"\n{job.title}: {launcher.failed[job.name]}. The end of {path}:")
             print(log_end(path))
     show_next(jobs)
     return bool(launcher.failed)
@@ -166,11 +171,12 @@ def show_commands(plan: Plan, jobs: list[Job], folders: list[Path], folder: Path
         hours = "hours unknown" if cost.hours is None else f"{'at most ' if at.tasks else ''}{shown(cost.hours)}"
         about = "" if at.state == DONE else f", {hours} ({cost.source})"
         tasks = "" if at.state == DONE else f", {at.tasks} of {at.of or '?'} tasks"
-        print(f"{job.row.method}, seed {job.seed}: {state}{tasks}{about}\n    {shlex.join(job.words)}")
+        print(f"{job.title}: {state}{tasks}{about}\n    {shlex.join(job.words)}")
     left = [cost.hours for at, cost in zip(found, costs) if at.state != DONE]
     known = [hours for hours in left if hours is not None]
-    unknown = f", and {len(left) - len(known)} runs of unknown cost" if len(known) < len(left) else ""
-    print(f"\n{plan.name}: {len(jobs)} runs, {len(left)} not done; about {shown(sum(known))} of one device{unknown}")
+    parts = [f"about {shown(sum(known))} of one device"] if known else []
+    parts += [f"{len(left) - len(known)} of unknown cost"] if len(known) < len(left) else []
+    print(f"\n{plan.name}: {len(jobs)} runs, {len(left)} not done{': ' if parts else ''}{', and '.join(parts)}")
 
 
 def shown(hours: float) -> str:

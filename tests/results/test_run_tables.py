@@ -49,7 +49,8 @@ def run(*arguments: str) -> int:
 
 def launcher(*arguments: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "results", "run", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, **pipes, start_new_session=True)
 
 
 def wait_for(happened: Callable[[], object], what: str) -> None:
@@ -157,16 +158,19 @@ def test_ctrl_c_stops_what_this_launcher_started(folder: Path) -> None:
 
 # Slurm
 
-SHIMS = {  # sbatch starts the job in the background; srun drops its own options
-    "sbatch": 'echo "Submitted batch job 77"; SLURM_JOB_ID=77 nohup bash "$1" > /dev/null 2>&1 & cp "$1" sbatch.txt',
-    "srun": 'while [[ $1 == --* ]]; do case $1 in --output|--error) shift 2 ;; *) shift ;; esac; done; exec "$@"',
+SHIMS = {  # a job runs in the background; srun drops its own options and tells its process
+    "sbatch": 'echo "Submitted batch job 77"; cp "$1" sbatch.txt; scontrol requeue 77',
+    "scontrol": "SLURM_JOB_ID=$2 nohup bash sbatch.txt > /dev/null 2>&1 &",
+    "srun": "while [[ $1 == --* ]]; do case $1 in --output|--error) shift 2 ;; *) shift ;; esac; done\n"
+    'echo $$ > srun.pid; exec "$@"',
     "sacct": 'printf "JobID|State|NodeList\\n77|RUNNING|n1\\n"',
     "scancel": "exit 0",
 }
 
 
 def test_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    (folder / "t.yaml").write_text(HEAD + row("good"))
+    """Submitted with the options given; warned that its time is up, the job saves, is queued again, and ends."""
+    (folder / "t.yaml").write_text(HEAD + row("slow"))
     slurm = ["--executor", "slurm", "--slurm-time", "1-02:30:00", "--slurm-partition", "gpu", "--slurm", "account=lab"]
     assert run("t.yaml", *slurm) == 2
     assert "sbatch, srun, sacct, scancel not found" in capsys.readouterr().err
@@ -175,13 +179,21 @@ def test_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (folder / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
         (folder / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
-    assert run("t.yaml", *slurm) == 0
-    said = capsys.readouterr().out
-    assert "good, seed 0: submitted" in said and states(said) == {"good": "done"}
+    started = launcher("t.yaml", *slurm)
+    wait_for(lambda: in_second_task(folder / "slow-0"), "the second task")
+    (folder / "go").touch()
+    job = int((folder / "srun.pid").read_text())
+    command = int(Path(f"/proc/{job}/task/{job}/children").read_text())
+    for process in (command, job):  # Slurm signals all of a job
+        os.kill(process, signal.SIGUSR2)
+    said, _ = started.communicate(timeout=60)
+    assert started.returncode == 0 and "slow, seed 0: submitted\n" in said and states(said) == {"slow": "done"}
+    log = (folder / "runs/tables/t/logs/01-slow-seed0.log").read_text()
+    assert log.count("tiny_run.py slow 0") == 2 and log.count("Stopped in task 2 after step") == 1
     script = (folder / "sbatch.txt").read_text()
     for option in ("--time=1590", "--partition=gpu", "--account=lab", "--gpus-per-node=1", "--signal=USR2@90"):
         assert f"#SBATCH {option}\n" in script
-    assert json.loads((folder / "runs/tables/t/jobs.json").read_text())["01-good-seed0"]["job"] == "77"
+    assert json.loads((folder / "runs/tables/t/jobs.json").read_text())["01-slow-seed0"]["job"] == "77"
 
 
 # Mistakes
@@ -229,6 +241,6 @@ def test_counted_costs(folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert run("t.yaml", "--dry-run", "--tflops", "10") == 0  # 36e15 / 10e12 = 3600 s
     said = capsys.readouterr().out
     assert "a, seed 0: missing, 0 of 2 tasks, 1.0 h (36 PFLOP counted, at 10 TFLOP/s)" in said
-    assert "2 runs, 2 not done; about 1.0 h of one device, and 1 runs of unknown cost" in said
+    assert "2 runs, 2 not done: about 1.0 h of one device, and 1 of unknown cost" in said
     assert run("t.yaml", "--dry-run") == 0
     assert "hours unknown (36 PFLOP counted; give --tflops, the rate of your device)" in capsys.readouterr().out
