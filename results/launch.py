@@ -32,7 +32,7 @@ from common.files import write_text
 from results.plan import Job
 from results.progress import DONE, progress
 
-POLL = 0.1  # seconds between two looks at the jobs
+POLL = 0.2  # seconds between two looks at the jobs
 TRIES = 2
 LOG_LINES = 15  # of a failed command
 YEAR = 365 * 24 * 60  # minutes; a local job has no time limit
@@ -296,10 +296,9 @@ def exit_code(handle: submitit.Job | None) -> str:
     """How a job that is not done ended, in words."""
     if handle is None or not handle.paths.result_pickle.exists():
         return "ended unseen"
-    try:
-        code = handle.result()
-    except Exception as error:  # what submitit itself failed of; its text holds the job's traceback
-        return f"failed ({str(error).strip().splitlines()[-2:]})"
+    if handle.exception():  # of submitit or of what it called, not of the command
+        return f"not started (see {handle.paths.stderr})"
+    code = handle.result()
     return {0: "ended without its last records", 130: "interrupted"}.get(code, f"failed with exit code {code}")
 
 

@@ -24,6 +24,8 @@ from typing import Any
 
 from common.errors import UserError
 from results import plan as plans
+from results.labels import count
+from results.launch import Launcher, Place, log_end, log_path, only_launcher, still_running
 from results.plan import Job, Plan, jobs_of, read_plan, table_names
 from results.progress import DONE, Progress, estimates, progress, status_table
 
@@ -93,13 +95,11 @@ def run(args: argparse.Namespace, folders: list[Path]) -> bool:
 
 def launch(plan: Plan, jobs: list[Job], folder: Path, args: argparse.Namespace) -> bool:
     """Run what is not done, and show how it went; whether a row failed."""
-    from results.launch import Launcher, log_end, log_path, only_launcher
-
     at = place(args, len(jobs))
     require_scripts(jobs)
     with only_launcher(folder):
         done = sum(progress(job).state == DONE for job in jobs)
-        print(f"{plan.name}: {len(jobs)} runs, {done} done already; logs in {folder / 'logs'}", flush=True)
+        print(f"{plan.name}: {count(len(jobs), 'run')}, {done} done already; logs in {folder / 'logs'}", flush=True)
         launcher = Launcher(folder, at, lambda text: print(text, flush=True))
         try:
             launcher.run(jobs)
@@ -114,10 +114,8 @@ def launch(plan: Plan, jobs: list[Job], folder: Path, args: argparse.Namespace) 
     return bool(launcher.failed)
 
 
-def place(args: argparse.Namespace, count: int) -> Any:
+def place(args: argparse.Namespace, jobs: int) -> Place:
     """Where the jobs run, from the flags. Raises UserError for flags that do not go together, and without Slurm."""
-    from results.launch import Place
-
     slurm = [flag for flag in ("slurm_partition", "slurm_time", "slurm") if getattr(args, flag)]
     if args.jobs is not None and args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give 1 or more.")
@@ -136,7 +134,7 @@ def place(args: argparse.Namespace, count: int) -> Any:
         raise UserError(f"--slurm {wrong[0]}: give KEY=VALUE, such as account=lab.")
     others = {key.replace("-", "_"): value for key, _, value in (text.partition("=") for text in args.slurm)}
     parameters = {"timeout_min": minutes(args.slurm_time), "gpus_per_node": 1, "slurm_partition": args.slurm_partition}
-    return Place("slurm", [None] * (args.jobs or count), parameters | {"slurm_additional_parameters": others})
+    return Place("slurm", [None] * (args.jobs or jobs), parameters | {"slurm_additional_parameters": others})
 
 
 def minutes(time: str | None) -> int:
@@ -176,7 +174,8 @@ def show_commands(plan: Plan, jobs: list[Job], folders: list[Path], folder: Path
     known = [hours for hours in left if hours is not None]
     parts = [f"about {shown(sum(known))} of one device"] if known else []
     parts += [f"{len(left) - len(known)} of unknown cost"] if len(known) < len(left) else []
-    print(f"\n{plan.name}: {len(jobs)} runs, {len(left)} not done{': ' if parts else ''}{', and '.join(parts)}")
+    told = ": " + ", and ".join(parts) if parts else ""
+    print(f"\n{plan.name}: {count(len(jobs), 'run')}, {len(left)} not done{told}")
 
 
 def shown(hours: float) -> str:
@@ -185,8 +184,6 @@ def shown(hours: float) -> str:
 
 def states_of(jobs: Sequence[Job], folder: Path, found: Sequence[Progress], failed: Sequence[str] = ()) -> list[str]:
     """In words: what the records say, unless a job is running or has just failed."""
-    from results.launch import still_running
-
     running = [at.state != DONE and still_running(folder, job) is not None for job, at in zip(jobs, found)]
     return [
         "running" if runs else "failed" if job.name in failed else at.state
@@ -196,8 +193,6 @@ def states_of(jobs: Sequence[Job], folder: Path, found: Sequence[Progress], fail
 
 def show_status(jobs: list[Job], folder: Path, failed: Sequence[str] = ()) -> None:
     """The table of all rows and seeds."""
-    from results.launch import log_path
-
     found = [progress(job) for job in jobs]
     logs = [log_path(folder, job) for job in jobs]
     print("\n" + status_table(jobs, states_of(jobs, folder, found, failed), found, logs), flush=True)

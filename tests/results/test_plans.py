@@ -103,6 +103,7 @@ def test_plan(table: str, echo: str, monkeypatch: pytest.MonkeyPatch, capsys: py
         jobs = jobs_of(plan, scale, None, ["--threads", "1"])
         for job in jobs:
             module, *words = asked(job, echo)
+            assert module in TOLD, f"{module}: say in TOLD what its command line comes to"
             method, name, seed, folder = TOLD[module](words)
             assert (method, seed, Path(folder)) == (job.row.method, job.seed, job.folder)
             assert name == job.row.protocol if scale == "paper" else tasks_of(name) in (1, 10, 11)
