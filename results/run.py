@@ -24,7 +24,7 @@ from typing import Any
 
 from common.errors import UserError
 from results import plan as plans
-from results.labels import count
+from results.labels import count, scale
 from results.launch import Launcher, Place, log_end, log_path, only_launcher, still_running
 from results.plan import Job, Plan, jobs_of, read_plan, table_names
 from results.progress import DONE, Progress, estimates, progress, status_table
@@ -81,9 +81,9 @@ def split_flags(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def run(args: argparse.Namespace, folders: list[Path]) -> bool:
     """Run, or show, a table; whether a row failed. `folders`: where equal runs are looked for. Raises UserError."""
-    plan, scale = read_plan(args.table), args.scale or "paper"
-    jobs = jobs_of(plan, scale, args.seeds, args.flags)
-    folder = TABLES / (plan.name if scale == "paper" else f"{plan.name}-{scale}")
+    plan, size = read_plan(args.table), args.scale or "paper"
+    jobs = jobs_of(plan, size, args.seeds, args.flags)
+    folder = TABLES / (plan.name if size == "paper" else f"{plan.name}-{size}")
     if args.dry_run:
         show_commands(plan, jobs, folders, folder, args.tflops)
         return False
@@ -195,7 +195,8 @@ def show_status(jobs: list[Job], folder: Path, failed: Sequence[str] = ()) -> No
     """The table of all rows and seeds."""
     found = [progress(job) for job in jobs]
     logs = [log_path(folder, job) for job in jobs]
-    print("\n" + status_table(jobs, states_of(jobs, folder, found, failed), found, logs), flush=True)
+    print(f"\n{folder.name}, {scale(jobs[0].scale)}\n")
+    print(status_table(jobs, states_of(jobs, folder, found, failed), found, logs), flush=True)
 
 
 def show_next(jobs: Sequence[Job]) -> None:
@@ -204,7 +205,7 @@ def show_next(jobs: Sequence[Job]) -> None:
     if not done:
         return
     protocols = sorted({at.protocol for _, at in done})
-    scale = "" if jobs[0].scale == "paper" else f" --scale {jobs[0].scale}"
+    size = "" if jobs[0].scale == "paper" else f" --scale {jobs[0].scale}"
     named = [f" --protocol {protocol}" for protocol in protocols] if len(protocols) < 3 else [""]
     roots = " ".join(sorted({job.folder.parts[0] for job, _ in done}))
-    print(f"\nThe sheet: {' and '.join(f'python -m results{scale}{name} --runs {roots}' for name in named)}")
+    print(f"\nThe sheet: {' and '.join(f'python -m results{size}{name} --runs {roots}' for name in named)}")
