@@ -154,6 +154,12 @@ def method_label(args: argparse.Namespace, config: Config) -> str:
     return ", ".join([method.label, *(words for words, said in told.items() if said)])
 
 
+def run_folder(args: argparse.Namespace) -> str:
+    """--save, or a folder that tells one run from another."""
+    name = f"{Path(args.config_file).stem}-{args.method}-{args.visual.replace('/', '-')}"
+    return args.save or f"runs/alta/{name}-buffer{args.buffer_size}-seed{args.seed}"
+
+
 def open_run(args: argparse.Namespace, config: Config, learned: Learned) -> Run:
     scale = MINI if MINI in (args.scale, config["dataset"]["name"], args.visual.split("-")[0]) else "paper"
     labels = {
@@ -165,9 +171,7 @@ def open_run(args: argparse.Namespace, config: Config, learned: Learned) -> Run:
     decides |= {"buffer_size": args.buffer_size if learned.buffer is not None else None}
     decides |= {"weights": weights and file_md5(weights), "data": learned.data.fingerprint}
     about = {"device": device_name(args.device), "workers": args.workers}
-    name = f"{Path(args.config_file).stem}-{args.method}-{args.visual.replace('/', '-')}"
-    folder = args.save or f"runs/alta/{name}-buffer{args.buffer_size}-seed{args.seed}"
-    return Run(mini_folder(folder, scale), decides, labels, "", args.overwrite, args.save_interval, about)
+    return Run(mini_folder(run_folder(args), scale), decides, labels, "", args.overwrite, args.save_interval, about)
 
 
 # Checkpoints

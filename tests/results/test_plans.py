@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from alta import main as alta_main
+from alta.options import parse_args as parse_alta
 from common.command_line import mini_folder, mtil_protocol
 from common.datasets.incremental import Scenario, protocol, read_class_order
 from common.hydra_style import read_options
@@ -19,6 +21,9 @@ from moe_adapters.options import parse_args as parse_moe
 from moe_adapters.options import protocol as moe_protocol
 from results.plan import PLANS, Job, jobs_of, read_plan, table_names, tasks_of
 from results.published import read_published
+from vq_prompt import data as vq_data
+from vq_prompt import it_data, it_learner, it_options, vq_learner
+from vq_prompt.options import parse_args as parse_vq
 from zscl import cil_options
 from zscl.methods import method_label
 from zscl.options import parse_args as parse_zscl
@@ -29,9 +34,14 @@ UNPUBLISHED = {  # table -> rows of which no number was found in print: bounds, 
     "inflora-cifar100": {"InfLoRA-b5", "InfLoRA+CA1", "SeqLoRA", "Joint LoRA"},
     "inflora-imagenet_r": {"InfLoRA-b5", "InfLoRA+CA"},
     "inflora-domainnet": {"InfLoRA", "InfLoRA-b5"},
+    "vq-prompt-cifar100": {"VQ-Prompt-S", "NCM, no prompts"},
+    "it-prompt-cifar100": {
+        "IT-Prompt (our reading)", "IT-Prompt + C-NCM (our reading)", "Zero-shot CLIP", "NCM, no prompts (CLIP)",
+    },
+    "alta-cifar100": {"Zero-shot CLIP"},
     "zscl-cil-cifar100": {"Fine-tuning", "LwF", "LwF-VR", "iCaRL (CLIP)"},
     "zscl-cil-tinyimagenet": {"Continual-CLIP", "Fine-tuning", "LwF", "LwF-VR", "iCaRL (CLIP)", "ZSCL"},
-}
+}  # fmt: skip
 
 
 def of_zscl_mtil(words: list[str]) -> Told:
@@ -68,12 +78,30 @@ def of_inflora(words: list[str]) -> Told:
     return inflora_main.METHODS[config["model_name"]].label, name, seed, str(folder)
 
 
+def of_vq(words: list[str]) -> Told:
+    options = parse_vq(words)
+    (seed,) = options.seeds
+    if options.learner_type == "it_prompt":
+        label, tasks = it_options.method_label(it_learner.options_of(options)), it_data.scenario(options, seed)
+    else:
+        label, tasks = vq_learner.method_name(options), vq_data.scenario(options, seed)
+    return label, vq_data.protocol_name(options, tasks), seed, str(Path(options.log_dir) / "repeat-1")
+
+
+def of_alta(words: list[str]) -> Told:
+    args, config = parse_alta(words)
+    folder = mini_folder(alta_main.run_folder(args), args.scale)
+    return alta_main.method_label(args, config), alta_main.protocols(args, config)["task-il"], args.seed, folder
+
+
 TOLD = {
     "zscl.main": of_zscl_mtil,
     "zscl.cil": of_zscl_cil,
     "moe_adapters.main": of_moe_mtil,
     "moe_adapters.cil": of_moe_cil,
     "inflora.main": of_inflora,
+    "vq_prompt.run": of_vq,
+    "alta.main": of_alta,
 }
 
 
@@ -90,7 +118,7 @@ def asked(job: Job, echo: str) -> list[str]:
     """What the job's script hands to python; the script must have become python's process."""
     script = subprocess.Popen(job.words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHON": echo})
     said, _ = script.communicate()
-    process, dash_m, module, *words = said.splitlines()
+    process, dash_m, module, *words = [word for word in said.splitlines() if word != "-u"]  # python's own flag
     assert script.returncode == 0 and dash_m == "-m" and int(process) == script.pid, f"{job.words}: no exec"
     return [module, *words]
 
