@@ -8,14 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import UserError
+from common.processes import is_first_process, process_count
 
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
-
-
-def is_first_process() -> bool:
-    """Whether this process writes: the only one, or the first that torchrun started."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
@@ -24,7 +20,7 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
     Of several processes all must call it; the first writes, and none goes on before. Raises UserError when the folder
     cannot be written or the disk is full; the old content then still stands.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if process_count() == 1:
         return write_alone(path, write)
     from common.training.distributed import wait_for_all
 

@@ -30,7 +30,8 @@ import yaml
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
-from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, is_first_process, write_alone, write_text
+from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_alone, write_text
+from common.processes import is_first_process
 from common.training.distributed import agreed, wait_for_all, world_size
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage

@@ -87,6 +87,14 @@ PUBLISHED = {
         ),
     ),
 }
+LABELS = {  # as records and published tables name them
+    "sup21k": "ViT-B/16 Sup-21K",
+    "sup1k": "ViT-B/16 Sup-1K",
+    "ibot1k": "ViT-B/16 iBOT-1K",
+    "ibot21k": "ViT-B/16 iBOT-21K",
+    "dino1k": "ViT-B/16 DINO-1K",
+    "moco1k": "ViT-B/16 MoCo-1K",
+}
 PLAIN = Published((), "")  # a file of the user's own: timm's keys, a head is dropped
 
 

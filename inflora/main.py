@@ -38,14 +38,6 @@ from inflora.training import design_branch, remember_task, train_task
 
 Config = dict[str, Any]
 SEED_STEP = 1000  # the streams of a run's tasks have seeds of their own: seed * SEED_STEP + task
-BACKBONES = {
-    "sup21k": "ViT-B/16 Sup-21K",
-    "sup1k": "ViT-B/16 Sup-1K",
-    "ibot1k": "ViT-B/16 iBOT-1K",
-    "ibot21k": "ViT-B/16 iBOT-21K",
-    "dino1k": "ViT-B/16 DINO-1K",
-    "moco1k": "ViT-B/16 MoCo-1K",
-}
 NAMES = {"cifar100": "CIFAR100", "ImageNet_R": "ImageNet_R", "domainnet": "DomainNet"}  # in records, as published
 
 
@@ -167,7 +159,7 @@ def open_run(args: argparse.Namespace, config: Config, seed: int, tasks: Scenari
         "paper": "inflora",
         "method": METHODS[config["model_name"]].label,
         "protocol": protocol(data_name(config), tasks),
-        "backbone": BACKBONES.get(config["backbone"], config["backbone"]),
+        "backbone": vit.LABELS.get(config["backbone"], config["backbone"]),
         "scale": scale,
         "seed": seed,
     }

@@ -31,7 +31,6 @@ from vq_prompt.it_evaluation import Learned, evaluate, plain_features, test_feat
 from vq_prompt.it_options import ITOptions, method_label
 from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
 from vq_prompt.it_training import PseudoFeatures, rebalance, task_features, train_task
-from vq_prompt.vq_learner import BACKBONES
 
 
 def options_of(options: argparse.Namespace) -> ITOptions:
@@ -56,7 +55,7 @@ def weights_file(o: ITOptions, folder: str) -> Path | None:
 def backbone_label(o: ITOptions) -> str:
     """As the other CLIP papers' records have it, and as those of the ViTs."""
     name = o.backbone.removeprefix("vit_")
-    return o.clip_weights if o.is_clip else BACKBONES.get(name, name)
+    return o.clip_weights if o.is_clip else vit.LABELS.get(name, name)
 
 
 # A run

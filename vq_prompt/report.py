@@ -23,7 +23,8 @@ from common.datasets.incremental import Scenario
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from common.evaluation.report import heat_map, write_matrix
 from common.errors import UserError
-from common.files import atomic_write, is_first_process, write_text
+from common.files import atomic_write, write_text
+from common.processes import is_first_process
 from common.runs import Run
 from common.training.device import cost_records, device_name
 from common.training.distributed import wait_for_all

@@ -37,14 +37,6 @@ from vq_prompt.report import (
 )  # fmt: skip
 from vq_prompt.training import SCHEDULES, TrainingOptions, check_schedule, task_rate, train_task
 
-BACKBONES = {
-    "sup21k": "ViT-B/16 Sup-21K",
-    "sup1k": "ViT-B/16 Sup-1K",
-    "ibot1k": "ViT-B/16 iBOT-1K",
-    "ibot21k": "ViT-B/16 iBOT-21K",
-    "dino1k": "ViT-B/16 DINO-1K",
-    "moco1k": "ViT-B/16 MoCo-1K",
-}
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -141,7 +133,7 @@ def start(options: argparse.Namespace, seed: int, repeat: int) -> Learner:
     weights = {}
     if options.pretrained_weight != MINI:
         weights = {"backbone": file_md5(vit.find_weights(options.pretrained_weight, options.weights))}
-    backbone = BACKBONES.get(options.pretrained_weight, options.pretrained_weight)
+    backbone = vit.LABELS.get(options.pretrained_weight, options.pretrained_weight)
     run = open_run(options, repeat, seed, method_name(options), backbone, tasks, data, weights)
     queries = torch.full((len(data.test), network.feat.embed_dim), torch.nan, device=options.torch_device)
     return Learner(options, seed, repeat, tasks, data, network, run, queries)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
-from common.files import is_first_process
+from common.processes import is_first_process, process_count
 
 PATIENCE = timedelta(hours=2)  # the first process may write, or decode what the others know already
 
@@ -41,7 +41,7 @@ def join(name: str) -> str:
 
     name: auto, cuda (one GPU a process) or cpu. Raises UserError for a single GPU, and for fewer GPUs than processes.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if process_count() == 1:
         return name
     if name not in ("auto", "cuda", "cpu"):
         raise UserError(f"--device {name}: of several processes each has a device of its own; say auto, cuda or cpu.")
