@@ -206,6 +206,6 @@ def show_next(jobs: Sequence[Job]) -> None:
         return
     protocols = sorted({at.protocol for _, at in done})
     size = "" if jobs[0].scale == "paper" else f" --scale {jobs[0].scale}"
-    named = [f" --protocol {protocol}" for protocol in protocols] if len(protocols) < 3 else [""]
+    named = f" --protocol {protocols[0]}" if len(protocols) == 1 else ""
     roots = " ".join(sorted({job.folder.parts[0] for job, _ in done}))
-    print(f"\nThe sheet: {' and '.join(f'python -m results{size}{name} --runs {roots}' for name in named)}")
+    print(f"\nThe sheet: python -m results{size}{named} --runs {roots}")
