@@ -180,13 +180,14 @@ def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
     assert inputs < all_of_it / 2
 
 
-def test_routed_blocks_are_not_run_twice() -> None:
+def test_routed_blocks_are_not_run_twice(capsys: pytest.CaptureFixture) -> None:
     words = ["--train-dataset", "MNIST", "--iterations", "1", "--save", "x", "--ffn_adapt", "--apply_moe"]
     with pytest.raises(UserError, match="count their choices and draw noise and dropout twice"):
         moe_adapters.options.parse_args([*words, "--task_id", "0", "--checkpoint-activations"])
     words = ["--config-path", "configs/class", "--config-name", "cifar100_10-10-MoE-Adapters.yaml", "--scale", "mini"]
     with pytest.raises(SystemExit):
         moe_adapters.cil.main([*words, "checkpoint_activations=true"])
+    assert "count their choices and draw noise and dropout twice" in capsys.readouterr().err
 
 
 def test_compiled_blocks_give_the_same_features(capsys: pytest.CaptureFixture) -> None:
