@@ -26,7 +26,9 @@ from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches
+from common.training.blocks import prepare
 from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
+from common.training.precision import choose
 
 SEED_STEP = 1000  # the batches of a run's tasks have streams of their own: seed * SEED_STEP + task
 BUFFER_SIZE = 200  # the default, of which no protocol's name speaks
@@ -53,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     args, config = parse_args(argv)
     args.device = pick_device(args.device, args.threads)
     args.precision = {"auto": "fp16" if args.device.type == "cuda" else "fp32"}.get(args.precision, args.precision)
+    choose(args, args.device)
     args.encoding = {"auto": "full" if args.precision == "fp16" else "cut"}.get(args.encoding, args.encoding)
     wanted = config["dataset"]["num_workers"] if args.workers is None else args.workers
     args.workers = min(wanted, automatic_workers())
@@ -83,8 +86,10 @@ def weights_of(args: argparse.Namespace) -> Path | None:
 
 
 def build(args: argparse.Namespace, config: Config) -> Learned:
-    clip = load_clip(args.visual, args.model, args.precision, args.device)
+    halves = "fp16" if args.precision == "fp16" else "fp32"  # of the weights; tf32 and bf16 are ways to compute
+    clip = load_clip(args.visual, args.model, halves, args.device)
     check_tower(clip, args, config)
+    prepare(clip)
     data = load(config["dataset"]["name"], args, clip.visual.input_resolution)
     size, coop, optim = config["dataset"]["n_classes_per_task"], config["TRAINER.COOP"], config["OPTIM"]
     tasks = Scenario(range(len(data.classnames)), size, size)

@@ -12,8 +12,9 @@ from alta.data import DATASETS, MINI, MINI_CLASSES, MINI_RESNET
 from alta.heads import ENCODINGS, METHODS
 from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
-from common.command_line import Rule
+from common.command_line import Rule, add_speed_flags
 from common.errors import UserError
+from common.training.precision import PRECISIONS
 
 CONFIGS = Path(__file__).parent / "configs"
 METHOD = "oritext_mlp2cprompt_oriimg"
@@ -76,7 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}_dir", default=f"./data{folder}", help=f"folder of {name}")
     ours = parser.add_argument_group("ours, with effect on the numbers")
     ours.add_argument("--lr_policy", default="released", help=f"{', '.join(LR_POLICIES)}: see alta/README.md")
-    ours.add_argument("--precision", default="auto", help="fp16 as the original, fp32, or auto: fp16 on a GPU")
+    ours.add_argument("--precision", default="auto", help="fp16 as the original, fp32, tf32, bf16; auto: fp16 on a GPU")
     ours.add_argument(
         "--encoding", default="auto", help=f"of texts: {', '.join(ENCODINGS)}; auto: full in fp16, else cut"
     )
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
     run.add_argument("--overwrite", action="store_true", help="start the output folder anew")
+    add_speed_flags(parser, precision=None)
     return parser
 
 
@@ -195,7 +197,7 @@ def check_flags(args: argparse.Namespace) -> None:
     """Raise UserError, with the nearest known one, for a flag's value that is none of its choices."""
     choices = {
         "method": METHODS, "il_setting": IL_SETTINGS, "visual": VISUALS, "lr_policy": LR_POLICIES,
-        "precision": ("auto", "fp16", "fp32"), "encoding": ("auto", *ENCODINGS),
+        "precision": ("auto", "fp16", *PRECISIONS), "encoding": ("auto", *ENCODINGS),
     }  # fmt: skip
     problems = []
     for flag, known in choices.items():

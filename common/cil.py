@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from common.clip.pretrained import MINI, find_weights
 from common.clip.tokenizer import training_prompts
-from common.command_line import check_rules, mini_folder
+from common.command_line import SPEED_FLAGS, SPEED_HELP, check_rules, mini_folder
 from common.datasets.incremental import (
     Scenario, load_incremental, protocol, read_class_order, require_incremental, seen_subset,
 )  # fmt: skip
@@ -31,13 +31,14 @@ from common.evaluation.seen_classes import PooledTest
 from common.hydra_style import HydraSection
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.device import automatic_workers, device_name
+from common.training.precision import PRECISIONS
 from common.training.schedules import cosine_with_warmup
 
 PREDICTIONS = "predictions.pth"  # of every test so far, from which metrics.json is made
 PURPOSES = ("training", "evaluation", "reference", "exemplars", "sentences")  # each draws a random stream of its own
 RUN_KEYS = (  # those that decide no number, or stand elsewhere in a run's settings
     "save", "device", "threads", "workers", "no_verify", "save_interval", "overwrite", "hydra", "workdir", "log_path",
-    "dataset_root", "imagenet100_lists", "class_order",
+    "dataset_root", "imagenet100_lists", "class_order", *SPEED_FLAGS,
 )  # fmt: skip
 
 
@@ -76,6 +77,12 @@ class CILOptions:
     imagenet100_lists: str | None = field(default=None, metadata={"help": "ours: folder of train_100.txt, val_100.txt"})
     save_interval: float = field(default=10.0, metadata={"help": "ours: seconds between saves within a task"})
     overwrite: bool = field(default=False, metadata={"help": "ours: start the output folder anew"})
+    precision: str = field(default="fp32", metadata={"help": f"ours: {SPEED_HELP['precision']}"})
+    compile: bool = field(default=False, metadata={"help": f"ours: {SPEED_HELP['compile']}"})
+    checkpoint_activations: bool = field(
+        default=False, metadata={"help": f"ours: {SPEED_HELP['checkpoint_activations']}"}
+    )
+    tensorboard: bool = field(default=False, metadata={"help": f"ours: {SPEED_HELP['tensorboard']}"})
     hydra: HydraSection = field(default_factory=HydraSection)
 
 
@@ -99,6 +106,7 @@ def check_options(options: CILOptions) -> None:
     """Raise UserError for the first value that is missing or makes no sense, whatever the paper."""
     one_of("eval_transform", options.eval_transform, ("train", "test"))
     one_of("scenario", options.scenario, ("class",))
+    one_of("precision", options.precision, PRECISIONS)
     root = "dataset_root is missing: the folder of the data sets, as dataset_root=datasets, or dataset_root=mini."
     order = "class_order is missing, such as class_order=class_orders/cifar100.yaml."
     above_zero = {name: getattr(options, name) for name in ("batch_size", "epochs", "lr")}

@@ -13,6 +13,7 @@ import yaml
 
 from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, canonical
 from common.errors import UserError
+from common.training.precision import PRECISIONS
 
 # of `add_run_flags`, those that decide no number
 RUN_FLAGS: tuple[str, ...] = (
@@ -24,6 +25,19 @@ RUN_FLAGS: tuple[str, ...] = (
     "workers",
     "save_interval",
     "overwrite",
+)
+# of `add_speed_flags`; precision joins a run's settings by itself, see common.training.precision
+SPEED_FLAGS = ("precision", "compile", "checkpoint_activations", "tensorboard")
+
+SPEED_HELP = {
+    "precision": "fp32; tf32 or bf16 are faster on a GPU and move the numbers: another run, another method's name",
+    "compile": "compile the transformer blocks with torch.compile (moves numbers by rounding)",
+    "checkpoint_activations": "keep the blocks' inputs alone and compute them again in the backward pass: less memory",
+    "tensorboard": "write loss curves and accuracies into tensorboard/ in the run's folder (needs the package)",
+}
+RUNS_TWICE = (
+    "checkpointed blocks run twice in a step: the routers would count their choices and draw noise and dropout twice. "
+    "Leave checkpoint-activations out; a smaller batch needs less memory."
 )
 
 Rule = tuple[Any, str]  # what is wrong if true, and how it is told
@@ -83,6 +97,18 @@ def add_run_flags(group: Any, preset: type[argparse.Action]) -> None:
     group.add_argument("--workers", type=int, help="loader processes (automatic)")
     group.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
     group.add_argument("--overwrite", action="store_true", help="start the output folder anew")
+
+
+def add_speed_flags(parser: argparse.ArgumentParser, precision: str | None = "fp32") -> None:
+    """Add the flags of speed and watching in a group of their own; `precision` is that one's default, None: no such.
+
+    common.training.precision says what they do.
+    """
+    group = parser.add_argument_group("speed and watching")
+    if precision is not None:
+        group.add_argument("--precision", choices=PRECISIONS, default=precision, help=SPEED_HELP["precision"])
+    for name in SPEED_FLAGS[1:]:
+        group.add_argument("--" + name.replace("_", "-"), action="store_true", help=SPEED_HELP[name])
 
 
 def check_rules(rules: Iterable[Rule]) -> None:

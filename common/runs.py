@@ -15,6 +15,7 @@ import json
 import os
 import pickle
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,10 +33,13 @@ from tqdm import tqdm
 from common.errors import Interrupted, UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_alone, write_text
 from common.processes import is_first_process
+from common.tensorboard import Watcher
+from common.training import precision
 from common.training.distributed import agreed, wait_for_all, world_size
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times what a save costs
+TENSORBOARD = "tensorboard"  # a folder in the run's
 
 
 def save_tensors(path: Path | str, content: dict[str, Any]) -> None:
@@ -97,7 +101,8 @@ def provenance() -> dict[str, Any]:
 class Run:
     """One run's folder, opened by one process at a time, or by all that torchrun started together.
 
-    `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line.
+    `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line. What the
+    process has chosen in common.training.precision joins both, and the provenance.
     `name` prefixes the files of a run that shares its folder (the originals' one-task calls do). `about` joins the
     provenance: facts that decide no number, such as the device.
     """
@@ -112,14 +117,17 @@ class Run:
         save_interval: float = SAVE_INTERVAL,
         about: dict[str, Any] | None = None,
     ) -> None:
-        self.folder, self.labels, self.prefix = Path(folder), labels, f"{name}." if name else ""
+        self.folder, self.prefix = Path(folder), f"{name}." if name else ""
+        self.labels = labels | {"method": labels["method"] + precision.label()} if precision.label() else labels
         self.save_interval, self.seconds = save_interval, 0.0  # seconds: spent in the latest stage, resumes included
         if is_first_process():
             self._take_folder(overwrite)
         wait_for_all()
         self.is_new = not self.path("config.yaml").exists()
-        self._settle_config(settings, about or {})
+        self._settle_config(settings | precision.deciding_settings(), precision.provenance() | (about or {}))
         self.records: list[dict[str, Any]] = self._read_records()
+        watched = precision.chosen().tensorboard and is_first_process()
+        self.watcher = Watcher(self.folder / TENSORBOARD / name) if watched else None
 
     def path(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}"
@@ -153,6 +161,7 @@ class Run:
         for path in self.folder.glob(f"{self.prefix}*"):
             if path.is_file() and path.name != self.path("lock").name:
                 path.unlink()
+        shutil.rmtree(self.folder / TENSORBOARD / self.prefix.removesuffix("."), ignore_errors=True)
 
     def _settle_config(self, settings: dict[str, Any], about: dict[str, Any]) -> None:
         settings = json.loads(json.dumps(settings))  # what YAML will give back: tuples as lists, plain scalars
@@ -192,6 +201,8 @@ class Run:
         kept = [line for line in self.records if tuple(line.get(key) for key in RECORD_KEY) not in keys]
         self.records = kept + new
         write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in self.records))
+        if self.watcher:
+            self.watcher.records(lines)
 
     # Resume
 
@@ -199,11 +210,13 @@ class Run:
         """Yield step numbers 0..total-1 of a stage, going on from where a stopped process was.
 
         `state` names what the loop's body changes: objects with state_dict/load_state_dict (models, optimisers,
-        records of the method) or torch.Generator. They and torch's global generators are restored on entry, saved
-        every few seconds between two steps, and once more after the last step, so that work between the loop and the
-        checkpoint can be repeated. Ctrl-C and SIGTERM save after the running step and raise Interrupted.
+        records of the method) or torch.Generator; `log`, where there is one, is Tensors of a value a step. They and
+        torch's global generators are restored on entry, saved every few seconds between two steps, and once more after
+        the last step, so that work between the loop and the checkpoint can be repeated. Ctrl-C and SIGTERM save after
+        the running step and raise Interrupted.
         """
         step, seconds = self._restore(stage, state)
+        saved = step
         started = last_save = time.monotonic()
         cost = 0.0
         silent = None if is_first_process() else True
@@ -216,7 +229,10 @@ class Run:
                 now, asked = time.monotonic(), agreed(stop.asked)
                 self.seconds = seconds + now - started
                 if asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
+                    if self.watcher and "log" in state:
+                        self.watcher.curves(stage, state["log"].tensors, saved, step)
                     self._save(stage, step, state)
+                    saved = step
                     last_save = time.monotonic()
                     cost = last_save - now
                 if asked:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from common.training.distributed import sum_over_processes
+from common.training.precision import exact, tower
 from inflora.lora import Network
 
 
@@ -56,18 +57,21 @@ def second_moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -
     """
     vit, layers = network.image_encoder, len(network.attentions)
     sums, tokens = [0.0] * layers, 0
+    embed = tower(lambda images: vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))))
     for images, _ in batches:
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+        x = embed(images)
         tokens += x.shape[0] * x.shape[1]
         for layer, block in enumerate(vit.blocks[:layers]):
             H_transposed = block.norm1(x).flatten(0, 1)
-            sums[layer] = sums[layer] + H_transposed.t() @ H_transposed
+            with exact():
+                sums[layer] = sums[layer] + H_transposed.t() @ H_transposed
             if layer + 1 < layers:
-                x = block(x)
+                x = tower(block)(x)
     tokens = int(sum_over_processes(torch.tensor(tokens)))
     return [sum_over_processes(total) / tokens for total in sums]
 
 
+@exact()
 def design(C: Tensor, memory: Memory | None, rank: int) -> Tensor:
     """B_t (r, d): the main directions of the new task's inputs, outside the space of the old ones.
 
@@ -79,6 +83,7 @@ def design(C: Tensor, memory: Memory | None, rank: int) -> Tensor:
     return U[:, :rank].t() / 3**0.5
 
 
+@exact()
 def remember(C: Tensor, memory: Memory | None, epsilon: float, dual: bool) -> Memory:
     """The memory of a layer after a task whose inputs, under the trained model, have the second moment C (d, d).
 

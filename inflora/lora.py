@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.training.precision import tower
 
 
 class LoRAAttention(nn.Module):
@@ -105,6 +106,7 @@ class Network(nn.Module):
         """The attention layers with LoRA, first block first."""
         return [block.attn for block in self.image_encoder.blocks if isinstance(block.attn, LoRAAttention)]
 
+    @tower
     def features(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> (B, d): the class token after the final norm."""
         return self.image_encoder(images)

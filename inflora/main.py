@@ -26,8 +26,10 @@ from common.errors import UserError, exit_cleanly
 from common.evaluation.metrics import over_repeats
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
+from common.training.blocks import prepare
 from common.training.distributed import gather_rows, own_rows
 from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
+from common.training.precision import choose
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from inflora.gpm import Memory, threshold
@@ -45,6 +47,7 @@ NAMES = {"cifar100": "CIFAR100", "ImageNet_R": "ImageNet_R", "domainnet": "Domai
 def main(argv: list[str] | None = None) -> None:
     args, config = parse_args(argv)
     args.device = pick_device(args.device, args.threads)
+    choose(args, args.device)
     wanted = args.workers if args.workers is not None else config["num_workers"]
     args.workers = min(wanted, automatic_workers()) if wanted is not None else automatic_workers()
     check_inputs(args, config)
@@ -150,6 +153,7 @@ def build_network(args: argparse.Namespace, config: Config, tasks: Scenario) -> 
         backbone.norm = fresh_norm(backbone.embed_dim)
     branches = config["total_sessions"] if method.designed else 1
     network = Network(backbone, [len(task) for task in tasks.tasks], branches, config["rank"], layers)
+    prepare(network)
     return network.to(args.device)
 
 

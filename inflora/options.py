@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from common import vit
-from common.command_line import listed
+from common.command_line import add_speed_flags, listed
 from common.datasets.incremental import Scenario
 from common.errors import UserError
 from inflora.methods import METHODS
@@ -115,6 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
     run.add_argument("--overwrite", action="store_true", help="start the output folders anew")
+    add_speed_flags(parser)
     return parser
 
 

@@ -17,6 +17,7 @@ from common.cil import (
 )  # fmt: skip
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
+from common.command_line import RUNS_TWICE, check_rules
 from common.datasets.incremental import task_subset
 from common.errors import exit_cleanly
 from common.evaluation.metrics import CILStep
@@ -24,7 +25,9 @@ from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from common.hydra_style import read_options
 from common.runs import Run
 from common.training.batches import Batches
+from common.training.blocks import prepare
 from common.training.device import cost_records, pick_device, seed_everything
+from common.training.precision import choose
 from moe_adapters.adapters import (
     ORIGINAL_CLIP, image_blocks, insert_adapters, is_adapter_key, text_blocks, trainable_parameters, use_router,
 )  # fmt: skip
@@ -58,15 +61,17 @@ class Options(CILOptions):
 def main(argv: list[str] | None = None) -> None:
     options = read_options(argv, Options, Path(__file__).parent, "moe_adapters.cil", PRESETS)
     check_options(options)
+    check_rules([(options.checkpoint_activations, f"checkpoint_activations: {RUNS_TWICE}")])
     one_of("method", options.method, METHODS)
     for key in NOT_READ:
         if getattr(options, key) not in (None, 0):
             print(f"note: {key}={getattr(options, key)} has no effect (upstream never reads it)")
     device = pick_device(options.device, options.threads)
+    choose(options, device)
     check_inputs(options)
     seed_everything(options.seed)  # the experts' initial weights
     model, *_ = clip.load(options.model_name, "cpu", precision="fp32")
-    with_shared_router(model).to(device)
+    prepare(with_shared_router(model).to(device))
     found = load_protocol(options, model.visual.input_resolution)
     run = open_run("moe_adapters", method_label(options), options, found, device, NOT_READ)
     steps = learn_and_test(run, options, model, found)

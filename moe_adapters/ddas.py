@@ -5,6 +5,7 @@ one with the least error names the task; the reference set's autoencoder (index 
 means a domain never learnt, which goes to the original CLIP.
 """
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,7 +44,7 @@ def alexnet_features(weights: str | Path | None = None) -> nn.Module:
 
     if weights is None:
         try:
-            state_dict = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+            state_dict = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
         except (OSError, RuntimeError) as error:
             folder, url = Path(torch.hub.get_dir()) / "checkpoints", AlexNet_Weights.IMAGENET1K_V1.url
             raise UserError(

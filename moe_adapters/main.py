@@ -22,7 +22,9 @@ from common.datasets.few_shot import few_shot
 from common.errors import UserError, all_checked, exit_cleanly
 from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
+from common.training.blocks import prepare
 from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
+from common.training.precision import choose
 from moe_adapters.adapters import experts_to_freeze, insert_adapters
 from moe_adapters.ddas import FEW_SHOT_LR, FULL_SHOT_LR, alexnet_features, build_autoencoders, train_autoencoder
 from moe_adapters.evaluation import (
@@ -41,6 +43,7 @@ from moe_adapters.training import TrainingOptions, train_adapters
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     args.device = pick_device(args.device, args.threads)
+    choose(args, args.device)
     args.workers = automatic_workers() if args.workers is None else args.workers
     extractor = check_inputs(args)
     if args.eval_only and (args.load is None or Path(args.load).is_file()):
@@ -147,6 +150,7 @@ def load_model(args: argparse.Namespace) -> tuple[CLIP, tuple[Any, Any]]:
     if args.ffn_adapt:
         both = args.ffn_adapt_where == "AdapterDoubleEncoder"
         insert_adapters(model, args.experts_num, args.topk, args.ffn_num, args.task_num, both)
+    prepare(model)
     return model.to(args.device), (train_transform, eval_transform)
 
 

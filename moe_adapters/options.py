@@ -10,8 +10,11 @@ from typing import Any
 
 from common.command_line import (
     RUN_FLAGS,
+    RUNS_TWICE,
+    SPEED_FLAGS,
     Rule,
     add_run_flags,
+    add_speed_flags,
     check_rules,
     listed,
     mini_folder,
@@ -29,6 +32,7 @@ IGNORED_FLAGS = {  # parsed upstream, and without effect on this method there
 }
 NOT_SETTINGS = (
     *RUN_FLAGS,
+    *SPEED_FLAGS,
     "eval_interval",
     "loss_interval",
     "eval_every_epoch",
@@ -51,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     _training_flags(parser.add_argument_group("training"))
     _evaluation_flags(parser.add_argument_group("evaluation"))
     _run_flags(parser.add_argument_group("data, weights and run"))
+    add_speed_flags(parser)
     return parser
 
 
@@ -213,6 +218,7 @@ def _contradictions(args: argparse.Namespace) -> list[Rule]:
         (args.ffn_adapt != args.apply_moe, single),
         (args.few_shot == 0 or args.few_shot < -1, shots),
         (args.topk > args.experts_num, f"--topk {args.topk} is more than --experts_num {args.experts_num}."),
+        (args.checkpoint_activations, f"--checkpoint-activations: {RUNS_TWICE}"),
         (len(set(names)) < len(names), "--train-dataset names a data set twice."),
         (template is not None and "{}" not in template, "--template needs {} where the class name stands."),
     ]

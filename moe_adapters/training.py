@@ -66,6 +66,8 @@ def train_adapters(
     count_choices(model)  # starts the counts at zero
     choose_map = torch.zeros(len(moe_blocks(model)), moe_blocks(model)[0].choices.numel())
     state = {"parameters": Tensors(parameters), "optimizer": optimizer, "choose_map": Tensors({"counts": choose_map})}
+    losses = torch.full((options.iterations + 1,), torch.nan, device=model.logit_scale.device)
+    state |= {"log": Tensors({"loss": losses})}
     if options.balance_loss_weight and world_size() > 1:
         raise UserError("--balance_loss_weight needs the whole batch in one process. Run it without torchrun.")
     call = parallel(model)
@@ -77,6 +79,7 @@ def train_adapters(
         loss = F.cross_entropy(logits, labels, label_smoothing=options.label_smoothing)
         if options.balance_loss_weight:
             loss = loss + options.balance_loss_weight * sum(block.balance for block in moe_blocks(model))
+        losses[step] = loss.detach()
         optimizer.zero_grad()
         counts = count_choices(model)  # before the backward pass, whose end on the device the host need not await
         loss.backward()

@@ -1,6 +1,6 @@
 """Each paper's training loop on the processes that torchrun started: `python -m tests.process_loops OUT.pth`.
 
-In float64, so that AdamW, which blows up the rounding of gradients that ought to be zero, has none to blow up.
+In float64 (DTYPE), so that AdamW, which blows up the rounding of gradients that ought to be zero, has none to blow up.
 """
 
 import sys
@@ -40,6 +40,7 @@ from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions as ZSCLOptions
 from zscl.training import train_task as train_zscl
 
+DTYPE = torch.float64
 NAMES = ["a cat", "a dog", "a very small lawn mower", "a rose"]
 
 
@@ -50,13 +51,13 @@ def steps(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
 def batches(seed: int, count: int = 11, size: int = 5) -> Batches:
     """Of 5, 5 and 1 images: an odd share for two processes, and one in which the second has none."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(count, 3, 16, 16, generator=generator, dtype=torch.float64)
+    images = torch.randn(count, 3, 16, 16, generator=generator, dtype=DTYPE)
     return Batches(TensorDataset(images, torch.randint(len(NAMES), (count,), generator=generator)), size, seed)
 
 
 def clip(seed: int) -> CLIP:
     torch.manual_seed(seed)
-    model = CLIP(CLIPConfig(32, 16, 2, 64, 8, 77, 49408, 64, 1, 2)).double().eval()
+    model = CLIP(CLIPConfig(32, 16, 2, 64, 8, 77, 49408, 64, 1, 2)).to(DTYPE).eval()
     for module in model.modules():
         if isinstance(module, LayerNorm):
             module.__class__ = nn.LayerNorm  # CLIP's own rounds to float32
@@ -74,7 +75,7 @@ def zscl(joint_pass: bool) -> dict[str, Tensor]:
 
 
 def moe_adapters() -> dict[str, Tensor]:
-    model = insert_adapters(clip(0), 4, 2, 8, 1).double()
+    model = insert_adapters(clip(0), 4, 2, 8, 1).to(DTYPE)
     torch.manual_seed(5)
     tokens = training_prompts(NAMES, "a photo of {}.")
     options = MoEOptions(lr=1e-2, iterations=4, warmup=1)
@@ -85,7 +86,7 @@ def moe_adapters() -> dict[str, Tensor]:
 def inflora() -> dict[str, Tensor]:
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
-    network, found = Network(vit, [len(NAMES)] * 2, 2, 3).double(), batches(2)
+    network, found = Network(vit, [len(NAMES)] * 2, 2, 3).to(DTYPE), batches(2)
     memories, options = None, InfLoRAOptions(2, 1e-2, "adam", lambda epoch, base: base)
     for task in range(2):
         design_branch(network, task, memories, found)
@@ -98,7 +99,7 @@ def inflora() -> dict[str, Tensor]:
 def vq_prompt() -> dict[str, Tensor]:
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
-    network = VQNetwork(vit, len(NAMES), {"size": 3, "length": 4, "tau": 1.0}).double()
+    network = VQNetwork(vit, len(NAMES), {"size": 3, "length": 4, "tau": 1.0}).to(DTYPE)
     options = VQOptions(2, 5e-2, 1e-2, lambda update, base: base)
     log = train_vq(network, 0, len(NAMES), batches(2), options, "vq_prompt", steps)
     return network.state_dict() | {"loss": log.loss, "prompt loss": log.prompt_loss}
@@ -111,14 +112,14 @@ def it_prompt() -> dict[str, Tensor]:
     encoder, options = Encoder(model.visual, (0, 1)), ITOptions(learner_name="ITPrompt", selector="softmax", epochs=2)
     torch.manual_seed(5)
     prompt = Entries(1, 2, 4, encoder.width, encoder.dim, 1.0)
-    parts = Parts(prompt, nn.Linear(encoder.dim, len(NAMES)), Selector(encoder.dim, 8, len(NAMES))).double()
+    parts = Parts(prompt, nn.Linear(encoder.dim, len(NAMES)), Selector(encoder.dim, 8, len(NAMES))).to(DTYPE)
     log = train_it(encoder, parts, text / text.norm(dim=1, keepdim=True), 0, range(4), batches(2), options, steps)
     return parts.state_dict() | vars(log)
 
 
 def alta() -> dict[str, Tensor]:
     torch.manual_seed(5)
-    head = Head(clip(0), "oritext_mlp2cprompt_oriimg", NAMES, PromptOptions()).double()
+    head = Head(clip(0), "oritext_mlp2cprompt_oriimg", NAMES, PromptOptions()).to(DTYPE)
     optimizer = torch.optim.SGD(head.trained().values(), lr=1e-2, momentum=0.9, weight_decay=5e-4)
     options = ALTAOptions(2, Rate("constant", 1e-2, 0.0, 0, 2), 5, 0.4, 0.6)
     buffer, found = Buffer(7, 3), batches(2)

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from common.errors import UserError
+from common.training.precision import exact
 
 RESTARTS = 10  # of k-means
 
@@ -110,6 +111,7 @@ class ClassMemory:
                 self.means.append(members.mean(dim=0))
                 self.variances.append(members.var(dim=0, correction=0))
 
+    @exact()
     def class_distances(self, features: Tensor) -> Tensor:
         """d_c of features (N, D): (N, classes learnt)."""
         counts = torch.tensor([len(part) for part in self.centroids], device=features.device)

@@ -22,6 +22,7 @@ from common.errors import UserError
 from common.evaluation.seen_classes import class_features
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches
+from common.training.blocks import prepare
 from common.training.device import seed_everything
 from vq_prompt import data as vq_data
 from vq_prompt import report
@@ -82,6 +83,7 @@ def run_seed(options: argparse.Namespace, seed: int, repeat: int) -> np.ndarray:
     tasks = scenario(options, seed)
     count = vq_data.task_count(options, tasks)
     encoder, clip = load_encoder(options, o)
+    prepare(encoder)
     data = vq_data.load_data(options, seed, *transforms(options, o, encoder.resolution))
     vq_data.require_images(tasks, count, data)
     file = weights_file(o, options.weights)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
+from common.training.precision import run_block, tower
 from vq_prompt.prompts import attend, prompted_block
 
 LOGIT_SCALE = 100.0
@@ -57,24 +58,30 @@ class Encoder(nn.Module):
     def resolution(self) -> int:
         return self.tower.input_resolution if self.is_clip else self.tower.patch_embed.img_size[0]
 
+    @tower
     def _embed(self, images: Tensor) -> Tensor:
         if self.is_clip:
             return self.tower.embed(images)
         return self.tower.norm_pre(self.tower._pos_embed(self.tower.patch_embed(images)))
 
+    @tower
     def _run(self, x: Tensor, first: int, last: int, prompts: Tensor | None = None) -> Tensor:
         """Blocks first .. last - 1; prompts (B, layers, P, D)."""
         with_prefixes = clip_block if self.is_clip else prompted_block
         for number in range(first, last):
             place = self.layers.get(number)
             if prompts is None or place is None:
-                x = self.blocks[number](x)
+                x = run_block(self.blocks[number], x)
             else:
-                x = with_prefixes(self.blocks[number], x, *prompts[:, place].chunk(2, dim=1))
+                x = run_block(with_prefixes, self.blocks[number], x, *prompts[:, place].chunk(2, dim=1))
         return x
 
     def _pool(self, x: Tensor) -> Tensor:
-        return F.normalize(self.tower.pool(x) if self.is_clip else self.tower.norm(x)[:, 0], dim=-1)
+        return F.normalize(self._read(x), dim=-1)
+
+    @tower
+    def _read(self, x: Tensor) -> Tensor:
+        return self.tower.pool(x) if self.is_clip else self.tower.norm(x)[:, 0]
 
     @torch.no_grad()
     def plain(self, images: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from common import vit
-from common.command_line import mini_folder
+from common.command_line import add_speed_flags, mini_folder
 from common.errors import UserError
 from vq_prompt.it_options import CLIP_BACKBONE, OWN_KEYS, PRESETS, settle
 
@@ -82,6 +82,10 @@ OURS: dict[str, Any] = {
     "no_verify": False,
     "save_interval": 10.0,
     "scale": "paper",
+    "precision": "fp32",
+    "compile": False,
+    "checkpoint_activations": False,
+    "tensorboard": False,
 }
 RUN_KEYS = (  # those that decide no number, or stand elsewhere in a run's settings
     "gpuid", "log_dir", "debug_mode", "repeat", "seeds", "overwrite", "temp", "DW", "pretrained_weight", "config",
@@ -147,6 +151,7 @@ def build_parser(mini_file: str = MINI_FILES["prompt"]) -> argparse.ArgumentPars
     ours.add_argument("--threads", type=int, help="CPU threads of torch (its own choice)")
     ours.add_argument("--workers", type=int, help="loader processes [4, at most one a core]")
     ours.add_argument("--save-interval", type=float, help="seconds between saves within a task [10]")
+    add_speed_flags(parser, argparse.SUPPRESS)
     return parser
 
 

@@ -6,6 +6,7 @@ compared with is the class feature of the ViT without prompts.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.distributed import gather_rows
+from common.training.precision import exact, run_block, tower
 
 LAYERS = (0, 1, 2, 3, 4)  # prompted blocks (Table 6)
 # weights of the commitment and the codebook term: the code's are those of Eq. 7-9 the other way round
@@ -33,6 +35,7 @@ class Selection(NamedTuple):
     index: Tensor  # (B,) the nearest prompt; of equals the first
 
 
+@exact()
 def select(prompts: Tensor, keys: Tensor, query: Tensor, tau: float, normalize_query: bool = False) -> Selection:
     """Prompts (N, Lp, D), keys (N, D), query (B, D) -> the mixture and its nearest prompt (models/zoo.py:L51-L72).
 
@@ -153,6 +156,7 @@ class Network(nn.Module):
         layers = [layer for layer in LAYERS if layer < len(vit.blocks)]
         self.prompt = None if pool is None else PromptPool(**{"width": vit.embed_dim, "layers": layers} | pool)
 
+    @tower
     def tokens(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> the first block's input (B, n, D), which both passes share."""
         patches = self.feat.patch_embed(images)
@@ -160,6 +164,7 @@ class Network(nn.Module):
         return torch.cat([cls_token, patches], dim=1) + self.feat.pos_embed
 
     @torch.no_grad()
+    @tower
     def query(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, D) -> the class feature (B, D) of the ViT without prompts."""
         for block in self.feat.blocks:
@@ -178,10 +183,11 @@ class Network(nn.Module):
         loss = query.new_zeros(())
         if self.prompt is None:
             return query, loss
+        plain, prompted = tower(run_block), tower(partial(run_block, prompted_block))
         for layer, block in enumerate(self.feat.blocks):
             if layer in self.prompt.layers:
                 prefix_k, prefix_v, layer_loss = self.prompt(layer, query, batch_size)
-                tokens, loss = prompted_block(block, tokens, prefix_k, prefix_v), loss + layer_loss
+                tokens, loss = prompted(block, tokens, prefix_k, prefix_v), loss + layer_loss
             else:
-                tokens = block(tokens)
+                tokens = plain(block, tokens)
         return self.feat.norm(tokens[:, 0]), loss

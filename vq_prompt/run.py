@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import UserError, all_checked, exit_cleanly
 from common.training.device import automatic_workers, pick_device
+from common.training.precision import choose
 from vq_prompt import it_learner, vq_learner
 from vq_prompt.data import check_data
 from vq_prompt.options import device_of, parse_args
@@ -30,6 +31,7 @@ CHECKS: dict[str, Callable[[argparse.Namespace], Any]] = {"prompt": vq_learner.c
 def main(argv: list[str] | None = None) -> None:
     options = parse_args(argv)
     options.torch_device = pick_device(device_of(options), options.threads)
+    choose(options, options.torch_device)
     options.workers = min(options.workers, automatic_workers())
     all_checked([lambda: check_data(options), lambda: CHECKS[options.learner_type](options)])
     folder = Path(options.log_dir)

@@ -22,6 +22,7 @@ from common.datasets.transforms import characters_train, vit_eval, vit_train
 from common.errors import UserError, all_checked
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
+from common.training.blocks import prepare
 from common.training.device import seed_everything
 from common.training.distributed import gather_rows, rank, sum_over_processes, world_size
 from vq_prompt.classifier import (
@@ -128,6 +129,7 @@ def start(options: argparse.Namespace, seed: int, repeat: int) -> Learner:
     seed_everything(seed)  # classifier and prompts
     tasks = scenario(options, seed)
     network = build_network(options, len(tasks.class_order)).to(options.torch_device)
+    prepare(network)
     data = load_data(options, seed, *transforms(options, network.feat.patch_embed.img_size[0]))
     require_images(tasks, task_count(options, tasks), data)
     weights = {}

@@ -24,7 +24,9 @@ from common.errors import UserError, exit_cleanly
 from common.evaluation.seen_classes import evaluate_seen
 from common.runs import Run
 from common.training.batches import Batches
+from common.training.blocks import prepare
 from common.training.device import cost_records, pick_device, seed_everything
+from common.training.precision import choose
 from zscl.cil_options import IDLE_KEYS, PREVIOUS_MODEL, Options, method_label, parse
 from zscl.cil_reference import (
     CILReference, caption_root, captions_fingerprint, keep_known, pretrained_reference, previous_reference,
@@ -38,6 +40,7 @@ from zscl.training import TrainingOptions, joint_pass, trainable_parameters
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     device = pick_device(options.device, options.threads)
+    choose(options, device)
     check_inputs(options, lambda: reference_fingerprint(options))
     pretrained = clip.load(options.model_name, "cpu", precision="fp32")[0].requires_grad_(False)
     found = load_protocol(options, pretrained.visual.input_resolution)
@@ -45,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     more = {"reference": reference_fingerprint(options)}
     run = open_run("zscl", method_label(options), options, found, device, IDLE_KEYS, more)
     model, test = copy.deepcopy(pretrained).to(device), pooled_test(options, found, options.batch_size)
+    prepare(model, pretrained)
     steps, reference = tested_steps(run), None
     for task_id in range(len(steps), len(found.scenario.tasks)):
         if options.method != "zeroshot":

@@ -17,7 +17,7 @@ from common.training.batches import Batches
 from common.training.distributed import parallel
 from common.training.schedules import set_lr
 from zscl.cil_reference import CILReference, Texts
-from zscl.training import Steps, TrainingOptions, backward, refuse_nan, trainable_parameters
+from zscl.training import Steps, TrainingOptions, backward, note_terms, refuse_nan, term_log, trainable_parameters
 from zscl.weights import WeightEnsemble, assign_, consolidate, copied, weights_of
 
 KD_WEIGHT = 5.0  # of L_img and of L_txt; constants in the original's code
@@ -46,7 +46,8 @@ def train_task(
     weights = weights_of(model)
     theta0 = copied(weights) if options.l2 else None
     average = WeightEnsemble(weights) if options.ensemble == "we" else None
-    state = {"parameters": Tensors(weights), "optimizer": optimizer}
+    log = term_log(options, model.logit_scale)
+    state = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log)}
     state |= {"average": average} if average else {}
     state |= {"teacher": reference.known} if reference and reference.known else {}
     call = parallel(model, unused=reference is not None and not options.joint_pass)
@@ -60,6 +61,7 @@ def train_task(
         if options.l2:
             terms["WC"] = consolidate(((p, theta0[name]) for name, p in model.named_parameters()), options.l2)
         refuse_nan(terms, stage, step)
+        note_terms(log, step, terms)
         optimizer.step()
         if average and step % options.avg_freq == 0:
             average.add(weights)

@@ -17,7 +17,9 @@ from common.command_line import mtil_protocol
 from common.datasets.layout import CAPTIONS
 from common.errors import UserError, all_checked, exit_cleanly
 from common.runs import Run, file_md5
+from common.training.blocks import prepare
 from common.training.device import automatic_workers, device_name, pick_device
+from common.training.precision import choose
 from zscl.checkpoints import read_weights
 from zscl.evaluation import evaluate_one_model, evaluate_sequence, show_results
 from zscl.methods import folder_label, method_label
@@ -32,9 +34,11 @@ from zscl.training import trainable_parameters
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     args.device = pick_device(args.device, args.threads)
+    choose(args, args.device)
     args.workers = automatic_workers() if args.workers is None else args.workers
     check_inputs(args)
     models = load_models(args)
+    prepare(models.student, models.pretrained)
     if args.eval_only and not (args.load and Path(args.load).is_dir()):
         evaluate_one_model(args, models.student, models.pretrained)
         return

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from common.command_line import (
-    RUN_FLAGS, Rule, add_run_flags, check_rules, listed, mini_folder, mtil_names, preset_action,
+    RUN_FLAGS, SPEED_FLAGS, Rule, add_run_flags, add_speed_flags, check_rules, listed, mini_folder, mtil_names,
+    preset_action,
 )  # fmt: skip
 from common.datasets.layout import CAPTIONS
 from zscl.training import TrainingOptions
@@ -38,8 +39,8 @@ IGNORED_VALUES = (
 )  # fmt: skip
 UNDERSCORED = ("fisher_floor", "exp_name", "basic_model_load", "fc_load", "keep_old_heads", "n_class")
 NOT_SETTINGS = (
-    *RUN_FLAGS, *IGNORED_SWITCHES, *IGNORED_VALUES, "cache_dir", "reference_pass", "first_tasks", "loss_interval",
-    "eval_interval", "eval_every_epoch",
+    *RUN_FLAGS, *SPEED_FLAGS, *IGNORED_SWITCHES, *IGNORED_VALUES, "cache_dir", "reference_pass", "first_tasks",
+    "loss_interval", "eval_interval", "eval_every_epoch",
 )  # fmt: skip
 
 
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--cache-dir", default="~/.cache/zscl", help="keeps the teacher's features for later runs; none: keep nothing"
     )
+    add_speed_flags(parser)
     ignored = parser.add_argument_group("accepted and ignored: read nowhere on MTIL upstream")
     for name in IGNORED_SWITCHES:
         ignored.add_argument(_flag(name), action="store_true", help=argparse.SUPPRESS)

@@ -22,6 +22,7 @@ from common.command_line import nth
 from common.runs import Run, write_text
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import cost_records, seed_everything
+from common.training.precision import deciding_settings
 from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
@@ -132,7 +133,8 @@ def build_reference(
     teacher = teacher_of(args, models, before)
     stays = args.ref_model != PREVIOUS and not args.ref_wise  # other tasks and runs have this teacher too
     folder = Path(args.cache_dir).expanduser() if stays and args.cache_dir != "none" else None
-    key = fingerprint(teacher.state_dict(), args.device.type) if folder else ""
+    how = [args.device.type, *deciding_settings().values()]
+    key = fingerprint(teacher.state_dict(), *how) if folder else ""
     texts = args.train_dataset[: task_id + 1] if args.text_datasets == [SEEN] else args.text_datasets or ()
     tokens = reference_tokens(args.data_location, ref_dataset, ref_sentences, texts, args.num, not args.no_verify)
     sentences = features_of_sentences(args, teacher, tokens, folder, key)

@@ -86,7 +86,8 @@ def train_task(
     weights = weights_of(model)
     theta0 = copied(weights) if options.l2 or options.wise_merge == "n" else None
     average = weight_average(weights, clip_weights, options)
-    state = {"parameters": Tensors(weights), "optimizer": optimizer}
+    log = term_log(options, model.logit_scale)
+    state = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log)}
     state |= {"average": average} if average else {}
     state |= {"teacher": reference.known} if reference else {}
     call = parallel(model, unused=reference is not None and not options.joint_pass)
@@ -100,6 +101,7 @@ def train_task(
             pairs = [(parameter, theta0[name]) for name, parameter in model.named_parameters()]
             terms["WC"] = consolidate(pairs, options.l2)
         refuse_nan(terms, stage, step)
+        note_terms(log, step, terms)
         optimizer.step()
         if average and step % options.avg_freq == 0:
             average.add(weights)
@@ -234,6 +236,17 @@ def total(terms: Terms, options: TrainingOptions) -> Tensor:
 
 def detached(terms: Terms) -> Terms:
     return {name: loss.detach() for name, loss in terms.items()}
+
+
+def term_log(options: TrainingOptions, like: Tensor) -> Terms:
+    """Every term of the loss at every step, (steps,), nan until it is known; on the device of `like`."""
+    names = ["CE", *options.terms, *(["WC"] if options.l2 else [])]
+    return {name: torch.full((options.iterations + 1,), torch.nan, device=like.device) for name in names}
+
+
+def note_terms(log: Terms, step: int, terms: Terms) -> None:
+    for name, loss in terms.items():
+        log[name][step] = loss
 
 
 def refuse_nan(terms: Terms, stage: str, step: int) -> None:

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.training.precision import run_block, tower
+
 HEAD_WIDTH = 64  # every CLIP attention head is 64 wide: heads = width // 64
 
 
@@ -96,7 +98,9 @@ class Transformer(nn.Module):
         self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, causal) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.resblocks(x)
+        for block in self.resblocks:
+            x = run_block(block, x)
+        return x
 
 
 class VisionTransformer(nn.Module):
@@ -118,7 +122,8 @@ class VisionTransformer(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """images (B, 3, R, R) -> tokens (B, L, D), class token first, as the first block takes them."""
-        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        # in the weights' dtype, also under autocast: what the blocks add to is then not rounded to bfloat16
+        patches = self.conv1(images).flatten(2).transpose(1, 2).to(self.conv1.weight.dtype)
         class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding.to(patches.dtype)
         return self.ln_pre(x)
@@ -248,6 +253,7 @@ class CLIP(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.visual.conv1.weight.dtype
 
+    @tower
     def encode_image(self, images: Tensor) -> Tensor:
         """images (B, 3, R, R) -> features (B, E), not normalised."""
         return self.visual(images.to(self.dtype))
@@ -263,6 +269,7 @@ class CLIP(nn.Module):
             tokens = tokens[:, : int(end.max()) + 1]
         return self.encode_prompts(self.token_embedding(tokens).to(self.dtype), end)
 
+    @tower
     def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
         """Token embeddings (N, L, W), L <= context, and the position `end` (N,) of the end token -> (N, E)."""
         x = embeddings + self.positional_embedding[: embeddings.shape[1]].to(embeddings.dtype)

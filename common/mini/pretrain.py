@@ -48,7 +48,7 @@ def optimise(model: nn.Module, loss_of: Callable[[np.ndarray], Tensor], size: in
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
     rng, order, losses = np.random.default_rng(seed), np.empty(0, dtype=np.int64), []
-    for step in (bar := tqdm(range(steps))):
+    for step in (bar := tqdm(range(steps), disable=None)):
         if len(order) < BATCH:
             order = rng.permutation(size)
         batch, order = order[:BATCH], order[BATCH:]

@@ -72,6 +72,14 @@ def test_alignment_moves_older_classifiers_and_nothing_else(run, name):
     assert torch.equal(norm, torch.ones(128)) == ("cifar" in name)  # CA1 throws the pre-trained norm away
 
 
+def test_a_run_in_bf16_is_another_one(run, configured, capsys):
+    folder = run("cifar100_inflora", "--precision", "bf16", "--checkpoint-activations")
+    assert lines(folder)[0]["method"] == "InfLoRA (bf16)" and 0 <= value(folder, "acc", 2) <= 100
+    with pytest.raises(SystemExit):
+        main(configured("cifar100_inflora"))
+    assert "precision: 'bf16' there, None now" in capsys.readouterr().err
+
+
 def test_bounds(run, configured, tmp_path):
     sequential = run("cifar100_inflora", "--model-name", "SeqLoRA")
     state = torch.load(sequential / "task_1.pth", weights_only=True)

@@ -93,4 +93,5 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tiny_world: list[str], tmp_path: Pat
     assert process.wait() == 130
     assert "Stopped in MNIST after step" in said and "goes on from there" in said and "Traceback" not in said
     state = torch.load(tmp_path / "MNIST.state.pth", weights_only=True)
-    assert state["stage"] == "MNIST" and set(state["state"]) == {"parameters", "optimizer", "average", "teacher"}
+    held = {"parameters", "optimizer", "average", "teacher", "log"}
+    assert state["stage"] == "MNIST" and set(state["state"]) == held

@@ -1,0 +1,78 @@
+"""TensorBoard's own reader finds each step of a stage once, whatever stopped the run, and the recorded numbers."""
+
+import importlib.util
+import os
+import signal
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.errors import Interrupted, UserError
+from common.runs import Run, Tensors
+from common.training import precision
+
+
+def choose(tensorboard: bool) -> None:
+    options = Namespace(precision="fp32", compile=False, checkpoint_activations=False, tensorboard=tensorboard)
+    precision.choose(options, torch.device("cpu"))
+
+
+@pytest.fixture
+def watched() -> Iterator[None]:
+    pytest.importorskip("tensorboard")
+    choose(tensorboard=True)
+    yield
+    choose(tensorboard=False)
+
+
+def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    reader = EventAccumulator(str(folder)).Reload()
+    return {tag: [(event.step, event.value) for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
+
+
+def learn(run: Run, interrupt_at: int | None = None) -> None:
+    """Six steps whose loss is the step, and a term that only even steps have."""
+    loss, term = torch.full((2, 6), torch.nan)
+    state = {"log": Tensors({"loss": loss, "term": term})}
+    for step in run.steps("train/A", 6, state):
+        loss[step] = float(step)
+        if step % 2 == 0:
+            term[step] = 0.5
+        if step == interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_curves_go_on_where_a_run_was_stopped(watched: None, tmp_path: Path) -> None:
+    run = Run(tmp_path, {}, {"method": "ZSCL"})
+    with pytest.raises(Interrupted):
+        learn(run, interrupt_at=3)
+    run = Run(tmp_path, {}, {"method": "ZSCL"})
+    learn(run)
+    about = {"after_task": 1, "seconds": 0.0}
+    run.record([about | {"dataset": "A", "metric": "accuracy", "value": 50.0},
+                about | {"dataset": "A", "metric": "accuracy", "value": 75.0, "protocol": "til-a"}])  # fmt: skip
+    found = curves(tmp_path / "tensorboard")
+    assert found == {
+        "train/A/loss": [(step, float(step)) for step in range(6)],
+        "train/A/term": [(0, 0.5), (2, 0.5), (4, 0.5)],
+        "accuracy/A": [(1, 50.0)],
+        "til-a/accuracy/A": [(1, 75.0)],
+    }
+    Run(tmp_path, {}, {"method": "ZSCL"}, overwrite=True)
+    assert curves(tmp_path / "tensorboard") == {}
+
+
+def test_nothing_is_written_unasked(tmp_path: Path) -> None:
+    learn(Run(tmp_path, {}, {"method": "ZSCL"}))
+    assert not (tmp_path / "tensorboard").exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="it is installed")
+def test_a_missing_package_is_named() -> None:
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        choose(tensorboard=True)
