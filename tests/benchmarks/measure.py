@@ -6,7 +6,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,6 +32,7 @@ class Sizes:
     warmup: int
     batch_size: int | None
     classes: tuple[int, ...]
+    matmul: float | None = None  # TFLOP/s of a large product on this device, the measure of the steps' own
 
     @property
     def turns(self) -> int:
@@ -41,7 +42,10 @@ class Sizes:
 
 @dataclass
 class Row:
-    """One subject of one cell; `ratio` is its time, or where none was taken its memory, against the first subject's."""
+    """One subject of one cell; `ratio` is its time, or where none was taken its memory, against the first subject's.
+
+    gflop: of one call, by formula (flops.py). of_matmul: the share of a large matrix product's rate.
+    """
 
     cell: str
     subject: str
@@ -50,6 +54,9 @@ class Row:
     ms_quartile3: float | None = None
     calls: int = 0
     images_per_s: float | None = None
+    gflop: float | None = None
+    tflops: float | None = None
+    of_matmul: float | None = None
     peak_memory_mib: float | None = None
     ratio: float | None = None
     target: str = ""
@@ -104,8 +111,29 @@ def timed_steps(clock: Clock) -> Callable[[str, int, dict[str, Any]], Iterator[i
     return steps
 
 
-def compare(cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int | None = None) -> list[Row]:
+def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
+    """TFLOP/s of the product of two square matrices, the best of several: what a step's rate is held against."""
+    side, calls = (8192, 10) if device.type == "cuda" else (1536, 5)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    clock = Clock(device)
+    for _ in range(calls):
+        clock.start()
+        a @ b
+        clock.stop()
+    return 2 * side**3 / min(clock.times()) / 1e9
+
+
+def compare(
+    cell: str,
+    subjects: dict[str, Subject],
+    sizes: Sizes,
+    images: int | None = None,
+    work: Sequence[float] | None = None,
+) -> list[Row]:
     """Let the subjects take turns; a row each, `ratio` the median over the turns against the first subject.
+
+    `images` are those of a call, `work` the FLOPs of a call of each subject.
 
     Peak memory is that of a subject's first turn on a GPU; on a CPU the most the process has used until then.
     """
@@ -121,12 +149,16 @@ def compare(cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int |
             memory.setdefault(subject, peak_memory_mib(sizes.device))
     first = [statistics.median(times) for times in next(iter(turns.values()))]
     rows = []
-    for subject, measured in turns.items():
+    for number, (subject, measured) in enumerate(turns.items()):
         times = list(chain.from_iterable(measured))
         quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
         row = Row(cell, subject, quartiles[1], quartiles[0], quartiles[2], len(times))
         row.images_per_s = images and 1000 * images / row.ms_median
         row.peak_memory_mib = memory[subject]
+        if work is not None:
+            row.gflop = work[number] / 1e9
+            row.tflops = row.gflop / row.ms_median
+            row.of_matmul = sizes.matmul and row.tflops / sizes.matmul
         if rows:
             row.ratio = statistics.median(statistics.median(own) / base for own, base in zip(measured, first))
         rows.append(row)
@@ -159,6 +191,8 @@ def context(sizes: Sizes) -> dict[str, Any]:
         "clock": "CUDA events" if cuda else "process time",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "cuda": torch.version.cuda if cuda else None,
+        "matmul TFLOP/s": sizes.matmul and float(f"{sizes.matmul:.3g}"),
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "commit": commit(),
         "small": sizes.small,
@@ -180,7 +214,8 @@ def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]
 
 def table(rows: list[Row]) -> str:
     """The rows, aligned."""
-    lines = [("cell", "subject", "ms", "quartiles", "images/s", "peak MiB", "ratio", "target", "difference")]
+    columns = ("cell", "subject", "ms", "quartiles", "images/s", "TFLOP/s", "of matmul", "peak MiB")
+    lines = [(*columns, "ratio", "target", "difference")]
     for row in rows:
         lines.append(
             (
@@ -189,6 +224,8 @@ def table(rows: list[Row]) -> str:
                 "" if row.ms_median is None else f"{row.ms_median:.1f}",
                 "" if row.ms_quartile1 is None else f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}",
                 "" if row.images_per_s is None else f"{row.images_per_s:.2f}",
+                "" if row.tflops is None else f"{row.tflops:.3g}",
+                "" if row.of_matmul is None else f"{100 * row.of_matmul:.0f} %",
                 "" if row.peak_memory_mib is None else f"{row.peak_memory_mib:.0f}",
                 "" if row.ratio is None else f"{row.ratio:.2f}",
                 row.target,
