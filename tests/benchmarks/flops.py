@@ -2,8 +2,8 @@
 
 Figures of towers are of one image or one text. A backward pass costs a forward for the gradients of the inputs and
 another for those of the weights (in a product of two activations, of the other input); what has no gradient costs
-nothing. Biases, norms, softmax, losses and optimisers are left out, and of what a paper adds to its backbone whatever is
-below a thousandth of a step at the paper's sizes.
+nothing. Biases, norms, softmax, losses and optimisers are left out, and of what a paper adds to its backbone whatever
+is below a thousandth of a step at the paper's sizes.
 """
 
 from dataclasses import dataclass

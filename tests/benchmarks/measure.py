@@ -32,6 +32,7 @@ class Sizes:
     warmup: int
     batch_size: int | None
     classes: tuple[int, ...]
+    precision: str = "fp32"
     matmul: float | None = None  # TFLOP/s of a large product on this device, the measure of the steps' own
 
     @property
@@ -44,7 +45,8 @@ class Sizes:
 class Row:
     """One subject of one cell; `ratio` is its time, or where none was taken its memory, against the first subject's.
 
-    gflop: of one call, by formula (flops.py). of_matmul: the share of a large matrix product's rate.
+    gflop: of one call, by formula (flops.py). of_matmul: the share of a large matrix product's rate. waiting: the share
+    of a step's time that passes before its batch is there.
     """
 
     cell: str
@@ -57,6 +59,7 @@ class Row:
     gflop: float | None = None
     tflops: float | None = None
     of_matmul: float | None = None
+    waiting: float | None = None
     peak_memory_mib: float | None = None
     ratio: float | None = None
     target: str = ""
@@ -111,8 +114,12 @@ def timed_steps(clock: Clock) -> Callable[[str, int, dict[str, Any]], Iterator[i
     return steps
 
 
-def matmul_rate(device: torch.device, dtype: torch.dtype = torch.float32) -> float:
-    """TFLOP/s of the product of two square matrices, the best of several: what a step's rate is held against."""
+def matmul_rate(device: torch.device, precision: str = "fp32") -> float:
+    """TFLOP/s of the product of two large square matrices, the best of several.
+
+    In bfloat16 for "bf16", else in float32 as torch's switch for TF32 stands.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     side, calls = (8192, 10) if device.type == "cuda" else (1536, 5)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     a @ b
@@ -192,8 +199,8 @@ def context(sizes: Sizes) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "cuda": torch.version.cuda if cuda else None,
-        "matmul TFLOP/s": sizes.matmul and float(f"{sizes.matmul:.3g}"),
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "precision": sizes.precision,
+        "matmul_tflops": sizes.matmul and round(sizes.matmul, 4),
         "commit": commit(),
         "small": sizes.small,
     }
@@ -213,31 +220,38 @@ def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]
 
 
 def table(rows: list[Row]) -> str:
-    """The rows, aligned."""
-    columns = ("cell", "subject", "ms", "quartiles", "images/s", "TFLOP/s", "of matmul", "peak MiB")
-    lines = [(*columns, "ratio", "target", "difference")]
-    for row in rows:
-        lines.append(
-            (
-                row.cell,
-                row.subject,
-                "" if row.ms_median is None else f"{row.ms_median:.1f}",
-                "" if row.ms_quartile1 is None else f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}",
-                "" if row.images_per_s is None else f"{row.images_per_s:.2f}",
-                "" if row.tflops is None else f"{row.tflops:.3g}",
-                "" if row.of_matmul is None else f"{100 * row.of_matmul:.0f} %",
-                "" if row.peak_memory_mib is None else f"{row.peak_memory_mib:.0f}",
-                "" if row.ratio is None else f"{row.ratio:.2f}",
-                row.target,
-                "" if row.difference is None else f"{row.difference:.1e}",
-            )
-        )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = 2  # the first columns are words, the others numbers
+    """The rows, aligned; without the columns in which none has anything."""
+
+    def told(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    lines = [
+        {
+            "cell": row.cell,
+            "subject": row.subject,
+            "ms": told(row.ms_median, ".1f"),
+            "quartiles": row.ms_quartile1 and f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}" or "",
+            "images/s": told(row.images_per_s, ".2f"),
+            "TFLOP/s": told(row.tflops, ".3g"),
+            "of matmul": told(row.of_matmul, ".0%"),
+            "waiting": told(row.waiting, ".0%"),
+            "peak MiB": told(row.peak_memory_mib, ".0f"),
+            "ratio": told(row.ratio, ".2f"),
+            "target": row.target,
+            "difference": told(row.difference, ".1e"),
+        }
+        for row in rows
+    ]
+    widths = {
+        column: max(len(column), *(len(line[column]) for line in lines))
+        for column in lines[0]
+        if any(line[column] for line in lines)
+    }
+    words = ("cell", "subject")  # the other columns are numbers
     return "\n".join(
         "  ".join(
-            part.ljust(width) if column < text else part.rjust(width)
-            for column, (part, width) in enumerate(zip(line, widths))
+            line[column].ljust(width) if column in words else line[column].rjust(width)
+            for column, width in widths.items()
         ).rstrip()
-        for line in lines
+        for line in ({column: column for column in widths}, *lines)
     )
