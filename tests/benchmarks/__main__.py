@@ -30,8 +30,8 @@ small towers), and above 1e-4 the ratio is void.
 On a GPU CUDA events are timed; on a CPU the process's own time in one thread, so that other load disturbs little.
 The subjects of a cell take turns. TFLOP/s are those of a formula (2 a multiply-add; matrix products, convolutions and
 attention), of what the subject computes; beside them the share of the rate of one large matrix product, measured first.
-Peak memory on a CPU is the most the process has used so far; in the rows called
-counted it is what the live tensors of the papers' sizes come to, from their shapes alone.
+Peak memory on a CPU is the most the process has used so far; in the rows called counted it is what the live tensors of
+the papers' sizes come to, from their shapes alone.
 
 `loaders` times the input pipeline instead, beside the rate at which each paper's step takes images (of the same
 command, of the device's recorded rows, or --step-rate).
@@ -117,7 +117,8 @@ def main(argv: list[str] | None = None) -> None:
             found[name] = PAPERS[name](sizes)
         print(f"\n{name}\n{table(found[name])}", flush=True)
         if kept:
-            records.record(kept, about, {name: found[name]}, sizes)
+            clock = {"clock": "wall"} if name == "loaders" else {}
+            records.record(kept, about | clock, {name: found[name]}, sizes)
     if args.out:
         write_text(args.out, json.dumps(as_json(about, found), indent=1) + "\n")
 

@@ -1,7 +1,8 @@
 """The input pipeline: images a second of the real training streams by workers, and how long steps wait for them.
 
 Files are synthetic JPEGs of 500 x 375 pixels and about 75 kB, read over and over, so from the system's cache; arrays
-are CIFAR's. Streams are `Batches` as the papers open them. Wall-clock time: workers are other processes.
+are CIFAR's. Streams are `Batches` as the papers open them. Wall-clock time, since workers are other processes; but
+processor time in the first row of each stream, which other load on the machine hardly disturbs.
 """
 
 import tempfile
@@ -49,9 +50,7 @@ def step_rates(found: dict[str, list[Row]], kept: Iterable[dict[str, str]], give
         for line in kept
         if line["sizes"].startswith("paper") and line["images_per_s"]
     ]
-    new_rows = [
-        (paper, row.cell, row.subject, row.images_per_s) for paper, rows in found.items() for row in rows
-    ]
+    new_rows = [(paper, row.cell, row.subject, row.images_per_s) for paper, rows in found.items() for row in rows]
     rates: dict[str, float] = {}
     for rows in (kept_rows, new_rows):
         for paper, (_, ours) in PAPERS.items():
@@ -101,22 +100,27 @@ def rate_rows(name: str, images: Dataset, sizes: Sizes, workers: list[int]) -> l
     """Milliseconds a batch when nobody does anything with it."""
     size = sizes.batch_size or (8 if sizes.small else BATCH)
 
-    def turn(count: int) -> list[float]:
+    def turn(count: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
         batches, ahead = Batches(images, size, 0, count, sizes.device), 2 * count + 1
         for step in range(ahead):  # what workers have prepared before anyone asked is not timed
             batches[step]
-        return [mean_ms(batches.__getitem__, range(ahead, ahead + max(4, sizes.steps // sizes.turns)))]
+        return [mean_ms(batches.__getitem__, range(ahead, ahead + max(4, sizes.steps // sizes.turns)), clock)]
 
-    subjects = {f"{count} workers": partial(turn, count) for count in workers}
+    subjects = {"processor time of one core": partial(turn, 0, time.process_time)}
+    subjects |= {of_workers(count): partial(turn, count) for count in workers}
     return compare(f"loader, {name}, batch {size}", subjects, sizes, size)
 
 
-def mean_ms(call: Callable[[int], object], steps: range) -> float:
-    """Wall-clock: workers deliver in bursts, so only the whole says something."""
-    start = time.perf_counter()
+def of_workers(count: int) -> str:
+    return "1 worker" if count == 1 else f"{count} workers"
+
+
+def mean_ms(call: Callable[[int], object], steps: range, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Milliseconds of a step on average: workers deliver in bursts, so only the whole says something."""
+    start = clock()
     for step in steps:
         call(step)
-    return 1000 * (time.perf_counter() - start) / len(steps)
+    return 1000 * (clock() - start) / len(steps)
 
 
 def waiting_row(paper: str, sets: list[Dataset], rate: float, sizes: Sizes, workers: int) -> Row:
@@ -138,7 +142,7 @@ def waiting_row(paper: str, sets: list[Dataset], rate: float, sizes: Sizes, work
     step(0)  # starts the workers
     waited.clear()
     ms = mean_ms(step, range(1, 1 + (3 if sizes.small else 10)))
-    row = Row(f"waiting, {paper}, step at {rate:.4g} images/s", f"{workers} workers", ms, calls=len(waited))
+    row = Row(f"waiting, {paper}, step at {rate:.4g} images/s", of_workers(workers), ms, calls=len(waited))
     row.images_per_s = 1000 * size / ms
     row.waiting = 1000 * sum(waited) / len(waited) / ms
     row.target = f"the {'step' if row.waiting <= MOST_WAITING else 'loader'} limits"
