@@ -111,8 +111,8 @@ def main(argv: list[str] | None = None) -> None:
     print("  ".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     for name in names:
         if name == "loaders":
-            rates = loaders.step_rates(found, records.read(records.file_of(about["device"])), args.step_rate)
-            found[name] = loaders.rows(sizes, rates, args.workers)
+            lines = [] if sizes.small else records.read(records.file_of(about["device"]))
+            found[name] = loaders.rows(sizes, loaders.step_rates(found, lines, args.step_rate), args.workers)
         else:
             found[name] = PAPERS[name](sizes)
         print(f"\n{name}\n{table(found[name])}", flush=True)

@@ -56,7 +56,7 @@ def step_rates(found: dict[str, list[Row]], kept: Iterable[dict[str, str]], give
         for paper, (_, ours) in PAPERS.items():
             steps = [rate for name, cell, subject, rate in rows if (name, subject) == (paper, ours) and "step" in cell]
             rates |= {paper: max(steps)} if steps else {}
-    return rates
+    return {paper: rates[paper] for paper in PAPERS if paper in rates}
 
 
 def rows(sizes: Sizes, rates: dict[str, float], workers: list[int] | None = None) -> list[Row]:
