@@ -154,6 +154,12 @@ def method_label(args: argparse.Namespace, config: Config) -> str:
     return ", ".join([method.label, *(words for words, said in told.items() if said)])
 
 
+def run_folder(args: argparse.Namespace) -> str:
+    """--save, or a folder that tells one run from another."""
+    name = f"{Path(args.config_file).stem}-{args.method}-{args.visual.replace('/', '-')}"
+    return args.save or f"runs/alta/{name}-buffer{args.buffer_size}-seed{args.seed}"
+
+
 def open_run(args: argparse.Namespace, config: Config, learned: Learned) -> Run:
     scale = MINI if MINI in (args.scale, config["dataset"]["name"], args.visual.split("-")[0]) else "paper"
     labels = {
@@ -165,9 +171,7 @@ def open_run(args: argparse.Namespace, config: Config, learned: Learned) -> Run:
     decides |= {"buffer_size": args.buffer_size if learned.buffer is not None else None}
     decides |= {"weights": weights and file_md5(weights), "data": learned.data.fingerprint}
     about = {"device": device_name(args.device), "workers": args.workers}
-    name = f"{Path(args.config_file).stem}-{args.method}-{args.visual.replace('/', '-')}"
-    folder = args.save or f"runs/alta/{name}-buffer{args.buffer_size}-seed{args.seed}"
-    return Run(mini_folder(folder, scale), decides, labels, "", args.overwrite, args.save_interval, about)
+    return Run(mini_folder(run_folder(args), scale), decides, labels, "", args.overwrite, args.save_interval, about)
 
 
 # Checkpoints
@@ -300,7 +304,8 @@ def finish(run: Run, args: argparse.Namespace, config: Config, learned: Learned)
     about = {"dataset": data_label(config), "after_task": tasks, "seconds": None}
     where = " on the miniature" if run.labels["scale"] == MINI else ""
     for setting, protocol in names.items():
-        curve = [line["value"] for line in run.find(protocol=protocol, metric="accuracy")]
+        found = {line["after_task"]: line["value"] for line in run.find(protocol=protocol, metric="accuracy")}
+        curve = [found[after] for after in range(1, tasks + 1)]
         values = {"avg": sum(curve) / len(curve), "last": curve[-1], "trainable_parameters": trained}
         run.record([about | {"protocol": protocol, "metric": name, "value": value} for name, value in values.items()])
         cells, columns = square(matrix_of(run, protocol, tasks)), [f"task {task}" for task in range(tasks)]
@@ -309,11 +314,10 @@ def finish(run: Run, args: argparse.Namespace, config: Config, learned: Learned)
         heat_map(run.path(f"accuracy_{setting}.png"), cells, columns, columns, title)
         print(f"{title}: Avg {values['avg']:.2f}, Last {values['last']:.2f}")
     if args.tsne and not run.path("tsne.png").exists():
-        if task_path(run, tasks - 1).exists():
-            read_task(run, learned, tasks - 1)
+        read_task(run, learned, tasks - 1)
         test_task(args, config, learned, tasks - 1)
         title = f"t-SNE: {args.il_setting}_{args.visual}_{args.method}_{config['dataset']['name']}_bf{args.buffer_size}"
-        draw_tsne(learned.head, learned.tests, run.path("tsne.png"), title, args.seed)
+        draw_tsne(learned.head, learned.tests, run.path("tsne.png"), title + where, args.seed)
     run.finish()
 
 

@@ -4,6 +4,7 @@
 code 1 when something differs.
 `python -m results first-row RUN`: the accuracies of an MTIL run after its first task, which is the cheapest check of
 a method, against the published ones; exit code 1 when they differ.
+`python -m results run TABLE`: a whole published table, on this machine or on Slurm; `run --help` says more.
 """
 
 import argparse
@@ -23,15 +24,17 @@ from results.collect import SCALES, Problem, Record, read_provenance, read_recor
 from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, Data, compare
 from results.first_row import as_text, first_row
 from results.published import Published, read_curves, read_published
+from results.run import add_command, run, split_flags
 
-RUNS = tuple(map(Path, ("runs", "ckpt", "experiments", "logs", "outputs", "output")))  # where the scripts save
+# where the scripts save
+RUNS = tuple(map(Path, ("runs", "ckpt", "experiments", "logs", "logs-mini", "outputs", "output")))
 OUT = Path("results/out")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a CSV field as a formula
 COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; `command` is None, "verify" or "first-row"."""
+    """The command line; `command` is None, "verify", "first-row" or "run", `flags` what stands behind --."""
     shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     shared.add_argument(
         "--runs", nargs="+", type=Path, metavar="DIR", help=f"run folders (default: {' '.join(map(str, RUNS))})"
@@ -52,7 +55,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     first.add_argument("run", metavar="RUN_FOLDER", type=Path, help="a run's folder, or its record.jsonl")
     first.add_argument("--method", nargs="+", metavar="NAME", help="the published rows to show, or all; the exit code "
                        "is 0 if any of them matches (default: the run's own method)")  # fmt: skip
-    args = parser.parse_args(argv, argparse.Namespace(strict=False))
+    add_command(commands, SCALES)
+    words, flags = split_flags(sys.argv[1:] if argv is None else argv)
+    args = parser.parse_args(words, argparse.Namespace(strict=False, flags=flags))
+    if flags and args.command != "run":
+        parser.error("only `run` takes flags behind --")
     for name in ("runs", "scale", "protocol", "paper"):
         setattr(args, name, getattr(args, name, None))
     return args
@@ -60,9 +67,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
-    """Build everything, verify or show the first row; exits with 1 for a difference or a damaged line (--strict)."""
+    """Build, verify, show the first row or run a table; exits with 1 if something differs, is damaged or failed."""
     args = parse_args(argv)
-    if {None: build, "verify": verify, "first-row": show_first_row}[args.command](args):
+    if {None: build, "verify": verify, "first-row": show_first_row, "run": run_table}[args.command](args):
         sys.exit(1)
 
 
@@ -216,6 +223,11 @@ def show_first_row(args: argparse.Namespace) -> bool:
     row = first_row(args.run, records, read_published(), args.method)
     print(as_text(row))
     return row.differs
+
+
+def run_table(args: argparse.Namespace) -> bool:
+    """Run a published table, or show what is to be run; whether a row failed."""
+    return run(args, run_folders(args.runs))
 
 
 def held_against(comparison: Comparison) -> bool:

@@ -52,6 +52,8 @@ METHODS = (
     "moving average", "distillation", "ZSCL-", "ZSCL*", "ZSCL", "MoE-Adapters",
 )  # fmt: skip
 
+MINI_ONLY = ("Characters",)  # no sheet of the paper scale
+
 # Sheet, what it holds, the protocols on it (first match counts).
 SHEETS = (
     ("MTIL order 1", "Eleven data sets learned one after another, order I, all training images.", "mtil-order1"),
@@ -63,6 +65,11 @@ SHEETS = (
     ("ImageNet-R", "ImageNet-R in 5, 10 and 20 tasks, and all classes at once.", r"\w+-imagenet_r\b.*"),
     ("CUB-200", "CUB-200 in 10 tasks.", r"\w+-cub200\b.*"),
     ("DomainNet", "DomainNet, class- and domain-incremental.", r"\w+-domainnet\b.*"),
+    (
+        "Characters",
+        "The miniature's forty characters: among all classes seen (class-IL), within the task (task-IL), all at once.",
+        r"(cil|til|joint)-characters\b.*",
+    ),
     (
         "Class-IL and task-IL",
         "CIFAR-10, TinyImageNet and CIFAR-100 as ALTA and rehearsal are compared: among all classes seen (class-IL) or "
@@ -107,7 +114,7 @@ def _incremental(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
     kind, data, base, steps, classes, buffer = match.groups()
     split = ""
     if steps:
-        split = f"{steps} tasks" + (f" of {classes} classes" if classes else "")
+        split = count(int(steps), "task") + (f" of {classes} classes" if classes else "")
         split = f"{base} classes, then {steps} steps of {classes}" if base else split
     words = [split, kinds[kind], f"buffer of {buffer}" if buffer else ""]
     text = ", ".join(word for word in words if word)

@@ -67,7 +67,7 @@ def tables(data: Data) -> list[Table]:
         result = [table for table in result if table.rows]
     for sheet, about, _ in labels.SHEETS:
         mine = [item for item in shown if labels.sheet(item.protocol) == sheet]
-        if mine or (data.scale == "paper" and sheet != "Other protocols"):
+        if mine or (data.scale == "paper" and sheet not in ("Other protocols", *labels.MINI_ONLY)):
             make = _by_dataset if sheet.startswith("MTIL") else _by_setting
             result.append(_without_empty(make(sheet, about, mine, parameters, data.scale)))
     return result

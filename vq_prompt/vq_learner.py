@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from torchvision.transforms import Compose, Normalize
 from tqdm import tqdm
 
@@ -23,7 +23,7 @@ from common.errors import UserError, all_checked
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import seed_everything
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import gather_rows, rank, sum_over_processes, world_size
 from vq_prompt.classifier import (
     ClassStatistics, RetrainingOptions, draw, nearest_mean, retrain, task_statistics,
 )  # fmt: skip
@@ -289,32 +289,35 @@ def evaluate(learner: Learner, task: int) -> list[float]:
     """Accuracy in percent on the test images of each task so far, among the classes of all of them.
 
     Once a task: the original tests after training and again at the end, on the same models. What the ViT gives without
-    prompts is computed once per test image.
+    prompts is computed once per test image; batches never mix tasks, so that they are the same after every task.
     """
     options, network = learner.options, learner.network
-    tests = seen_subset(learner.data.test, learner.tasks, task)
-    own = own_rows(len(tests))
+    tests, seen = seen_subset(learner.data.test, learner.tasks, task), learner.tasks.seen(task)
+    of_task = learner.tasks.task_ids(tests.labels)
+    members = [np.flatnonzero(of_task == known) for known in range(task + 1)]
+    size = options.batch_size
+    batches = [rows[start : start + size].tolist() for rows in members for start in range(0, len(rows), size)]
+    batches = batches[rank() :: world_size()]  # the same process for an image after every task: it knows the query
     loader = DataLoader(
-        Subset(tests, range(own.start, own.stop)),
-        options.batch_size,
+        tests,
+        batch_sampler=batches,
         num_workers=options.workers,
         pin_memory=options.torch_device.type == "cuda",
         worker_init_fn=leave_signals_to_parent,
     )
-    rows, predictions, place = torch.tensor(tests.indices[own], device=options.torch_device), [], 0
+    places = torch.tensor(tests.indices, device=options.torch_device)
+    hits = torch.zeros(len(tests), dtype=torch.long)
     bar = tqdm(loader, desc=f"test {task + 1}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
-    for images, _ in bar:
-        here = rows[place : place + len(images)]
-        features = tested_features(learner, images.to(options.torch_device, non_blocking=True), here)
-        predictions.append(network.last(features)[:, : learner.tasks.seen(task)].argmax(dim=1))
-        place += len(images)
-    hits = gather_rows(torch.cat(predictions), len(tests)).cpu().numpy() == np.asarray(tests.labels)
-    of_task = learner.tasks.task_ids(tests.labels)
-    return [100 * float(hits[of_task == seen].mean()) for seen in range(task + 1)]
+    for batch, (images, labels) in zip(batches, bar):
+        features = tested_features(learner, images.to(options.torch_device, non_blocking=True), places[batch])
+        predictions = network.last(features)[:, :seen].argmax(dim=1)
+        hits[batch] = (predictions.cpu() == labels).long()
+    hits = sum_over_processes(hits).double()  # each process has tested its part
+    return [100 * float(hits[rows].mean()) for rows in members]
 
 
 def tested_features(learner: Learner, images: Tensor, rows: Tensor) -> Tensor:
-    """Features (B, D) of the test images in these rows of `queries`, which are filled where they are not known."""
-    if learner.queries[rows, 0].isnan().any():
+    """Features (B, D) of the test images in these rows of `queries`, which are filled if they are not known yet."""
+    if learner.queries[rows[0], 0].isnan():
         learner.queries[rows] = learner.network.query(learner.network.tokens(images))
     return learner.network(images, learner.queries[rows])[0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from common.clip.model import CLIP, CLIPConfig, build_model
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD
-from common.mini.domains import INCREMENTAL, web_pool
+from common.mini.domains import INCREMENTAL, classnames, draw, seeded
 from common.mini.weights import clip_state_dict
 
 SEED, RESOLUTION, STAGES, WIDTH = 0, 32, (1, 1, 1, 1), 32
@@ -36,8 +36,10 @@ def resnet_clip() -> CLIP:
 
 
 def normalised_images() -> Tensor:
-    """Characters of the web as CLIP sees them, (N, 3, 32, 32)."""
-    pixels = torch.from_numpy(web_pool(INCREMENTAL)[0][:IMAGES]).permute(0, 3, 1, 2).float() / 255
+    """Characters in the web's style as CLIP sees them, (N, 3, 32, 32)."""
+    rng = seeded("mini resnet")
+    pictures = draw(INCREMENTAL, rng.integers(len(classnames(INCREMENTAL)), size=IMAGES), "web", rng)
+    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
     return (pixels - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
 
 

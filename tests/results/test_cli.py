@@ -112,7 +112,8 @@ def test_without_runs_the_published_numbers_stand_alone(
     monkeypatch.chdir(tmp_path)
     assert exit_code("--protocol", "cil-cub200-10x20") == 0
     told = capsys.readouterr().out
-    assert "Read 0 records of 0 runs in no folder of runs (runs, ckpt, experiments, logs, outputs, output) and 18 published" in told
+    folders = "runs, ckpt, experiments, logs, logs-mini, outputs, output"
+    assert f"Read 0 records of 0 runs in no folder of runs ({folders}) and 18 published" in told
     assert {row["verdict"] for row in table(tmp_path / "results" / "out" / "results.csv")} == {"not run"}
 
 
