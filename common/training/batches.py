@@ -4,6 +4,7 @@ Order and augmentation are functions of (seed, step) alone: a run that is killed
 another number of workers, sees the same pixels as one that was never stopped.
 """
 
+import copy
 import signal
 from collections.abc import Iterator
 
@@ -98,9 +99,13 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         if self._next != step:
+            # apart from this object, which would hold the loader that holds it: without a cycle both end at once, while
+            # the garbage collector takes the queues away first and then waits five seconds for every worker
+            stream = copy.copy(self)
+            stream._iterator = None
             loader = DataLoader(
                 self.samples,
-                batch_sampler=self._from(step),
+                batch_sampler=stream._from(step),
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
                 worker_init_fn=leave_signals_to_parent,

@@ -16,7 +16,9 @@ from alta.evaluation import accuracies, features_of
 from alta.heads import Head, PromptOptions
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, CLIPConfig
+from common.clip.tokenizer import tokenize
 from common.datasets.names import read_names
+from tests.benchmarks import flops
 from tests.benchmarks.alta_plain import PlainBuffer, PlainHead, plain_accuracies
 from tests.benchmarks.inputs import SMALL, VIT_B_16
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
@@ -81,12 +83,20 @@ def step_rows(name: str, clip: CLIP, classes: int, sizes: Sizes, apart: dict[boo
             "ours": partial(time_training, Head, Buffer, clip, task, classes, size, sizes, losses),
         }
         cell = f"step, {name}, {classes} classes, task {task + 1} of {TASKS}"
-        pair = compare(cell, subjects, sizes, size)
+        work = step_work(clip, task, classes, size)
+        pair = compare(cell, subjects, sizes, size, work)
         at_size = difference({"losses": losses["PlainHead"]}, {"losses": losses["Head"]})
         pair[1].target = "" if sizes.small else TARGETS[name]
         verify(pair[1], max(at_size, apart[task > 0]))
         found += pair
     return found
+
+
+def step_work(clip: CLIP, task: int, classes: int, size: int) -> list[float]:
+    """FLOPs of a step with replay the plain way and ours, which encodes the prompts of no earlier task."""
+    tokens = int(tokenize([f"{PromptOptions().words} {name}." for name in names(classes)]).argmax(dim=1).max()) + 1
+    live = classes - task * classes // TASKS
+    return [flops.alta_plain_step(clip.config, size, classes), flops.alta_step(clip.config, size, live, tokens)]
 
 
 def build(kind: type[Head], clip: CLIP, task: int, classes: int, device: torch.device) -> tuple[Head, torch.optim.SGD]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from inflora.gpm import Memory, design, remember, second_moments
 from inflora.lora import LoRAAttention, Network
 from inflora.training import TrainingOptions, train_task
+from tests.benchmarks import flops
 from tests.benchmarks.inflora_plain import plain_attention, plain_second_moments
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 
@@ -88,7 +89,9 @@ def step_rows(network: Network, sizes: Sizes) -> list[Row]:
         "the plain way, task 1": partial(time_training, network, 0, batch, sizes, plain=True),
         f"the plain way, task {TASKS}": partial(time_training, network, last, batch, sizes, plain=True),
     }
-    found = compare(f"step, {TASKS} tasks", subjects, sizes, len(batch.images))
+    tower, size = flops.timm_vit(network.image_encoder), len(batch.images)
+    ours, plain = flops.inflora_step(tower, size, RANK), partial(flops.inflora_plain_step, tower, size, RANK)
+    found = compare(f"step, {TASKS} tasks", subjects, sizes, size, [ours, ours, plain(1), plain(TASKS)])
     apart = {task: step_difference(task, sizes) for task in (0, last)}
     for row, task in zip(found[1:], (last, 0, last)):
         verify(row, apart[task])

@@ -16,6 +16,7 @@ from common.clip.model import CLIP, CLIPConfig
 from common.datasets.images import ImageArrays
 from common.datasets.incremental import RemappedSubset, Scenario
 from common.datasets.transforms import clip_eval
+from tests.benchmarks import flops
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 from vq_prompt.cncm import ClassMemory, nearest_class, preprocess
 from vq_prompt.it_evaluation import KnownFeatures, Learned, plain_features
@@ -83,7 +84,10 @@ def step_rows(learned: Learned, sizes: Sizes) -> list[Row]:
             time_training, learned, batch, sizes, plain_train
         ),
     }
-    found = compare("step", subjects, sizes, len(batch.images))
+    tower, size = flops.image_tower(SMALL if sizes.small else REAL), len(batch.images)
+    prompts = len(LAYERS), LENGTH // 2
+    ours, plain = flops.prompted_step(tower, size, *prompts), flops.prompted_plain_step(tower, size, *prompts)
+    found = compare("step", subjects, sizes, size, [flops.frozen_twice(tower, size), ours, plain])
     found[1].target = "" if sizes.small else TARGET
     apart = step_difference(sizes)
     for row in found[1:]:

@@ -6,7 +6,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
@@ -32,6 +32,8 @@ class Sizes:
     warmup: int
     batch_size: int | None
     classes: tuple[int, ...]
+    precision: str = "fp32"
+    matmul: float | None = None  # TFLOP/s of a large product on this device, the measure of the steps' own
 
     @property
     def turns(self) -> int:
@@ -41,7 +43,11 @@ class Sizes:
 
 @dataclass
 class Row:
-    """One subject of one cell; `ratio` is its time, or where none was taken its memory, against the first subject's."""
+    """One subject of one cell; `ratio` is its time, or where none was taken its memory, against the first subject's.
+
+    gflop: of one call, by formula (flops.py). of_matmul: the share of a large matrix product's rate. waiting: the share
+    of a step's time that passes before its batch is there.
+    """
 
     cell: str
     subject: str
@@ -50,6 +56,10 @@ class Row:
     ms_quartile3: float | None = None
     calls: int = 0
     images_per_s: float | None = None
+    gflop: float | None = None
+    tflops: float | None = None
+    of_matmul: float | None = None
+    waiting: float | None = None
     peak_memory_mib: float | None = None
     ratio: float | None = None
     target: str = ""
@@ -104,8 +114,33 @@ def timed_steps(clock: Clock) -> Callable[[str, int, dict[str, Any]], Iterator[i
     return steps
 
 
-def compare(cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int | None = None) -> list[Row]:
+def matmul_rate(device: torch.device, precision: str = "fp32") -> float:
+    """TFLOP/s of the product of two large square matrices, the best of several.
+
+    In bfloat16 for "bf16", else in float32 as torch's switch for TF32 stands.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    side, calls = (8192, 10) if device.type == "cuda" else (1536, 5)
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    a @ b
+    clock = Clock(device)
+    for _ in range(calls):
+        clock.start()
+        a @ b
+        clock.stop()
+    return 2 * side**3 / min(clock.times()) / 1e9
+
+
+def compare(
+    cell: str,
+    subjects: dict[str, Subject],
+    sizes: Sizes,
+    images: int | None = None,
+    work: Sequence[float] | None = None,
+) -> list[Row]:
     """Let the subjects take turns; a row each, `ratio` the median over the turns against the first subject.
+
+    `images` are those of a call, `work` the FLOPs of a call of each subject.
 
     Peak memory is that of a subject's first turn on a GPU; on a CPU the most the process has used until then.
     """
@@ -121,12 +156,16 @@ def compare(cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int |
             memory.setdefault(subject, peak_memory_mib(sizes.device))
     first = [statistics.median(times) for times in next(iter(turns.values()))]
     rows = []
-    for subject, measured in turns.items():
+    for number, (subject, measured) in enumerate(turns.items()):
         times = list(chain.from_iterable(measured))
         quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
         row = Row(cell, subject, quartiles[1], quartiles[0], quartiles[2], len(times))
         row.images_per_s = images and 1000 * images / row.ms_median
         row.peak_memory_mib = memory[subject]
+        if work is not None:
+            row.gflop = work[number] / 1e9
+            row.tflops = row.gflop / row.ms_median
+            row.of_matmul = sizes.matmul and row.tflops / sizes.matmul
         if rows:
             row.ratio = statistics.median(statistics.median(own) / base for own, base in zip(measured, first))
         rows.append(row)
@@ -159,7 +198,9 @@ def context(sizes: Sizes) -> dict[str, Any]:
         "clock": "CUDA events" if cuda else "process time",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cuda": torch.version.cuda if cuda else None,
+        "precision": sizes.precision,
+        "matmul_tflops": sizes.matmul and round(sizes.matmul, 4),
         "commit": commit(),
         "small": sizes.small,
     }
@@ -179,28 +220,38 @@ def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]
 
 
 def table(rows: list[Row]) -> str:
-    """The rows, aligned."""
-    lines = [("cell", "subject", "ms", "quartiles", "images/s", "peak MiB", "ratio", "target", "difference")]
-    for row in rows:
-        lines.append(
-            (
-                row.cell,
-                row.subject,
-                "" if row.ms_median is None else f"{row.ms_median:.1f}",
-                "" if row.ms_quartile1 is None else f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}",
-                "" if row.images_per_s is None else f"{row.images_per_s:.2f}",
-                "" if row.peak_memory_mib is None else f"{row.peak_memory_mib:.0f}",
-                "" if row.ratio is None else f"{row.ratio:.2f}",
-                row.target,
-                "" if row.difference is None else f"{row.difference:.1e}",
-            )
-        )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    text = 2  # the first columns are words, the others numbers
+    """The rows, aligned; without the columns in which none has anything."""
+
+    def told(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    lines = [
+        {
+            "cell": row.cell,
+            "subject": row.subject,
+            "ms": told(row.ms_median, ".1f"),
+            "quartiles": row.ms_quartile1 and f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}" or "",
+            "images/s": told(row.images_per_s, ".2f"),
+            "TFLOP/s": told(row.tflops, ".3g"),
+            "of matmul": told(row.of_matmul, ".0%"),
+            "waiting": told(row.waiting, ".0%"),
+            "peak MiB": told(row.peak_memory_mib, ".0f"),
+            "ratio": told(row.ratio, ".2f"),
+            "target": row.target,
+            "difference": told(row.difference, ".1e"),
+        }
+        for row in rows
+    ]
+    widths = {
+        column: max(len(column), *(len(line[column]) for line in lines))
+        for column in lines[0]
+        if any(line[column] for line in lines)
+    }
+    words = ("cell", "subject")  # the other columns are numbers
     return "\n".join(
         "  ".join(
-            part.ljust(width) if column < text else part.rjust(width)
-            for column, (part, width) in enumerate(zip(line, widths))
+            line[column].ljust(width) if column in words else line[column].rjust(width)
+            for column, width in widths.items()
         ).rstrip()
-        for line in lines
+        for line in ({column: column for column in widths}, *lines)
     )

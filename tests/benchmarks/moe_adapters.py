@@ -6,7 +6,7 @@ Sizes are those of the MTIL runs: ViT-B/16, 22 experts of width 64, top-2, 11 ro
 import contextlib
 import copy
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,6 +33,7 @@ from moe_adapters.ddas import (
 )
 from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, Routes, distinct
 from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
+from tests.benchmarks import flops
 from tests.benchmarks.inputs import (
     LONGEST_PROMPT,
     SMALL,
@@ -92,12 +93,19 @@ def step_rows(plain: CLIP, tokens: Tensor, routing: str, sizes: Sizes) -> list[R
             with_adapters(plain, routing, device), full, batch, sizes, loop_over_experts
         ),
     }
-    found = compare(cell, subjects, sizes, len(batch.images))
+    work = step_work(plain, (cut, full), len(batch.images), TOPK, SMALL_BOTTLENECK if sizes.small else BOTTLENECK)
+    found = compare(cell, subjects, sizes, len(batch.images), work)
     found[1].target = "" if sizes.small else "<= 1.25"
     found_difference = step_difference(plain, tokens, routing, sizes)
     for row in found[1:]:
         verify(row, found_difference)
     return found
+
+
+def step_work(plain: CLIP, texts: Sequence[Tensor], batch: int, topk: int, bottleneck: int) -> list[float]:
+    """FLOPs of a frozen step on the first texts, and with experts on each of the texts (C, L)."""
+    frozen = flops.frozen_clip_step(plain.config, batch, tuple(texts[0].shape))
+    return [frozen, *(flops.moe_step(plain.config, batch, tuple(text.shape), topk, bottleneck) for text in texts)]
 
 
 def step_difference(plain: CLIP, tokens: Tensor, routing: str, sizes: Sizes) -> float:

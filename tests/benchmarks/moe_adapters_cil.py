@@ -26,9 +26,10 @@ from moe_adapters.cil import ROUTER, TEST_BATCH, Options, training_options, with
 from moe_adapters.training import moe_blocks, train_adapters
 from tests.benchmarks.inputs import OneBatch, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
-from tests.benchmarks.moe_adapters import drawn_noise, time_frozen_clip
+from tests.benchmarks.moe_adapters import drawn_noise, step_work, time_frozen_clip
 from tests.benchmarks.moe_adapters_plain import loop_over_experts
 
+EXPERTS = 2, 64  # a sample, their width
 BATCH, TASK_CLASSES, ALL_CLASSES = 128, 10, 100
 LONGEST_PROMPT = 11  # "a bad photo of a {}." of CIFAR100, with start and end token
 EQUAL_STEPS, EQUAL_BATCH = 5, 8  # at most, to show two ways equal
@@ -69,7 +70,8 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     subjects = {"frozen CLIP, forward and backward": lambda: time_frozen_clip(plain, cut, batch, sizes)}
     for name, (prompt, mixture) in ways.items():
         subjects[name] = partial(time_training, plain, prompt, batch, sizes, mixture)
-    found = compare(f"CIL step, {len(tokens)} classes", subjects, sizes, len(batch.images))
+    work = step_work(plain, (cut, cut, full), len(batch.images), *EXPERTS)
+    found = compare(f"CIL step, {len(tokens)} classes", subjects, sizes, len(batch.images), work)
     few = OneBatch(plain, len(tokens), replace(sizes, batch_size=min(EQUAL_BATCH, len(batch.images))))
     with mock.patch.object(torch.Tensor, "float", lambda tensor: tensor):  # layer norm and the experts' sum ask for it
         ours, *others = [trained(plain, prompt, few, sizes, mixture) for prompt, mixture in ways.values()]

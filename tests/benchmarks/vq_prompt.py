@@ -12,6 +12,7 @@ from timm import create_model
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from tests.benchmarks import flops
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 from tests.benchmarks.vq_prompt_plain import plain_draw, plain_forward, plain_step
 from vq_prompt.classifier import ClassStatistics, RetrainingOptions, draw, retrain, task_statistics
@@ -76,7 +77,10 @@ def step_rows(network: Network, sizes: Sizes) -> list[Row]:
         "VQ-Prompt": partial(time_training, network, batch, sizes),
         "the plain way": partial(time_plain, network, batch, sizes),
     }
-    found = compare("step", subjects, sizes, len(batch.images))
+    tower, size = flops.timm_vit(network.feat), len(batch.images)
+    prompts = len(network.prompt.layers), POOL["length"] // 2
+    ours, plain = flops.prompted_step(tower, size, *prompts), flops.prompted_plain_step(tower, size, *prompts)
+    found = compare("step", subjects, sizes, size, [flops.frozen_twice(tower, size), ours, plain])
     apart = step_difference(sizes)
     for row in found[1:]:
         verify(row, apart)

@@ -21,6 +21,7 @@ from torch import Tensor
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.pixels import DecodedSet
+from tests.benchmarks import flops
 from tests.benchmarks.inputs import (
     LONGEST_PROMPT,
     SMALL,
@@ -120,12 +121,23 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, differences: dict[str, 
         "iCaRL, class prompts, computed": partial(ours, DISTIL, classes),
         f"ZSCL the plain way, {again} captions encoded a step": lambda: time_plain(plain, tokens, batch, again, sizes),
     }
-    found = compare(f"step, {len(tokens)} classes, {count} captions", subjects, sizes, len(batch.images))
+    work = step_work(plain, cut, len(batch.images), count, len(random), again)
+    found = compare(f"step, {len(tokens)} classes, {count} captions", subjects, sizes, len(batch.images), work)
     for row, apart in zip(found[1:4], differences.values()):
         row.target = "" if sizes.small else STEP_TARGET
         verify(row, apart)
     verify(found[-1], max(differences.values()))
     return found
+
+
+def step_work(plain: CLIP, cut: Tensor, batch: int, captions: int, random: int, again: int) -> list[float]:
+    """FLOPs of each of the subjects."""
+    config, classes = plain.config, len(cut)
+    finetune = flops.zscl_step(config, batch, tuple(cut.shape))
+    known = finetune + flops.zscl_distillation(config, batch, captions, known=True)
+    computed = [finetune + flops.zscl_distillation(config, batch, count) for count in (captions, random, classes)]
+    plainly = flops.zscl_plain_step(config, batch, classes, again)
+    return [finetune, known, computed[0], *computed, plainly]
 
 
 def time_training(

@@ -23,6 +23,7 @@ from common.datasets.incremental import Scenario, seen_subset
 from common.datasets.transforms import clip_eval_pixels
 from common.evaluation.pixels import decode
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
+from tests.benchmarks import flops
 from tests.benchmarks.inputs import LONGEST_PROMPT, USUAL_PROMPT, OneBatch, evaluation_pixels, prompts
 from tests.benchmarks.inputs import small_or_paper_clip
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
@@ -77,10 +78,23 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, apart: float) -> list[R
         "LwF-VR, aliased teacher, class prompts": partial(ours, constant, "aliased"),
         f"ZSCL the plain way, {again} captions encoded a step": lambda: time_plain(plain, tokens, batch, again, sizes),
     }
-    found = compare(f"CIL step, {len(tokens)} classes, {count} captions", subjects, sizes, len(batch.images))
+    work = step_work(plain, own, extra(0), len(batch.images), count, again)
+    found = compare(f"CIL step, {len(tokens)} classes, {count} captions", subjects, sizes, len(batch.images), work)
     for row in (found[2], found[3], found[-1]):
         verify(row, apart)
     return found
+
+
+def step_work(plain: CLIP, own: Tensor, extra: Tensor, batch: int, captions: int, again: int) -> list[float]:
+    """FLOPs of each of the subjects; an aliased teacher's texts are encoded anew."""
+    config, random = plain.config, min(captions, RANDOM_SENTENCES)
+    finetune = flops.zscl_step(config, batch, tuple(own.shape))
+    known = finetune + flops.zscl_distillation(config, batch, captions, known=True)
+    computed = [finetune + flops.zscl_distillation(config, batch, count) for count in (captions, random, len(own))]
+    computed[-1] += len(own) * flops.text_tower(config, own.shape[1]).forward
+    longest = int(extra.argmax(dim=1).max()) + 1
+    with_extra = flops.zscl_step(config, batch, (len(extra), longest))
+    return [finetune, with_extra, known, *computed, flops.zscl_plain_step(config, batch, len(own), again)]
 
 
 def reference_of(

@@ -1,5 +1,8 @@
 """The batch stream: a function of seed and step, whatever the workers and wherever it starts."""
 
+import gc
+import multiprocessing
+
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -61,3 +64,23 @@ def test_the_last_batch_can_be_dropped(workers: int) -> None:
         assert sum(seen, []) == batches.order(epoch)[:9]
     assert len(Batches(Noisy(), 5, seed=4, drop_last=True)) == 2
     assert len(Batches(Noisy(), 11, seed=4, drop_last=True)) == 0
+
+
+@pytest.mark.parametrize("left", ["stream", "place"])
+def test_workers_end_with_their_stream(left: str) -> None:
+    """Once nobody holds it, or another step than the next is asked for; no garbage collection is waited for."""
+    gc.collect()
+    before = set(multiprocessing.active_children())
+    gc.disable()
+    try:
+        batches = Batches(Noisy(), 4, seed=3, workers=2)
+        batches[0]
+        workers = set(multiprocessing.active_children()) - before
+        assert len(workers) == 2
+        if left == "stream":
+            del batches
+        else:
+            batches[5]
+        assert not workers & set(multiprocessing.active_children())
+    finally:
+        gc.enable()
