@@ -256,6 +256,11 @@ class Run:
         saved = load_tensors(self.path("state.pth")) if self.path("state.pth").exists() else {"stage": None}
         if saved["stage"] != stage:
             return 0, 0.0
+        if missing := sorted(state.keys() - saved["state"].keys()):
+            raise UserError(
+                f"{self.path('state.pth')} was left by another version of this program: it lacks {', '.join(missing)}. "
+                "Delete it, and the same command starts this stage anew; finished tasks stay."
+            )
         for name, item in state.items():
             if isinstance(item, torch.Generator):
                 item.set_state(saved["state"][name])

@@ -8,6 +8,7 @@ it was for what every process computed alike. Random numbers are drawn for the w
 takes its rows of them. The first process writes. In a single process all of this does nothing.
 """
 
+import atexit
 import os
 import sys
 import warnings
@@ -54,6 +55,7 @@ def join(name: str) -> str:
         )
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        atexit.register(dist.destroy_process_group)  # its threads must end before the interpreter does
         if cuda:
             torch.cuda.set_device(local)
         if not is_first_process():
