@@ -25,7 +25,7 @@ class Watcher:
         self.writer.flush()
 
     def records(self, lines: list[dict[str, Any]]) -> None:
-        """Record lines as `<metric>/<data set>` over the tasks learnt; where they name a protocol of their own, below it."""
+        """Record lines as `<metric>/<data set>` over the tasks learnt, below a protocol where they name one."""
         for line in lines:
             if isinstance(line["value"], int | float):
                 tag = "/".join([*([line["protocol"]] if "protocol" in line else []), line["metric"], line["dataset"]])

@@ -26,8 +26,8 @@ from tests import process_loops
 TIMES = ("train_seconds", "peak_memory_mib", "seconds_per_batch")  # measured, not computed
 MINI = ["--scale", "mini", "--device", "cpu", "--workers", "0", "--threads", "1"]
 ORDER = ["--train-dataset", "EuroSAT,MNIST", "--eval-datasets", "MNIST", "--batch-size", "15", "--iterations", "4"]
-ZSCL = ["--method", "ZSCL", "--image_loss", "--text_loss", "--we", "--avg_freq", "2", "--l2", "1", "--cache-dir", "none"]
-ZSCL += ["--ref-dataset", "DTD", "--ref-sentences", "conceptual_captions", "--warmup_length", "2"]
+ZSCL = ["--method", "ZSCL", "--image_loss", "--text_loss", "--we", "--avg_freq", "2", "--l2", "1"]
+ZSCL += ["--cache-dir", "none", "--ref-dataset", "DTD", "--ref-sentences", "conceptual_captions", "--warmup_length", "2"]
 MOE = ["--ffn_adapt", "--apply_moe", "--experts_num", "4", "--lr", "1e-2", "--is_train", "--frozen", "--train_chooser"]
 MOE += ["--chooser-iterations", "3,3", "--autorouter"]
 CIL = ["--config-path", "configs/class", "--scale", "mini", "initial_increment=20", "increment=20", "epochs=1"]

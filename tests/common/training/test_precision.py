@@ -1,4 +1,4 @@
-"""Precision, compiled blocks, checkpointed activations: fp32 moves no bit, bf16 rounds towers alone, gradients equal."""
+"""Precision, compiled blocks, checkpointed activations: fp32 moves no bit, bf16 rounds towers, gradients equal."""
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -171,7 +171,8 @@ def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
         model, features = TOWERS[name]()
         prepare(model)
         kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        count = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t)
+        with count:
             loss = features().square().sum()
         loss.backward()
         found.append((sum(kept), [p.grad for p in model.parameters() if p.grad is not None]))
