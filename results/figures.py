@@ -14,6 +14,7 @@ from common.evaluation.report import heat_map
 from common.files import atomic_write
 from results import labels
 from results.compare import AccuracyMatrix, Comparison, Data, in_order, matrices
+from results.naming import told_apart
 from results.tables import PARAMETERS
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def write(out: Path, data: Data) -> list[Path]:
 
 def plan(data: Data) -> list[Figure]:
     """The figures that data allows, protocol by protocol. At mini scale no published number is drawn."""
+    data = told_apart(data)
     found = matrices(data.records)
     measured = {record.protocol for record in data.records}
     protocols = sorted(measured | (set(FRONT) if data.scale == "paper" else set()), key=labels.natural)

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from results import figures
+from results.naming import told_apart
 from results.compare import Data
 from tests.results.sample_data import METHODS, build, hostile, mtil_records, runs_of_many_methods, sample
 
@@ -104,3 +105,24 @@ def test_vq_prompts_curve_is_its_own_figure_and_never_mixed_with_another():
     pooled = [replace(line, metric="accuracy", value=line.value - 20) for line in lines]
     both = figures._measured_curves(build("mini", lines + pooled), "cil-characters-10x4")
     assert both == {"VQ-Prompt": [[(1, 69.0), (2, 68.0), (3, 67.0)]]}
+
+
+def test_backbones_and_papers_are_never_one_curve_or_bar():
+    protocol = "cil-characters-10x4"
+    base = replace(mtil_records("mini", 1)[0], protocol=protocol, method="Zero-shot CLIP", dataset="Characters")
+    runs = [("alta", "mini", 70.0), ("alta", "mini-rn", 10.0), ("vq_prompt", "mini", 90.0)]
+    lines = [
+        replace(base, paper=paper, backbone=backbone, after_task=task, value=value, run=f"runs/{place}",
+                file=f"runs/{place}/record.jsonl")
+        for place, (paper, backbone, value) in enumerate(runs) for task in (1, 2)
+    ]  # fmt: skip
+    data = told_apart(build("mini", lines + [replace(line, metric="last", after_task=10) for line in lines[::2]]))
+    expected = {"Zero-shot CLIP, mini (ALTA)": 70.0, "Zero-shot CLIP, mini-rn": 10.0,
+                "Zero-shot CLIP, mini (VQ-Prompt)": 90.0}  # fmt: skip
+    curves = figures._measured_curves(data, protocol)
+    assert {name: curve for name, (curve,) in curves.items()} == {
+        name: [(1, value), (2, value)] for name, value in expected.items()
+    }
+    assert {name: row["last"].mean for name, row in figures._numbers(data, protocol).items()} == expected
+    alone = told_apart(build("mini", lines[:2]))
+    assert list(figures._measured_curves(alone, protocol)) == ["Zero-shot CLIP"]

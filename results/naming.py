@@ -1,0 +1,47 @@
+"""Names for pictures, where a method's name is all that tells one curve from another."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from results import labels
+from results.compare import Data
+
+
+def told_apart(data: Data) -> Data:
+    """The same data, with more in the names that several rows of a protocol share.
+
+    A method on several backbones is called "ALTA, RN50", and one that several papers measured, other than on MTIL,
+    where they test the same, "Zero-shot CLIP (ALTA)".
+    """
+    shown = [item for item in data.comparisons if data.scale == "paper" or item.mean is not None]
+    name = _namer([*data.records, *shown], data.records)
+
+    def named(rows: Iterable[Any]) -> list[Any]:
+        return [replace(row, method=name(row)) for row in rows]
+
+    return replace(
+        data,
+        records=named(data.records),
+        published=named(data.published),
+        comparisons=named(data.comparisons),
+        provenance=named(data.provenance),
+    )
+
+
+def _namer(rows: Iterable[Any], measured: Iterable[Any]) -> Callable[[Any], str]:
+    backbones, papers = defaultdict(set), defaultdict(set)
+    for row in rows:
+        backbones[row.protocol, row.method].add(row.backbone)
+    for row in measured:
+        if not row.protocol.startswith("mtil"):
+            papers[row.protocol, row.method, row.backbone].add(row.paper)
+
+    def name(row: Any) -> str:
+        several = len(backbones[row.protocol, row.method] - {""}) > 1 and row.backbone
+        words = f"{row.method}, {row.backbone}" if several else row.method
+        shared = len(papers[row.protocol, row.method, row.backbone]) > 1
+        return f"{words} ({labels.paper(row.paper)})" if shared else words
+
+    return name
