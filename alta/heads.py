@@ -57,8 +57,8 @@ METHODS = {
     "cprompt_resmlp": Method("Task prompts x residual adapter", (("residual", "soft"),)),
     "oriclip2cprompt_mlp": Method("CLIP + task prompts x adapter", (("raw", "hard"), ("adapted", "soft"))),
     "oritext_mlp2cprompt_oriimg": Method("ALTA", (("raw", "soft"), ("adapted", "hard"))),
-    # ours: upstream has the class but no way to choose it
-    "zeroshot": Method("Zero-shot CLIP", (("raw", "hard"),)),
+    # ours: upstream has the class but no way to choose it. Other papers' zero-shot CLIP chooses among classes seen
+    "zeroshot": Method("Zero-shot CLIP, hard prompts", (("raw", "hard"),)),
 }
 
 

@@ -38,7 +38,7 @@ UNPUBLISHED = {  # table -> rows of which no number was found in print: bounds, 
     "it-prompt-cifar100": {
         "IT-Prompt (our reading)", "IT-Prompt + C-NCM (our reading)", "Zero-shot CLIP", "NCM, no prompts (CLIP)",
     },
-    "alta-cifar100": {"Zero-shot CLIP"},
+    "alta-cifar100": {"Zero-shot CLIP, hard prompts"},
     "zscl-cil-cifar100": {"Fine-tuning", "LwF", "LwF-VR", "iCaRL (CLIP)"},
     "zscl-cil-tinyimagenet": {"Continual-CLIP", "Fine-tuning", "LwF", "LwF-VR", "iCaRL (CLIP)", "ZSCL"},
 }  # fmt: skip
