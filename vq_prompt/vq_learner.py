@@ -31,7 +31,7 @@ from vq_prompt.classifier import (
 from vq_prompt.data import (
     MINI, load_data, require_images, scenario, stream_seed, task_count, under,
 )  # fmt: skip
-from vq_prompt.options import known_name
+from vq_prompt.options import VQ_OPTIONS, known_name
 from vq_prompt.prompts import CONVENTIONS, Network, check_pool
 from vq_prompt.report import (
     finish_run, is_evaluated, open_run, record_accuracies, record_costs, task_folder,
@@ -79,13 +79,17 @@ def samples_a_centroid(options: argparse.Namespace) -> int:
 
 
 def method_name(options: argparse.Namespace) -> str:
-    """The method as records name it, and as the paper's tables do."""
+    """The method as records name it, and as the paper's tables do, with what is not the released code's way."""
     if options.learner_name == "NCM":
         return "NCM, no prompts"
     if options.quantize:
-        return "VQ-Prompt" if options.adaptive_pred else "VQ-Prompt-S"
-    # Figure 3a goes from Soft-Prompt over VQ-Prompt-S to VQ-Prompt: read here as re-training in the last alone
-    return "Soft-Prompt + re-training" if options.adaptive_pred else "Soft-Prompt"
+        name = "VQ-Prompt" if options.adaptive_pred else "VQ-Prompt-S"
+    else:
+        # Figure 3a goes from Soft-Prompt over VQ-Prompt-S to VQ-Prompt: read here as re-training in the last alone
+        name = "Soft-Prompt + re-training" if options.adaptive_pred else "Soft-Prompt"
+    told = {"quantize", "prompt_lr_mult"} if options.scale == MINI else {"quantize"}  # by the name, or a preset's
+    changed = {key: getattr(options, key) for key, value in VQ_OPTIONS.items() if getattr(options, key) != value}
+    return ", ".join([name, *(f"{key} {value}" for key, value in changed.items() if key not in told)])
 
 
 # A run
