@@ -7,9 +7,9 @@ Replay begins at the second iteration of the first task. Context, adapter and mo
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,20 +17,12 @@ from torch import Tensor
 
 from alta.buffer import Buffer
 from alta.heads import Head
-from common.runs import Tensors
+from common.runs import Steps, Tensors
+from common.training.batches import BatchStream
 from common.training.distributed import gather_rows, parallel
 from common.training.schedules import set_lr
 
-Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 LR_POLICIES = ("released", "global_cosine", "task_cosine", "constant")
-
-
-class BatchStream(Protocol):
-    """batches[step] gives (images, labels); len(batches) is the number of steps in an epoch."""
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,9 @@ from common.training.distributed import agreed, wait_for_all, world_size
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times what a save costs
 TENSORBOARD = "tensorboard"  # a folder in the run's
+
+# what a training loop needs of a run, `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
+Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 
 
 def save_tensors(path: Path | str, content: dict[str, Any]) -> None:

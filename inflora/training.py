@@ -6,26 +6,16 @@ the whole task under the training transform, as upstream.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.runs import Tensors
+from common.runs import Steps, Tensors
+from common.training.batches import BatchStream
 from common.training.distributed import gather_rows, parallel
 from inflora.gpm import Memory, design, remember, second_moments
 from inflora.lora import Network
-
-Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
-
-
-class BatchStream(Protocol):
-    """batches[step] gives (images, labels); len(batches) is the number of steps in an epoch."""
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,15 @@ means a domain never learnt, which goes to the original CLIP.
 """
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.runs import load_tensors
+from common.runs import Steps, load_tensors
+from common.training.batches import BatchStream
 from common.training.schedules import set_lr
 from moe_adapters.adapters import ORIGINAL_CLIP
 
@@ -24,14 +23,6 @@ FULL_SHOT_LR, FEW_SHOT_LR = 0.01, 0.003
 WEIGHT_DECAY = 1e-4  # Adam's L2 form
 EPOCHS_A_DECAY = 10
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
-
-Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
-
-
-class BatchStream(Protocol):
-    """Anything that gives (images, labels) for a step; len() is the number of batches in an epoch."""
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
 
 
 def alexnet_features(weights: str | Path | None = None) -> nn.Module:

@@ -10,7 +10,8 @@ from tqdm import tqdm
 
 from common.clip.model import CLIP
 from common.errors import UserError
-from common.runs import Tensors
+from common.runs import Steps, Tensors
+from common.training.batches import BatchStream
 from common.training.distributed import gather_rows, parallel, world_size
 from common.training.schedules import cosine_with_warmup, set_lr
 from moe_adapters.adapters import (
@@ -22,7 +23,6 @@ from moe_adapters.adapters import (
     trainable_parameters,
     use_router,
 )
-from moe_adapters.ddas import BatchStream, Steps
 
 
 @dataclass(frozen=True)

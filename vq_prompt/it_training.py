@@ -3,9 +3,8 @@
 Every loop goes through the run's `steps`, so a killed run goes on from its last saved step to the same bits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from common.runs import Tensors
-from common.training.batches import leave_signals_to_parent
+from common.runs import Steps, Tensors
+from common.training.batches import BatchStream, leave_signals_to_parent
 from common.training.distributed import gather_rows, own_rows, parallel
 from common.training.schedules import cosine_annealing, set_lr
 from vq_prompt.cncm import ClassMemory
@@ -23,16 +22,7 @@ from vq_prompt.it_prompt import (
     Encoder, Parts, cross_entropy_over, loss_cls, loss_key, loss_sel, loss_text, loss_text_cosine, loss_total,
 )  # fmt: skip
 
-Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 LAST_LR = 1e-6
-
-
-class BatchStream(Protocol):
-    """batches[step] gives (inputs, labels); len(batches) is the number of steps in an epoch."""
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
-
-    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)

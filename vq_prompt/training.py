@@ -1,16 +1,16 @@
 """One task of VQ-Prompt: its learning rates and its loop (learners/default.py:L76-L194, learners/prompt.py:L25-L80)."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from common.errors import UserError
-from common.runs import Tensors
+from common.runs import Steps, Tensors
+from common.training.batches import BatchStream
 from common.training.distributed import gather_rows, parallel
 from common.training.schedules import coda_cosine, multistep
 from vq_prompt.prompts import Network
@@ -19,16 +19,7 @@ FINAL_LR = 1e-6
 DECAY = 0.1  # of `decay` at every milestone
 SCHEDULES = ("coswm", "cosine", "decay")
 
-Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 Rate = Callable[[int, float], float]  # (update of the task, the group's base rate) -> its learning rate
-
-
-class BatchStream(Protocol):
-    """batches[step] gives (images, labels); len(batches) is the number of steps in an epoch."""
-
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
-
-    def __len__(self) -> int: ...
 
 
 # Learning rates

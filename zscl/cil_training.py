@@ -12,12 +12,12 @@ import torch
 
 from common.cil import learning_rate
 from common.clip.model import CLIP
-from common.runs import Tensors
+from common.runs import Steps, Tensors
 from common.training.batches import Batches
 from common.training.distributed import parallel
 from common.training.schedules import set_lr
 from zscl.cil_reference import CILReference, Texts
-from zscl.training import Steps, TrainingOptions, backward, note_terms, refuse_nan, term_log, trainable_parameters
+from zscl.training import TrainingOptions, backward, note_terms, refuse_nan, term_log, trainable_parameters
 from zscl.weights import WeightEnsemble, assign_, consolidate, copied, weights_of
 
 KD_WEIGHT = 5.0  # of L_img and of L_txt; constants in the original's code

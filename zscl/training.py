@@ -5,7 +5,7 @@
 (mtil/src/models/finetune.py:L68-L340). Everything starts anew at each task: optimiser, schedule, ensemble, streams.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from common.clip.model import CLIP
 from common.errors import UserError
-from common.runs import Tensors
+from common.runs import Steps, Tensors
 from common.training.batches import Batches
 from common.training.distributed import gather_rows, parallel
 from common.training.schedules import cosine_with_warmup, set_lr
@@ -24,7 +24,6 @@ from zscl.losses import feature_mse, image_image_loss, image_loss, text_loss
 from zscl.teacher import Reference
 from zscl.weights import MovingAverage, WeightEnsemble, Weights, consolidate, copied, interpolate_, weights_of
 
-Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 Call = Callable[..., Any]  # common.training.distributed.parallel's
 Terms = dict[str, Tensor]  # loss terms by name, unweighted
 Distilled = tuple[Tensor, Tensor, Tensor]  # of a step: reference images, the teacher's features of them, of sentences

@@ -7,12 +7,21 @@ another number of workers, sees the same pixels as one that was never stopped.
 import copy
 import signal
 from collections.abc import Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.training.distributed import gather_rows, own_rows
+
+
+class BatchStream(Protocol):
+    """What a training loop needs of `Batches`: batches[step] gives (images, labels); len() counts an epoch's steps."""
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
+
+    def __len__(self) -> int: ...
 
 
 class DrawnSamples(Dataset):

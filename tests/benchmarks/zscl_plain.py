@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.clip.model import CLIP
+from common.runs import Steps
 from common.training.schedules import cosine_with_warmup, set_lr
 from tests.benchmarks.inputs import OneBatch
-from zscl.training import Steps, TrainingOptions
+from zscl.training import TrainingOptions
 
 CAPTIONS_AT_ONCE = 1000  # upstream's one call needs several cards
 
