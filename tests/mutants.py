@@ -1,0 +1,111 @@
+"""Planted mistakes: which of them would the tests let through? `python -m tests.mutants [PART ...]`.
+
+Each tests/<part>/mutants.yaml lists mistakes as {name, file, old, new}: in a copy of the tree the one place where `file`
+reads `old` is made to read `new`, and the tests of that part run, whole runs first, up to the first failure. A mistake
+that no test notices survives, and so does one whose `old` is no longer there exactly once: the lists move with the code.
+Exit code 1 where one survives.
+"""
+
+import argparse
+import ast
+import os
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+MINUTES = 15  # for the tests of one mistake; one that makes a run endless is noticed by this
+
+
+def mistakes(parts: list[str]) -> list[dict[str, str]]:
+    """Every mistake of the lists of these parts, or of all, in their order."""
+    paths = sorted(ROOT.glob("tests/*/mutants.yaml"))
+    known = [path.parent.name for path in paths]
+    if unknown := set(parts) - set(known):
+        sys.exit(f"error: no list of {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    lists = {path.parent.name: yaml.safe_load(path.read_text()) for path in paths}
+    return [{"part": part, **entry} for part in known if part in parts or not parts for entry in lists[part]]
+
+
+def copy_of_tree(folder: Path) -> Path:
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+def noticed_by(tree: Path, mistake: dict[str, str]) -> str | None:
+    """The first test that fails with the mistake in the tree; None: it survives. The tree is left as it was."""
+    path, folder = tree / mistake["file"], f"tests/{mistake['part']}"
+    before = path.read_text() if path.exists() else ""
+    if before.count(mistake["old"]) != 1:
+        print(f"does not apply: {mistake['file']} reads `old` {before.count(mistake['old'])} times", flush=True)
+        return None
+    after = before.replace(mistake["old"], mistake["new"])
+    if path.suffix == ".py":
+        ast.parse(after)
+    path.write_text(after)
+    try:
+        whole = sorted(str(test.relative_to(tree)) for test in (tree / folder).glob("test_whole_run*.py"))
+        return (whole and failing(tree, whole)) or failing(tree, [folder, *(f"--ignore={test}" for test in whole)])
+    finally:
+        path.write_text(before)
+
+
+def failing(tree: Path, tests: list[str]) -> str | None:
+    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-rfE", "-p", "no:cacheprovider", *tests]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=60 * MINUTES)
+    except subprocess.TimeoutExpired:
+        return f"the limit of {MINUTES} minutes"
+    if run.returncode == 0:
+        return None
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
+    return found[1] if found else f"pytest's exit code {run.returncode}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split("\n\n")[0])
+    parser.add_argument("parts", nargs="*", help="folders of tests/ with a list; default: all")
+    parser.add_argument("--list", action="store_true", help="name the mistakes and stop")
+    parser.add_argument("--only", default="", help="those whose name holds this text")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
+    args = parser.parse_args()
+    found = [mistake for mistake in mistakes(args.parts) if args.only in mistake["name"]]
+    if args.list:
+        print("\n".join(f"{mistake['part']}: {mistake['name']}" for mistake in found))
+        return
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        trees: queue.Queue[Path] = queue.Queue()
+        for job in range(args.jobs):
+            trees.put(copy_of_tree(Path(folder) / str(job)))
+
+        def check(mistake: dict[str, str]) -> bool:
+            tree, started = trees.get(), time.monotonic()
+            try:
+                test = noticed_by(tree, mistake)
+            finally:
+                trees.put(tree)
+            told = f"killed by {test}" if test else "SURVIVES"
+            print(f"{mistake['part']}: {mistake['name']}: {told} ({time.monotonic() - started:.0f} s)", flush=True)
+            return test is None
+
+        survive = sum(pool.map(check, found))
+    print(f"{len(found) - survive} of {len(found)} killed, {survive} survive")
+    sys.exit(bool(survive))
+
+
+if __name__ == "__main__":
+    main()
