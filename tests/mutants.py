@@ -1,9 +1,9 @@
 """Planted mistakes: which of them would the tests let through? `python -m tests.mutants [PART ...]`.
 
-Each tests/<part>/mutants.yaml lists mistakes as {name, file, old, new}: in a copy of the tree the one place where `file`
-reads `old` is made to read `new`, and the tests of that part run, whole runs first, up to the first failure. A mistake
-that no test notices survives, and so does one whose `old` is no longer there exactly once: the lists move with the code.
-Exit code 1 where one survives.
+Each tests/<folder>/mutants*.yaml lists mistakes as {name, file, old, new}: in a copy of the tree the one place where
+`file` reads `old` is made to read `new`, and the tests of that folder run up to the first failure, whole runs first
+(those of mutants_cil.yaml: test_whole_run_cil*.py). A mistake that no test notices survives, and so does one whose `old`
+is no longer there exactly once: the lists move with the code. Exit code 1 where one survives.
 """
 
 import argparse
@@ -26,13 +26,16 @@ MINUTES = 15  # for the tests of one mistake; one that makes a run endless is no
 
 
 def mistakes(parts: list[str]) -> list[dict[str, str]]:
-    """Every mistake of the lists of these parts, or of all, in their order."""
-    paths = sorted(ROOT.glob("tests/*/mutants.yaml"))
-    known = [path.parent.name for path in paths]
-    if unknown := set(parts) - set(known):
-        sys.exit(f"error: no list of {', '.join(sorted(unknown))}; there are {', '.join(known)}")
-    lists = {path.parent.name: yaml.safe_load(path.read_text()) for path in paths}
-    return [{"part": part, **entry} for part in known if part in parts or not parts for entry in lists[part]]
+    """Every mistake of the lists of these parts, or of all, in their order; the part of zscl/mutants_cil.yaml is zscl_cil."""
+    found = []
+    for path in sorted(ROOT.glob("tests/*/mutants*.yaml")):
+        kind = path.stem.removeprefix("mutants")
+        about = {"part": path.parent.name + kind, "folder": f"tests/{path.parent.name}", "first": f"test_whole_run{kind}*.py"}
+        found += [about | entry for entry in yaml.safe_load(path.read_text())]
+    known = {mistake["part"] for mistake in found}
+    if unknown := set(parts) - known:
+        sys.exit(f"error: no list of {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    return [mistake for mistake in found if mistake["part"] in parts or not parts]
 
 
 def copy_of_tree(folder: Path) -> Path:
@@ -47,7 +50,7 @@ def copy_of_tree(folder: Path) -> Path:
 
 def noticed_by(tree: Path, mistake: dict[str, str]) -> str | None:
     """The first test that fails with the mistake in the tree; None: it survives. The tree is left as it was."""
-    path, folder = tree / mistake["file"], f"tests/{mistake['part']}"
+    path, folder = tree / mistake["file"], mistake["folder"]
     before = path.read_text() if path.exists() else ""
     if before.count(mistake["old"]) != 1:
         print(f"does not apply: {mistake['file']} reads `old` {before.count(mistake['old'])} times", flush=True)
@@ -57,7 +60,7 @@ def noticed_by(tree: Path, mistake: dict[str, str]) -> str | None:
         ast.parse(after)
     path.write_text(after)
     try:
-        whole = sorted(str(test.relative_to(tree)) for test in (tree / folder).glob("test_whole_run*.py"))
+        whole = sorted(str(test.relative_to(tree)) for test in (tree / folder).glob(mistake["first"]))
         return (whole and failing(tree, whole)) or failing(tree, [folder, *(f"--ignore={test}" for test in whole)])
     finally:
         path.write_text(before)
@@ -78,7 +81,7 @@ def failing(tree: Path, tests: list[str]) -> str | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split("\n\n")[0])
-    parser.add_argument("parts", nargs="*", help="folders of tests/ with a list; default: all")
+    parser.add_argument("parts", nargs="*", help="lists, such as zscl or zscl_cil; default: all")
     parser.add_argument("--list", action="store_true", help="name the mistakes and stop")
     parser.add_argument("--only", default="", help="those whose name holds this text")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
