@@ -48,15 +48,14 @@ class TrainingOptions:
 
 
 class TrainingLog:
-    """Loss terms before weighting (nan without replay) and share of correct answers of every step, each (steps,)."""
+    """Loss terms before weighting (0 without replay) and share of correct answers of every step, each (steps,)."""
 
     def __init__(self, steps: int, device: torch.device) -> None:
-        self.ce, self.ce_replay, self.mse_replay, self.accuracy = torch.full((4, steps), torch.nan, device=device)
+        self.ce, self.ce_replay, self.mse_replay, self.accuracy = torch.zeros((4, steps), device=device)
 
     def total(self, options: TrainingOptions) -> Tensor:
         """The loss of every step."""
-        replay = options.alpha * self.ce_replay + options.beta * self.mse_replay
-        return self.ce + replay.nan_to_num(0.0)
+        return self.ce + options.alpha * self.ce_replay + options.beta * self.mse_replay
 
 
 def learning_rate(rate: Rate, task: int, epoch: int) -> float:

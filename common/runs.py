@@ -36,6 +36,7 @@ from common.processes import is_first_process
 from common.tensorboard import Watcher
 from common.training import precision
 from common.training.distributed import agreed, wait_for_all, world_size
+from common.training.finite import require_finite, require_finite_state
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times what a save costs
@@ -216,7 +217,8 @@ class Run:
         records of the method) or torch.Generator; `log`, where there is one, is Tensors of a value a step. They and
         torch's global generators are restored on entry, saved every few seconds between two steps, and once more after
         the last step, so that work between the loop and the checkpoint can be repeated. Ctrl-C and SIGTERM save after
-        the running step and raise Interrupted.
+        the running step and raise Interrupted. A value of the log that is not finite ends the run with UserError after
+        its step, parameters that are not finite before they are saved.
         """
         step, seconds = self._restore(stage, state)
         saved = step
@@ -229,11 +231,15 @@ class Run:
                 yield step
                 step += 1
                 bar.update()
+                if "log" in state:
+                    log = state["log"].tensors
+                    require_finite(stage, {name: values[step - 1 : step] for name, values in log.items()}, step - 1)
                 now, asked = time.monotonic(), agreed(stop.asked)
                 self.seconds = seconds + now - started
                 if asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
                     if self.watcher and "log" in state:
                         self.watcher.curves(stage, state["log"].tensors, saved, step)
+                    require_finite_state(stage, step - 1, state)
                     self._save(stage, step, state)
                     saved = step
                     last_save = time.monotonic()

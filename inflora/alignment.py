@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.errors import UserError
+from common.training.finite import require_finite
 from common.training.schedules import cosine_annealing, set_lr
 
 EPOCHS, DRAWN = 5, 256  # epochs of alignment, samples a class and epoch; also the batch size
@@ -121,6 +122,7 @@ def align(
             optimizer.step()
             losses.append(loss.detach())
             rates.append(optimizer.param_groups[0]["lr"])
+            require_finite("classifier alignment", {"loss": losses[-1][None]}, len(losses) - 1)
     for parameter in parameters:
         parameter.requires_grad_(False)
         parameter.grad = None

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.runs import Steps, load_tensors
+from common.runs import Steps, Tensors, load_tensors
 from common.training.batches import BatchStream
 from common.training.schedules import set_lr
 from moe_adapters.adapters import ORIGINAL_CLIP
@@ -91,21 +91,22 @@ def train_autoencoder(
     base_lr: float,
     stage: str,
     steps: Steps,
-) -> list[Tensor]:
+) -> Tensor:
     """Fit one domain's autoencoder with Adam; mean squared error over samples and features, iterations + 1 steps.
 
-    Returns the loss of each step taken, as scalars on the device.
+    Returns the loss of each step, (steps,), on the device.
     """
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=base_lr, weight_decay=WEIGHT_DECAY)
-    losses = []
-    for step in steps(stage, iterations + 1, {"autoencoder": autoencoder, "optimizer": optimizer}):
+    losses = next(autoencoder.parameters()).new_zeros(iterations + 1).detach()
+    state = {"autoencoder": autoencoder, "optimizer": optimizer, "log": Tensors({"loss": losses})}
+    for step in steps(stage, iterations + 1, state):
         set_lr(optimizer, chooser_lr(step, epoch_length, base_lr))
         features = chooser_input(extractor, batches[step][0])
         loss = F.mse_loss(autoencoder(features), features)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.detach())
+        losses[step] = loss.detach()
     return losses
 
 

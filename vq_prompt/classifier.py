@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from common.training.finite import require_finite
 from common.training.schedules import set_lr
 from vq_prompt.training import coswm
 
@@ -133,6 +134,7 @@ def retrain(
             loss.backward()
             optimizer.step()
             log.loss.append(loss.detach())
+            require_finite("re-training of the classifier", {"loss": log.loss[-1][None]}, update)
             log.lr.append(optimizer.param_groups[0]["lr"])
             ranks = (logits.detach() > logits.detach().gather(1, truth[:, None])).sum(dim=1)
             log.top1.append((ranks < 1).float().mean())

@@ -17,7 +17,7 @@ from common.training.batches import Batches
 from common.training.distributed import parallel
 from common.training.schedules import set_lr
 from zscl.cil_reference import CILReference, Texts
-from zscl.training import TrainingOptions, backward, note_terms, refuse_nan, term_log, trainable_parameters
+from zscl.training import TrainingOptions, backward, note_terms, term_log, trainable_parameters
 from zscl.weights import WeightEnsemble, assign_, consolidate, copied, weights_of
 
 KD_WEIGHT = 5.0  # of L_img and of L_txt; constants in the original's code
@@ -37,8 +37,7 @@ def train_task(
 
     texts(step) -> prompts (K, L) of that step's L_CE, the task's own classes first. Labels of the batches are
     positions in the class order, `first_label` that of the task's first class. Quirk: T + 1 steps, T =
-    options.iterations: the last has rate 0 where the warm-up is over, and is a full one where it is not. Raises
-    UserError at the first loss that is not finite.
+    options.iterations: the last has rate 0 where the warm-up is over, and is a full one where it is not.
     """
     options = replace(options, kd_weight=KD_WEIGHT)
     parameters = trainable_parameters(model, "whole")
@@ -60,7 +59,6 @@ def train_task(
         terms = backward(call, texts(step), images, labels - first_label, distilled, options)
         if options.l2:
             terms["WC"] = consolidate(((p, theta0[name]) for name, p in model.named_parameters()), options.l2)
-        refuse_nan(terms, stage, step)
         note_terms(log, step, terms)
         optimizer.step()
         if average and step % options.avg_freq == 0:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.clip.model import CLIP
-from common.errors import UserError
 from common.runs import Steps, Tensors
 from common.training.batches import Batches
 from common.training.distributed import gather_rows, parallel
@@ -72,8 +71,7 @@ def train_task(
 
     tokens (C, L): the training prompt of every class. `reference`: for distillation. `clip_weights`: the pre-trained
     ones, for the options that pull to them. `evaluate(step, weights)` is called every eval_interval steps. The loop
-    takes iterations + 1 steps as the original: the last has rate 0, and gives the ensemble its last sample. Raises
-    UserError at the first loss that is not finite.
+    takes iterations + 1 steps as the original: the last has rate 0, and gives the ensemble its last sample.
     """
     optimizer = torch.optim.AdamW(
         trainable_parameters(model, options.train_mode),
@@ -99,7 +97,6 @@ def train_task(
         if options.l2:
             pairs = [(parameter, theta0[name]) for name, parameter in model.named_parameters()]
             terms["WC"] = consolidate(pairs, options.l2)
-        refuse_nan(terms, stage, step)
         note_terms(log, step, terms)
         optimizer.step()
         if average and step % options.avg_freq == 0:
@@ -246,14 +243,3 @@ def term_log(options: TrainingOptions, like: Tensor) -> Terms:
 def note_terms(log: Terms, step: int, terms: Terms) -> None:
     for name, loss in terms.items():
         log[name][step] = loss
-
-
-def refuse_nan(terms: Terms, stage: str, step: int) -> None:
-    """Stop before a loss that is not finite reaches the weights."""
-    if not torch.stack(list(terms.values())).isfinite().all():  # one look at the device a step
-        wrong = [name for name, loss in terms.items() if not loss.isfinite()]
-        raise UserError(
-            f"{stage}: the loss is not finite at step {step} ({', '.join(wrong)}). The checkpoints of the tasks before "
-            "are intact. Try a lower learning rate or a longer warm-up, and check the weights it starts from and the "
-            "data; then start with another output folder or overwrite this one."
-        )

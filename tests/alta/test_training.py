@@ -29,6 +29,8 @@ def check(golden: Golden, method: str, found: Watched, limits: dict[str, float])
     assert torch.equal(torch.tensor(found.rates, dtype=torch.float64), told["lr"])
     for ours, theirs in TERMS.items():
         terms = torch.cat(found.terms[ours])
+        if ours != "ce":  # the fixture has nan where nothing was replayed, the log 0
+            terms[[step not in found.replayed for step in range(len(terms))]] = torch.nan
         if theirs in told and not told[theirs].isnan().all():
             assert apart(terms, told[theirs]) <= limits[theirs], theirs
         else:
@@ -161,8 +163,8 @@ def test_alpha_weighs_cross_entropy_and_beta_the_squared_difference():
     for name, parameter in head.trained().items():
         assert apart(parameter, found[0.9][name]) < 2e-6, name
         assert apart(parameter, found[0.05][name]) > 1e-4, name
-    total = log.ce + (0.9 * log.ce_replay + 0.05 * log.mse_replay).nan_to_num(0.0)
-    assert torch.equal(log.total(options), total) and log.ce_replay.isnan().tolist() == [True] + [False] * 5
+    assert torch.equal(log.total(options), log.ce + 0.9 * log.ce_replay + 0.05 * log.mse_replay)
+    assert (log.ce_replay == 0).tolist() == [True] + [False] * 5
 
 
 def start(golden: Golden, head: torch.nn.Module) -> None:

@@ -31,7 +31,6 @@ from tests.benchmarks.zscl import (
     CAPTIONS, LONGEST_CAPTION, PLAIN_CAPTIONS, RANDOM_SENTENCES, SMALL_CAPTIONS, ReferenceImages, every_step, left_by,
     uneven_clip, unit_vectors, without_key_biases,
 )  # fmt: skip
-from zscl import cil_training
 from zscl.cil_reference import EXTRA_CAPTIONS, CILReference, Texts, with_captions
 from zscl.cil_training import KD_WEIGHT, train_task
 from zscl.losses import distillation
@@ -191,9 +190,8 @@ def our_trajectory(model: CLIP, teacher: CLIP, sizes: Sizes, known: bool, joint:
     if known:
         reference[0]
     options = replace(OPTIONS, lr=1e-2, iterations=EQUAL_STEPS - 1, joint_pass=joint)
-    note = lambda terms, stage, step: losses.append(torch.stack([terms[name] for name in ("CE", "img", "txt")]))
-    with mock.patch.object(cil_training, "refuse_nan", note):
-        train_task(model, lambda step: own, batch, 0, reference, options, "equality", every_step)
+    steps = noting(losses, ("CE", "img", "txt"))
+    train_task(model, lambda step: own, batch, 0, reference, options, "equality", steps)
     return without_key_biases(left_by(model, losses))
 
 

@@ -81,7 +81,7 @@ def test_training_of_the_autoencoders(name: str) -> None:
         first = chooser_input(extractor, batches[0][0])
         assert_close(first, golden[f"task{task}/ae_input_first_batch"], rtol=2e-5, atol=2e-5)
         assert_close(torch.tensor(rates, dtype=torch.double), golden[f"task{task}/lr"], rtol=1e-12, atol=0)
-        assert_close(torch.stack(losses), golden[f"task{task}/loss"], **TRAJECTORY)
+        assert_close(losses, golden[f"task{task}/loss"], **TRAJECTORY)
         for key, value in golden.under(f"task{task}/end/{task}.").items():
             assert_close(autoencoders[task].state_dict()[key], value, **TRAJECTORY)
     for task in range(meta["tasks"]):

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import zscl.cil_training
 from common.clip.model import CLIP, build_model
 from common.datasets.incremental import Scenario
 from common.evaluation.seen_classes import seen_logits
@@ -85,12 +84,12 @@ class Replay:
         reference = self.reference(task_id, images, size, total + 1)
         texts = self.texts(task_id)
         task = self.seen(task_id, texts, batches, reference)
-        real, names = zscl.cil_training.refuse_nan, [name for name, _ in self.model.named_parameters()]
-        zscl.cil_training.refuse_nan = lambda terms, stage, step: task.terms.append(terms)
+        names = [name for name, _ in self.model.named_parameters()]
 
         def steps(stage: str, count: int, state: dict[str, Any]) -> Iterator[int]:
             for step in range(count):
                 yield step
+                task.terms.append({name: values[step].clone() for name, values in state["log"].tensors.items()})
                 named = dict(self.model.named_parameters())
                 task.gradients.append(
                     {name: named[name].grad.clone() for name in names if named[name].grad is not None}
@@ -99,10 +98,7 @@ class Replay:
                 task.rates.append(state["optimizer"].param_groups[0]["lr"])
                 task.columns.append(len(texts(step)))
 
-        try:
-            train_task(self.model, texts, batches, SCENARIO.tasks[task_id].start, reference, options, "task", steps)
-        finally:
-            zscl.cil_training.refuse_nan = real
+        train_task(self.model, texts, batches, SCENARIO.tasks[task_id].start, reference, options, "task", steps)
         return task
 
     @torch.no_grad()
