@@ -45,7 +45,7 @@ def train_task(
     weights = weights_of(model)
     theta0 = copied(weights) if options.l2 else None
     average = WeightEnsemble(weights) if options.ensemble == "we" else None
-    log = term_log(options, model.logit_scale)
+    log = term_log(options, model.logit_scale, distils=reference is not None)
     state = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log)}
     state |= {"average": average} if average else {}
     state |= {"teacher": reference.known} if reference and reference.known else {}

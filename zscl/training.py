@@ -83,7 +83,7 @@ def train_task(
     weights = weights_of(model)
     theta0 = copied(weights) if options.l2 or options.wise_merge == "n" else None
     average = weight_average(weights, clip_weights, options)
-    log = term_log(options, model.logit_scale)
+    log = term_log(options, model.logit_scale, distils=reference is not None)
     state = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log)}
     state |= {"average": average} if average else {}
     state |= {"teacher": reference.known} if reference else {}
@@ -234,9 +234,9 @@ def detached(terms: Terms) -> Terms:
     return {name: loss.detach() for name, loss in terms.items()}
 
 
-def term_log(options: TrainingOptions, like: Tensor) -> Terms:
+def term_log(options: TrainingOptions, like: Tensor, distils: bool) -> Terms:
     """Every term of the loss at every step, (steps,), nan until it is known; on the device of `like`."""
-    names = ["CE", *options.terms, *(["WC"] if options.l2 else [])]
+    names = ["CE", *(options.terms if distils else ()), *(["WC"] if options.l2 else [])]
     return {name: torch.full((options.iterations + 1,), torch.nan, device=like.device) for name in names}
 
 

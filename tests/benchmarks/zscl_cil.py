@@ -29,7 +29,7 @@ from tests.benchmarks.inputs import small_or_paper_clip
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 from tests.benchmarks.zscl import (
     CAPTIONS, LONGEST_CAPTION, PLAIN_CAPTIONS, RANDOM_SENTENCES, SMALL_CAPTIONS, ReferenceImages, every_step, left_by,
-    uneven_clip, unit_vectors, without_key_biases,
+    noting, uneven_clip, unit_vectors, without_key_biases,
 )  # fmt: skip
 from zscl.cil_reference import EXTRA_CAPTIONS, CILReference, Texts, with_captions
 from zscl.cil_training import KD_WEIGHT, train_task

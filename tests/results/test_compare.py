@@ -54,6 +54,15 @@ def test_one_run_matches_within_half_a_point(tmp_path: Path, value: float, verdi
     assert comparison.difference == pytest.approx(value - 83.6)
 
 
+def test_each_spread_is_that_of_its_own_number(tmp_path: Path) -> None:
+    printed = replace(PRINTED, value=50.0, std=0.73)
+    comparison = judged(tmp_path, 84.0, 85.0, 86.0, printed=printed)
+    assert (comparison.published, comparison.published_std) == (50.0, 0.73)
+    assert (comparison.mean, comparison.std) == (pytest.approx(85.0), pytest.approx(1.0))
+    assert comparison.difference == pytest.approx(35.0)
+    assert judged(tmp_path, 84.0, printed=printed).published_std == 0.73
+
+
 def test_several_seeds_match_within_two_standard_errors(tmp_path: Path) -> None:
     values = (84.0, 85.0, 86.0)  # mean 85, std 1, so 2 / sqrt(3) = 1.155 around the mean
     comparison = judged(tmp_path, *values)

@@ -113,6 +113,22 @@ def test_differing_number_is_coloured_and_signed(books):
     assert row["Trainable parameters", "Ours"].value == 1_000_000
 
 
+def test_each_spread_stands_behind_its_own_number(books):
+    sheet = books["paper"]["CIFAR-100, 10 tasks"]
+    titles = heads(sheet)
+    method = [title for _, title in titles].index("Method")
+    rows = list(sheet.iter_rows(min_row=HEAD_ROW + 1, values_only=True))
+    (row,) = [row for row in rows if row[method] == "InfLoRA" and "AvgACC, ACC" in row]
+    found = {}
+    for place, (group, title) in enumerate(titles):
+        if title in ("Avg", "Last") and group in ("Published", "Ours"):
+            assert titles[place + 1] == (group, "± std")
+            found[group, title] = row[place : place + 2]
+    assert found["Published", "Last"] == (86.51, 0.73) and found["Published", "Avg"] == (91.70, 0.32)
+    assert found["Ours", "Last"] == pytest.approx((81.4, 0.2))  # 81.2, 81.4, 81.6
+    assert found["Ours", "Avg"] == pytest.approx((90.0, 0.0))
+
+
 def test_cross_paper_sheet_has_every_paper(books):
     sheet = books["paper"]["CIFAR-100, 10 tasks"]
     column = [title for _, title in heads(sheet)].index("Paper") + 1
