@@ -24,15 +24,12 @@ from tests.whole_run import Seen, float64, watched
 from zscl.cil import main
 
 SIZE = 24  # of CLIP's input; the files have 32 pixels and more, so a resize is seen
-EMBED = 32  # features of CLIP, and the width of its text tower
+IMAGE, TEXT, EMBED = 64, 16, 32  # widths of CLIP's towers, and its features
 TEMPLATE = "one photo of the {} here."
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-TEST_TRANSFORM = Compose(
-    [Resize(SIZE, InterpolationMode.BICUBIC), CenterCrop(SIZE), ToTensor(), Normalize(MEAN, STD)]
-)
+TEST_TRANSFORM = Compose([Resize(SIZE, InterpolationMode.BICUBIC), CenterCrop(SIZE), ToTensor(), Normalize(MEAN, STD)])
 RISE = 160  # of red and green from one side of an image to the other
 LONG = "word " * 90  # a caption that CLIP's 77 tokens do not hold
-
 
 
 @dataclass(frozen=True)
@@ -102,16 +99,16 @@ def fitted_clip(world: World) -> CLIP:
     """A random CLIP whose two projections are fitted to the classes, so that accuracies are well above chance."""
     state = torch.get_rng_state()
     torch.manual_seed(0)
-    model = CLIP(CLIPConfig(EMBED, SIZE, 1, 64, 12, 77, 49408, EMBED, 1, 1))
+    model = CLIP(CLIPConfig(EMBED, SIZE, 1, IMAGE, 12, 77, 49408, TEXT, 1, 1))
     torch.set_rng_state(state)
-    model.visual.proj = torch.nn.Parameter(torch.eye(64))
+    model.visual.proj = torch.nn.Parameter(torch.eye(IMAGE))
     images = model.encode_image(world.train.plain)
     directions = torch.linalg.svd(images - images.mean(dim=0)).Vh[:EMBED].T
     away = images.mean(dim=0) / images.mean(dim=0).norm()  # what all images share is projected out
     model.visual.proj = torch.nn.Parameter(directions - away[:, None] * (away @ directions))
     images, labels = F.normalize(model.encode_image(world.train.plain), dim=-1), torch.tensor(world.train.labels)
     means = torch.stack([images[labels == label].mean(dim=0) for label in range(100)])
-    model.text_projection = torch.nn.Parameter(torch.eye(EMBED))
+    model.text_projection = torch.nn.Parameter(torch.eye(TEXT))
     texts = model.encode_text(world.prompts(range(100)))
     model.text_projection = torch.nn.Parameter(torch.linalg.lstsq(texts, means).solution)
     return model
@@ -175,7 +172,17 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 def started(world: World, folder: Path, config: str, *words: str) -> Seen:
     """A run in float64, by its command line."""
     with float64(), watched("randperm", "randint") as seen:
-        main(["--config-path", "configs/class", "--config-name", f"{config}.yaml", *world.words, f"save={folder}", *words])
+        main(
+            [
+                "--config-path",
+                "configs/class",
+                "--config-name",
+                f"{config}.yaml",
+                *world.words,
+                f"save={folder}",
+                *words,
+            ]
+        )
     return seen
 
 
@@ -188,5 +195,7 @@ def same_weights(ours: dict[str, Tensor], plain: dict[str, Tensor]) -> None:
     assert ours.keys() == plain.keys()
     for name, value in plain.items():
         thirds = [2, 0] if name.endswith("in_proj_bias") else [2, 1, 0]
-        one, other = (torch.cat([tensor.flatten().tensor_split(3)[i] for i in thirds]) for tensor in (ours[name], value))
+        one, other = (
+            torch.cat([tensor.flatten().tensor_split(3)[i] for i in thirds]) for tensor in (ours[name], value)
+        )
         torch.testing.assert_close(one, other, **EXACT)

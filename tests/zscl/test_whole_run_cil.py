@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 # ZSCL: L = L_CE + 5 (L_img + L_txt) + l2 L_WC, and the weight ensemble
 
 ZSCL = [
-    *SIZES, "batch_size=32", "epochs=2", "warmup=3", "lr=4e-4", "ls=0.1", "weight_decay=0.3", "l2=0.05", "avg_freq=4",
+    *SIZES, "batch_size=32", "epochs=2", "warmup=3", "lr=2e-4", "ls=0.1", "weight_decay=0.3", "l2=0.05", "avg_freq=4",
     "seed=7", "eval_transform=test", "log_path=tests.json",
 ]  # fmt: skip
 BATCHES = (4, 3, 3)  # an epoch, of three images a class, 32 at a time
@@ -67,7 +67,7 @@ def test_zscl_takes_the_same_steps(world: World, zscl: tuple[Path, Seen]) -> Non
                 return images, features(teacher.encode_image, images), sentences
 
             losses += learned(
-                model, training[task], classes.start, lambda step: prompts, rates(4e-4, 3, 2 * BATCHES[task]),
+                model, training[task], classes.start, lambda step: prompts, rates(2e-4, 3, 2 * BATCHES[task]),
                 weight_decay=0.3, smoothing=0.1, distilled=distilled, consolidation=0.05, average_every=4,
             )  # fmt: skip
             same_weights(checkpoint(folder, task), model.state_dict())
@@ -82,8 +82,8 @@ def test_zscl_optimises_anew_at_each_task(world: World, zscl: tuple[Path, Seen])
         (parameters,) = steps[0].start
         everything = world.clip().named_parameters()
         assert [p.shape for p in parameters] == [p.shape for name, p in everything if name != "logit_scale"]
-        assert [step.groups[0]["lr"] for step in steps] == pytest.approx(rates(4e-4, 3, 2 * batches), rel=1e-12)
-        assert steps[3].groups[0]["lr"] == 4e-4 and steps[-1].groups[0]["lr"] == 0
+        assert [step.groups[0]["lr"] for step in steps] == pytest.approx(rates(2e-4, 3, 2 * batches), rel=1e-12)
+        assert steps[3].groups[0]["lr"] == 2e-4 and steps[-1].groups[0]["lr"] == 0
         for step in steps:
             (group,) = step.groups
             assert step.kind == "AdamW" and group["weight_decay"] == 0.3
