@@ -169,20 +169,14 @@ def crops(images: Tensor) -> tuple[Tensor, Tensor]:
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 
+def command(world: World, config: str) -> list[str]:
+    return ["--config-path", "configs/class", "--config-name", f"{config}.yaml", *world.words]
+
+
 def started(world: World, folder: Path, config: str, *words: str) -> Seen:
     """A run in float64, by its command line."""
     with float64(), watched("randperm", "randint") as seen:
-        main(
-            [
-                "--config-path",
-                "configs/class",
-                "--config-name",
-                f"{config}.yaml",
-                *world.words,
-                f"save={folder}",
-                *words,
-            ]
-        )
+        main([*command(world, config), f"save={folder}", *words])
     return seen
 
 

@@ -3,17 +3,23 @@
 All three add 5 (L_img + L_txt) to L_CE as ZSCL does; they differ in the images and in the texts that they distil on.
 """
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
 
 from common.clip.model import build_model
-from tests.whole_run import Seen, float64
+from tests.whole_run import Seen, float64, watched
 from tests.zscl.cil_plain import features, herded, learned, rates
-from tests.zscl.cil_small_world import World, checkpoint, crops, make_world, same_weights, started, traced
+from tests.zscl.cil_small_world import (
+    World, checkpoint, command, crops, make_world, put_pickle, same_weights, started, traced,
+)  # fmt: skip
+from zscl.cil import main
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +158,27 @@ def test_another_seed_draws_other_batches(icarl: dict[bool, tuple[Path, Seen]]) 
     for place in range(2):  # the first task's candidates and its training batches
         assert not torch.equal(one[place][0][0], other[place][0][0])
     assert one[1][0][1].tolist() != other[1][0][1].tolist()
+
+
+def test_of_a_larger_task_the_first_ten_thousand_images_are_candidates(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 10,040 images, all black. Interrupted at the first step: what was drawn before it is what counts."""
+    labels = [7 * index % 100 for index in range(10_040)]
+    shutil.copytree(world.root / "data", tmp_path / "data")
+    put_pickle(
+        tmp_path / "data" / "cifar100" / "cifar-100-python" / "train",
+        {"data": np.zeros((10_040, 3 * 32 * 32), np.uint8), "fine_labels": labels},
+    )
+    monkeypatch.setattr(Tensor, "backward", interrupted)
+    monkeypatch.setattr(RandomResizedCrop, "forward", lambda self, image: image.crop((0, 0, 24, 24)))  # seconds less
+    words = [f"dataset_root={tmp_path / 'data'}", "initial_increment=100", "increment=1", "memory_size=20"]
+    with watched() as seen, pytest.raises(SystemExit):
+        main([*command(world, "cifar100_10-10-iCaRL"), *words, f"save={tmp_path / 'run'}"])
+    position = np.argsort(yaml.safe_load((world.root / "order.yaml").read_text())["class_order"])
+    herding = torch.cat([labels for _, labels in seen.streams()[0]])
+    assert herding.tolist() == position[labels[:10_000]].tolist()
+
+
+def interrupted(loss: Tensor) -> None:
+    raise KeyboardInterrupt
