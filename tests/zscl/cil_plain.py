@@ -43,7 +43,7 @@ def rates(peak: float, warmup: int, total: int) -> list[float]:
 
 
 def herded(features: Tensor, count: int, stale: bool) -> list[int]:
-    """Greedily the images whose mean stays nearest to the mean of all; `stale`: by their place in the list that shrinks."""
+    """Greedily the images whose mean stays nearest to that of all; `stale`: by place in the list that shrinks."""
     mean, left, chosen, total = features.mean(dim=0), list(range(len(features))), [], 0
     for picks in range(1, min(count, len(features)) + 1):
         place = int((mean - (features[left] + total) / picks).square().sum(dim=1).argmin())

@@ -144,7 +144,7 @@ def test_after_each_task_all_seen_classes_compete(world: World, zscl: tuple[Path
 
 
 def holds_what_the_hits_say(folder: Path, hits: list[list[Tensor]], log: str, method: str, trained: bool) -> None:
-    """hits[i][j]: of the test images of task j after task i. metrics.json, record.jsonl and accuracy.csv of three tasks."""
+    """hits[i][j]: of the test images of task j after task i. The log, record.jsonl and accuracy.csv of three tasks."""
     r = [[float(part.mean()) for part in parts] for parts in hits]
     acc = [float(torch.cat(parts).mean()) for parts in hits]
     assert len({*acc, r[0][0], r[1][0], r[2][0], r[1][1], r[2][1]}) > 4  # accuracies of which no two agree by chance
@@ -251,7 +251,7 @@ def test_a_folder_stands_in_for_the_reference_images(world: World, tmp_path: Pat
 
 
 def test_captions_join_the_classes_of_the_task(world: World, tmp_path: Path) -> None:
-    """ce_method ext: 100 of all 130 captions, drawn anew without replacement at each step, behind the task's prompts."""
+    """ce_method ext: 100 of 130 captions, drawn anew without replacement at each step, behind the task's prompts."""
     words = ["initial_increment=60", "increment=40", "batch_size=50", "lr=6e-4", "ls=0.25", "weight_decay=0.15"]
     seen = started(world, tmp_path / "run", "cifar100_2-2_new", *words, "method=ext", "ce_method=ext")
     with float64():
