@@ -1,4 +1,4 @@
-"""`python -m zscl.cil` from end to end: configurations, a run of every method, what it leaves, what it refuses."""
+"""`python -m zscl.cil` from end to end: configurations, what a run leaves, what it refuses."""
 
 import json
 from pathlib import Path
@@ -139,18 +139,12 @@ def test_what_has_no_effect_is_said(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "config, words",
     [
-        ("cifar100_10-10-LwF", ["method=zeroshot", "dataset=cifar100"]),
         ("cifar100_10-10-finetune", ["ce_method=previous", "l2=0.01"]),
-        ("cifar100_10-10-LwF", []),
-        ("cifar100_10-10-LwF_only", ["teacher=aliased"]),
-        ("cifar100_10-10-iCaRL", ["memory_size=20"]),
         ("cifar100_10-10-iCaRL", ["memory_size=20", "icarl_compat=true", "eval_transform=test"]),
-        ("cifar100_2-2_new", []),
-        ("cifar100_10-10-ZSCL", ["avg_freq=2"]),
         ("cifar100_10-10-ZSCL", ["ref_dataset=TinyImageNet", "reference_pass=separate"]),
     ],
 )
-def test_a_run_of_every_method(cil_world: list[str], tmp_path: Path, config: str, words: list[str]) -> None:
+def test_what_a_run_leaves(cil_world: list[str], tmp_path: Path, config: str, words: list[str]) -> None:
     if "ref_dataset=TinyImageNet" in words:  # a substitute for the captions' images, named in the record
         root = Path(cil_world[0].removeprefix("dataset_root="))
         words = [*words[1:], f"ref_dataset={root / 'tinyimagenet' / 'tiny-imagenet-200' / 'val'}"]
@@ -169,10 +163,7 @@ def test_a_run_of_every_method(cil_world: list[str], tmp_path: Path, config: str
     assert len(lines) == 4 and closing == {
         "last": round(values["last", "CIFAR100", 4], 2), "avg": round(values["avg", "CIFAR100", 4], 2)
     }  # fmt: skip
-    learns = "method=zeroshot" not in words
-    trained = values["trainable_parameters", "CIFAR100", 4]
-    assert [(folder / f"task_{task}.pth").exists() for task in range(5)] == [learns] * 4 + [False]
-    assert ("train_seconds", "task 0", 1) in values if learns else trained == 0
+    assert [(folder / f"task_{task}.pth").exists() for task in range(5)] == [True] * 4 + [False]
     table = (folder / "accuracy.csv").read_text().splitlines()
     assert table[0] == "after,task 0,task 1,task 2,task 3" and len(table) == 5
     assert (folder / "accuracy.png").exists() and not (folder / "state.pth").exists()
@@ -194,22 +185,6 @@ def test_a_checkpoint_is_marked_and_refused_by_mtil(
               "--data-location", str(data), "--no-verify", "--model", cil_world[2].removeprefix("model_name="),
               "--device", "cpu", "--workers", "0"])  # fmt: skip
     assert "class-incremental run 'joint-cifar100', not of MTIL" in capsys.readouterr().err
-
-
-def test_an_aliased_teacher_is_fine_tuning(cil_world: list[str], tmp_path: Path) -> None:
-    """The released LwF: its teacher moves with the student, so distillation has no gradient but rounding."""
-    runs = {"finetune": ("finetune", "aliased"), "aliased": ("LwF_only", "aliased"), "LwF": ("LwF_only", "snapshot")}
-    weights = {}
-    for name, (config, teacher) in runs.items():
-        words = [f"teacher={teacher}", "initial_increment=60", "increment=40", "lr=1e-3"]
-        main(cifar(cil_world, tmp_path / name, f"cifar100_10-10-{config}", *words))
-        weights[name] = torch.load(tmp_path / name / "task_1.pth", weights_only=True)["state_dict"]
-
-    def apart(one: str, other: str) -> float:
-        squares = [(weights[one][key] - weights[other][key]).square().sum() for key in weights[one]]
-        return float(torch.stack(squares).sum().sqrt())
-
-    assert apart("aliased", "finetune") < 0.1 * apart("LwF", "finetune")
 
 
 def test_the_miniature(tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from common.cil import learning_rate
 from tests.golden_files import Golden
 from zscl.cil_memory import updated_memory
 from zscl.cil_reference import earlier_classes, with_captions
 from zscl.losses import image_loss, text_loss
-from zscl.training import TrainingOptions, cross_entropy
 from zscl.weights import WeightEnsemble, consolidate
 
 LOSSES = Golden("zscl_cil/losses")
@@ -135,18 +133,3 @@ def test_captions_join_the_classes() -> None:
     other = with_captions(own, captions, 6, torch.device("cpu"), count=20)
     assert other(0)[2:, 1].tolist() != drawn[0]
     assert len(with_captions(own, captions[:4], 5, torch.device("cpu"), count=20)(0)) == 6
-
-
-def test_cross_entropy_smooths_over_all_columns() -> None:
-    """K counts the captions too: (1 - ls)(-log p_y) + ls / K sum(-log p_k)."""
-
-    class Scale(nn.Module):
-        logit_scale = torch.tensor(1.0)
-
-    generator = torch.Generator().manual_seed(0)
-    text, features = (F.normalize(torch.randn(9, 4, generator=generator), dim=-1) for _ in range(2))
-    labels = torch.randint(3, (9,), generator=generator)
-    log_p = (torch.e * features @ text.t()).log_softmax(dim=1)
-    wanted = -(0.8 * log_p[torch.arange(9), labels] + 0.2 * log_p.mean(dim=1)).mean()
-    ours = cross_entropy(Scale(), text, features, labels, TrainingOptions(label_smoothing=0.2))["CE"]
-    torch.testing.assert_close(ours, wanted)
