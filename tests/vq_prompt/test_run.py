@@ -119,8 +119,9 @@ def test_a_script_of_two_tasks(run, world, script, dataset, _):
     state = [torch.load(models / f"task-{task}" / "class.pth", weights_only=True) for task in (1, 2)]
     assert {key.split(".")[0] for key in state[1]} == {"feat", "prompt", "last"} and not (folder / "state.pth").exists()
     moved = not torch.equal(state[0]["last.weight"][:classes], state[1]["last.weight"][:classes])
-    # re-trained, unless the made-up images of every class are of one colour and so without variance
-    assert moved == (dataset == "CUB200") == ("nothing to re-train on" not in (out / "output.log").read_text())
+    assert moved == ("nothing to re-train on" not in (out / "output.log").read_text())
+    # made-up images of one colour a class have a variance of rounding or of nothing, those of CUB-200 differ within it
+    assert moved or dataset != "CUB200"
     statistics = torch.load(models / "task-2" / "statistics.pth", weights_only=True)
     assert statistics["labels"].tolist() == list(range(classes, 2 * classes))
     check_tables(out, R, found)

@@ -1,5 +1,7 @@
 """The training loop against trajectories of the official code: losses, gradients, weights, what is saved."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from tests.zscl.trajectory import (
     reference_of,
     weights_under,
 )
+from tests.whole_run import float64
 from zscl.weights import interpolate_
 
 RUNS = ["finetune", "zscl", "zscl_minus", "lwf", "lwf_vr", "wiseft", "wc"]
@@ -42,6 +45,12 @@ def run(golden: Golden, prefix: str = "", argv: list[str] | None = None, **chang
     )
 
 
+def run_exactly(*arguments: Any, **changes: object) -> Trajectory:
+    """`run` in float64: single weights, in which AdamW blows up the rounding that differs between processors."""
+    with float64():
+        return run(*arguments, **changes)
+
+
 @pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize("name", RUNS)
 def test_trajectory(name: str, joint: bool) -> None:
@@ -60,8 +69,9 @@ def test_trajectory(name: str, joint: bool) -> None:
     for step in (0, 1):
         assert_gradients(done.gradients[step], golden.under(f"grad{step}/"))
     assert_fingerprints(done.gradients, golden.meta["grad_names"], golden["grad_fp"])
-    assert_weights(done.weights[0], golden.under("param1/"))
-    assert_weights(done.weights[-1], golden.under("param_last/"))
+    exact = run_exactly(golden, joint_pass=joint)
+    assert_weights(exact.weights[0], golden.under("param1/"))
+    assert_weights(exact.weights[-1], golden.under("param_last/"))
     assert_fingerprints(done.weights, golden.meta["names"], golden["param_fp"])
     assert_fingerprints([done.saved], golden.meta["names"], golden["saved_fp"][None])
 
@@ -79,8 +89,8 @@ def test_zscl_saves_the_ensemble_whole() -> None:
 
 def test_wise_ft_merges_with_theta0_or_with_clip() -> None:
     golden = Golden("zscl_mtil/traj_wiseft")
-    assert_weights(run(golden).saved, golden.under("saved/"))
-    zeroshot = run(golden, "zeroshot_", golden.meta["zeroshot_variant"])
+    assert_weights(run_exactly(golden).saved, golden.under("saved/"))
+    zeroshot = run_exactly(golden, "zeroshot_", golden.meta["zeroshot_variant"])
     assert_fingerprints([zeroshot.saved], golden.meta["names"], golden["zeroshot_saved_fp"][None])
     assert_weights(zeroshot.saved, golden.under("zeroshot_saved/"))
 
@@ -93,7 +103,8 @@ def test_weight_options(name: str) -> None:
     names = golden.meta["names"]
     assert_losses(done.losses("CE"), golden[f"{name}/ce"])
     assert_fingerprints([done.saved], names, golden[f"{name}/saved_fp"][None])
-    assert_weights(done.saved, golden.under(f"{name}/saved/"))
+    exact = run_exactly(golden, f"{name}/", golden.meta["runs"][name])
+    assert_weights(exact.saved, golden.under(f"{name}/saved/"))
     pulled = name.startswith("mv_")  # the pulled student is what an event leaves behind
     averages = [(done.weights if pulled else done.averages)[step] for step in events]
     assert_fingerprints(averages, names, golden[f"{name}/avg_fp"])
@@ -120,7 +131,8 @@ def test_loss_options(name: str) -> None:
     totals = [sum(loss * (weight if key in ("img", "txt", "ii") else 1) for key, loss in t.items()) for t in done.terms]
     assert_losses(torch.stack(totals), golden[f"{name}/total"])
     assert_fingerprints(done.weights, names, golden[f"{name}/param_fp"])
-    assert_weights(done.weights[-1], golden.under(f"{name}/param_last/"))
+    exact = run_exactly(golden, f"{name}/", golden.meta["runs"][name])
+    assert_weights(exact.weights[-1], golden.under(f"{name}/param_last/"))
 
 
 def test_text_mode_trains_the_text_encoder_alone_and_image_mode_the_image_encoder() -> None:

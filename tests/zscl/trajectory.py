@@ -126,7 +126,7 @@ def assert_fingerprints(trajectory: list[Weights], names: list[str], expected: T
 def assert_weights(actual: Weights, expected: Weights, atol: float = 1e-6) -> None:
     assert expected
     for name, value in expected.items():
-        torch.testing.assert_close(actual[name], value.float(), rtol=0, atol=atol)
+        torch.testing.assert_close(actual[name].double(), value.double(), rtol=0, atol=atol)
 
 
 def assert_gradients(actual: Weights, expected: Weights) -> None:
