@@ -64,7 +64,7 @@ def clip_view(image: Image.Image) -> Tensor:
 
 
 def vit_view(image: Image.Image) -> Tensor:
-    """A ViT's test transform on CUB-200 (224 pixels: 256, then 224), at the miniature's 32: bilinear, pixels in [0, 1]."""
+    """A ViT's test transform on CUB-200, 256 then 224 pixels, at the miniature's 32: bilinear, pixels in [0, 1]."""
     return TF.to_tensor(TF.center_crop(TF.resize(image, 36), 32))
 
 
@@ -143,7 +143,7 @@ def crop_box(view: Tensor, candidates: list[Image.Image], mode: Mode) -> tuple[f
 
 
 def attended(qkv: Tensor, prompts: Tensor | None, heads: int) -> Tensor:
-    """Attention (B, L, D) with prompts (B, P, D): the first half stands before the keys, the second before the values."""
+    """Attention (B, L, D) with prompts (B, P, D): one half stands before the keys, the other before the values."""
     q, k, v = qkv.chunk(3, dim=-1)
     if prompts is not None:
         before_k, before_v = prompts.expand(len(q), -1, -1).chunk(2, dim=1)
@@ -258,7 +258,7 @@ def class_distances(features: Tensor, centroids: list[Tensor], aggregate: str = 
 # What a run did and left
 
 
-def stages(seen: Any) -> list[list[dict[str, Any]]]:
+def by_optimizer(seen: Any) -> list[list[dict[str, Any]]]:
     """Optimiser by optimiser its steps: the step itself, and the last batch, loss and draws before it."""
     found: dict[int, list[dict[str, Any]]] = {}
     latest: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""IT-Prompt's bounds without training, and what a command leaves over its seeds: plain CLIP, and the nearest class mean.
+"""IT-Prompt's bounds without training, plain CLIP and the nearest class mean, and a command's tables over its seeds.
 
 CUB-200 has another class order under each seed; CIFAR-100 has one, and here a fifth of its training part as the test.
 """
@@ -38,7 +38,8 @@ def many_digits():
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """Both data sets, and one CLIP, fitted on the birds."""
-    root, labels = tmp_path_factory.mktemp("it_bounds"), sorted({label for seed in SEEDS for label in shuffled(seed)[:11]})
+    root = tmp_path_factory.mktemp("it_bounds")
+    labels = sorted({label for seed in SEEDS for label in shuffled(seed)[:11]})
     birds = write_cub200(root / "data", *({label: 2 + (label + add) % 3 for label in labels} for add in (0, 1)))
     things = write_cifar100(root / "data", dict.fromkeys(CIFAR_ORDER, 6), dict.fromkeys(CIFAR_ORDER, 1))
     write_clip(root / "clip.pt", labels, NAMES, "a photo of {}")
@@ -79,14 +80,15 @@ def recorded(folder, tasks):
 
 
 def test_zero_shot_over_two_seeds(world):
-    """Plain CLIP among the classes seen, each seed in its own class order; the tables' mean and population deviation."""
+    """Plain CLIP among the classes seen, each seed in its own order; the tables' mean and population deviation."""
     root, birds, _, weights = world
     out = command(root, "cub-200", "ZeroShot", SEEDS, "other_split_size=3", "max_task=3")
     matrices = []
     for repeat, seed in enumerate(SEEDS, start=1):
         order = shuffled(seed)
         views, labels = birds.of("test", order)
-        u, text = clip_features(weights, views), text_features(weights, [NAMES[label] for label in order], "a photo of {}")
+        u = clip_features(weights, views)
+        text = text_features(weights, [NAMES[label] for label in order], "a photo of {}")
         matrices.append(accuracies([(u @ text[: own.stop].T).argmax(dim=1) for own in TASKS], labels, TASKS))
         np.testing.assert_allclose(recorded(out / f"repeat-{repeat}", 3), matrices[-1], rtol=1e-12)
     averages = [[R[: task + 1, task].mean() for task in range(3)] for R in matrices]

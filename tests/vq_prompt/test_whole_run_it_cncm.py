@@ -1,7 +1,7 @@
 """IT-Prompt with C-NCM (Applied Sciences 2025, 15(6), 2966; spec B2, B3), from the command line to the records.
 
-CUB-200's classes in the order of the seed, in tasks of 5, 3, 3, ...; the first three are learnt. No head and no selector:
-the texts guide the entries, the nearest cluster means tell the entry and the class.
+CUB-200's classes in the order of the seed, in tasks of 5, 3, 3, ...; the first three are learnt. No head and no
+selector: the texts guide the entries, the nearest cluster means tell the entry and the class.
 """
 
 import random
@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torchvision.transforms import InterpolationMode
 
 from tests.vq_prompt.it_plain import (
-    CLIP_MEAN, CLIP_STD, annealed, centroids_of, class_distances, clip_features, crop_box, model_after, rates, stages,
-    text_features, values, write_clip, write_cub200,
+    CLIP_MEAN, CLIP_STD, annealed, by_optimizer, centroids_of, class_distances, clip_features, crop_box, model_after,
+    rates, text_features, values, write_clip, write_cub200,
 )  # fmt: skip
 from tests.whole_run import float64, watched
 from vq_prompt.run import main
@@ -58,7 +58,7 @@ def run(world):
     files = [f"dataroot={root / 'data'}", f"clip_weights={root / 'clip.pt'}"]
     with watched() as seen:
         main([*command, "--device", "cpu", "--set", *OPTIONS, *files])
-    found = stages(seen)
+    found = by_optimizer(seen)
     assert len(found) == 3
     return out, found
 

@@ -1,6 +1,6 @@
-"""IT-Prompt's documented options (spec B2, B3, B5), two tasks of CUB-200 under each of a few settings, in plain steps.
+"""IT-Prompt's documented options (spec B2, B3, B5): two tasks of CUB-200 under each of a few settings.
 
-The settings share this file's plain run, which takes an entry's training, the stores and the prediction apart by option.
+They share one plain run, which tells them apart in an entry's training, in the stores and in the prediction.
 """
 
 import random
@@ -13,8 +13,8 @@ from torchvision.transforms import InterpolationMode
 
 from common.mini import vit_state_dict
 from tests.vq_prompt.it_plain import (
-    annealed, centroids_of, class_distances, clip_features, crop_box, model_after, stages, text_features, values,
-    vit_features, vit_view, write_clip, write_cub200,
+    annealed, by_optimizer, centroids_of, class_distances, clip_features, crop_box, model_after, text_features,
+    values, vit_features, vit_view, write_clip, write_cub200,
 )  # fmt: skip
 from tests.whole_run import float64, watched
 from vq_prompt.run import main
@@ -74,7 +74,7 @@ def run(request, world):
     with watched("randn", "randperm") as seen:
         main([*command, "--device", "cpu", "--set", *COMMON, *options.split(), *files])
     out = out.with_name(f"{out.name}-mini") if request.param == "vit" else out
-    return request.param, out, stages(seen)
+    return request.param, out, by_optimizer(seen)
 
 
 class Plain:
@@ -106,6 +106,8 @@ class Plain:
         p, k = (value.clone() for value in steps[0]["step"].start[0][:2])
         if task and self.kind != "keys":
             p = self.prompts[-1].clone()
+        elif task:  # init_from_prev: false
+            assert p.abs().max() <= 1 and (p - self.prompts[-1]).abs().mean() > 0.3
         p.requires_grad_(), k.requires_grad_()
 
         def losses_of(step):
@@ -142,8 +144,8 @@ class Plain:
                 phi = self.phi(features, store)
                 own = [centroids_of(phi[targets == label], 2, SEED, renorm=self.kind != "keys") for label in classes]
                 self.stores[store] += own
-        u = found["u"]
-        self.gaussians += [(u[targets == label].mean(dim=0), u[targets == label].std(dim=0, correction=0)) for label in classes]
+        members = [found["u"][targets == label] for label in classes]
+        self.gaussians += [(own.mean(dim=0), own.std(dim=0, correction=0)) for own in members]
 
     def rebalance(self, steps):
         means, deviations = (torch.stack(values) for values in zip(*self.gaussians))
