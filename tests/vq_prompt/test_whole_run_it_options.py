@@ -213,13 +213,11 @@ def test_run_against_plain_steps(world, run):
     assert bool(values(folder, "zero_shot")) == (kind != "vit")
 
 
+@pytest.mark.parametrize("run", ["vit"], indirect=True)
 def test_a_vits_training_crops(world, run):
     """Crops of 8 to 100 % of the area, bilinear, half of them mirrored, pixels in [0, 1] as they are."""
-    kind, _, found = run
-    if kind != "vit":
-        pytest.skip("of CLIP's crops the other whole runs tell")
     boxes = []
-    for step in found[0]:
+    for step in run[2][0]:
         for view, label in zip(*step["batch"]):
             candidates = [image for image, original in world[1].train if original == ORDER[label]]
             boxes.append(crop_box(view, candidates, InterpolationMode.BILINEAR))
