@@ -8,6 +8,7 @@ is no longer there exactly once: the lists move with the code. Exit code 1 where
 
 import argparse
 import ast
+import multiprocessing
 import os
 import queue
 import re
@@ -19,10 +20,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
 MINUTES = 15  # for the tests of one mistake; one that makes a run endless is noticed by this
+LIBRARIES = ["torch", "torchvision", "timm", "open_clip", "sklearn.cluster", "pandas", "matplotlib.pyplot", "openpyxl"]
+FORKS = multiprocessing.get_context("forkserver")  # imports the libraries once, not once a mistake
 
 
 def mistakes(parts: list[str]) -> list[dict[str, str]]:
@@ -67,16 +71,30 @@ def noticed_by(tree: Path, mistake: dict[str, str]) -> str | None:
 
 
 def failing(tree: Path, tests: list[str]) -> str | None:
-    command = [sys.executable, "-m", "pytest", "-x", "-n", "0", "-rfE", "-p", "no:cacheprovider", *tests]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    try:
-        run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=60 * MINUTES)
-    except subprocess.TimeoutExpired:
+    """The first of these tests of a tree that fails, if one does."""
+    log = tree / ".mutants.log"
+    process = FORKS.Process(target=run_tests, args=(tree, tests, log))
+    process.start()
+    process.join(60 * MINUTES)
+    if process.is_alive():
+        process.kill()
         return f"the limit of {MINUTES} minutes"
-    if run.returncode == 0:
+    if process.exitcode == 0:
         return None
-    found = re.search(r"^(?:FAILED|ERROR) (\S+)", run.stdout, re.MULTILINE)
-    return found[1] if found else f"pytest's exit code {run.returncode}"
+    found = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(), re.MULTILINE)
+    return found[1] if found else f"pytest's exit code {process.exitcode}"
+
+
+def run_tests(tree: Path, tests: list[str], log: Path) -> None:
+    """In a process of its own: pytest in the tree, its output to a file; exits with pytest's code."""
+    with open(log, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+        del sys.modules[name]  # this program's, not the tree's
+    os.chdir(tree)
+    sys.path[0], sys.dont_write_bytecode = str(tree), True
+    sys.exit(int(pytest.main(["-x", "-n", "0", "-rfE", "-p", "no:cacheprovider", "--rootdir", str(tree), *tests])))
 
 
 def main() -> None:
@@ -90,6 +108,8 @@ def main() -> None:
     if args.list:
         print("\n".join(f"{mistake['part']}: {mistake['name']}" for mistake in found))
         return
+    os.environ["OMP_NUM_THREADS"] = "1"
+    FORKS.set_forkserver_preload(LIBRARIES)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         trees: queue.Queue[Path] = queue.Queue()
         for job in range(args.jobs):

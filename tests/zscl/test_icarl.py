@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.golden_files import Golden
+from tests.whole_run import float64
 from tests.zscl.trajectory import (
     RecordedBatches,
     Trajectory,
@@ -17,7 +18,6 @@ from tests.zscl.trajectory import (
     reference_of,
     weights_under,
 )
-from tests.whole_run import float64
 from zscl.icarl import CANDIDATES, first_memory, herd, updated_memory
 
 ICARL = Golden("zscl_mtil/traj_icarl")
