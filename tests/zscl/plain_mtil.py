@@ -367,13 +367,13 @@ def saved_weights(folder: Path, names: list[str]) -> list[Weights]:
     return [torch.load(folder / f"{name}.pth", weights_only=True)["state_dict"] for name in names]
 
 
-def records(folder: Path) -> Iterator[dict[str, Any]]:
-    return map(json.loads, (folder / "record.jsonl").read_text().splitlines())
+def records(folder: Path, file: str = "record.jsonl") -> Iterator[dict[str, Any]]:
+    return map(json.loads, (folder / file).read_text().splitlines())
 
 
-def recorded_accuracies(folder: Path) -> dict[tuple[int, str], tuple[float, float]]:
+def recorded_accuracies(folder: Path, file: str = "record.jsonl") -> dict[tuple[int, str], tuple[float, float]]:
     """(tasks learnt, data set) -> top-1 and top-5."""
-    found = {(line["after_task"], line["dataset"], line["metric"]): line["value"] for line in records(folder)}
+    found = {(line["after_task"], line["dataset"], line["metric"]): line["value"] for line in records(folder, file)}
     return {
         (after, name): (value, found[after, name, "accuracy_top5"])
         for (after, name, metric), value in found.items() if metric == "accuracy"
