@@ -346,13 +346,17 @@ class Run:
 
 @dataclass
 class Plain:
-    """Losses, gradient norms and rates of all steps; the weights that each task saves, and iCaRL's memory after it."""
+    """Losses, gradient norms and rates of all steps; the weights that each task saves, and iCaRL's memory after it.
+
+    `watched`: steps before which accuracies are told, and the weights whose they are.
+    """
 
     losses: list[float] = field(default_factory=list)
     norms: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
     saved: list[Weights] = field(default_factory=list)
     memories: list[dict[str, list[int]]] = field(default_factory=list)
+    watched: list[tuple[int, Weights]] = field(default_factory=list)
 
     def note(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
         """A step that is about to be taken, after its backward pass."""

@@ -3,6 +3,9 @@
 The program runs in float64 and is held against the same run in plain steps on the batches that it drew.
 """
 
+import io
+from contextlib import redirect_stdout
+
 import pytest
 import torch
 
@@ -18,13 +21,20 @@ FLAGS = [
     "--text_loss", "--we", "--avg_freq", "2", "--l2", "0.7", "--ref-dataset", "CIFAR10", "--ref-sentences",
     "conceptual_captions", "--T", "1.7", "--lr", "2e-3,3e-3,1e-3", "--iterations", "5,7,6", "--warmup_length", "2",
     "--wd", "0.03", "--beta2", "0.95", "--ls", "0.12", "--batch-size", "8", "--batch-size-eval", "13", "--seed", "3",
+    "--eval-interval", "4",
 ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def run(mtil_world: World, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def told() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture(scope="module")
+def run(mtil_world: World, tmp_path_factory: pytest.TempPathFactory, told: io.StringIO) -> Run:
     folder = tmp_path_factory.mktemp("zscl")
-    seen = watched_run(mtil_world, folder, FLAGS)
+    with redirect_stdout(told):
+        seen = watched_run(mtil_world, folder, FLAGS)
     tasks = tasks_of(seen, mtil_world)
     with float64():
         return Run(mtil_world, seen, tasks, folder, zscl(mtil_world, tasks))
@@ -40,6 +50,8 @@ def zscl(world: World, tasks: list[TaskDraws]) -> Plain:
         trained = {key: parameter for key, parameter in student.named_parameters() if key != "logit_scale"}
         optimizer = torch.optim.AdamW(trained.values(), betas=(0.9, 0.95), eps=1e-8, weight_decay=0.03)
         for t, (images, labels) in zip(range(iterations + 1), task.batches, strict=True):
+            if t % 4 == 0:
+                plain.watched.append((t, mean))
             optimizer.param_groups[0]["lr"] = rate(t, peak, 2, iterations)
             optimizer.zero_grad()
             scale = student.logit_scale.exp()
@@ -102,3 +114,14 @@ def test_the_ensemble_is_what_is_evaluated(run: Run) -> None:
             put(weights, model)
             expected |= {(after, name): accuracies(model, run.world.domains[name]) for name in ("DTD", "MNIST")}
     assert found == expected
+
+
+def test_the_ensemble_as_it_is_before_a_step_is_what_is_watched(run: Run, told: io.StringIO) -> None:
+    expected = []
+    with float64():
+        model = run.world.clip()
+        for step, weights in run.plain.watched:
+            put(weights, model)
+            for name in ("DTD", "MNIST"):
+                expected.append(f"step {step}, {name}: {accuracies(model, run.world.domains[name])[0]:.2f}")
+    assert [line for line in told.getvalue().splitlines() if line.startswith("step ")] == expected
