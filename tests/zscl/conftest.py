@@ -8,7 +8,7 @@ import torch
 from common.clip.model import CLIP, CLIPConfig
 from tests.clip_archive import save_archive
 from tests.fake_data import gathered_captions, write
-from tests.zscl.plain_mtil import World, write_world
+from tests.zscl.mtil_world import World, write_world
 
 TASKS = ["MNIST", "EuroSAT", "DTD"]
 SEQUENCE = ["--train-dataset", ",".join(TASKS), "--eval-datasets", ",".join(TASKS)]

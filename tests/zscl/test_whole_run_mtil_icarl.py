@@ -10,10 +10,10 @@ import torch
 
 from common.clip.model import CLIP
 from tests.whole_run import float64
+from tests.zscl.mtil_world import Domain, Place, World, n, normalised
 from tests.zscl.plain_mtil import (
-    Domain, Place, Plain, Run, TaskDraws, World, accuracies, assert_steps, assert_training_batches, assert_weights,
-    cross_entropy, distillation, n, normalised, parameters, put, rate, recorded_accuracies, saved_weights, tasks_of,
-    watched_run,
+    Plain, Run, TaskDraws, accuracies, assert_steps, assert_training_batches, assert_weights, cross_entropy,
+    distillation, parameters, put, rate, recorded_accuracies, saved_weights, tasks_of, watched_run,
 )  # fmt: skip
 
 TASKS, BUDGET = ["EuroSAT", "MNIST", "DTD"], 21
@@ -132,7 +132,9 @@ def test_accuracies_of_the_zero_shot_row_and_of_every_checkpoint(run: Run) -> No
     assert found == expected
 
 
-def test_rates_are_set_by_the_data_set_and_not_by_lr(mtil_world: World, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_rates_are_set_by_the_data_set_and_not_by_lr(
+    mtil_world: World, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     seen = watched_run(mtil_world, tmp_path_factory.mktemp("rates"), [*FLAGS, "--lr", "0.5", "--first-tasks", "2"])
     rates = [[step.groups[0]["lr"] for step in steps] for steps in seen.optimizers()]
     expected = [[rate(t, 1e-5, 2, 6) for t in range(7)], [rate(t, 5e-5, 2, 4) for t in range(5)]]
