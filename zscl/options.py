@@ -176,8 +176,8 @@ def _evaluation_flags(group: Any) -> None:
         "--eval-datasets", type=listed(str), help="data sets to evaluate; order1 and order2 stand for the paper's"
     )
     group.add_argument("--batch-size-eval", type=int, default=128)
-    group.add_argument("--eval-interval", type=int, help="evaluate every so many steps of training")
-    group.add_argument("--eval-every-epoch", action="store_true", help="evaluate once an epoch")
+    group.add_argument("--eval-interval", type=int, help="evaluate every so many steps, before the step")
+    group.add_argument("--eval-every-epoch", action="store_true", help="evaluate before each epoch")
     group.add_argument(
         "--wise_ft",
         "--wise-ft",

@@ -70,8 +70,9 @@ def train_task(
     """Train `model` in place on one data set; returns the weights to be saved: its own or the ensemble's mean.
 
     tokens (C, L): the training prompt of every class. `reference`: for distillation. `clip_weights`: the pre-trained
-    ones, for the options that pull to them. `evaluate(step, weights)` is called every eval_interval steps. The loop
-    takes iterations + 1 steps as the original: the last has rate 0, and gives the ensemble its last sample.
+    ones, for the options that pull to them. `evaluate(step, weights)` is called before every eval_interval-th step, the
+    first among them. The loop takes iterations + 1 steps as the original: the last has rate 0, and gives the ensemble
+    its last sample.
     """
     optimizer = torch.optim.AdamW(
         trainable_parameters(model, options.train_mode),
@@ -88,8 +89,10 @@ def train_task(
     state |= {"average": average} if average else {}
     state |= {"teacher": reference.known} if reference else {}
     call = parallel(model, unused=reference is not None and not options.joint_pass)
-    constant_text = class_features(model, tokens) if options.train_mode == "image" else None
+    constant_text = class_features(model, tokens) if text_stays(options) else None
     for step in steps(stage, options.iterations + 1, state):
+        if evaluate and step % options.eval_interval == 0:
+            evaluate(step, average.mean if isinstance(average, WeightEnsemble) else weights)
         set_lr(optimizer, cosine_with_warmup(step, options.lr, options.warmup, options.iterations))
         optimizer.zero_grad()
         distilled = (*reference[step], reference.sentences) if reference else None
@@ -104,8 +107,6 @@ def train_task(
         if step % options.loss_interval == 0:
             told = ", ".join(f"{name} {loss.item():.4f}" for name, loss in terms.items())
             tqdm.write(f"{stage}: step {step}, {told}")
-        if evaluate and step % options.eval_interval == 0:
-            evaluate(step, average.mean if isinstance(average, WeightEnsemble) else weights)
     if options.wise_merge:
         interpolate_(weights, theta0 if options.wise_merge == "n" else clip_weights, options.wise_ft_alpha)
     return average.mean if isinstance(average, WeightEnsemble) else weights
@@ -141,6 +142,12 @@ def weight_average(
     if options.ensemble:
         return WeightEnsemble(weights, options.we_wise_alpha if options.ensemble == "we_wise" else 1.0)
     return None
+
+
+def text_stays(options: TrainingOptions) -> bool:
+    """Whether no step moves the text encoder: it is not trained, and no pull takes it to other weights than its own."""
+    pulled = options.ensemble == "moving_avg" and options.mv_avg_model == "zeroshot"
+    return options.train_mode == "image" and not pulled
 
 
 def class_features(model: CLIP, tokens: Tensor) -> Tensor:

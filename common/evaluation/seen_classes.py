@@ -47,15 +47,16 @@ def evaluate_seen(
     """Predictions, labels and task ids of all test images seen after task `task_id`, in the data set's order.
 
     tokens (C, L): prompts of all classes in class order. Crops, and whatever the model itself draws, come from `seed`
-    alone; equal prompts give equal logits, of which the first class in the order wins. `text_per_batch` encodes the
-    prompts after each batch of images, so that a model with noise draws it anew. Of several processes each encodes its
-    rows of a batch, or all of them where the model may draw noise for each.
+    alone; of classes with equal prompts the first in the order wins, as in a product without rounding. `text_per_batch`
+    encodes the prompts after each batch of images, so that a model with noise draws it anew, for equal prompts too. Of
+    several processes each encodes its rows of a batch, or all of them where the model may draw noise for each.
     """
     model.eval()
     torch.manual_seed(seed)
     device, seen = model.logit_scale.device, test.scenario.seen(task_id)
     tokens = tokens[:seen].to(device)
     text = None if text_per_batch else class_features(model, tokens)
+    first = first_of_equals(tokens)
     rows = seen_rows(test.images.labels, test.scenario, task_id)
     batches = tqdm(
         seen_batches(test, rows, seed, device, whole=text_per_batch), desc=f"test/task {task_id}",
@@ -64,9 +65,16 @@ def evaluate_seen(
     predictions = []
     for images, count in batches:
         chosen = seen_logits(model, images, tokens, text).argmax(dim=1)
-        predictions.append(chosen if text_per_batch else gather_rows(chosen, count))
+        predictions.append(chosen if text_per_batch else gather_rows(first[chosen], count))
     labels = torch.tensor(test.images.labels).numpy()[rows]
     return CILStep(torch.cat(predictions).cpu().numpy(), labels, test.scenario.task_ids(labels))
+
+
+def first_of_equals(tokens: Tensor) -> Tensor:
+    """For each prompt of (C, L) the first one that equals it, (C,); matrix products round equal columns differently."""
+    places: dict[tuple[int, ...], int] = {}
+    first = [places.setdefault(tuple(prompt), place) for place, prompt in enumerate(tokens.tolist())]
+    return torch.tensor(first, device=tokens.device)
 
 
 @torch.no_grad()

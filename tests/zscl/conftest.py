@@ -8,6 +8,7 @@ import torch
 from common.clip.model import CLIP, CLIPConfig
 from tests.clip_archive import save_archive
 from tests.fake_data import gathered_captions, write
+from tests.zscl.mtil_world import World, write_world
 
 TASKS = ["MNIST", "EuroSAT", "DTD"]
 SEQUENCE = ["--train-dataset", ",".join(TASKS), "--eval-datasets", ",".join(TASKS)]
@@ -38,6 +39,14 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_world(world_folder: Path) -> list[str]:
     """Flags that name the data, the CLIP and the cache of this world."""
     return flags_of(world_folder, world_folder / "cache")
+
+
+@pytest.fixture(scope="session")
+def mtil_world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Another small world, whose images have structure."""
+    root = tmp_path_factory.mktemp("mtil")
+    write_world(root)
+    return World(root)
 
 
 @pytest.fixture(scope="session")

@@ -78,3 +78,12 @@ def test_of_equal_prompts_the_first_class_in_the_order_wins(model: CLIP, found: 
     tokens[3] = tokens[1]
     step = evaluate_seen(model, tokens, pooled_test(CENTRE, found, 64), 0, seed=0)
     assert 3 not in step.predictions and 1 in step.predictions
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_of_equal_prompts_the_first_wins_however_their_products_are_rounded(model: CLIP, batch_size: int) -> None:
+    """Equal columns of a matrix may give products that differ in the last bit, by their place in a tile."""
+    fives = replace(CENTRE, initial_increment=5, increment=5)
+    found = load_protocol(fives, 32)
+    test, tokens = pooled_test(fives, found, batch_size), found.tokens[:1].expand(len(found.tokens), -1)
+    assert set(evaluate_seen(model, tokens, test, 1, seed=0).predictions.tolist()) == {0}
