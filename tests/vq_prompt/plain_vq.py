@@ -147,10 +147,10 @@ def statistics(z: Tensor, labels: Tensor, classes: range, clusters: int = 1, see
     found = []
     for label in classes:
         own = z[labels == label]
-        members = torch.zeros(len(own))
-        if clusters > 1:
-            members = torch.from_numpy(KMeans(clusters, n_init=10, random_state=seed).fit(own.numpy()).labels_)
-        for cluster in range(clusters):
+        count, members = min(clusters, len(own)), torch.zeros(len(own))
+        if count > 1:
+            members = torch.from_numpy(KMeans(count, n_init=10, random_state=seed).fit(own.numpy()).labels_)
+        for cluster in range(count):
             part = own[members == cluster]
             mean = part.sum(dim=0) / len(part)
             found.append((label, mean, (part - mean).square().sum(dim=0) / len(part)))

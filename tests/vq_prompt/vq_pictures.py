@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.fake_data import write
+
 WIDTH, HEIGHT = 50, 40
 DARK, BRIGHT = 20, 235  # red at the left and at the right end
 
@@ -51,10 +53,12 @@ class Pictures:
         return [picture.code for picture in self.train if picture.label in classes]
 
 
-def shown(part: list[Picture], order: list[int], classes: range, transform: Callable) -> tuple[Tensor, Tensor]:
+def shown(
+    part: list[Picture], order: list[int], classes: range, transform: Callable, size: tuple[int, int] = (WIDTH, HEIGHT)
+) -> tuple[Tensor, Tensor]:
     """The pictures of the classes at these places of the order, under a transform, and those places."""
     chosen = [picture for picture in part if picture.label in order[classes.start : classes.stop]]
-    images = torch.stack([transform(Image.fromarray(picture.pixels())) for picture in chosen])
+    images = torch.stack([transform(Image.fromarray(picture.pixels(*size))) for picture in chosen])
     return images, torch.tensor([order.index(picture.label) for picture in chosen])
 
 
@@ -108,16 +112,12 @@ def write_cub200(root: Path, pictures: Pictures) -> None:
 
 
 def write_cifar100(root: Path, pictures: Pictures) -> None:
-    folder = root / "cifar-100-python"
-    folder.mkdir(parents=True)
+    write(root, ["CIFAR100"])  # its `meta` stays
     for split, part in (("train", [*pictures.train, *_others(pictures, 100)]), ("test", pictures.test)):
+        path = root / "cifar-100-python" / split
         rows = [picture.pixels(32, 32).transpose(2, 0, 1).ravel() for picture in part]
-        labels = [picture.label for picture in part]
-        names = [f"{i}.png" for i in range(len(part))]
-        content = {"data": np.stack(rows), "fine_labels": labels, "coarse_labels": labels, "filenames": names}
-        (folder / split).write_bytes(pickle.dumps(content, protocol=2))
-    names = {"fine_label_names": [f"thing_{i}" for i in range(100)], "coarse_label_names": [f"kind_{i}" for i in range(20)]}
-    (folder / "meta").write_bytes(pickle.dumps(names, protocol=2))
+        content = pickle.loads(path.read_bytes()) | {"data": np.stack(rows), "fine_labels": [one.label for one in part]}
+        path.write_bytes(pickle.dumps(content, protocol=2))
 
 
 # What a batch tells of its pictures
