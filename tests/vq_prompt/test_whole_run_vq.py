@@ -17,19 +17,19 @@ from tests.vq_prompt.vq_pictures import codes, is_flipped, made_up, records, sho
 from tests.whole_run import float64, watched
 from vq_prompt.run import main
 
-SEED, BATCH, EPOCHS = 3, 7, 3
+SEED, BATCH, EPOCHS = 3, 5, 3
 TASKS = [range(0, 5), range(5, 8), range(8, 11)]  # places in the class order
 ORDER = list(range(200))
 random.Random(SEED).shuffle(ORDER)
-TRAIN = [9, 12, 1, 10, 11, 8, 13, 10, 9, 12, 11]  # pictures a class; the features of a single one do not vary
-TEST = [14, 11, 9, 13, 10, 12, 8, 11, 9, 10, 13]
+TRAIN = [6, 7, 1, 6, 7, 5, 8, 6, 6, 7, 5]  # pictures a class; the features of a single one do not vary
+TEST = [8, 9, 7, 6, 8, 9, 6, 8, 7, 9, 8]
 TEST_TRANSFORM = Compose([Resize(36), CenterCrop(32), ToTensor()])  # 256 for 224 pixels; in [0, 1], not normalised
-SAMPLES, RETRAINING_EPOCHS = 11, 4  # of a Gaussian: int(7 * 1.7)
+SAMPLES, RETRAINING_EPOCHS = 9, 4  # of a Gaussian: int(5 * 1.9)
 COMMAND = """
     --learner_type prompt --learner_name VQPrompt --config configs/imnet-r_prompt_vq.yaml --device cpu --workers 0
     --pretrained_weight mini --no-verify --seeds 3 --prompt_param 6 4 2.5
-    --crct_epochs 4 --ca_lr 0.02 --ca_weight_decay 0.3 --ca_batch_size_ratio 1.7
-    --set first_split_size=5 other_split_size=3 max_task=3 batch_size=7 schedule=[2,1,3] iter_step=5 lr=0.004
+    --crct_epochs 4 --ca_lr 0.02 --ca_weight_decay 0.3 --ca_batch_size_ratio 1.9
+    --set first_split_size=5 other_split_size=3 max_task=3 batch_size=5 schedule=[2,1,3] iter_step=4 lr=0.004
     prompt_lr_mult=3.0 weight_decay=0.05
 """.split()
 close = {"rtol": 1e-8, "atol": 1e-10}
@@ -62,7 +62,7 @@ def written_out(run):
         out = SimpleNamespace(losses=[], groups=[], tasks=[])
         for task, (classes, seen) in enumerate(zip(TASKS, run.tasks)):
             batches = [(images, run.pictures.labels(codes(images), ORDER)) for images, _ in seen.training]
-            rates = [plain.coswm(base, 2, 1 * 5, 3 * 5, len(batches)) for base in (3 * 0.004, 0.004)]
+            rates = [plain.coswm(base, 2, 1 * 4, 3 * 4, len(batches)) for base in (3 * 0.004, 0.004)]
             out.losses += plain.learn(model, batches, rates, 0.05, classes.start, classes.stop)
             out.groups += [[(prompt, 0.05), (classifier, 0.05)] for prompt, classifier in zip(*rates)]
             z = torch.cat([plain.features(model, images)[0].detach() for images, _ in seen.statistics])
@@ -122,7 +122,7 @@ def test_every_test_sees_the_pictures_of_all_tasks_so_far_as_they_are(run):
 
 def test_no_two_passes_draw_the_same(run):
     passes = [stream for task in run.tasks for stream in (task.training, task.statistics)]
-    flips = [is_flipped(torch.cat([images for images, _ in stream]))[:25].tolist() for stream in passes]
+    flips = [is_flipped(torch.cat([images for images, _ in stream]))[:18].tolist() for stream in passes]
     assert all(one != other for one, other in combinations(flips, 2))
     noise = torch.stack(run.seen.draws("randn"))
     assert noise.shape[1:] == (SAMPLES, 128) and len(noise.unique(dim=0)) == len(noise)
@@ -139,7 +139,7 @@ def test_losses_of_every_update(run, written_out):
 
 def test_rates_and_weight_decay_of_every_update(run, written_out):
     """A new AdamW for every training and every re-training."""
-    assert [len(steps) for steps in run.seen.optimizers()] == [3 * 6, 3 * 4, 4 * 5, 3 * 4, 4 * 8]
+    assert [len(steps) for steps in run.seen.optimizers()] == [3 * 5, 3 * 3, 4 * 5, 3 * 3, 4 * 8]
     found = [[(group["lr"], group["weight_decay"]) for group in step.groups] for step in run.seen.steps]
     for step, groups, expected in zip(run.seen.steps, found, written_out.groups, strict=True):
         assert groups == [pytest.approx(one, rel=1e-12) for one in expected]
