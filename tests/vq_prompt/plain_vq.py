@@ -117,11 +117,11 @@ def cosine(base: float, epochs: int, batches: int) -> list[float]:
 
 
 def learn(
-    model: Model, batches: Sequence[tuple[Tensor, Tensor]], rates: Sequence[Sequence[float]], decay: float, old: int, seen: int
+    model: Model, batches: Sequence[tuple[Tensor, Tensor]], rates: list[list[float]], decay: float, old: int, seen: int
 ) -> list[float]:
     """Train prompts, keys and classifier on the batches; the losses.
 
-    rates: of every update, by group. Logits of classes not seen yet are cut off, those of earlier tasks are -inf.
+    rates: by group, of every update. Logits of classes not seen yet are cut off, those of earlier tasks are -inf.
     """
     optimizer, losses = torch.optim.AdamW([{"params": group} for group in model.groups], weight_decay=decay), []
     for (images, labels), pair in zip(batches, zip(*rates), strict=True):

@@ -47,9 +47,11 @@ def run(tmp_path_factory):
     assert len(streams) == 9
     tasks = []
     for task in range(3):
-        training, statistics, test = streams[3 * task : 3 * task + 3]
-        files = [torch.load(models / f"task-{task + 1}/{name}.pth", weights_only=True) for name in ("class", "statistics")]
-        tasks.append(SimpleNamespace(training=training, statistics=statistics, test=test, model=files[0], gaussians=files[1]))
+        passes = dict(zip(("training", "statistics", "test"), streams[3 * task : 3 * task + 3]))
+        files = {"model": "class.pth", "gaussians": "statistics.pth"}
+        for name, file in files.items():
+            files[name] = torch.load(models / f"task-{task + 1}" / file, weights_only=True)
+        tasks.append(SimpleNamespace(**passes, **files))
     return SimpleNamespace(seen=seen, pictures=pictures, tasks=tasks, records=records(root / "out-mini/repeat-1"))
 
 
@@ -80,7 +82,8 @@ def written_out(run):
             tests = [shown(run.pictures.test, ORDER, one, TEST_TRANSFORM) for one in TASKS[: task + 1]]
             accuracies = [plain.accuracy(model, *test, classes.stop) for test in tests]
             trained = {key: value.detach().clone() for key, value in model.parts.items()}
-            out.tasks.append(SimpleNamespace(trained=trained, gaussians=gaussians[-len(classes) :], accuracies=accuracies))
+            own = [one for one in gaussians if one[0] in classes]
+            out.tasks.append(SimpleNamespace(trained=trained, gaussians=own, accuracies=accuracies))
         assert next(noise, None) is None
     return out
 

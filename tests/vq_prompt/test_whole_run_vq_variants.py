@@ -15,9 +15,7 @@ import yaml
 from torchvision.transforms import CenterCrop, Compose, Normalize, Resize, ToTensor
 
 from tests.vq_prompt import plain_vq as plain
-from tests.vq_prompt.vq_pictures import (
-    codes, is_flipped, made_up, records, shown, write_cifar100, write_cub200,
-)  # fmt: skip
+from tests.vq_prompt.vq_pictures import codes, is_flipped, made_up, records, shown, write_cifar100, write_cub200
 from tests.whole_run import float64, watched
 from vq_prompt.run import main
 
@@ -44,7 +42,7 @@ def saved(out, task, repeat=1, name="class"):
     return torch.load(out / f"models/repeat-{repeat}/task-{task}/{name}.pth", weights_only=True)
 
 
-def step_groups(seen):
+def rates_and_decay(seen):
     return [[(group["lr"], group["weight_decay"]) for group in step.groups] for step in seen.steps]
 
 
@@ -80,7 +78,8 @@ def test_the_papers_convention_with_two_gaussians_a_class(tmp_path):
             images = torch.cat([images for images, _ in statistics])
             z, own = plain.features(model, images)[0].detach(), codes(images)
             gaussians += plain.statistics(z, pictures.labels(own, order), classes, clusters=2, seed=12)
-            assert own == pictures.codes(order[classes.start : classes.stop]) and 0 < is_flipped(images).sum() < len(own)
+            assert own == pictures.codes(order[classes.start : classes.stop])
+            assert 0 < is_flipped(images).sum() < len(own)  # under the training transform
             if task == 0:  # without weight decay the classes that are not trained keep their first values
                 assert torch.equal(saved(out, 1)["last.weight"][4:], begin["last.weight"][4:])
                 assert torch.equal(saved(out, 1)["last.bias"][4:], begin["last.bias"][4:])
@@ -103,7 +102,7 @@ def test_the_papers_convention_with_two_gaussians_a_class(tmp_path):
             torch.testing.assert_close(stored["means"], torch.stack([one[1] for one in own]), **close)
             torch.testing.assert_close(stored["variances"], torch.stack([one[2] for one in own]), **close)
     assert seen.losses == pytest.approx(losses, rel=1e-9)
-    assert step_groups(seen) == [[pytest.approx(pair, rel=1e-12) for pair in expected] for expected in groups]
+    assert rates_and_decay(seen) == [[pytest.approx(pair, rel=1e-12) for pair in expected] for expected in groups]
 
 
 # On CIFAR-100
@@ -165,11 +164,12 @@ def test_soft_prompt_on_held_out_training_pictures(cifar):
                     torch.testing.assert_close(saved(out, task + 1, repeat)[key], value.detach(), **close, msg=key)
     assert next(streams, None) is None and len(set(flips)) == 4  # no task and no seed draws another's
     assert seen.losses == pytest.approx(losses, rel=1e-9) and len(seen.optimizers()) == 4
-    assert step_groups(seen) == [[pytest.approx(pair, rel=1e-12) for pair in expected] for expected in groups]
+    assert rates_and_decay(seen) == [[pytest.approx(pair, rel=1e-12) for pair in expected] for expected in groups]
 
 
 S = """
-    --learner_name VQPrompt --config configs/cifar-100_prompt_vq.yaml --seeds 2 --prompt_param 2 2 1 --no_ca --overwrite 1
+    --learner_name VQPrompt --config configs/cifar-100_prompt_vq.yaml --seeds 2 --prompt_param 2 2 1 --no_ca
+    --overwrite 1
     --set first_split_size=4 other_split_size=3 max_task=2 batch_size=12 schedule=[1,0,3] iter_step=2 lr=0.006
     coswm_first_step_full_lr=false rand_split=false
 """
@@ -215,15 +215,16 @@ def nearest(tmp_path_factory):
                 means = torch.cat([means, *(z[labels == label].mean(dim=0, keepdim=True) for label in classes)])
                 tests = [shown(pictures.test, order, one, transform, (32, 32)) for one in tasks[: after + 1]]
                 for task, (shown_images, truth) in enumerate(tests):
-                    R[task, after] = 100 * (torch.cdist(vit(shown_images), means).argmin(dim=1) == truth).double().mean()
+                    predictions = torch.cdist(vit(shown_images), means).argmin(dim=1)
+                    R[task, after] = 100 * (predictions == truth).double().mean()
                 images_seen += [images, torch.cat([one for one, _ in tests])]
             matrices.append(R)
     return SimpleNamespace(seen=seen, out=out, R=np.stack(matrices, axis=-1), images=images_seen)
 
 
 def test_nearest_class_mean(nearest):
-    """One mean a class, whatever --n_centroids says, of all its training images as they are; the nearest of all seen."""
-    assert [len(one) for one in nearest.seen.streams()] and nearest.seen.losses == []
+    """One mean a class, whatever --n_centroids says, of its training images as they are; the nearest of all seen."""
+    assert nearest.seen.losses == []
     for stream, images in zip(nearest.seen.streams(), nearest.images, strict=True):
         assert torch.equal(torch.cat([one for one, _ in stream]), images)
     for repeat in range(3):

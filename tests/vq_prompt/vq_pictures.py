@@ -63,12 +63,11 @@ def shown(
 
 
 def made_up(learned: list[int], train: list[int], test: list[int]) -> Pictures:
-    """So many pictures of each of the learned classes; the classes take turns, as no list of the data sets is sorted."""
-    codes = iter(range(1, 256))
-    parts = [
-        [Picture(label, next(codes)) for turn in range(max(counts)) for label, count in zip(learned, counts) if turn < count]
-        for counts in (train, test)
-    ]
+    """So many pictures of each of the learned classes, which take turns."""
+    parts, numbers = ([], []), iter(range(1, 256))
+    for part, counts in zip(parts, (train, test)):
+        for turn in range(max(counts)):
+            part += [Picture(label, next(numbers)) for label, count in zip(learned, counts) if turn < count]
     return Pictures(*parts)
 
 
