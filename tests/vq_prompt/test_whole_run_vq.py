@@ -125,7 +125,7 @@ def test_every_test_sees_the_pictures_of_all_tasks_so_far_as_they_are(run):
 
 def test_no_two_passes_draw_the_same(run):
     passes = [stream for task in run.tasks for stream in (task.training, task.statistics)]
-    flips = [is_flipped(torch.cat([images for images, _ in stream]))[:18].tolist() for stream in passes]
+    flips = [is_flipped(torch.cat([images for images, _ in stream]))[:15].tolist() for stream in passes]
     assert all(one != other for one, other in combinations(flips, 2))
     noise = torch.stack(run.seen.draws("randn"))
     assert noise.shape[1:] == (SAMPLES, 128) and len(noise.unique(dim=0)) == len(noise)
