@@ -182,7 +182,8 @@ def learn_task(learner: Learner, task: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if network.prompt is None or options.adaptive_pred:
         features, labels = training_features(learner, task, examples)
-        found = task_statistics(features, labels, classes, options.n_centroids, learner.seed)
+        centroids = 1 if network.prompt is None else options.n_centroids  # the nearest mean is of one mean a class
+        found = task_statistics(features, labels, classes, centroids, learner.seed)
         save_tensors(folder / "statistics.pth", _on_cpu(vars(found)))
         learner.statistics = learner.statistics.joined(found) if learner.statistics else found
         if network.prompt is None:

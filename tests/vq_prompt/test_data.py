@@ -9,14 +9,10 @@ import torch
 import yaml
 from PIL import Image
 
-from common.datasets.images import ImageArrays
-from common.datasets.transforms import vit_eval, vit_train
 from common.errors import UserError
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from tests.golden_files import Golden
-from vq_prompt.data import (
-    PURPOSES, class_order, protocol_name, scenario, stream_seed, task_count, under, validation_split,
-)  # fmt: skip
+from vq_prompt.data import PURPOSES, class_order, protocol_name, scenario, stream_seed, task_count
 from vq_prompt.report import as_yaml
 from vq_prompt.vq_learner import transforms
 
@@ -78,16 +74,6 @@ def test_streams_are_apart():
     assert len(streams) == 180
 
 
-def test_validation_holds_a_fifth_of_the_training_images_out():
-    pictures = np.arange(50, dtype=np.uint8).repeat(12).reshape(50, 2, 2, 3)
-    whole = ImageArrays(pictures, np.arange(50) % 5, transform=lambda image: ("train", np.asarray(image)[0, 0, 0]))
-    train, test = validation_split(whole, 7, lambda image: ("test", np.asarray(image)[0, 0, 0]))
-    order = np.random.RandomState(7).permutation(50)
-    assert [train[i] for i in range(40)] == [(("train", row), row % 5) for row in order[:40]]
-    assert [test[i] for i in range(10)] == [(("test", row), row % 5) for row in order[40:]]
-    assert under(train, None)[0][0].size == (2, 2) and train.transform is whole.transform
-
-
 # Transforms
 
 
@@ -99,17 +85,6 @@ def test_test_transforms_are_the_official_ones(name, dataset):
     assert list(found.shape) == golden[f"{name}_full_shape"].tolist()
     torch.testing.assert_close(found[:, ::16, ::16], golden[f"{name}_sampled"], rtol=0, atol=1e-2)
     assert float(found.double().sum()) == pytest.approx(float(golden[f"{name}_sum"]), abs=1e-2 * found.numel())
-
-
-def test_pixels_are_not_normalised_unless_asked():
-    image = Image.new("RGB", (60, 60), (255, 0, 51))
-    train, test = transforms(options(), 32)
-    for transform in (train, test):
-        assert (transform(image) == torch.tensor([1.0, 0.0, 0.2])[:, None, None]).all()
-    assert [type(step) for step in train.transforms] == [type(step) for step in vit_train(32).transforms]
-    assert test.transforms[1].size == vit_eval(32, 36).transforms[1].size
-    normalised = transforms(options(normalize_input=True), 32)[1](image)[:, 0, 0]
-    torch.testing.assert_close(normalised, torch.tensor([(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]))
 
 
 # Metrics
