@@ -64,7 +64,7 @@ class Plain:
 
 
 class SoftPrompts:
-    """"{context} {name}." of every class as token embeddings (C, L, W), and CLIP's texts of them."""
+    """ "{context} {name}." of every class as token embeddings (C, L, W), and CLIP's texts of them."""
 
     def __init__(self, clip: CLIP, names: Sequence[str], told: Numbers) -> None:
         start = told.context or " ".join(["X"] * told.words)

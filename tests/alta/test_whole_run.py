@@ -76,7 +76,7 @@ def test_accuracies(both):
     """Class-IL among all ten classes from the first task on; every second epoch, and at the end of each task."""
     run, plain = both
     check_records(run, plain, PROTOCOLS, "CIFAR10")
-    check_printed(run, plain, setting=1)
+    check_printed(run, plain, setting=1, epochs=3)
     about = {key: {line[key] for line in run.records()} for key in ("paper", "method", "backbone", "scale", "seed")}
     assert about == {
         "paper": {"alta"}, "method": {"ALTA, task_cosine"}, "backbone": {"ViT-B/16"}, "scale": {"paper"}, "seed": {7},

@@ -75,16 +75,20 @@ class Place:
         return self.folder / "clip.pt"
 
 
+# by data set, the classes that have images, and how many each has: for training, for testing
+IMAGES = {
+    "cifar10": (range(10), [3, 4, 2, 7, 3, 3, 5, 1, 2, 2], [6, 5, 7, 3, 4, 6, 3, 5, 8, 4]),
+    "cifar100": ([1, 9, 24, 30, 41, 54, 61, 80, 99], [2, 1, 1, 3, 2, 3, 1, 2, 1], [5, 4, 6, 7, 8, 5, 4, 6, 3]),
+    "tiny": ([3, 64, 71, 136, 150, 189], [2, 1, 2, 2, 1, 1], [4, 3, 5, 6, 4, 4]),
+}
+
+
 def make_place(folder: Path) -> Place:
-    """Classes and tasks have unequal numbers of images, in no order; of CIFAR-100 and TinyImageNet few classes any."""
+    """Data sets whose classes and tasks have unequal numbers of images, in no order, and CLIP."""
     random, pictures = np.random.RandomState(5), {}
-    labels = {
-        "cifar10": (np.repeat(range(10), [3, 4, 2, 7, 3, 3, 5, 1, 2, 2]), np.repeat(range(10), [6, 5, 7, 3, 4, 6, 3, 5, 8, 4])),
-        "cifar100": ([1, 1, 24, 9, 30, 30, 41, 45, 30, 54, 54, 54, 61, 99, 80, 80, 76], np.repeat([1, 9, 24, 30, 41, 54, 61, 80, 99], [5, 4, 6, 7, 8, 5, 4, 6, 3])),
-        "tiny": ([3, 3, 64, 71, 83, 136, 189, 136, 150], np.repeat([3, 64, 71, 136, 189, 150], [4, 3, 5, 6, 4, 4])),
-    }  # fmt: skip
-    for name, (train, test) in labels.items():
-        pictures[name] = Pictures(folder / name, name, *(random.permutation(part).tolist() for part in (train, test)))
+    for name, (classes, *counts) in IMAGES.items():
+        train, test = (random.permutation(np.repeat(classes, count)).tolist() for count in counts)
+        pictures[name] = Pictures(folder / name, name, train, test)
     write_clip(folder / "clip.pt")
     return Place(folder, pictures)
 
@@ -181,7 +185,7 @@ def plain_twin(run: Whole, place: Place, told: Numbers) -> Plain:
 
 
 def check_batches(run: Whole, told: Numbers, size: int) -> None:
-    """Each epoch every image of the task once, in a new order and newly cut; batches of `size`, the last one smaller."""
+    """Each epoch every image of the task once, in a new order, newly cut; batches of `size`, the last one smaller."""
     tasks, first_cuts = run.training(len(told.rates[0])), []
     assert len(tasks) == len(told.rates)
     for task, epochs in enumerate(tasks):
@@ -201,8 +205,14 @@ def check_batches(run: Whole, told: Numbers, size: int) -> None:
 
 def check_crops(run: Whole, is_mirrored: bool) -> None:
     """Crops of 8 to 100 % of the area anywhere, resized bilinearly, mirrored or not as the data set's original."""
-    images = torch.cat([images for stream in run.seen.streams() if run.is_training(stream[0][0]) for images, _ in stream])
-    flipped, widths, blue = mirrored(images, run.statistics), spans(images, run.statistics), raw(images, run.statistics)[:, 2]
+    images = torch.cat(
+        [images for stream in run.seen.streams() if run.is_training(stream[0][0]) for images, _ in stream]
+    )
+    flipped, widths, blue = (
+        mirrored(images, run.statistics),
+        spans(images, run.statistics),
+        raw(images, run.statistics)[:, 2],
+    )
     assert (0.3 < sum(flipped) / len(flipped) < 0.7) if is_mirrored else not any(flipped)
     assert min(widths) < 0.45 and max(widths) > 0.8
     assert DARK - 1e-6 < float(blue.min()) and float(blue.max()) < LIGHT + 1e-6
@@ -273,11 +283,19 @@ def check_records(run: Whole, plain: Plain, protocols: tuple[str, str], dataset:
     assert {line["protocol"] for line in run.records()} == {*protocols}
 
 
-def check_printed(run: Whole, plain: Plain, setting: int) -> None:
-    """The original's lines of one setting, once at every evaluation: each task's accuracy, then their mean."""
+def check_printed(run: Whole, plain: Plain, setting: int, epochs: int) -> None:
+    """The original's lines of one setting, once at every evaluation: each task's accuracy, then their mean.
+
+    And after each task the mean loss of its last epoch, replay included.
+    """
     rows = [cells[setting] for cells in plain.accuracies.values()]
     expected = [[value / 100 for value in (*row, sum(row) / len(row))] for row in rows]
     found = run.printed_accuracies()
     assert [len(row) for row in found] == [len(row) for row in expected]
     for row, told in zip(found, expected):
         assert row == pytest.approx(told, abs=5.1e-5)
+    losses = [float(value) for value in re.findall(r"^task \d+: loss ([\d.]+)", run.printed, re.MULTILINE)]
+    first = 0
+    for loss, batches in zip(losses, run.training(epochs), strict=True):
+        first += sum(map(len, batches))
+        assert loss == pytest.approx(np.mean(plain.losses[first - len(batches[-1]) : first]), abs=5.1e-4)
