@@ -187,6 +187,9 @@ def test_the_miniature(tmp_path, visual):
     main([*preset, "--save", str(tmp_path / "run"), "--device", "cpu"])
     folder = tmp_path / "run-mini"
     assert {line["scale"] for line in lines(folder)} == {"mini"}
+    settings = yaml.safe_load((folder / "config.yaml").read_text())["settings"]
+    assert settings["lr_policy"] == "task_cosine" and settings["OPTIM"]["MAX_EPOCH"] == 15
+    assert settings["train"] == {"batch_size": 32, "alpha": 0.4, "beta": 0.4, "num_classes": 100}
     last = value(folder, "til-characters-10x4", "last", 10, "Characters")
     assert last > (90 if visual == "mini" else 45)  # of four classes; the ResNet is fitted in seconds
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from tests.alta.pictures import raw
 from tests.alta.plain import Numbers
 from tests.alta.whole import (
     check_batches,
@@ -123,10 +124,11 @@ def test_all_classes_at_once(joint):
 
 
 def test_the_seed_decides_initial_values_and_crops(released, sequential, joint):
-    """Nothing of two runs is drawn alike."""
+    """Of three runs under seeds 42, 7 and 8 no two draw alike."""
     runs = [run for run, _ in (released, sequential, joint)]
     adapters = [run.seen.steps[0].start[0][1] for run in runs]
-    crops = [run.seen.streams()[0][0][0][0, 1] for run in runs]
+    first = [raw(run.seen.streams()[0][0][0], run.statistics)[0, 1] for run in runs]
+    cuts = [green.mean(dim=0).sort().values for green in first]  # where an image is cut, mirrored or not
     for i, k in ((0, 1), (0, 2), (1, 2)):
         assert not torch.equal(adapters[i], adapters[k])
-        assert not torch.allclose(crops[i] - crops[i].mean(), crops[k] - crops[k].mean())
+        assert not torch.allclose(cuts[i], cuts[k], atol=1e-3)
