@@ -19,6 +19,7 @@ from tests.alta.whole import (
     check_tests,
     frozen_clip,
     plain_twin,
+    taken_up_again,
     whole_run,
 )
 from tests.whole_run import float64
@@ -81,3 +82,13 @@ def test_accuracies(both):
     assert about == {
         "paper": {"alta"}, "method": {"ALTA, task_cosine"}, "backbone": {"ViT-B/16"}, "scale": {"paper"}, "seed": {7},
     }  # fmt: skip
+
+
+def test_taken_up_again_after_two_tasks(both):
+    """Context, adapter, momentum, frozen prompts, reservoir and its draws go on from the second task's checkpoint."""
+    run, plain = both
+    with float64():
+        again = taken_up_again(run, done=2)
+    assert again.seen.losses == run.seen.losses[3 * (2 + 3) :]  # three epochs of two and of three batches
+    check_checkpoints(again, plain, ["prompt_learner.ctx", *ADAPTER])
+    check_records(again, plain, PROTOCOLS, "CIFAR10")

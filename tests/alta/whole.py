@@ -5,6 +5,7 @@ import copy
 import io
 import json
 import re
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,6 +103,7 @@ class Whole:
     folder: Path
     pictures: Pictures
     statistics: str  # by which its images were normalised
+    command: list[str]
 
     def checkpoint(self, task: int) -> dict[str, Any]:
         return torch.load(self.folder / f"task_{task}.pth", weights_only=True)
@@ -167,10 +169,27 @@ def whole_run(
     root, flag = place.folder / data, {"tiny": "tinyimagenet"}.get(data, data)
     command = ["--config-file", run / "given.yaml", "--model", place.clip, "--visual", "ViT-B/16", "--no-verify"]
     command += [f"--{flag}_dir", root / "tiny-imagenet-200" if data == "tiny" else root, "--save", run / "out"]
+    words = [str(word) for word in (*command, "--device", "cpu", "--threads", "1", *flags)]
+    return _started(words, run / "out", place.pictures[data], statistics or data)
+
+
+def taken_up_again(run: Whole, done: int) -> Whole:
+    """The same command on a copy of the run's folder in which only the first `done` tasks are finished."""
+    folder = run.folder.parent / "again"
+    shutil.copytree(run.folder, folder)
+    for path in folder.glob("task_*.pth"):
+        if int(path.stem.removeprefix("task_")) >= done:
+            path.unlink()
+    known = [json.dumps(line) for line in run.records() if line["after_task"] <= done]
+    (folder / "record.jsonl").write_text("\n".join(known) + "\n")
+    return _started([*run.command, "--save", str(folder)], folder, run.pictures, run.statistics)
+
+
+def _started(command: list[str], folder: Path, pictures: Pictures, statistics: str) -> Whole:
     printed = io.StringIO()
     with watched() as seen, contextlib.redirect_stdout(printed):
-        main([str(word) for word in (*command, "--device", "cpu", "--threads", "1", *flags)])
-    return Whole(seen, printed.getvalue(), run / "out", place.pictures[data], statistics or data)
+        main(command)
+    return Whole(seen, printed.getvalue(), folder, pictures, statistics, command)
 
 
 def plain_twin(run: Whole, place: Place, told: Numbers) -> Plain:
