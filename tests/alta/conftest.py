@@ -8,6 +8,7 @@ import yaml
 
 from alta.main import main
 from common.clip.model import CLIP, CLIPConfig
+from tests.alta.whole import make_place
 from tests.clip_archive import save_archive
 from tests.fake_data import write
 
@@ -28,6 +29,12 @@ def world(tmp_path_factory):
         save_archive(CLIP(sizes).state_dict(), root / f"{name}.pt")
     torch.set_rng_state(before)
     return root
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """Images that tell which they are, and a CLIP that tells them apart, for whole runs."""
+    return make_place(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

@@ -1,8 +1,5 @@
 """Heads, buffers and batches of the fixtures."""
 
-from collections.abc import Iterator
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -39,10 +36,6 @@ def golden_head(golden: Golden, method: str, half: bool = False, encoding: str =
     if half:
         to_half(model)
     return Head(model, method, golden.meta["names"], prompt_options(golden), encoding)
-
-
-def plain_steps(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
-    yield from range(total)
 
 
 class TaskBatches:

@@ -48,7 +48,7 @@ def learned():
     return head, sets
 
 
-def features_of_are_kept_and_texts_encoded_once(learned, monkeypatch):
+def test_features_are_kept_and_texts_encoded_once(learned, monkeypatch):
     """Against the plain way: every batch through both towers."""
     head, sets = learned
     kept = [features_of(head, part, 4, 0, torch.device("cpu")) for part in sets]

@@ -5,11 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from alta.buffer import Buffer
-from alta.training import Rate, TrainingLog, learning_rate, replay_losses, train_task
-from tests.alta.learners import TaskBatches, apart, golden_head, optimizer_of, options_of, plain_steps
+from alta.training import Rate, learning_rate, replay_losses
+from tests.alta.learners import apart, golden_head, optimizer_of
 from tests.alta.trajectory import Watched, run
 from tests.golden_files import Golden
 
@@ -142,57 +140,6 @@ def test_without_warm_up_the_released_rate_is_the_full_one():
     """What building the cosine alone leaves."""
     rate = Rate("released", 0.002, 1e-5, 0, 30)
     assert {learning_rate(rate, task, epoch) for task in (0, 4) for epoch in (0, 29)} == {0.002}
-
-
-# Alpha and beta, which are equal in every fixture
-
-
-def test_alpha_weighs_cross_entropy_and_beta_the_squared_difference():
-    """Against the iteration written out: one draw, no shared or cached texts, SGD by hand."""
-    golden = Golden("alta/train_lr5e-4_replay")
-    options = replace(options_of(golden), alpha=0.9, beta=0.05)
-    found = {}
-    for alpha, beta in ((0.9, 0.05), (0.05, 0.9)):
-        found[alpha] = trained_by_hand(golden, alpha, beta)
-    head, buffer = golden_head(golden, ALTA), Buffer(9, seed=4)
-    start(golden, head)
-    batches = TaskBatches(golden, 0)
-    log = TrainingLog(6, torch.device("cpu"))
-    for _ in train_task(head, 0, 0, batches, optimizer_of(head), buffer, options, log, "stage", plain_steps):
-        pass
-    for name, parameter in head.trained().items():
-        assert apart(parameter, found[0.9][name]) < 2e-6, name
-        assert apart(parameter, found[0.05][name]) > 1e-4, name
-    assert torch.equal(log.total(options), log.ce + 0.9 * log.ce_replay + 0.05 * log.mse_replay)
-    assert (log.ce_replay == 0).tolist() == [True] + [False] * 5
-
-
-def start(golden: Golden, head: torch.nn.Module) -> None:
-    with torch.no_grad():
-        for name, parameter in head.trained().items():
-            parameter.copy_(golden[f"{ALTA}.init.{name}"])
-
-
-def trained_by_hand(golden: Golden, alpha: float, beta: float) -> dict[str, torch.Tensor]:
-    head, buffer, batches = golden_head(golden, ALTA, encoding="original"), Buffer(9, seed=4), TaskBatches(golden, 0)
-    start(golden, head)
-    momentum = {name: torch.zeros_like(parameter) for name, parameter in head.trained().items()}
-    for step in range(6):
-        images, labels = batches[step]
-        features = head.clip.encode_image(images)
-        logits = head.logits(features, head.texts())
-        loss = F.cross_entropy(logits, labels)
-        if step > 0:
-            old_labels, old_logits, old_features = buffer.get_data(golden.meta["bs"])
-            again = head.logits(old_features, head.texts())
-            loss = loss + alpha * F.cross_entropy(again, old_labels) + beta * (again - old_logits).square().mean()
-        grads = dict(zip(momentum, torch.autograd.grad(loss, list(head.trained().values()))))
-        with torch.no_grad():
-            for name, parameter in head.trained().items():
-                momentum[name] = 0.9 * momentum[name] + grads[name] + 5e-4 * parameter
-                parameter -= golden.meta["lr"] * momentum[name]
-        buffer.add_data(labels, logits, features)
-    return head.trained()
 
 
 def test_replay_losses_by_hand():
