@@ -23,10 +23,11 @@ from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
 from inflora.main import main
 from tests.fake_data import write
+from tests.inflora.plain import Branch, Model
 from tests.whole_run import Batch, Seen, float64, watched
 
 D, BLOCKS, PIXELS = 24, 7, 28  # 256 / 224 of 28 pixels are 32
-VIT = {"img_size": PIXELS, "patch_size": 7, "embed_dim": D, "depth": BLOCKS, "num_heads": 3, "num_classes": 0}
+FINE, COARSE = 7, 14  # patches: sixteen tokens and the class token for memories of many directions, or four for speed
 
 
 @dataclass
@@ -41,11 +42,16 @@ class Pictures:
         return [i for i, label in enumerate(self.labels) if label in set(classes)]
 
 
+def number(label: int, copy: int) -> int:
+    """A picture's own number; one class in two has three training pictures, the others two."""
+    return 3 * min(label, 50) + 2 * max(label - 50, 0) + copy
+
+
 def picture(label: int, copy: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
     width, height = size
-    red = np.linspace(20 + label % 7, 230, width)[None, :].repeat(height, axis=0)
+    red = np.linspace(20, 230, width)[None, :].repeat(height, axis=0)
     green = np.linspace(0, 60, height)[:, None].repeat(width, axis=1) + 37 * label % 190
-    blue = np.full((height, width), (5 * label // 2 + copy) % 256)
+    blue = np.full((height, width), number(label, copy) % 256)
     return Image.fromarray(np.stack([red, green, blue], axis=2).astype(np.uint8))
 
 
@@ -131,6 +137,14 @@ def plain_view(image: Image.Image, shorter_side: int) -> torch.Tensor:
     return pil_to_tensor(center_crop(resize(image, shorter_side), PIXELS)).double() / 255
 
 
+def cut(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of training views (N, 3, S, S): the pictures' numbers, the shares of their areas, which ones are mirrored."""
+    red, green, blue = (255 * images).unbind(1)
+    wide = (31 * (red.amax((1, 2)) - red.amin((1, 2))) / 210 + 1) / 32
+    high = (31 * (green.amax((1, 2)) - green.amin((1, 2))) / 60 + 1) / 32
+    return blue.mean((1, 2)).round().long(), wide * high, red[:, :, 0].mean(1) > red[:, :, -1].mean(1)
+
+
 def plain_views(pictures: Pictures, chosen: list[int], shorter_side: int) -> torch.Tensor:
     return torch.stack([plain_view(pictures.images[i], shorter_side) for i in chosen])
 
@@ -151,33 +165,35 @@ def whole(epoch: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor,
 # A run
 
 
-def weights(path: Path) -> VisionTransformer:
+def small_vit(patch: int) -> VisionTransformer:
+    return VisionTransformer(PIXELS, patch, embed_dim=D, depth=BLOCKS, num_heads=3, num_classes=0).eval()
+
+
+def weights(path: Path, patch: int = COARSE) -> VisionTransformer:
     """A small ViT, frozen, and its file in timm's keys; its tokens differ enough for memories of many directions."""
     torch.manual_seed(7)
-    vit = VisionTransformer(**VIT).eval().requires_grad_(False)
+    vit = small_vit(patch).requires_grad_(False)
     for name, parameter in vit.named_parameters():
-        scale = 1.0 if "pos_embed" in name else 0.3
+        scale = {"pos_embed": 2.0, "blocks": 0.15}.get(name.split(".")[0], 0.4)
         parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, scale)
     torch.save(vit.state_dict(), path)
     return vit.double()
 
 
-@contextmanager
-def small_vit() -> Iterator[None]:
-    """timm builds the small ViT under the name of the papers' ViT-B/16."""
-    with pytest.MonkeyPatch.context() as patch:
-        registry = timm.models._registry._model_entrypoints
-        patch.setitem(registry, "vit_base_patch16_224", lambda pretrained=False, **_: VisionTransformer(**VIT))
-        yield
+def started(
+    folder: Path, weights_file: Path, config: dict, *flags: str, patch: int = COARSE
+) -> tuple[Seen, dict[int, Path]]:
+    """Run a configuration by its command line, in float64; what was seen, and the run's folder by seed.
 
-
-def started(folder: Path, weights_file: Path, config: dict, *flags: str) -> tuple[Seen, dict[int, Path]]:
-    """Run a configuration by its command line, in float64; what was seen, and the run's folder by seed."""
+    timm builds the small ViT under the name of the papers' ViT-B/16.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "config.json"
     path.write_text(json.dumps(config))
     command = ["--config", str(path), "--backbone", str(weights_file), "--save", str(folder / "logs"), "--no-verify"]
-    with small_vit(), float64(), watched("randn", "randperm") as seen:
+    with pytest.MonkeyPatch.context() as patches, float64(), watched("randn", "randperm") as seen:
+        names = timm.models._registry._model_entrypoints
+        patches.setitem(names, "vit_base_patch16_224", lambda pretrained=False, **_: small_vit(patch))
         main([*command, "--device", "cpu", "--workers", "0", *flags])
     return seen, {int(record.parent.name): record.parent for record in folder.rglob("record.jsonl")}
 
@@ -200,12 +216,39 @@ def recorded(folder: Path, after_task: int) -> dict[str, float]:
 # What a run left against plain steps
 
 
-def same(actual: torch.Tensor, expected: torch.Tensor, about: str = "") -> None:
-    """Equal up to 1e-9 of the largest entry, or to what is left of zero."""
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=1e-9 * max(1, expected.abs().max()), msg=about or None)
+def same(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """Equal up to 1e-9 of the largest entry, or of one."""
+    tolerance = 1e-9 * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(actual.double(), expected.double(), rtol=0, atol=tolerance)
 
 
 def first_classifier(seen: Seen, optimizer: int, classes: int) -> list[torch.Tensor]:
     """Weight and bias of a classifier as they were before an optimiser's first step."""
     start = [p for group in seen.optimizers()[optimizer][0].start for p in group]
-    return [next(p for p in start if p.shape == shape) for shape in ((classes, D), (classes,))]
+    return [next(p for p in start if p.shape == shape).clone().requires_grad_() for shape in ((classes, D), (classes,))]
+
+
+def new_branch(B: list[torch.Tensor]) -> list[Branch]:
+    """A task's branch before its training: one designed B_t a layer, A_t zero."""
+    zero = torch.zeros(B[0].T.shape, dtype=torch.float64)
+    return [Branch(b, zero.clone().requires_grad_(), zero.clone().requires_grad_()) for b in B]
+
+
+def check_checkpoint(folder: Path, task: int, model: Model, memories: list[tuple[torch.Tensor, bool]]) -> None:
+    """Branches and memories by their products: signs of B's rows and bases of a space are free."""
+    saved = checkpoint(folder, task)
+    state = saved["state_dict"]
+    for t, branches in enumerate(model.branches):
+        for layer, branch in enumerate(branches):
+            for name, A in (("k", branch.A_k), ("v", branch.A_v)):
+                prefix = f"image_encoder.blocks.{layer}.attn.lora"
+                their_A, their_B = state[f"{prefix}_B_{name}.{t}.weight"], state[f"{prefix}_A_{name}.{t}.weight"]
+                same(their_B.T @ their_B, branch.B.T @ branch.B)
+                same(their_A @ their_B, A @ branch.B)
+    assert not any(f"blocks.{len(memories)}.attn.lora" in key for key in state)
+    for t, (weight, bias) in enumerate(model.classifiers):
+        same(state[f"classifier_pool.{t}.weight"], weight)
+        same(state[f"classifier_pool.{t}.bias"], bias)
+    assert [(m["basis"].shape, m["free"]) for m in saved["memories"]] == [(M.shape, free) for M, free in memories]
+    for memory, (M, _) in zip(saved["memories"], memories):
+        same(memory["basis"] @ memory["basis"].T, M @ M.T)

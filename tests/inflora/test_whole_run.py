@@ -1,10 +1,11 @@
 """InfLoRA on CIFAR-100 from the command line to the record, against plain steps.
 
-Three tasks of 40, 30 and 30 classes in a drawn order; of seven sessions that the thresholds count on. Task 0 has a rate,
+Three tasks of 40, 30 and 30 classes in a drawn order; of five sessions that the thresholds count on. Task 0 has a rate,
 a weight decay and a number of epochs of its own.
 """
 
 import math
+from itertools import combinations
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,31 +13,32 @@ import pytest
 import torch
 
 from tests.inflora import made_up
-from tests.inflora.made_up import checkpoint, epoch_of, first_classifier, plain_views, recorded, same, started, whole
-from tests.inflora.plain import Branch, Model, accuracies, design, remember, second_moments, train
+from tests.inflora.made_up import (
+    check_checkpoint, checkpoint, cut, epoch_of, first_classifier, new_branch, plain_view, plain_views, recorded, same,
+    started, whole,
+)  # fmt: skip
+from tests.inflora.plain import Model, accuracies, design, remember, second_moments, train
 
 SEED, BATCH, RANK = 3, 32, 5
 TASKS = [range(0, 40), range(40, 70), range(70, 100)]
 CONFIG = {
     "dataset": "cifar100", "model_name": "InfLoRA", "optim": "adam", "seed": [SEED], "shuffle": True,
-    "init_cls": 40, "increment": 30, "total_sessions": 7, "batch_size": BATCH, "rank": RANK, "lamb": 0.6, "lame": 0.9,
-    "init_epoch": 3, "init_lr": 0.02, "init_weight_decay": 0.03, "epochs": 4, "lrate": 0.01, "weight_decay": 0.05,
+    "init_cls": 40, "increment": 30, "total_sessions": 5, "batch_size": BATCH, "rank": RANK, "lamb": 0.999, "lame": 0.99999,
+    "init_epoch": 4, "init_lr": 0.06, "init_weight_decay": 0.03, "epochs": 5, "lrate": 0.04, "weight_decay": 0.05,
 }  # fmt: skip
 # CODA-Prompt's cosine: the full rate in epochs 0 and 1, then base cos(99 pi (epoch - 1) / (200 (epochs - 1)))
-RATES = [
-    [0.02, 0.02, 0.02 * math.cos(99 * math.pi / 400)],
-    [0.01, 0.01, 0.01 * math.cos(99 * math.pi / 600), 0.01 * math.cos(198 * math.pi / 600)],
-    [0.01, 0.01, 0.01 * math.cos(99 * math.pi / 600), 0.01 * math.cos(198 * math.pi / 600)],
-]
+FIRST = [0.06, 0.06, 0.06 * math.cos(99 * math.pi / 600), 0.06 * math.cos(198 * math.pi / 600)]
+LATER = [0.04, 0.04, *(0.04 * math.cos(99 * s * math.pi / 800) for s in (1, 2, 3))]
+RATES = [FIRST, LATER, LATER]
 DECAYS = [0.03, 0.05, 0.05]
-THRESHOLDS = [0.6, 0.6 + 0.3 * 1 / 7, 0.6 + 0.3 * 2 / 7]
+THRESHOLDS = [0.999, 0.999 + 0.00099 * 1 / 5, 0.999 + 0.00099 * 2 / 5]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
-    pictures, vit = made_up.cifar100(root), made_up.weights(root / "vit.pth")
-    seen, folders = started(root / "run", root / "vit.pth", CONFIG | {"data_path": str(root)})
+    pictures, vit = made_up.cifar100(root), made_up.weights(root / "vit.pth", made_up.FINE)
+    seen, folders = started(root / "run", root / "vit.pth", CONFIG | {"data_path": str(root)}, patch=made_up.FINE)
     order = np.random.RandomState(SEED).permutation(100).tolist()
     return SimpleNamespace(pictures=pictures, vit=vit, seen=seen, folder=folders[SEED], order=order)
 
@@ -56,14 +58,12 @@ def test_the_run_is_that_of_the_plain_steps(run):
     """Design, training, memory and accuracies of every task."""
     model, memories, curves = Model(run.vit), [(None, False)] * made_up.BLOCKS, []
     losses, steps = iter(run.seen.losses), iter(run.seen.steps)
-    for task, (before, *training, after) in ((task, epochs) for task, epochs, _ in passes(run)):
+    for task, (before, *training, after), tested in passes(run):
         # B_t from the pass before training, outside the old tasks' space; A_t from zero
         moments = second_moments(model, before, made_up.BLOCKS)
         B = [design(C, *memory, RANK) for C, memory in zip(moments, memories)]
-        zero = torch.zeros(made_up.D, RANK, dtype=torch.float64)
-        model.branches.append([Branch(b, zero.clone().requires_grad_(), zero.clone().requires_grad_()) for b in B])
-        initial = first_classifier(run.seen, task, len(TASKS[task]))
-        model.classifiers.append([parameter.clone().requires_grad_() for parameter in initial])
+        model.branches.append(new_branch(B))
+        model.classifiers.append(first_classifier(run.seen, task, len(TASKS[task])))
 
         # one group of all that was ever trained, so weight decay acts on finished tasks too
         held = [A for layers in model.branches for branch in layers for A in (branch.A_k, branch.A_v)]
@@ -80,34 +80,44 @@ def test_the_run_is_that_of_the_plain_steps(run):
         # the memory, DualGPM, from the pass after training
         moments = second_moments(model, after, made_up.BLOCKS)
         memories = [remember(C, *memory, THRESHOLDS[task], dual=True) for C, memory in zip(moments, memories)]
-        check_checkpoint(run, task, model, memories)
+        check_checkpoint(run.folder, task, model, memories)
 
         # all test images of the classes seen, under the test transform
         chosen = run.pictures["test"].of(run.order[: TASKS[task].stop])
         labels = torch.tensor([run.order.index(run.pictures["test"].labels[i]) for i in chosen])
-        logits = model.logits(plain_views(run.pictures["test"], chosen, made_up.PIXELS))
-        curves.append(accuracies(logits, labels, TASKS[: task + 1], curves))
+        images = plain_views(run.pictures["test"], chosen, made_up.PIXELS)
+        same(whole(tested)[0], images)
+        assert torch.equal(whole(tested)[1], labels)
+        curves.append(accuracies(model.logits(images), labels, TASKS[: task + 1], curves))
         assert recorded(run.folder, task + 1) == pytest.approx(curves[-1], rel=1e-9)
     assert next(losses, None) is None and next(steps, None) is None
 
 
-def check_checkpoint(run, task, model, memories):
-    """Branches by their products: the signs of B's rows are free."""
-    saved = checkpoint(run.folder, task)
-    state = saved["state_dict"]
-    for layer, (M, free) in enumerate(memories):
-        for t, branch in ((t, layers[layer]) for t, layers in enumerate(model.branches)):
-            for name, A in (("k", branch.A_k), ("v", branch.A_v)):
-                prefix = f"image_encoder.blocks.{layer}.attn.lora"
-                ours_A, ours_B = state[f"{prefix}_B_{name}.{t}.weight"], state[f"{prefix}_A_{name}.{t}.weight"]
-                same(ours_B.T @ ours_B, branch.B.T @ branch.B)
-                same(ours_A @ ours_B, A @ branch.B)
-        basis = saved["memories"][layer]["basis"]
-        assert (basis.shape, saved["memories"][layer]["free"]) == (M.shape, free)
-        same(basis @ basis.T, M @ M.T)
-    for t, (weight, bias) in enumerate(model.classifiers):
-        same(state[f"classifier_pool.{t}.weight"], weight)
-        same(state[f"classifier_pool.{t}.bias"], bias)
+def test_every_pass_sees_each_training_image_once_in_crops_of_its_own(run):
+    """Design, training and memory alike: 8 to 100 % of the area, every other one mirrored, no two passes the same."""
+    all_areas, all_flips, first_areas = [], [], []
+    for task, epochs, _ in passes(run):
+        chosen = run.pictures["train"].of([run.order[label] for label in TASKS[task]])
+        label_of = {
+            int(cut(plain_view(run.pictures["train"].images[i], made_up.PIXELS)[None])[0]): run.pictures["train"].labels[i]
+            for i in chosen
+        }
+        orders, by_number = [], []
+        for images, labels in map(whole, epochs):
+            numbers, areas, flips = cut(images)
+            assert sorted(numbers.tolist()) == sorted(label_of)
+            assert [run.order[label] for label in labels] == [label_of[number] for number in numbers.tolist()]
+            orders.append(numbers.tolist())
+            by_number.append(images[numbers.argsort()])
+            all_areas.append(areas)
+            all_flips.append(flips)
+        assert all(one != other for one, other in combinations(orders, 2))
+        assert all((one != other).flatten(1).any(1).all() for one, other in combinations(by_number, 2))
+        first_areas.append(cut(epochs[0][0][0])[1])
+    assert all((one != other).any() for one, other in combinations(first_areas, 2))  # the tasks' streams
+    areas, flips = torch.cat(all_areas), torch.cat(all_flips)
+    assert 0.07 < areas.min() < 0.1 and 0.95 < areas.max() and 0.45 < areas.mean() < 0.53
+    assert 0.45 < flips.double().mean() < 0.55
 
 
 def test_this_run_reaches_both_kinds_of_memory(run):
