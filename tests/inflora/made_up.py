@@ -110,10 +110,11 @@ def drawn_split(sets: dict[str, Pictures], seed: int) -> dict[str, Pictures]:
 def domainnet(root: Path) -> dict[str, Pictures]:
     """One picture a class and split, in CODA-Prompt's lists, mixed; folders run against the labels."""
     sets = {}
-    for split, domain in (("train", "real"), ("test", "sketch")):
-        labels = np.random.RandomState(len(domain)).permutation(345).tolist()
+    for split, domains in (("train", ("clipart", "infograph", "painting", "real")), ("test", ("sketch",))):
+        labels = np.random.RandomState(len(domains)).permutation(345).tolist()
         images = [picture(label, int(split == "test"), SHAPES[label % 3]) for label in labels]
-        files = [f"{domain}/thing_{344 - label}/{domain}_{label + 1:03d}_000001.jpg" for label in labels]
+        named = [(label, domains[label % len(domains)]) for label in labels]
+        files = [f"{domain}/thing_{344 - label}/{domain}_{label + 1:03d}_000001.jpg" for label, domain in named]
         for file, image in zip(files, images):
             put(root / "domainnet" / file, image)
         content = {"data": [f"data/domainnet/{file}" for file in files], "targets": labels}

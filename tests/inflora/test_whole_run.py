@@ -4,7 +4,9 @@ Three tasks of 40, 30 and 30 classes in a drawn order; of five sessions that the
 a weight decay and a number of epochs of its own.
 """
 
+import json
 import math
+import shutil
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -24,11 +26,11 @@ TASKS = [range(0, 40), range(40, 70), range(70, 100)]
 CONFIG = {
     "dataset": "cifar100", "model_name": "InfLoRA", "optim": "adam", "seed": [SEED], "shuffle": True,
     "init_cls": 40, "increment": 30, "total_sessions": 5, "batch_size": BATCH, "rank": RANK, "lamb": 0.999, "lame": 0.99999,
-    "init_epoch": 4, "init_lr": 0.06, "init_weight_decay": 0.03, "epochs": 5, "lrate": 0.04, "weight_decay": 0.05,
+    "init_epoch": 3, "init_lr": 0.06, "init_weight_decay": 0.03, "epochs": 4, "lrate": 0.04, "weight_decay": 0.05,
 }  # fmt: skip
 # CODA-Prompt's cosine: the full rate in epochs 0 and 1, then base cos(99 pi (epoch - 1) / (200 (epochs - 1)))
-FIRST = [0.06, 0.06, 0.06 * math.cos(99 * math.pi / 600), 0.06 * math.cos(198 * math.pi / 600)]
-LATER = [0.04, 0.04, *(0.04 * math.cos(99 * s * math.pi / 800) for s in (1, 2, 3))]
+FIRST = [0.06, 0.06, 0.06 * math.cos(99 * math.pi / 400)]
+LATER = [0.04, 0.04, 0.04 * math.cos(99 * math.pi / 600), 0.04 * math.cos(198 * math.pi / 600)]
 RATES = [FIRST, LATER, LATER]
 DECAYS = [0.03, 0.05, 0.05]
 THRESHOLDS = [0.999, 0.999 + 0.00099 * 1 / 5, 0.999 + 0.00099 * 2 / 5]
@@ -38,9 +40,13 @@ THRESHOLDS = [0.999, 0.999 + 0.00099 * 1 / 5, 0.999 + 0.00099 * 2 / 5]
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("whole")
     pictures, vit = made_up.cifar100(root), made_up.weights(root / "vit.pth", made_up.FINE)
-    seen, folders = started(root / "run", root / "vit.pth", CONFIG | {"data_path": str(root)}, patch=made_up.FINE)
+    seen, folders = begin(root, "run")
     order = np.random.RandomState(SEED).permutation(100).tolist()
-    return SimpleNamespace(pictures=pictures, vit=vit, seen=seen, folder=folders[SEED], order=order)
+    return SimpleNamespace(root=root, pictures=pictures, vit=vit, seen=seen, folder=folders[SEED], order=order)
+
+
+def begin(root, name):
+    return started(root / name, root / "vit.pth", CONFIG | {"data_path": str(root)}, patch=made_up.FINE)
 
 
 def passes(run):
@@ -118,6 +124,23 @@ def test_every_pass_sees_each_training_image_once_in_crops_of_its_own(run):
     areas, flips = torch.cat(all_areas), torch.cat(all_flips)
     assert 0.07 < areas.min() < 0.1 and 0.95 < areas.max() and 0.45 < areas.mean() < 0.53
     assert 0.45 < flips.double().mean() < 0.55
+
+
+def test_a_run_without_its_last_task_ends_as_the_whole_one(run):
+    """All that goes from task to task is in the files: branches, memories, accuracies."""
+    again = run.root / "again"
+    shutil.copytree(run.root / "run", again)
+    folder = again / run.folder.relative_to(run.root / "run")
+    (folder / "task_2.pth").unlink()
+    (folder / "design.pth").unlink()
+    lines = (folder / "record.jsonl").read_text().splitlines()
+    kept = [line for line in lines if json.loads(line)["after_task"] < 3]
+    (folder / "record.jsonl").write_text("".join(f"{line}\n" for line in kept))
+    begin(run.root, "again")
+    assert recorded(folder, 3) == recorded(run.folder, 3)
+    ours, theirs = checkpoint(folder, 2), checkpoint(run.folder, 2)
+    assert all(torch.equal(ours["state_dict"][key], value) for key, value in theirs["state_dict"].items())
+    assert all(torch.equal(a["basis"], b["basis"]) for a, b in zip(ours["memories"], theirs["memories"], strict=True))
 
 
 def test_this_run_reaches_both_kinds_of_memory(run):

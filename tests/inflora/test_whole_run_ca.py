@@ -21,7 +21,7 @@ from tests.inflora.plain import Model, accuracies, align, class_statistics, desi
 SEED, RANK = 6, 3
 CONFIG = {"seed": [SEED], "optim": "sgd", "total_sessions": 6, "rank": RANK, "lamb": 0.9, "lame": 0.99}
 THRESHOLDS = [0.9, 0.9 + 0.09 * 1 / 6, 0.9 + 0.09 * 2 / 6]
-COSINE = [[0.03, 0.015], *[[0.02 * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3)]] * 2]
+COSINE = [0.02 * (1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3)]
 RUNS = {
     "CA on CIFAR-100": SimpleNamespace(
         config={
@@ -31,24 +31,10 @@ RUNS = {
         },
         tasks=[range(0, 40), range(40, 70), range(70, 100)],
         order=np.random.RandomState(SEED).permutation(100).tolist(),
-        rates=[[[rate] for rate in rates] for rates in COSINE],  # half a cosine, one group
+        rates=[[[0.03], [0.015]], *[[[rate] for rate in COSINE]] * 2],  # half a cosine, one group
         decays=[0.3, 0.2, 0.2],
         shorter_side=28,
         logit_norm=False,
-        fresh_norm=False,
-    ),
-    "CA on ImageNet-R": SimpleNamespace(
-        config={
-            "model_name": "InfLoRA_CA", "dataset": "ImageNet_R", "split": "folders", "batch_size": 90,
-            "init_cls": 110, "increment": 90, "init_epoch": 2, "init_lr": 0.03, "epochs": 3, "lrate": 0.02,
-            "weight_decay": 0.0,
-        },
-        tasks=[range(0, 110), range(110, 200)],
-        order=list(range(200)),
-        rates=[[[rate] for rate in rates] for rates in COSINE],
-        decays=[0.0, 0.0],
-        shorter_side=32,  # 256 where the network takes 224
-        logit_norm=True,
         fresh_norm=False,
     ),
     "CA1 on CIFAR-100": SimpleNamespace(
@@ -64,6 +50,20 @@ RUNS = {
         shorter_side=28,
         logit_norm=True,
         fresh_norm=True,
+    ),
+    "CA on ImageNet-R": SimpleNamespace(
+        config={
+            "model_name": "InfLoRA_CA", "dataset": "ImageNet_R", "split": "folders", "batch_size": 90,
+            "init_cls": 110, "increment": 90, "init_epoch": 1, "init_lr": 0.03, "epochs": 2, "lrate": 0.02,
+            "weight_decay": 0.0,
+        },
+        tasks=[range(0, 110), range(110, 200)],
+        order=list(range(200)),
+        rates=[[[0.03]], [[0.02], [0.01]]],
+        decays=[0.0, 0.0],
+        shorter_side=32,  # 256 where the network takes 224
+        logit_norm=True,
+        fresh_norm=False,
     ),
 }  # fmt: skip
 
