@@ -1,8 +1,8 @@
 """InfLoRA as plain steps (arXiv 2404.00228 and its code), in the paper's order; nothing here comes from this project.
 
 Letters are the paper's. B_t (r, d) is designed and then fixed (`lora_A` in checkpoints), A_t (d, r) is trained from
-zero (`lora_B`): keys get x (A_k B)^T and values x (A_v B)^T on top, in every task's turn. M is an orthonormal basis of the
-old tasks' space or, once that is the larger half, of the free one.
+zero (`lora_B`): keys get x (A_k B)^T and values x (A_v B)^T on top, in every task's turn. M is an orthonormal basis of
+the old tasks' space or, once that is the larger half, of the free one.
 """
 
 import math

@@ -1,6 +1,6 @@
 """InfLoRA on CIFAR-100 from the command line to the record, against plain steps.
 
-Three tasks of 40, 30 and 30 classes in a drawn order; of five sessions that the thresholds count on. Task 0 has a rate,
+Three tasks of 40, 30 and 30 classes in a drawn order; of nine sessions that the thresholds count on. Task 0 has a rate,
 a weight decay and a number of epochs of its own.
 """
 
@@ -16,7 +16,7 @@ import torch
 
 from tests.inflora import made_up
 from tests.inflora.made_up import (
-    check_checkpoint, checkpoint, cut, epoch_of, first_classifier, new_branch, plain_view, plain_views, recorded, same,
+    check_checkpoint, checkpoint, cut, epoch_of, first_classifier, new_branch, plain_views, recorded, same,
     started, whole,
 )  # fmt: skip
 from tests.inflora.plain import Model, accuracies, design, remember, second_moments, train
@@ -25,7 +25,8 @@ SEED, BATCH, RANK = 3, 32, 5
 TASKS = [range(0, 40), range(40, 70), range(70, 100)]
 CONFIG = {
     "dataset": "cifar100", "model_name": "InfLoRA", "optim": "adam", "seed": [SEED], "shuffle": True,
-    "init_cls": 40, "increment": 30, "total_sessions": 5, "batch_size": BATCH, "rank": RANK, "lamb": 0.999, "lame": 0.99999,
+    "init_cls": 40, "increment": 30, "total_sessions": 9, "batch_size": BATCH, "rank": RANK,
+    "lamb": 0.999, "lame": 0.99999,
     "init_epoch": 3, "init_lr": 0.06, "init_weight_decay": 0.03, "epochs": 4, "lrate": 0.04, "weight_decay": 0.05,
 }  # fmt: skip
 # CODA-Prompt's cosine: the full rate in epochs 0 and 1, then base cos(99 pi (epoch - 1) / (200 (epochs - 1)))
@@ -33,7 +34,7 @@ FIRST = [0.06, 0.06, 0.06 * math.cos(99 * math.pi / 400)]
 LATER = [0.04, 0.04, 0.04 * math.cos(99 * math.pi / 600), 0.04 * math.cos(198 * math.pi / 600)]
 RATES = [FIRST, LATER, LATER]
 DECAYS = [0.03, 0.05, 0.05]
-THRESHOLDS = [0.999, 0.999 + 0.00099 * 1 / 5, 0.999 + 0.00099 * 2 / 5]
+THRESHOLDS = [0.999, 0.999 + 0.00099 * 1 / 9, 0.999 + 0.00099 * 2 / 9]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,8 @@ def test_the_run_is_that_of_the_plain_steps(run):
         for epoch, rate in enumerate(RATES[task]):
             for _ in training[epoch]:
                 step = next(steps)
-                assert step.kind == "Adam" and [group["lr"] for group in step.groups] == pytest.approx([rate], rel=1e-12)
+                assert step.kind == "Adam"
+                assert [group["lr"] for group in step.groups] == pytest.approx([rate], rel=1e-12)
                 assert step.groups[0]["weight_decay"] == DECAYS[task] and step.groups[0]["betas"] == (0.9, 0.999)
 
         # the memory, DualGPM, from the pass after training
@@ -104,10 +106,8 @@ def test_every_pass_sees_each_training_image_once_in_crops_of_its_own(run):
     all_areas, all_flips, first_areas = [], [], []
     for task, epochs, _ in passes(run):
         chosen = run.pictures["train"].of([run.order[label] for label in TASKS[task]])
-        label_of = {
-            int(cut(plain_view(run.pictures["train"].images[i], made_up.PIXELS)[None])[0]): run.pictures["train"].labels[i]
-            for i in chosen
-        }
+        numbers, _, _ = cut(plain_views(run.pictures["train"], chosen, made_up.PIXELS))
+        label_of = {int(number): run.pictures["train"].labels[i] for number, i in zip(numbers, chosen)}
         orders, by_number = [], []
         for images, labels in map(whole, epochs):
             numbers, areas, flips = cut(images)
@@ -124,6 +124,15 @@ def test_every_pass_sees_each_training_image_once_in_crops_of_its_own(run):
     areas, flips = torch.cat(all_areas), torch.cat(all_flips)
     assert 0.07 < areas.min() < 0.1 and 0.95 < areas.max() and 0.45 < areas.mean() < 0.53
     assert 0.45 < flips.double().mean() < 0.55
+    red = torch.cat([images[:, 0] for _, epochs, _ in passes(run) for images, _ in map(whole, epochs)])
+    assert 20 <= 255 * red.min() and 255 * red.max() <= 230  # bilinear: no pixel beyond the picture's own
+
+
+def test_the_record_names_the_run(run):
+    lines = [json.loads(line) for line in (run.folder / "record.jsonl").read_text().splitlines()]
+    about = {"paper": "inflora", "method": "InfLoRA", "protocol": "cil-cifar100-40+2x30", "seed": SEED}
+    assert all(about.items() <= line.items() for line in lines) and {line["after_task"] for line in lines} == {1, 2, 3}
+    assert not (run.folder / "state.pth").exists()
 
 
 def test_a_run_without_its_last_task_ends_as_the_whole_one(run):

@@ -11,7 +11,7 @@ import torch
 
 from tests.inflora import made_up
 from tests.inflora.made_up import (
-    check_checkpoint, epoch_of, first_classifier, new_branch, plain_views, recorded, same, started, whole,
+    check_checkpoint, cut, epoch_of, first_classifier, new_branch, plain_views, recorded, same, started, whole,
 )  # fmt: skip
 from tests.inflora.plain import Model, accuracies, design, remember, second_moments, train
 
@@ -19,8 +19,8 @@ LAYERS, SEED, BATCH, RANK = 5, 4, 100, 3
 TASKS = [range(0, 120), range(120, 200)]
 CONFIG = {
     "dataset": "ImageNet_R", "model_name": "InfLoRAb5", "seed": [SEED], "init_cls": 120, "increment": 80,
-    "total_sessions": 4, "batch_size": BATCH, "rank": RANK, "lamb": 0.9, "lame": 0.996, "init_epoch": 2, "init_lr": 0.03,
-    "init_weight_decay": 0.3, "epochs": 3, "lrate": 0.02, "weight_decay": 0.2,
+    "total_sessions": 4, "batch_size": BATCH, "rank": RANK, "lamb": 0.9, "lame": 0.996,
+    "init_epoch": 2, "init_lr": 0.03, "init_weight_decay": 0.3, "epochs": 3, "lrate": 0.02, "weight_decay": 0.2,
 }  # fmt: skip
 THRESHOLDS = [0.9, 0.9 + 0.096 * 1 / 4]
 COSINE = [(1 + math.cos(math.pi * epoch / 3)) / 2 for epoch in range(3)]
@@ -59,6 +59,7 @@ def test_the_run_is_that_of_the_plain_steps(run):
         rates = expected["rates"][task]
         before, *training, after = (epoch_of(batches, BATCH, count) for _ in range(len(rates) + 2))
 
+        assert 0.3 < cut(whole(before)[0])[2].double().mean() < 0.7  # mirrored, which no test image is
         # B_t of the first five blocks alone
         B = [design(C, *memory, RANK) for C, memory in zip(second_moments(model, before, LAYERS), memories)]
         model.branches.append(new_branch(B))

@@ -14,7 +14,7 @@ from torch import nn
 
 from tests.inflora import made_up
 from tests.inflora.made_up import (
-    check_checkpoint, epoch_of, first_classifier, new_branch, plain_views, recorded, same, started, whole,
+    check_checkpoint, cut, epoch_of, first_classifier, new_branch, plain_views, recorded, same, started, whole,
 )  # fmt: skip
 from tests.inflora.plain import Model, accuracies, align, class_statistics, design, remember, second_moments, train
 
@@ -95,6 +95,7 @@ def test_the_run_is_that_of_the_plain_steps(run):
     for task, members in enumerate(run.tasks):
         chosen = run.pictures["train"].of([run.order[label] for label in members])
         before, *training, after = (epoch_of(batches, size, len(chosen)) for _ in range(len(run.rates[task]) + 2))
+        assert 0.3 < cut(whole(before)[0])[2].double().mean() < 0.7  # mirrored, which no test image is
         B = [design(C, *m, RANK) for C, m in zip(second_moments(model, before, made_up.BLOCKS), memories)]
         model.branches.append(new_branch(B))
         optimizer_before = 0 if task == 0 else 2 * task - 1  # alignment has one of its own from task 1 on

@@ -11,7 +11,7 @@ import torch
 
 from tests.inflora import made_up
 from tests.inflora.made_up import (
-    check_checkpoint, epoch_of, first_classifier, new_branch, plain_views, recorded, same, started, whole,
+    check_checkpoint, cut, epoch_of, first_classifier, new_branch, plain_views, recorded, same, started, whole,
 )  # fmt: skip
 from tests.inflora.plain import Model, accuracies, design, remember, second_moments, train
 
@@ -22,7 +22,8 @@ CONFIG = {
     "batch_size": BATCH, "rank": RANK, "lamb": 0.8, "lame": 0.999, "init_epoch": 2, "epochs": 5, "lrate": 0.03,
     "fc_lrate": 0.07, "lrate_decay": 0.2, "weight_decay": 0.0, "init_lr": 0.5, "init_weight_decay": 0.4,
 }  # fmt: skip
-RATES = [[[0.03, 0.07]] * 2, *[[[0.03, 0.07]] * 4 + [[0.2 * 0.03, 0.2 * 0.07]]] * 2]  # branches, classifier; from epoch 4
+LATER = [[0.03, 0.07]] * 4 + [[0.2 * 0.03, 0.2 * 0.07]]  # of the branches and the classifier; the milestone is epoch 4
+RATES = [[[0.03, 0.07]] * 2, LATER, LATER]
 THRESHOLDS = [0.8, 0.8 + 0.199 * 1 / 8, 0.8 + 0.199 * 2 / 8]
 METHODS = {"InfLoRA_domain": ([2, 5], made_up.BLOCKS), "InfLoRAb5_domain": ([2], 5)}  # seeds, blocks with a branch
 
@@ -45,6 +46,7 @@ def test_the_run_is_that_of_the_plain_steps(run):
             rates = RATES[task]
             before, *training, after = (epoch_of(batches, BATCH, len(members)) for _ in range(len(rates) + 2))
             assert sorted(whole(before)[1].tolist()) == list(members)
+            assert task == 0 or 0.3 < cut(whole(before)[0])[2].double().mean() < 0.7  # mirrored, which no test image is
             B = [design(C, *m, RANK) for C, m in zip(second_moments(model, before, run.layers), memories)]
             model.branches.append(new_branch(B))
             model.classifiers.append(first_classifier(run.seen, 3 * number + task, len(members)))
@@ -55,7 +57,8 @@ def test_the_run_is_that_of_the_plain_steps(run):
             assert [next(losses) for _ in plain_losses] == pytest.approx(plain_losses, rel=1e-9)
             for at_epoch in (at_epoch for at_epoch, epoch in zip(rates, training) for _ in epoch):
                 step = next(steps)
-                assert step.kind == "SGD" and [group["lr"] for group in step.groups] == pytest.approx(at_epoch, rel=1e-12)
+                assert step.kind == "SGD"
+                assert [group["lr"] for group in step.groups] == pytest.approx(at_epoch, rel=1e-12)
                 assert [group["weight_decay"] for group in step.groups] == [0.0, 0.0]
             moments = second_moments(model, after, run.layers)
             memories = [remember(C, *m, THRESHOLDS[task], dual=False) for C, m in zip(moments, memories)]
@@ -80,5 +83,5 @@ def test_a_seed_decides_initial_classifiers_and_batches(run):
     one, other = (first_classifier(run.seen, 3 * number, 1)[0] for number in range(2))
     assert not torch.equal(one, other)
     streams = [stream for stream in run.seen.streams() if len(stream[0][1]) == 1 and len(stream) == 4]
-    areas = [[made_up.cut(images)[1].item() for images, _ in stream] for stream in streams]
+    areas = [[cut(images)[1].item() for images, _ in stream] for stream in streams]
     assert len(areas) == 2 and areas[0] != areas[1]
