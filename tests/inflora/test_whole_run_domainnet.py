@@ -25,7 +25,7 @@ CONFIG = {
 LATER = [[0.03, 0.07]] * 4 + [[0.2 * 0.03, 0.2 * 0.07]]  # of the branches and the classifier; the milestone is epoch 4
 RATES = [[[0.03, 0.07]] * 2, LATER, LATER]
 THRESHOLDS = [0.8, 0.8 + 0.199 * 1 / 8, 0.8 + 0.199 * 2 / 8]
-METHODS = {"InfLoRA_domain": ([2, 5], made_up.BLOCKS), "InfLoRAb5_domain": ([2], 5)}  # seeds, blocks with a branch
+METHODS = {"InfLoRA_domain": ([2, 6], made_up.BLOCKS), "InfLoRAb5_domain": ([2], 5)}  # seeds, blocks with a branch
 
 
 @pytest.fixture(scope="module", params=METHODS)
@@ -76,12 +76,11 @@ def test_the_run_is_that_of_the_plain_steps(run):
     assert next(losses, None) is None and next(steps, None) is None and next(batches, None) is None
 
 
-def test_a_seed_decides_initial_classifiers_and_batches(run):
-    """Two seeds of one command start from other classifiers and draw other views of task 0's only image."""
-    if len(run.seeds) == 1:
-        return
+@pytest.mark.parametrize("run", ["InfLoRA_domain"], indirect=True)
+def test_a_seed_decides_initial_classifiers_and_views(run):
+    """Two seeds of one command start from other classifiers and cut task 0's only image, of one size, otherwise."""
     one, other = (first_classifier(run.seen, 3 * number, 1)[0] for number in range(2))
     assert not torch.equal(one, other)
-    streams = [stream for stream in run.seen.streams() if len(stream[0][1]) == 1 and len(stream) == 4]
-    areas = [[cut(images)[1].item() for images, _ in stream] for stream in streams]
-    assert len(areas) == 2 and areas[0] != areas[1]
+    singles = [batch.content for batch in run.seen.of(made_up.Batch) if len(batch.content[1]) == 1]
+    areas = [cut(images)[1].item() for images, _ in singles]  # four passes and a test, for each seed
+    assert len(areas) == 10 and all(one != other for one, other in zip(areas[:4], areas[5:9]))
