@@ -3,6 +3,7 @@
 Forgetting, which the original does not tell, is beside it.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,9 +21,9 @@ def task_metrics(
 ) -> dict[str, float]:
     """Logits (N, seen classes) and labels (N,) of all test images seen -> accuracies in percent.
 
-    `top1` over all images; `top1_macro`, the mean over groups of as many classes as the first task has, which is the
-    paper's ACC_i; `top1_with_task`, the true task being known; `task_acc`, the share (0 to 1) whose predicted class is
-    of the true task, never rounded; then `old`, `new` and the groups of `inflora_grouped`.
+    `top1` over all images; `top1_macro`, the mean over the tasks of `accuracy_by_task`, which is the paper's ACC_i;
+    `top1_with_task`, the true task being known; `task_acc`, the share (0 to 1) whose predicted class is of the true
+    task, never rounded; then `old`, `new` and the groups of `inflora_grouped`.
     """
     labels, increment = labels.cpu(), scenario.initial_increment
     predictions = logits.argmax(dim=1).cpu()
@@ -33,10 +34,11 @@ def task_metrics(
     )
     with_task = inflora_grouped(inside.argmax(dim=1), labels, 0, increment, decimals)["total"]
     found = torch.from_numpy(scenario.task_ids(predictions)) == task_ids
-    parts = [value for name, value in groups.items() if name[0].isdigit()]
+    by_task = accuracy_by_task(logits, labels, scenario, task)
+    parts = by_task if decimals is None else np.around(by_task, decimals)
     return {
         "top1": groups.pop("total"),
-        "top1_macro": sum(parts) / len(parts),
+        "top1_macro": float(sum(parts) / len(parts)),
         "top1_with_task": with_task,
         "task_acc": float(found.double().mean()),
         **groups,
@@ -49,9 +51,10 @@ def accuracy_by_task(logits: Tensor, labels: Tensor, scenario: Scenario, task: i
     Not in the original's log unless all tasks have as many classes as its groups. nan for a task without test images.
     """
     labels = labels.cpu()
-    hits = (logits.argmax(dim=1).cpu() == labels).double()
+    hits = logits.argmax(dim=1).cpu() == labels
     tasks = torch.from_numpy(scenario.task_ids(labels))
-    return [100 * float(hits[tasks == earlier].mean()) for earlier in range(task + 1)]
+    counts = [(int(hits[tasks == earlier].sum()), int((tasks == earlier).sum())) for earlier in range(task + 1)]
+    return [100 * right / count if count else math.nan for right, count in counts]
 
 
 def forgetting(rows: Sequence[Sequence[float]]) -> float:

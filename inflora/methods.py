@@ -15,8 +15,8 @@ class Method:
 
     designed: lora_A is designed from the inputs and fixed, on a branch a task; otherwise it is trained with lora_B, on
     one branch for all tasks. dual: DualGPM instead of GPM. two_rates: SGD with a rate of its own for the classifier.
-    aligned: classifier alignment after each task. fresh_norm: no pre-trained final norm on CIFAR-100. joint: all
-    classes in one task.
+    free_start: SGD's first task has no weight decay. aligned: classifier alignment after each task. fresh_norm: no
+    pre-trained final norm on CIFAR-100. joint: all classes in one task.
     """
 
     label: str
@@ -24,6 +24,7 @@ class Method:
     designed: bool = True
     dual: bool = False
     two_rates: bool = False
+    free_start: bool = False
     aligned: bool = False
     fresh_norm: bool = False
     joint: bool = False
@@ -31,7 +32,7 @@ class Method:
 
 METHODS = {
     "InfLoRA": Method("InfLoRA", dual=True),
-    "InfLoRAb5": Method("InfLoRA-b5", layers=B5_LAYERS),
+    "InfLoRAb5": Method("InfLoRA-b5", layers=B5_LAYERS, free_start=True),  # an omission in methods/inflorab5.py
     "InfLoRA_CA": Method("InfLoRA+CA", aligned=True),
     "InfLoRA_CA1": Method("InfLoRA+CA1", aligned=True, two_rates=True, fresh_norm=True),
     "InfLoRA_domain": Method("InfLoRA", two_rates=True),
@@ -55,6 +56,8 @@ def training_options(config: dict, task: int) -> TrainingOptions:
     first = {"epochs": "init_epoch", "lrate": "init_lr", "weight_decay": "init_weight_decay"}
     value = {key: config.get(other, config[key]) if task == 0 else config[key] for key, other in first.items()}
     epochs = value["epochs"]
+    if method.free_start and config["optim"] == "sgd" and task == 0:
+        value["weight_decay"] = 0.0
     if method.two_rates:  # these read lrate and weight_decay only
         value = {**config, "epochs": epochs}
         milestones = config.get("milestones", MILESTONES.get(dataset, OTHER_MILESTONES))

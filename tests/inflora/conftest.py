@@ -19,13 +19,13 @@ CUT = {
     "batch_size": 64,
     "total_sessions": 2,
 }
-HALVES = {"cifar100": (50, 50), "ImageNet_R": (100, 100), "domainnet": (173, 172)}
+HALVES = {"cifar100": (50, 50), "ImageNet_R": (100, 100)}
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("inflora")
-    write(root, ["CIFAR100", "ImageNetR", "DomainNet"])
+    write(root, ["CIFAR100", "ImageNetR"])
     return root
 
 
@@ -36,7 +36,7 @@ def configured(world, tmp_path):
     def command(name, **changes):
         content = json.loads((CONFIGS / f"{name}.json").read_text())
         first, rest = HALVES[content["dataset"]]
-        folder = {"cifar100": "", "ImageNet_R": "imagenet-r", "domainnet": "domainnet"}[content["dataset"]]
+        folder = {"cifar100": "", "ImageNet_R": "imagenet-r"}[content["dataset"]]
         content |= CUT | {"init_cls": first, "increment": rest, "data_path": str(world / folder)} | changes
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps(content))

@@ -34,7 +34,17 @@ def test_rounding_and_macro_mean():
     labels, scenario = torch.tensor([0, 0, 0, 1]), Scenario(range(2), 1, 1)
     exact, rounded = (task_metrics(logits, labels, scenario, 1, decimals) for decimals in (None, 2))
     assert exact["top1"] == 50
+    assert exact["top1_macro"] == pytest.approx((100 / 3 + 100) / 2) and rounded["top1_macro"] == (33.33 + 100) / 2
     assert exact["old"] == pytest.approx(100 / 3) and rounded["old"] == 33.33
+
+
+def test_macro_mean_is_over_tasks_not_over_groups_of_the_first_ones_size():
+    """Tasks of one and two classes, 100 and 50; and a first task of a single class, which is no group of its own."""
+    logits = torch.tensor([[9.0, 0, 1], [0, 3, 1], [0, 4, 1]])
+    metrics = task_metrics(logits, torch.tensor([0, 1, 2]), Scenario(range(3), 1, 2), 1, decimals=None)
+    assert metrics["top1_macro"] == 75
+    first = task_metrics(logits[:1, :1], torch.tensor([0]), Scenario(range(3), 1, 2), 0, decimals=None)
+    assert first["top1_macro"] == 100
 
 
 def test_accuracy_by_task_and_forgetting():

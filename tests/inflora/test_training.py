@@ -1,4 +1,4 @@
-"""The loop of a task where the fixtures are silent: what moves, weight decay, which epochs are read."""
+"""The loop of a task where the fixtures are silent: what moves, weight decay, a state taken up."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.func import functional_call
 
 from inflora.gpm import Memory
-from inflora.training import design_branch, remember_task, train_task
+from inflora.training import design_branch, train_task
 from tests.inflora.learners import golden_options, learner, task_batches
 
 
@@ -156,30 +156,6 @@ def _copy(item):
     if isinstance(item, dict):
         return {key: _copy(value) for key, value in item.items()}
     return [_copy(value) for value in item] if isinstance(item, list) else item
-
-
-class Asked:
-    """Batches that note which steps they were asked for."""
-
-    def __init__(self, batches):
-        self.batches, self.steps = batches, []
-
-    def __len__(self):
-        return len(self.batches)
-
-    def __getitem__(self, step):
-        self.steps.append(step)
-        return self.batches[step]
-
-
-def test_every_pass_has_epochs_of_its_own():
-    """One epoch for the design, the training's, one for the memory: no batch is read twice, none left out."""
-    golden, dtype, network = learner("inflora_main")
-    batches = Asked(task_batches(golden, 0, dtype))
-    design_branch(network, 0, None, batches)
-    train_task(network, 0, 0, 0, batches, options(), "stage", plain_steps)
-    remember_task(network, None, batches, 3, 0.95, dual=True)
-    assert batches.steps == list(range(4 * len(batches)))
 
 
 def test_plain_lora_trains_the_reduction_too():
