@@ -135,3 +135,10 @@ def test_fresh_norm_of_ca1():
     norm = fresh_norm(6)
     assert norm.eps == 1e-5 and not norm.weight.requires_grad
     assert torch.equal(norm.weight, torch.ones(6)) and torch.equal(norm.bias, torch.zeros(6))
+
+
+def test_an_alignment_that_diverges_ends_the_run():
+    samples = torch.ones(3, 256, 4)
+    samples[1, 5] = torch.inf
+    with pytest.raises(UserError, match=r"classifier alignment: the loss is not finite at step 2 \(loss\)"):
+        align([torch.nn.Linear(4, 3)], [(samples, torch.arange(3 * 256).roll(256))] * 2, logit_norm=False)

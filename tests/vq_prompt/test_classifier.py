@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal
 
+from common.errors import UserError
 from tests.golden_files import Golden
 from vq_prompt.classifier import (
     ClassStatistics, RetrainingOptions, class_statistics, draw, nearest_mean, retrain, task_statistics,
@@ -131,3 +132,10 @@ def test_nearest_mean():
     with torch.no_grad():
         found = classifier(features)[:, :6].argmax(dim=1)
     assert torch.equal(found, torch.cdist(features, statistics.means).argmin(dim=1))
+
+
+def test_a_re_training_that_diverges_ends_the_run():
+    samples, labels = torch.ones(4, 8, 5), torch.arange(4)
+    samples[2] = torch.inf
+    with pytest.raises(UserError, match="re-training of the classifier: the loss is not finite at step 2"):
+        retrain(torch.nn.Linear(5, 4), [(samples, torch.arange(32))], labels, 4, 4, RetrainingOptions(1, 0.1, 0.0))
