@@ -1,0 +1,337 @@
+"""A whole sequence of MoE-Adapters on MTIL, from its command line, against the same run in plain steps.
+
+Three tasks: DDAS's autoencoders (one of a reference set, one a task), adapters task after task, all checkpoints on all
+test sets. Recorded from the run are its batches, its random draws and its initial weights; the rest is computed here,
+in float64. What the batches hold is checked against the images on the disk.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from common import clip
+from moe_adapters.main import main
+from tests.moe_adapters.mtil_world import (
+    PARTS, Route, TestSet, cells, ddas, errors_of, evaluated, places_of, prompts, reconstruction, records, test_sets,
+)  # fmt: skip
+from tests.moe_adapters.pictures import normalise, save_clip, write
+from tests.moe_adapters.plain import ORIGINAL_CLIP, MoE, Stage, cosine, dropout_watched, expert, stages
+from tests.whole_run import float64, watched
+
+TASKS = ["OxfordPet", "EuroSAT", "MNIST"]
+DOMAINS = ["TinyImagenet", *TASKS]  # autoencoder 0 learns the reference set, j + 1 task j
+BATCH, TEST_BATCH = 14, 9
+EXPERTS, TOPK, ROUTERS = 5, 3, 5
+THRESHOLD = 0.0205
+RATES, ITERATIONS = [0.08, 0.12, 0.05], [7, 5, 6]
+METHOD = f"""
+    --no-verify --device cpu --workers 0 --seed 5 --batch-size-eval {TEST_BATCH}
+    --ffn_adapt --apply_moe --experts_num {EXPERTS} --topk {TOPK} --ffn_num 16 --task_num {ROUTERS}
+""".split()
+SEQUENCE = f"""
+    --train-dataset {",".join(TASKS)} --batch-size {BATCH} --train_chooser --chooser-iterations 6,32
+    --lr 0.08,0.12,0.05 --iterations 7,5,6 --warmup_length 3 --ls 0.15 --wd 0.05 --beta2 0.95
+    --is_train --frozen --frozen-path picked
+    --eval-datasets {",".join(TASKS)} --autorouter --threshold {THRESHOLD}
+""".split()
+SIZES = {"TinyImagenet": 400, "OxfordPet": 37, "EuroSAT": 104, "MNIST": 30}  # training images
+TRAINING_PROMPTS = {
+    "OxfordPet": "a photo of a {}, a type of pet.",
+    "EuroSAT": "a centered satellite photo of {}.",
+    "MNIST": 'a photo of the number: "{}".',
+}
+EXACT = {"rtol": 1e-8, "atol": 1e-10}
+
+
+def save_alexnet(path: Path) -> None:
+    """torchvision's AlexNet in float64, random weights that keep the size of what passes at 32 pixels; no classifier."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        shapes = {key: value.shape for key, value in torchvision.models.alexnet().state_dict().items()}
+    weights = {key: torch.zeros((), dtype=torch.double).expand(shape) for key, shape in shapes.items()}
+    acting = {"features.0": 100, "features.3": 5}  # weights a channel; a map of one pixel meets one of nine
+    for key, shape in shapes.items():
+        if key.startswith("features") and key.endswith("weight"):
+            std = (2 / shape[1] / acting.get(key.removesuffix(".weight"), 1)) ** 0.5
+            weights[key] = std * torch.randn(shape, dtype=torch.double)
+    torch.save(weights, path)
+
+
+# The run
+
+
+@dataclass(eq=False)
+class Whole:
+    """The run as it was seen, and what it left."""
+
+    root: Path
+    places: list[str]
+    autoencoders: list[Stage]
+    tasks: list[Stage]
+    tests: list[Stage]
+
+    @cache
+    def left(self, name: str) -> dict[str, Tensor]:
+        return torch.load(self.root / "run" / f"{name}.pth", weights_only=True)["state_dict"]
+
+    @cached_property
+    def extractor(self) -> nn.Module:
+        """AlexNet up to its fifth convolution, before the ReLU."""
+        with torch.device("meta"):
+            alexnet = torchvision.models.alexnet()
+        alexnet.load_state_dict(torch.load(self.root / "alexnet.pth"), assign=True)
+        return alexnet.features[:11].requires_grad_(False)
+
+    def network(self, theta: dict[str, Tensor]) -> MoE:
+        """To be called, and used, in `float64`."""
+        model = clip.load(str(self.root / "clip.pt"))[0].requires_grad_(False)
+        return MoE(model, theta, EXPERTS, TOPK)
+
+    @cached_property
+    def test(self) -> dict[str, TestSet]:
+        return test_sets(self.root, TASKS)
+
+    @cached_property
+    def features(self) -> dict[str, Tensor]:
+        return {name: self.extractor(normalise(test.pixels)).flatten(1).sigmoid() for name, test in self.test.items()}
+
+    def errors(self, after: int, name: str) -> Tensor:
+        return errors_of(self.left(f"{TASKS[after - 1]}_autochooser"), self.features[name])
+
+    def evaluated(self, route: Route, clip_prompts: bool = False) -> dict[tuple[int, str, str], float]:
+        with float64():
+            files = {name: self.left(name) for name in TASKS}
+            return evaluated(self.network({}), files, self.test, route, clip_prompts)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    root = tmp_path_factory.mktemp("mtil")
+    write(root, DOMAINS)
+    save_clip(root / "clip.pt")
+    save_alexnet(root / "alexnet.pth")
+    places = ["--model", root / "clip.pt", "--data-location", root, "--chooser-features", root / "alexnet.pth"]
+    places = [str(place) for place in places]
+    with float64(), watched("randn_like") as seen, dropout_watched(seen):
+        main([*METHOD, *SEQUENCE, *places, "--save", str(root / "run")])
+    found = stages(seen)
+    return Whole(root, places, found[:4], found[4:7], found[7:])
+
+
+def test_training_batches(whole: Whole) -> None:
+    """Step n takes batch n mod the batches an epoch; every epoch is shuffled anew, every use of an image cut anew."""
+    for name, stage in zip(DOMAINS + TASKS, whole.autoencoders + whole.tasks, strict=True):
+        places, count = places_of(stage, whole.root, name), SIZES[name]
+        full, rest = divmod(count, BATCH)
+        epoch = full + 1
+        assert [len(batch) for batch in places] == (([BATCH] * full + [rest]) * len(places))[: len(places)]
+        orders = [sum(places[first : first + epoch], []) for first in range(0, len(places), epoch)]
+        assert all(len(set(order)) == len(order) and order != sorted(order) for order in orders)
+        assert all(set(order) == set(range(count)) for order in orders[: len(places) // epoch])
+        if len(orders) > 1:
+            assert orders[0][: len(orders[1])] != orders[1][: len(orders[0])]
+            first, again = (torch.cat([batch[0] for batch in stage.batches[start:][:epoch]]) for start in (0, epoch))
+            same = [torch.equal(first[orders[0].index(place)], again[at]) for at, place in enumerate(orders[1])]
+            assert sum(same) < len(same) / 2  # where no crop fits in ten tries, it is the whole image
+
+
+def test_the_autoencoders(whole: Whole) -> None:
+    """One domain after the other: Adam on the mean squared error, the rate a tenth after every ten epochs."""
+    extractor, left = whole.extractor, whole.left("TinyImagenet_autochooser")
+    for index, (name, stage) in enumerate(zip(DOMAINS, whole.autoencoders, strict=True)):
+        epoch, total = -(-SIZES[name] // BATCH), 6 if index == 0 else 32
+        weights = [tensor.clone().requires_grad_() for tensor in stage.steps[0].start[0]]
+        assert weights[0].shape == (100, 256)
+        before, left = left, whole.left(f"{name}_autochooser")
+        if index > 0:  # it starts from the file before it, which holds it as it was drawn at first
+            assert all(torch.equal(before[f"{index}.{part}"], weight) for part, weight in zip(PARTS, weights))
+        optimizer = torch.optim.Adam(weights, lr=1.0, weight_decay=1e-4)
+        losses, rates = [], []
+        for n, (images, _) in enumerate(stage.batches):
+            f = torch.sigmoid(extractor(images).flatten(1))
+            loss = (reconstruction(weights, f) - f).square().mean()
+            rates.append(0.01 * 0.1 ** ((n // epoch) // 10))
+            optimizer.param_groups[0]["lr"] = rates[-1]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert len(losses) == total + 1
+        assert stage.losses == pytest.approx(losses, rel=1e-9)
+        assert [step.groups[0]["lr"] for step in stage.steps] == pytest.approx(rates, rel=1e-12)
+        for key, value in left.items():
+            number, part = key.split(".", 1)
+            plain = weights[PARTS.index(part)] if int(number) == index else before[key]
+            torch.testing.assert_close(value, plain.detach(), **EXACT)
+        assert {int(key.split(".")[0]) for key in left} == set(range(ROUTERS + 1))
+
+
+def learns(key: str, task: int, frozen: set[str]) -> bool:
+    """All experts but the frozen ones, and the task's own router and noise."""
+    if ".router_list." in key or ".w_noise_list." in key:
+        return key.endswith(f"_list.{task}")
+    return ".adaptmlp_list." in key and key not in frozen
+
+
+def check_initial(theta: dict[str, Tensor]) -> None:
+    """Experts add nothing at first: all is zero but the down projections, which are Kaiming-uniform with a = sqrt(5)."""
+    for key, value in theta.items():
+        bound = value.shape[-1] ** -0.5 if key.endswith("down_proj.weight") else 0
+        assert 0.99 * bound <= value.abs().max() <= bound
+
+
+BLOCKS = [f"visual.transformer.resblocks.{i}" for i in range(3)] + [f"transformer.resblocks.{i}" for i in range(2)]
+
+
+def picks(counts: dict[str, int]) -> list[str]:
+    """Two experts a block, those with the most samples, ties to the lower number; layer by layer, the image's first."""
+    names = []
+    for block in sorted(BLOCKS, key=lambda block: block.rsplit(".", 1)[1]):
+        ranked = sorted(range(EXPERTS), key=lambda e: -counts[f"{block} {e}"])
+        names += [name for e in ranked[:2] for name in expert(block, e)]
+    return names
+
+
+def train(network: MoE, stage: Stage, task: int, names: list[str], tokens: Tensor) -> None:
+    """One task: AdamW on smoothed cross-entropy over all its classes, N + 1 steps, the last with rate 0."""
+    theta = network.theta
+    theta |= {name: theta[name].clone().requires_grad_() for name in names}
+    optimizer = torch.optim.AdamW([theta[name] for name in names], lr=1.0, betas=(0.9, 0.95), weight_decay=0.05)
+    network.router = task
+    assert len(stage.batches) == ITERATIONS[task] + 1
+    for n, (images, labels) in enumerate(stage.batches):
+        rate = optimizer.param_groups[0]["lr"] = cosine(n, RATES[task], 3, ITERATIONS[task])
+        network.noise, network.kept = stage.drawn(n, "randn_like"), stage.drawn(n, "dropout 0.1")
+        text = F.normalize(network.clip.encode_text(tokens), dim=-1)  # draws before the images do
+        image = F.normalize(network.clip.encode_image(images), dim=-1)
+        logits = network.clip.logit_scale.exp() * image @ text.t()
+        loss = F.cross_entropy(logits, labels, label_smoothing=0.15)
+        optimizer.zero_grad()
+        loss.backward()
+        squares = sum(float(theta[name].grad.square().sum()) for name in names if theta[name].grad is not None)
+        optimizer.step()
+        assert not list(network.noise) and not list(network.kept)
+        assert stage.losses[n] == pytest.approx(loss.item(), rel=1e-9)
+        assert stage.steps[n].gradient_norm == pytest.approx(squares**0.5, rel=1e-8)
+        (group,) = stage.steps[n].groups
+        assert group["lr"] == pytest.approx(rate, rel=1e-12, abs=1e-18)
+        assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.9, 0.95), 0.05, 1e-8)
+    theta |= {name: theta[name].detach() for name in names}
+
+
+def test_the_adapters(whole: Whole) -> None:
+    """Task after task from the weights before it, without the experts that earlier tasks froze."""
+    frozen: list[str] = []
+    with float64():
+        original = clip.load(str(whole.root / "clip.pt"))[0].state_dict()
+        network = whole.network({})
+        theta = network.theta
+        for task, (name, stage) in enumerate(zip(TASKS, whole.tasks, strict=True)):
+            left = whole.left(name)
+            names = [key for key in left if learns(key, task, set(frozen))]
+            start = dict(zip(names, stage.steps[0].start[0], strict=True))
+            if task == 0:
+                theta |= {key: torch.zeros_like(left[key]) for key in left if "router_list" in key or "noise_list" in key}
+                theta |= start
+                check_initial(theta)
+            for key in names:
+                torch.testing.assert_close(start[key], theta[key], **EXACT)
+            network.counts.clear()
+            train(network, stage, task, names, prompts(name, [TRAINING_PROMPTS[name]]))
+            note = json.loads((whole.root / "run" / f"{name}.json").read_text())
+            counts = [[network.counts[f"{block} {e}"] for e in range(EXPERTS)] for block in BLOCKS]
+            assert list(note["choose_map"].values()) == counts
+            assert note["frozen_before"] == frozen and note["frozen"] == picks(network.counts)
+            frozen += note["frozen"]
+            check_checkpoint(left, theta, original)
+    assert (whole.root / "run" / "picked").read_text().split() == frozen
+    assert len(set(frozen)) < len(frozen)  # some were picked again
+
+
+def check_checkpoint(left: dict[str, Tensor], theta: dict[str, Tensor], original: dict[str, Tensor]) -> None:
+    """All of CLIP as it was, experts and routers as trained, the last expert once more under its alias."""
+    assert {*theta, *original} <= {*left}
+    for key, value in left.items():
+        trained = theta.get(key.replace(".adaptmlp.", f".adaptmlp_list.{EXPERTS - 1}."))
+        if trained is not None:
+            torch.testing.assert_close(value, trained, **EXACT)
+        elif key in original:
+            assert torch.equal(value, original[key])
+        else:
+            assert key.endswith((".mean", ".std", ".ln_3.weight", ".ln_3.bias"))
+
+
+# Evaluation
+
+
+def test_images_under_test(whole: Whole) -> None:
+    """Every test set once, in its order, shorter side to 32 pixels and centre crop; no gate noise, no dropout."""
+    for test, stage in zip(whole.test.values(), whole.tests, strict=True):
+        assert torch.equal(torch.cat([pixels for pixels, _ in stage.batches]), test.pixels)
+        assert torch.equal(torch.cat([labels for _, labels in stage.batches]), test.labels)
+        assert not any(stage.draws)
+
+
+def test_ddas_sends_each_batch_to_its_router(whole: Whole) -> None:
+    expected = whole.evaluated(lambda after, name: ddas(whole.errors(after, name), TEST_BATCH, THRESHOLD))
+    assert cells(whole.root / "run") == pytest.approx(expected, rel=1e-12)
+    # among them: a batch that an autoencoder never trained wins, batches whose least error is too large
+    means = [errors.mean(dim=0) for errors in whole.errors(1, "OxfordPet").split(TEST_BATCH)]
+    assert means[0].argmin() > 1
+    assert any(errors.argmin() == 1 and errors.min() > THRESHOLD for errors in means)
+
+
+def test_transfer_avg_last(whole: Whole) -> None:
+    found = records(whole.root / "run")
+    a = [[found[after, name, "accuracy"] for name in TASKS] for after in (1, 2, 3)]
+    assert found[3, "mean", "transfer"] == pytest.approx((a[0][1] + (a[0][2] + a[1][2]) / 2) / 2, rel=1e-12)
+    assert found[3, "mean", "avg"] == pytest.approx(sum(map(sum, a)) / 9, rel=1e-12)
+    assert found[3, "mean", "last"] == pytest.approx(sum(a[2]) / 3, rel=1e-12)
+
+
+def test_trainable_parameters(whole: Whole) -> None:
+    """All experts, all routers with their noise, and one autoencoder."""
+    widths = [48] * 3 + [32] * 2  # of the blocks
+    experts = sum(EXPERTS * (2 * width * 16 + 16 + width) for width in widths)
+    routers = sum(2 * ROUTERS * width * EXPERTS for width in widths)
+    autoencoder = 2 * 256 * 100 + 100 + 256
+    assert records(whole.root / "run")[3, "all", "trainable_parameters"] == experts + routers + autoencoder
+
+
+OTHER_WAYS: dict[str, tuple[str, Callable[[Whole, int, str], list[int]], bool]] = {
+    "DDAS for each image by itself": (
+        f"--autorouter --threshold {THRESHOLD} --ddas-per-image",
+        lambda whole, after, name: ddas(whole.errors(after, name), 1, THRESHOLD),
+        False,
+    ),
+    "a data set's own router once it is learnt": (
+        "--oracle-task-id",
+        lambda whole, after, name: [TASKS.index(name) if TASKS.index(name) < after else ORIGINAL_CLIP],
+        False,
+    ),
+    "one router": ("--no-ddas --task_id 1", lambda whole, after, name: [1], False),
+    "prompts of the original CLIP": ("--no-ddas --task_id 0 --non_text", lambda whole, after, name: [0], True),
+}
+
+
+@pytest.mark.parametrize("way", OTHER_WAYS)
+def test_other_ways_to_a_router(whole: Whole, way: str, tmp_path: Path) -> None:
+    flags, route, clip_prompts = OTHER_WAYS[way]
+    tested = ["--eval-only", "--load", str(whole.root / "run"), "--save", str(tmp_path)]
+    tested += ["--train-dataset", ",".join(TASKS), "--eval-datasets", ",".join(reversed(TASKS))]
+    with float64():
+        main([*METHOD, *whole.places, *tested, *flags.split()])
+
+    def routers(after: int, name: str) -> list[int]:
+        found = route(whole, after, name)
+        return found if len(found) > 1 else found * len(whole.test[name].labels)
+
+    assert cells(tmp_path) == pytest.approx(whole.evaluated(routers, clip_prompts), rel=1e-12)
