@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
 from open_clip.tokenizer import SimpleTokenizer
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.datasets.names import read_names, read_templates
 from tests.moe_adapters.pictures import centre_crop, found_in, normalise, whole_view
-from tests.moe_adapters.plain import ORIGINAL_CLIP, MoE, Stage
+from tests.moe_adapters.plain import EXACT, ORIGINAL_CLIP, MoE, Stage
 
 FILES = {"OxfordPet": "oxford_pet", "EuroSAT": "eurosat", "MNIST": "mnist", "DTD": "dtd"}
 PARTS = ("encoder.0.weight", "encoder.0.bias", "decoder.0.weight", "decoder.0.bias")
@@ -70,12 +71,17 @@ class TestSet:
     tokens: Tensor  # (C T, 77): a class's templates one after the other
 
 
+def decoded(root: Path, name: str, part: int) -> tuple[Tensor, list[int]]:
+    """Shorter side to 32 pixels, centre crop; part 0: training images, 1: test images."""
+    images, labels = READERS[name](root, part)
+    return torch.stack([centre_crop(image, 32) for image in images]), labels
+
+
 def test_sets(root: Path, names: list[str], template: str | None = None) -> dict[str, TestSet]:
-    """Shorter side to 32 pixels, centre crop; prompts under all templates of a set, or under one for all sets."""
+    """Prompts under all templates of a set, or under one for all sets."""
     found = {}
     for name in names:
-        images, labels = READERS[name](root, 1)
-        pixels = torch.stack([centre_crop(image, 32) for image in images])
+        pixels, labels = decoded(root, name, 1)
         templates = [template] if template else read_templates(FILES[name])
         found[name] = TestSet(pixels, torch.tensor(labels), prompts(name, templates))
     return found
@@ -109,6 +115,42 @@ def reconstruction(weights: list[Tensor], f: Tensor) -> Tensor:
     """Linear - ReLU - Linear - Sigmoid."""
     encoder, encoder_bias, decoder, decoder_bias = weights
     return torch.sigmoid(F.linear(F.relu(F.linear(f, encoder, encoder_bias)), decoder, decoder_bias))
+
+
+def check_autoencoder(
+    stage: Stage,
+    extractor: nn.Module,
+    index: int,
+    before: dict[str, Tensor] | None,
+    left: dict[str, Tensor],
+    rates: list[float],
+) -> None:
+    """Train autoencoder `index` of the file `before` on a stage's batches: Adam, the mean squared error, these rates.
+
+    The stage, and the file it left, are held against it. The first stage (before None) draws all autoencoders.
+    """
+    weights = [tensor.clone().requires_grad_() for tensor in stage.steps[0].start[0]]
+    if before is None:
+        assert all(0.9 < value.abs().max() * left[f"{key[:9]}.0.weight"].shape[1] ** 0.5 <= 1 for key, value in left.items()
+                   if not key.startswith(f"{index}."))  # fmt: skip
+    else:
+        assert all(torch.equal(before[f"{index}.{part}"], weight) for part, weight in zip(PARTS, weights))
+    optimizer = torch.optim.Adam(weights, lr=1.0, weight_decay=1e-4)
+    losses = []
+    for rate, (images, _) in zip(rates, stage.batches, strict=True):
+        f = torch.sigmoid(extractor(images).flatten(1))
+        loss = (reconstruction(weights, f) - f).square().mean()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert stage.losses == pytest.approx(losses, rel=1e-9)
+    assert [step.groups[0]["lr"] for step in stage.steps] == pytest.approx(rates, rel=1e-12)
+    for key, value in left.items():
+        number, part = key.split(".", 1)
+        plain = weights[PARTS.index(part)] if int(number) == index else (before or left)[key]
+        torch.testing.assert_close(value, plain.detach(), **EXACT)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,7 @@ from common.clip.model import CLIP
 from tests.whole_run import Batch, Draw, Seen, Step
 
 ORIGINAL_CLIP = -1
+EXACT = {"rtol": 1e-8, "atol": 1e-10}
 
 
 class MoE:
@@ -38,6 +39,64 @@ class MoE:
         for tower, name in ((clip.visual.transformer, "visual.transformer"), (clip.transformer, "transformer")):
             for i, block in enumerate(tower.resblocks):
                 tower.resblocks[i] = Block(self, f"{name}.resblocks.{i}", block)
+        self.blocks = [block.name for block in (*clip.visual.transformer.resblocks, *clip.transformer.resblocks)]
+
+    def learn(
+        self,
+        stage: "Stage",
+        names: list[str],
+        prompts: Tensor,
+        rate: Callable[[int], float],
+        smoothing: float,
+        beta2: float = 0.999,
+        decay: float = 0.0,
+        balance: float = 0.0,
+        image_first: bool = False,
+    ) -> None:
+        """Train the tensors of these names on a stage's batches, and hold the stage's steps against it.
+
+        AdamW on the cross-entropy of exp(logit_scale) x cosine; prompts are encoded at every step. `image_first`: which
+        encoder draws its noise first.
+        """
+        theta, clip = self.theta, self.clip
+        theta |= {name: theta[name].clone().requires_grad_() for name in names}
+        optimizer = torch.optim.AdamW([theta[name] for name in names], lr=1.0, betas=(0.9, beta2), weight_decay=decay)
+        self.counts.clear()
+        for n, (images, labels) in enumerate(stage.batches):
+            self.noise, self.kept, self.imbalances = stage.drawn(n, "randn_like"), stage.drawn(n, "dropout 0.1"), []
+            image = F.normalize(clip.encode_image(images), dim=-1) if image_first else None
+            text = F.normalize(clip.encode_text(prompts), dim=-1)
+            image = F.normalize(clip.encode_image(images), dim=-1) if image is None else image
+            logits = clip.logit_scale.exp() * image @ text.t()
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing) + balance * sum(self.imbalances)
+            optimizer.zero_grad()
+            loss.backward()
+            squares = sum(float(theta[name].grad.square().sum()) for name in names if theta[name].grad is not None)
+            optimizer.param_groups[0]["lr"] = rate(n)
+            optimizer.step()
+            assert not list(self.noise) and not list(self.kept)
+            assert stage.losses[n] == pytest.approx(loss.item(), rel=1e-9)
+            assert stage.steps[n].gradient_norm == pytest.approx(squares**0.5, rel=1e-8)
+            (group,) = stage.steps[n].groups
+            assert group["lr"] == pytest.approx(rate(n), rel=1e-12, abs=1e-18)
+            assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.9, beta2), decay, 1e-8)
+        theta |= {name: theta[name].detach() for name in names}
+
+    def choose_map(self) -> list[list[int]]:
+        """How many samples went through each expert of each block, image blocks first, since `learn` began."""
+        return [[self.counts[f"{block} {e}"] for e in range(self.experts)] for block in self.blocks]
+
+    def picks(self, text_index_bug: bool = False) -> list[str]:
+        """The two most used experts of each block, ties to the lower number; layer by layer, the image's first."""
+        counts = dict(zip(self.blocks, self.choose_map()))
+        names = []
+        for block in sorted(self.blocks, key=lambda block: block.rsplit(".", 1)[1]):
+            used = counts[block]
+            if text_index_bug:  # visual experts by the counts of the text block of their layer, where there is one
+                used = counts.get(block.removeprefix("visual."), used)
+            ranked = sorted(range(self.experts), key=lambda e: -used[e])
+            names += [name for e in ranked[:2] for name in expert(block, e)]
+        return names
 
 
 class Block(nn.Module):
@@ -81,6 +140,35 @@ def expert(block: str, e: int) -> list[str]:
     return [f"{block}.adaptmlp_list.{e}.{part}" for part in parts]
 
 
+def learns(key: str, task: int, frozen: set[str]) -> bool:
+    """All experts but the frozen ones, and the task's own router and noise."""
+    if ".router_list." in key or ".w_noise_list." in key:
+        return key.endswith(f"_list.{task}")
+    return ".adaptmlp_list." in key and key not in frozen
+
+
+def check_initial(theta: dict[str, Tensor]) -> None:
+    """Experts add nothing at first: all is zero but the down projections, which are Kaiming-uniform with a = sqrt(5)."""
+    for key, value in theta.items():
+        bound = value.shape[-1] ** -0.5 if key.endswith("down_proj.weight") else 0
+        assert 0.98 * bound <= value.abs().max() <= bound
+
+
+def check_checkpoint(
+    left: dict[str, Tensor], theta: dict[str, Tensor], original: dict[str, Tensor], experts: int
+) -> None:
+    """All of CLIP as it was, experts and routers as trained, the last expert once more under its alias."""
+    assert {*theta, *original} <= {*left}
+    for key, value in left.items():
+        trained = theta.get(key.replace(".adaptmlp.", f".adaptmlp_list.{experts - 1}."))
+        if trained is not None:
+            torch.testing.assert_close(value, trained, **EXACT)
+        elif key in original:
+            assert torch.equal(value, original[key])
+        else:
+            assert key.endswith((".mean", ".std", ".ln_3.weight", ".ln_3.bias"))
+
+
 def imbalance(z: Tensor, clean: Tensor, sigma: Tensor, chosen: Tensor, gates: Tensor) -> Tensor:
     """CV^2(importance) + CV^2(load) with the smooth load of arXiv 1701.06538, which the originals never add."""
     k = chosen.shape[1]
@@ -98,7 +186,7 @@ def cosine(n: int, peak: float, warmup: int, total: int) -> float:
     return 0.5 * peak * (1 + math.cos(math.pi * (n - warmup) / (total - warmup)))
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Stage:
     """One training loop, or one pass over test images, as the process was seen to do it."""
 

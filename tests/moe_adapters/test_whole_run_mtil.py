@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
 from common import clip
 from moe_adapters.main import main
 from tests.moe_adapters.mtil_world import (
-    PARTS, Route, TestSet, cells, ddas, errors_of, evaluated, places_of, prompts, reconstruction, records, test_sets,
+    Route, TestSet, cells, check_autoencoder, ddas, errors_of, evaluated, places_of, prompts, records, test_sets,
 )  # fmt: skip
 from tests.moe_adapters.pictures import normalise, save_clip, write
-from tests.moe_adapters.plain import ORIGINAL_CLIP, MoE, Stage, cosine, dropout_watched, expert, stages
+from tests.moe_adapters.plain import (
+    EXACT, ORIGINAL_CLIP, MoE, Stage, check_checkpoint, check_initial, cosine, dropout_watched, learns, stages,
+)  # fmt: skip
 from tests.whole_run import float64, watched
 
 TASKS = ["OxfordPet", "EuroSAT", "MNIST"]
@@ -48,7 +49,6 @@ TRAINING_PROMPTS = {
     "EuroSAT": "a centered satellite photo of {}.",
     "MNIST": 'a photo of the number: "{}".',
 }
-EXACT = {"rtol": 1e-8, "atol": 1e-10}
 
 
 def save_alexnet(path: Path) -> None:
@@ -68,7 +68,7 @@ def save_alexnet(path: Path) -> None:
 # The run
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Whole:
     """The run as it was seen, and what it left."""
 
@@ -144,87 +144,17 @@ def test_training_batches(whole: Whole) -> None:
 
 
 def test_the_autoencoders(whole: Whole) -> None:
-    """One domain after the other: Adam on the mean squared error, the rate a tenth after every ten epochs."""
-    extractor, left = whole.extractor, whole.left("TinyImagenet_autochooser")
+    """One domain after the other, each from the file of the one before; the rate falls to a tenth every ten epochs."""
+    before = None
     for index, (name, stage) in enumerate(zip(DOMAINS, whole.autoencoders, strict=True)):
-        epoch, total = -(-SIZES[name] // BATCH), 6 if index == 0 else 32
-        weights = [tensor.clone().requires_grad_() for tensor in stage.steps[0].start[0]]
-        assert weights[0].shape == (100, 256)
-        before, left = left, whole.left(f"{name}_autochooser")
-        if index > 0:  # it starts from the file before it, which holds it as it was drawn at first
-            assert all(torch.equal(before[f"{index}.{part}"], weight) for part, weight in zip(PARTS, weights))
-        optimizer = torch.optim.Adam(weights, lr=1.0, weight_decay=1e-4)
-        losses, rates = [], []
-        for n, (images, _) in enumerate(stage.batches):
-            f = torch.sigmoid(extractor(images).flatten(1))
-            loss = (reconstruction(weights, f) - f).square().mean()
-            rates.append(0.01 * 0.1 ** ((n // epoch) // 10))
-            optimizer.param_groups[0]["lr"] = rates[-1]
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        assert len(losses) == total + 1
-        assert stage.losses == pytest.approx(losses, rel=1e-9)
-        assert [step.groups[0]["lr"] for step in stage.steps] == pytest.approx(rates, rel=1e-12)
-        for key, value in left.items():
-            number, part = key.split(".", 1)
-            plain = weights[PARTS.index(part)] if int(number) == index else before[key]
-            torch.testing.assert_close(value, plain.detach(), **EXACT)
-        assert {int(key.split(".")[0]) for key in left} == set(range(ROUTERS + 1))
-
-
-def learns(key: str, task: int, frozen: set[str]) -> bool:
-    """All experts but the frozen ones, and the task's own router and noise."""
-    if ".router_list." in key or ".w_noise_list." in key:
-        return key.endswith(f"_list.{task}")
-    return ".adaptmlp_list." in key and key not in frozen
-
-
-def check_initial(theta: dict[str, Tensor]) -> None:
-    """Experts add nothing at first: all is zero but the down projections, which are Kaiming-uniform with a = sqrt(5)."""
-    for key, value in theta.items():
-        bound = value.shape[-1] ** -0.5 if key.endswith("down_proj.weight") else 0
-        assert 0.99 * bound <= value.abs().max() <= bound
-
-
-BLOCKS = [f"visual.transformer.resblocks.{i}" for i in range(3)] + [f"transformer.resblocks.{i}" for i in range(2)]
-
-
-def picks(counts: dict[str, int]) -> list[str]:
-    """Two experts a block, those with the most samples, ties to the lower number; layer by layer, the image's first."""
-    names = []
-    for block in sorted(BLOCKS, key=lambda block: block.rsplit(".", 1)[1]):
-        ranked = sorted(range(EXPERTS), key=lambda e: -counts[f"{block} {e}"])
-        names += [name for e in ranked[:2] for name in expert(block, e)]
-    return names
-
-
-def train(network: MoE, stage: Stage, task: int, names: list[str], tokens: Tensor) -> None:
-    """One task: AdamW on smoothed cross-entropy over all its classes, N + 1 steps, the last with rate 0."""
-    theta = network.theta
-    theta |= {name: theta[name].clone().requires_grad_() for name in names}
-    optimizer = torch.optim.AdamW([theta[name] for name in names], lr=1.0, betas=(0.9, 0.95), weight_decay=0.05)
-    network.router = task
-    assert len(stage.batches) == ITERATIONS[task] + 1
-    for n, (images, labels) in enumerate(stage.batches):
-        rate = optimizer.param_groups[0]["lr"] = cosine(n, RATES[task], 3, ITERATIONS[task])
-        network.noise, network.kept = stage.drawn(n, "randn_like"), stage.drawn(n, "dropout 0.1")
-        text = F.normalize(network.clip.encode_text(tokens), dim=-1)  # draws before the images do
-        image = F.normalize(network.clip.encode_image(images), dim=-1)
-        logits = network.clip.logit_scale.exp() * image @ text.t()
-        loss = F.cross_entropy(logits, labels, label_smoothing=0.15)
-        optimizer.zero_grad()
-        loss.backward()
-        squares = sum(float(theta[name].grad.square().sum()) for name in names if theta[name].grad is not None)
-        optimizer.step()
-        assert not list(network.noise) and not list(network.kept)
-        assert stage.losses[n] == pytest.approx(loss.item(), rel=1e-9)
-        assert stage.steps[n].gradient_norm == pytest.approx(squares**0.5, rel=1e-8)
-        (group,) = stage.steps[n].groups
-        assert group["lr"] == pytest.approx(rate, rel=1e-12, abs=1e-18)
-        assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.9, 0.95), 0.05, 1e-8)
-    theta |= {name: theta[name].detach() for name in names}
+        epoch, steps = -(-SIZES[name] // BATCH), 7 if index == 0 else 33
+        left = whole.left(f"{name}_autochooser")
+        assert {key: value.shape for key, value in left.items() if "encoder.0.weight" in key} == {
+            f"{number}.encoder.0.weight": (100, 256) for number in range(ROUTERS + 1)
+        }
+        rates = [0.01 * 0.1 ** (n // epoch // 10) for n in range(steps)]
+        check_autoencoder(stage, whole.extractor, index, before, left, rates)
+        before = left
 
 
 def test_the_adapters(whole: Whole) -> None:
@@ -244,29 +174,17 @@ def test_the_adapters(whole: Whole) -> None:
                 check_initial(theta)
             for key in names:
                 torch.testing.assert_close(start[key], theta[key], **EXACT)
-            network.counts.clear()
-            train(network, stage, task, names, prompts(name, [TRAINING_PROMPTS[name]]))
+            total, rate = ITERATIONS[task], lambda n, task=task: cosine(n, RATES[task], 3, ITERATIONS[task])
+            assert len(stage.batches) == total + 1
+            network.router = task
+            network.learn(stage, names, prompts(name, [TRAINING_PROMPTS[name]]), rate, 0.15, beta2=0.95, decay=0.05)
             note = json.loads((whole.root / "run" / f"{name}.json").read_text())
-            counts = [[network.counts[f"{block} {e}"] for e in range(EXPERTS)] for block in BLOCKS]
-            assert list(note["choose_map"].values()) == counts
-            assert note["frozen_before"] == frozen and note["frozen"] == picks(network.counts)
+            assert list(note["choose_map"].values()) == network.choose_map()
+            assert note["frozen_before"] == frozen and note["frozen"] == network.picks()
             frozen += note["frozen"]
-            check_checkpoint(left, theta, original)
+            check_checkpoint(left, theta, original, EXPERTS)
     assert (whole.root / "run" / "picked").read_text().split() == frozen
     assert len(set(frozen)) < len(frozen)  # some were picked again
-
-
-def check_checkpoint(left: dict[str, Tensor], theta: dict[str, Tensor], original: dict[str, Tensor]) -> None:
-    """All of CLIP as it was, experts and routers as trained, the last expert once more under its alias."""
-    assert {*theta, *original} <= {*left}
-    for key, value in left.items():
-        trained = theta.get(key.replace(".adaptmlp.", f".adaptmlp_list.{EXPERTS - 1}."))
-        if trained is not None:
-            torch.testing.assert_close(value, trained, **EXACT)
-        elif key in original:
-            assert torch.equal(value, original[key])
-        else:
-            assert key.endswith((".mean", ".std", ".ln_3.weight", ".ln_3.bias"))
 
 
 # Evaluation
