@@ -141,7 +141,7 @@ def test_training(whole: Whole) -> None:
                 check_initial(theta)
             for key in names:
                 torch.testing.assert_close(start[key], theta[key], **EXACT)
-            rate = lambda n, total=total: cosine(n, 0.01, 4, total)  # noqa: E731
+            rate = lambda n, total=total: cosine(n, 0.01, 4, total)
             own = tokens[classes.start : classes.stop]
             network.learn(stage, names, own, rate, smoothing=0.1, decay=0.3, image_first=True)
             assert {key.replace(".adaptmlp.", ".adaptmlp_list.1.") for key in left} == set(theta)

@@ -187,6 +187,21 @@ def test_the_adapters(whole: Whole) -> None:
     assert len(set(frozen)) < len(frozen)  # some were picked again
 
 
+def test_another_seed_draws_otherwise(whole: Whole, tmp_path: Path) -> None:
+    """Batches, initial weights and gate noise, of the original's one-task calls."""
+    task = "--train-dataset OxfordPet --iterations 1 --is_train --seed 4".split()
+    task += ["--batch-size", str(BATCH), "--save", str(tmp_path), "--frozen-path", str(tmp_path / "picked")]
+    with float64(), watched("randn_like") as seen:
+        main([*METHOD, *whole.places, *task, "--task_id", "0"])
+        method = [flag for flag in METHOD if flag not in ("--ffn_adapt", "--apply_moe")]
+        main([*method, *whole.places, *task, "--task_id", "1", "--train_chooser"])
+    for one, other in zip(stages(seen), (whole.tasks[0], whole.autoencoders[1]), strict=True):
+        assert not torch.equal(one.batches[0][1], other.batches[0][1])
+        assert not torch.equal(one.steps[0].start[0][0], other.steps[0].start[0][0])
+        for first, second in zip(one.drawn(0, "randn_like"), other.drawn(0, "randn_like")):
+            assert not torch.equal(first, second)
+
+
 # Evaluation
 
 

@@ -138,7 +138,7 @@ def test_the_adapters(whole: Whole) -> None:
             total = 2 * shot_epoch(name)
             assert len(stage.batches) == total + 1
             network.router = task
-            rate = lambda n, total=total: cosine(n, 0.06, 4, total)  # noqa: E731
+            rate = lambda n, total=total: cosine(n, 0.06, 4, total)
             network.learn(stage, names, prompts(name, [TEMPLATE]), rate, smoothing=0.05, balance=0.3)
             note = json.loads((whole.root / "run" / f"{name}.json").read_text())
             assert list(note["choose_map"].values()) == network.choose_map()
@@ -146,6 +146,7 @@ def test_the_adapters(whole: Whole) -> None:
             picked += network.picks(text_index_bug=True)
             check_checkpoint(left, theta, original, EXPERTS)
     assert (whole.root / "run" / "frozen_list").read_text().split() == picked
+    assert '"protocol": "mtil-custom-2shot"' in (whole.root / "run" / "record.jsonl").read_text()
 
 
 def test_ddas_and_accuracies(whole: Whole) -> None:
