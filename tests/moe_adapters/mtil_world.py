@@ -50,8 +50,9 @@ def digits(root: Path, part: int) -> Images:
 def textures(root: Path, part: int) -> Images:
     folder = root / "dtd" / "dtd"
     files = (folder / "labels" / f"{('train', 'test')[part]}1.txt").read_text().split()
-    classes = sorted({file.split("/")[0] for file in files})
-    return [Image.open(folder / "images" / file) for file in files], [classes.index(file.split("/")[0]) for file in files]
+    names = [file.split("/")[0] for file in files]
+    classes = sorted(set(names))
+    return [Image.open(folder / "images" / file) for file in files], [classes.index(name) for name in names]
 
 
 def reference(root: Path, part: int) -> Images:
@@ -131,8 +132,9 @@ def check_autoencoder(
     """
     weights = [tensor.clone().requires_grad_() for tensor in stage.steps[0].start[0]]
     if before is None:
-        assert all(0.9 < value.abs().max() * left[f"{key[:9]}.0.weight"].shape[1] ** 0.5 <= 1 for key, value in left.items()
-                   if not key.startswith(f"{index}."))  # fmt: skip
+        for key in left.keys() - {f"{index}.{part}" for part in PARTS}:  # torch's own for linear layers
+            inputs = left[key.rsplit(".", 1)[0] + ".weight"].shape[1]
+            assert 0.9 < left[key].abs().max() * inputs**0.5 <= 1
     else:
         assert all(torch.equal(before[f"{index}.{part}"], weight) for part, weight in zip(PARTS, weights))
     optimizer = torch.optim.Adam(weights, lr=1.0, weight_decay=1e-4)
@@ -162,7 +164,7 @@ def errors_of(left: dict[str, Tensor], f: Tensor) -> Tensor:
 
 
 def ddas(errors: Tensor, size: int, threshold: float) -> list[int]:
-    """The router of each image, decided `size` images at a time: the least error of all autoencoders, trained or not."""
+    """The router of each image, decided `size` at a time: the least error of all autoencoders, trained or not."""
     chosen = []
     for batch in errors.split(size):
         means = batch.mean(dim=0)
@@ -179,9 +181,9 @@ Route = Callable[[int, str], list[int]]  # how many tasks are learnt, data set -
 
 @torch.no_grad()
 def evaluated(
-    network: MoE, files: dict[str, dict[str, Tensor]], tests: dict[str, TestSet], route: Route, clip_prompts: bool = False
+    network: MoE, files: dict[str, dict[str, Tensor]], tests: dict[str, TestSet], route: Route, clip_prompts: bool
 ) -> Table:
-    """Accuracies of the original CLIP, then of the checkpoint of every task on every test set, and where images went."""
+    """Accuracies of the original CLIP, then of each task's checkpoint, on every test set, and where the images went."""
     table: Table = {}
     tasks = list(files)
     for after in range(len(tasks) + 1):

@@ -1,4 +1,4 @@
-"""Made-up data sets whose images have structure: crops, flips, resizes and the order of a set can be told from pixels."""
+"""Made-up data sets whose images have structure, so that pixels tell crops, flips and the order of a set."""
 
 import pickle
 import zlib

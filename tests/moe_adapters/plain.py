@@ -148,7 +148,7 @@ def learns(key: str, task: int, frozen: set[str]) -> bool:
 
 
 def check_initial(theta: dict[str, Tensor]) -> None:
-    """Experts add nothing at first: all is zero but the down projections, which are Kaiming-uniform with a = sqrt(5)."""
+    """Experts add nothing at first: zero but for the down projections, Kaiming-uniform with a = sqrt(5)."""
     for key, value in theta.items():
         bound = value.shape[-1] ** -0.5 if key.endswith("down_proj.weight") else 0
         assert 0.98 * bound <= value.abs().max() <= bound

@@ -127,7 +127,7 @@ def test_training_batches(whole: Whole) -> None:
 
 
 def test_training(whole: Whole) -> None:
-    """Task after task from the weights before it: all experts and the one router, cross-entropy on the task's classes."""
+    """Task after task from the weights before it: all experts and the one router, among the task's own classes."""
     tokens = class_prompts()
     with float64():
         network = whole.network()
@@ -150,7 +150,7 @@ def test_training(whole: Whole) -> None:
 
 
 def test_images_under_test(whole: Whole) -> None:
-    """After each task all test images of the classes seen, in the data set's order, 64 at a time, cut anew at random."""
+    """After each task the test images of all classes seen, in the data set's order, 64 at a time, cut anew."""
     test, before = split(whole.root, "test"), None
     for classes, stage in zip(TASKS, whole.tests, strict=True):
         rows = test.rows(range(classes.stop))
@@ -246,7 +246,8 @@ def test_two_passes_that_never_leave_the_warm_up(tiny: Whole) -> None:
     wnids = (folder / "wnids.txt").read_text().split()
     for task, (stage, total) in enumerate(zip(tiny.trainings, (14, 6), strict=True)):
         assert len(stage.steps) == total + 1
-        assert [step.groups[0]["lr"] for step in stage.steps] == pytest.approx([0.02 * (n + 1) / 30 for n in range(total + 1)])
+        rates = [0.02 * (n + 1) / 30 for n in range(total + 1)]
+        assert [step.groups[0]["lr"] for step in stage.steps] == pytest.approx(rates, rel=1e-12)
         classes = TINY_TASKS[task]
         files = [sorted((folder / "train" / wnids[TINY_ORDER[c]] / "images").iterdir()) for c in classes]
         views = torch.stack([whole_view(Image.open(file), 32) for pair in files for file in pair])

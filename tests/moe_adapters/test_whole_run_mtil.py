@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from common import clip
 from moe_adapters.main import main
 from tests.moe_adapters.mtil_world import (
-    Route, TestSet, cells, check_autoencoder, ddas, errors_of, evaluated, places_of, prompts, records, test_sets,
+    Route, Table, TestSet, cells, check_autoencoder, ddas, errors_of, evaluated, places_of, prompts, records, test_sets,
 )  # fmt: skip
 from tests.moe_adapters.pictures import normalise, save_clip, write
 from tests.moe_adapters.plain import (
@@ -52,7 +52,7 @@ TRAINING_PROMPTS = {
 
 
 def save_alexnet(path: Path) -> None:
-    """torchvision's AlexNet in float64, random weights that keep the size of what passes at 32 pixels; no classifier."""
+    """torchvision's AlexNet in float64, random weights that keep the size of what passes; no classifier."""
     torch.manual_seed(0)
     with torch.device("meta"):
         shapes = {key: value.shape for key, value in torchvision.models.alexnet().state_dict().items()}
@@ -90,10 +90,9 @@ class Whole:
         alexnet.load_state_dict(torch.load(self.root / "alexnet.pth"), assign=True)
         return alexnet.features[:11].requires_grad_(False)
 
-    def network(self, theta: dict[str, Tensor]) -> MoE:
+    def network(self) -> MoE:
         """To be called, and used, in `float64`."""
-        model = clip.load(str(self.root / "clip.pt"))[0].requires_grad_(False)
-        return MoE(model, theta, EXPERTS, TOPK)
+        return MoE(clip.load(str(self.root / "clip.pt"))[0].requires_grad_(False), {}, EXPERTS, TOPK)
 
     @cached_property
     def test(self) -> dict[str, TestSet]:
@@ -106,10 +105,10 @@ class Whole:
     def errors(self, after: int, name: str) -> Tensor:
         return errors_of(self.left(f"{TASKS[after - 1]}_autochooser"), self.features[name])
 
-    def evaluated(self, route: Route, clip_prompts: bool = False) -> dict[tuple[int, str, str], float]:
+    def evaluated(self, route: Route, clip_prompts: bool = False) -> Table:
         with float64():
             files = {name: self.left(name) for name in TASKS}
-            return evaluated(self.network({}), files, self.test, route, clip_prompts)
+            return evaluated(self.network(), files, self.test, route, clip_prompts)
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +161,15 @@ def test_the_adapters(whole: Whole) -> None:
     frozen: list[str] = []
     with float64():
         original = clip.load(str(whole.root / "clip.pt"))[0].state_dict()
-        network = whole.network({})
+        network = whole.network()
         theta = network.theta
         for task, (name, stage) in enumerate(zip(TASKS, whole.tasks, strict=True)):
             left = whole.left(name)
             names = [key for key in left if learns(key, task, set(frozen))]
             start = dict(zip(names, stage.steps[0].start[0], strict=True))
             if task == 0:
-                theta |= {key: torch.zeros_like(left[key]) for key in left if "router_list" in key or "noise_list" in key}
-                theta |= start
+                routers = [key for key in left if "router_list." in key or "noise_list." in key]
+                theta |= {key: torch.zeros_like(left[key]) for key in routers} | start
                 check_initial(theta)
             for key in names:
                 torch.testing.assert_close(start[key], theta[key], **EXACT)

@@ -130,8 +130,8 @@ def test_the_adapters(whole: Whole) -> None:
             names = [key for key in left if learns(key, task, frozen=set())]
             start = dict(zip(names, stage.steps[0].start[0], strict=True))
             if task == 0:
-                theta |= {key: torch.zeros_like(left[key]) for key in left if "router_list" in key or "noise_list" in key}
-                theta |= start
+                routers = [key for key in left if "router_list." in key or "noise_list." in key]
+                theta |= {key: torch.zeros_like(left[key]) for key in routers} | start
                 check_initial(theta)
             for key in names:
                 torch.testing.assert_close(start[key], theta[key], **EXACT)
@@ -158,5 +158,5 @@ def test_ddas_and_accuracies(whole: Whole) -> None:
         return ddas(errors, TEST_BATCH, THRESHOLD)
 
     with float64():
-        expected = evaluated(whole.network(), {name: whole.left(name) for name in TASKS}, tests, routers)
+        expected = evaluated(whole.network(), {name: whole.left(name) for name in TASKS}, tests, routers, False)
     assert cells(whole.root / "run") == pytest.approx(expected, rel=1e-12)
