@@ -32,14 +32,14 @@ DOMAINS = ["TinyImagenet", *TASKS]  # autoencoder 0 learns the reference set, j 
 BATCH, TEST_BATCH = 14, 9
 EXPERTS, TOPK, ROUTERS = 5, 3, 5
 THRESHOLD = 0.0205
-RATES, ITERATIONS = [0.08, 0.12, 0.05], [7, 5, 6]
+RATES, ITERATIONS = [0.02, 0.03, 0.01], [7, 5, 6]
 METHOD = f"""
     --no-verify --device cpu --workers 0 --seed 5 --batch-size-eval {TEST_BATCH}
     --ffn_adapt --apply_moe --experts_num {EXPERTS} --topk {TOPK} --ffn_num 16 --task_num {ROUTERS}
 """.split()
 SEQUENCE = f"""
     --train-dataset {",".join(TASKS)} --batch-size {BATCH} --train_chooser --chooser-iterations 6,32
-    --lr 0.08,0.12,0.05 --iterations 7,5,6 --warmup_length 3 --ls 0.15 --wd 0.05 --beta2 0.95
+    --lr 0.02,0.03,0.01 --iterations 7,5,6 --warmup_length 3 --ls 0.15 --wd 0.05 --beta2 0.95
     --is_train --frozen --frozen-path picked
     --eval-datasets {",".join(TASKS)} --autorouter --threshold {THRESHOLD}
 """.split()

@@ -36,7 +36,7 @@ COMMAND = f"""
     --no-verify --device cpu --workers 0 --seed 6 --chooser-features mini --few_shot 2
     --train-dataset {",".join(TASKS)} --batch-size {BATCH} --train_chooser --chooser-iterations 5,44
     --ffn_adapt --apply_moe --experts_num {EXPERTS} --topk {TOPK} --ffn_num 8 --task_num {ROUTERS}
-    --lr 0.06 --epochs 2 --warmup_length 4 --ls 0.05 --is_train
+    --lr 0.02 --epochs 2 --warmup_length 4 --ls 0.05 --is_train
     --balance-loss-weight 0.3 --freeze-bug-text-index
     --eval-datasets {",".join(TESTS)} --batch-size-eval {TEST_BATCH} --autorouter --threshold {THRESHOLD}
 """.split()
@@ -138,7 +138,7 @@ def test_the_adapters(whole: Whole) -> None:
             total = 2 * shot_epoch(name)
             assert len(stage.batches) == total + 1
             network.router = task
-            rate = lambda n, total=total: cosine(n, 0.06, 4, total)
+            rate = lambda n, total=total: cosine(n, 0.02, 4, total)
             network.learn(stage, names, prompts(name, [TEMPLATE]), rate, smoothing=0.05, balance=0.3)
             note = json.loads((whole.root / "run" / f"{name}.json").read_text())
             assert list(note["choose_map"].values()) == network.choose_map()
