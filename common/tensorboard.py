@@ -17,11 +17,10 @@ class Watcher:
         self.writer = SummaryWriter(str(folder))
 
     def curves(self, stage: str, log: dict[str, Any], first: int, stop: int) -> None:
-        """Steps first .. stop - 1 of every tensor (steps,) of a stage's log, as `<stage>/<its name>`; nan: nothing."""
+        """Steps first .. stop - 1 of every tensor (steps,) of a stage's log, as `<stage>/<its name>`."""
         for name, values in log.items():
             for step, value in enumerate(values[first:stop].tolist(), start=first):
-                if value == value:
-                    self.writer.add_scalar(f"{stage}/{name}", value, step)
+                self.writer.add_scalar(f"{stage}/{name}", value, step)
         self.writer.flush()
 
     def records(self, lines: list[dict[str, Any]]) -> None:

@@ -36,13 +36,12 @@ def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def learn(run: Run, interrupt_at: int | None = None) -> None:
-    """Six steps whose loss is the step, and a term that only even steps have."""
+    """Six steps whose loss is the step, and a term of a half."""
     loss, term = torch.full((2, 6), torch.nan)
     state = {"log": Tensors({"loss": loss, "term": term})}
     for step in run.steps("train/A", 6, state):
         loss[step] = float(step)
-        if step % 2 == 0:
-            term[step] = 0.5
+        term[step] = 0.5
         if step == interrupt_at:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -59,7 +58,7 @@ def test_curves_go_on_where_a_run_was_stopped(watched: None, tmp_path: Path) -> 
     found = curves(tmp_path / "tensorboard")
     assert found == {
         "train/A/loss": [(step, float(step)) for step in range(6)],
-        "train/A/term": [(0, 0.5), (2, 0.5), (4, 0.5)],
+        "train/A/term": [(step, 0.5) for step in range(6)],
         "accuracy/A": [(1, 50.0)],
         "til-a/accuracy/A": [(1, 75.0)],
     }
