@@ -22,6 +22,7 @@ import moe_adapters.main
 import vq_prompt.run
 import zscl.main
 from tests import process_loops
+from tests.fake_data import write
 
 TIMES = ("train_seconds", "peak_memory_mib", "seconds_per_batch")  # measured, not computed
 MINI = ["--scale", "mini", "--device", "cpu", "--workers", "0", "--threads", "1"]
@@ -31,10 +32,11 @@ ZSCL += ["--cache-dir", "none", "--ref-dataset", "DTD", "--ref-sentences", "conc
 ZSCL += ["--warmup_length", "2"]
 MOE = ["--ffn_adapt", "--apply_moe", "--experts_num", "4", "--lr", "1e-2", "--is_train", "--frozen", "--train_chooser"]
 MOE += ["--chooser-iterations", "3,3", "--autorouter"]
-CIL = ["--config-path", "configs/class", "--scale", "mini", "initial_increment=20", "increment=20", "epochs=1"]
-CIL += ["batch_size=61", "device=cpu", "workers=0", "threads=1"]
-VQ = ["--scale", "mini", "--device", "cpu", "--threads", "1", "--seeds", "0", "--set", "first_split_size=20"]
-VQ += ["other_split_size=20", "batch_size=61"]
+CIL = ["--config-path", "configs/class", "dataset_root={data}", "class_order=class_orders/cifar100.yaml"]
+CIL += ["no_verify=true", "model_name=mini", "initial_increment=50", "increment=50", "epochs=1", "batch_size=21"]
+CIL += ["device=cpu", "workers=0", "threads=1"]
+VQ = ["--no-verify", "--device", "cpu", "--threads", "1", "--workers", "0", "--seeds", "0", "--set", "dataroot={data}"]
+VQ += ["first_split_size=50", "other_split_size=50", "batch_size=21"]
 COMMANDS: dict[str, tuple[Callable, list[str]]] = {
     "zscl.main": (zscl.main.main, [*MINI, *ORDER, *ZSCL]),
     "moe_adapters.main": (moe_adapters.main.main, [*MINI, *ORDER, *MOE]),
@@ -42,12 +44,12 @@ COMMANDS: dict[str, tuple[Callable, list[str]]] = {
     "vq_prompt.run": (
         vq_prompt.run.main,
         ["--config", "configs/cifar-100_prompt_vq.yaml", "--learner_type", "prompt", "--learner_name", "VQPrompt",
-         "--prompt_param", "10", "8", "1", *VQ, "schedule=[0, 0, 1]"],
+         "--prompt_param", "10", "8", "1", "--pretrained_weight", "mini", *VQ, "schedule=[0, 0, 1]", "iter_step=5"],
     ),
     "vq_prompt.run, IT-Prompt": (
         vq_prompt.run.main,
         ["--config", "configs/cifar-100_it_prompt.yaml", "--learner_type", "it_prompt", "--learner_name", "ITPrompt",
-         *VQ, "epochs=1", "rebalance_epochs=1"],
+         *VQ, "clip_weights=mini", "prompt_layers=[0, 1, 2, 3]", "n_clusters=1", "epochs=1", "rebalance_epochs=1"],
     ),
     "alta.main": (alta.main.main, ["--visual", "mini", "--device", "cpu", "--threads", "1", "--workers", "0"]),
 }  # fmt: skip
@@ -106,6 +108,10 @@ def two_tasks_of_alta(folder: Path) -> Path:
 @pytest.mark.parametrize("module", COMMANDS)
 def test_two_processes_record_what_one_records(tmp_path: Path, module: str) -> None:
     main, words = COMMANDS[module]
+    if "{data}" in str(words):
+        write(tmp_path, ["CIFAR100"])
+        write(tmp_path / "cifar100", ["CIFAR100"])  # where the class-incremental programs look
+        words = [word.format(data=tmp_path) for word in words]
     folders = [tmp_path / f"{count}-mini" for count in ("one", "two")]
     saves = [[f"save={folder}"] if module.endswith("cil") else ["--save", str(folder)] for folder in folders]
     if module.startswith("vq_prompt"):

@@ -158,8 +158,8 @@ def test_zscl_in_order_1(world: list[str], tmp_path: Path) -> None:
 
 
 def test_lwf_in_order_2(world: list[str], tmp_path: Path) -> None:
-    succeeds("lwf", "2", *world, "--save", str(tmp_path), "--eval-datasets", "MNIST,DTD")
-    assert [row[0] for row in matrix(tmp_path)] == ["after", "zero-shot", *MTIL_ORDER_2]
+    succeeds("lwf", "2", *world, "--save", str(tmp_path), "--eval-datasets", "MNIST,DTD", "--first-tasks", "3")
+    assert [row[0] for row in matrix(tmp_path)] == ["after", "zero-shot", *MTIL_ORDER_2[:3]]
 
 
 def test_icarl_in_order_1(world: list[str], tmp_path: Path) -> None:
