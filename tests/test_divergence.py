@@ -1,13 +1,13 @@
-"""A run whose training diverges ends with one message and exit code 2, in every paper, and leaves no checkpoint of it."""
+"""In every paper a run whose training diverges ends with one message and exit code 2, and leaves no checkpoint."""
 
-import importlib
 import json
 from pathlib import Path
 
 import pytest
 
-STORED = Path(__file__).parent / "golden" / "runs"
-RUNS = {  # a stored command, and what makes it diverge in its first task
+from tests.test_fence import RUNS, prepared
+
+CHANGES = {  # a stored command, and what makes it diverge in its first task
     "zscl": (["--lr", "1e30"], {}),
     "moe_adapters": (["--lr", "1e30"], {}),
     "zscl_cil": (["lr=1e30"], {}),
@@ -23,13 +23,13 @@ def merged(content: dict, changes: dict) -> dict:
     return content | {key: content[key] | new if isinstance(new, dict) else new for key, new in changes.items()}
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", CHANGES)
 def test_one_sentence_ends_the_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    run, (words, changes) = json.loads((STORED / f"{name}.json").read_text()), RUNS[name]
-    for file, content in run.get("files", {}).items():
-        (tmp_path / file).write_text(json.dumps(merged(content, changes)))
+    run, (words, changes) = json.loads((RUNS / f"{name}.json").read_text()), CHANGES[name]
+    run["files"] = {file: merged(content, changes) for file, content in run.get("files", {}).items()}
+    main, stored = prepared(run, tmp_path)
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(run["program"]).main([*(w.format(folder=tmp_path) for w in run["arguments"]), *words])
+        main([*stored, *words])
     message = capsys.readouterr().err
     assert stop.value.code == 2 and "Traceback" not in message
     assert "not finite" in message and "step" in message and "lower learning rate" in message

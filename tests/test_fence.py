@@ -1,4 +1,4 @@
-"""Short runs of every entry point against what the same commands left when they were stored: tests/golden/runs/README.md.
+"""Short runs of every entry point against what the same commands left when they were stored (golden/runs/README.md).
 
 `python -m tests.test_fence NAME ...` stores them anew, all without a name.
 """
@@ -7,6 +7,7 @@ import importlib
 import json
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,22 @@ RUNS = Path(__file__).parent / "golden" / "runs"
 MEASURED = ("train_seconds", "seconds_per_batch", "peak_memory_mib")  # metrics that are not computed
 
 
-def outcome(run: dict[str, Any], folder: Path) -> dict[str, list[Any]]:
-    """What a stored command leaves: record lines, and of every step the loss, rates and the gradient's norm."""
-    words = [word.format(folder=folder) for word in run["arguments"]]
+def prepared(run: dict[str, Any], folder: Path) -> tuple[Callable, list[str]]:
+    """A stored command's program and arguments, the files and made-up images that they name written to a folder."""
     if "{folder}/data" in str(run["arguments"]):
         write(folder / "data", ["CIFAR100"])
         write(folder / "data" / "cifar100", ["CIFAR100"])  # where the class-incremental programs look
         gathered_captions(folder / "data", 40)
     for name, content in run.get("files", {}).items():
         (folder / name).write_text(json.dumps(content))
-    program = importlib.import_module(run["program"])
+    return importlib.import_module(run["program"]).main, [word.format(folder=folder) for word in run["arguments"]]
+
+
+def outcome(run: dict[str, Any], folder: Path) -> dict[str, list[Any]]:
+    """What a stored command leaves: record lines, and of every step the loss, rates and the gradient's norm."""
+    main, words = prepared(run, folder)
     with float64(), watched() as seen:
-        program.main(words)
+        main(words)
     (path,) = folder.rglob("record.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     records = [[line[key] for key in ("after_task", "dataset", "metric", "value")] for line in lines]

@@ -132,13 +132,17 @@ def test_two_processes_record_what_one_records(tmp_path: Path, module: str) -> N
 
 @pytest.fixture(scope="module")
 def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The arguments of a run of InfLoRA on the miniature in two tasks, which saves at every step."""
+    """The arguments of a run of InfLoRA on made-up images in two tasks, which saves at every step."""
+    data = tmp_path_factory.mktemp("data")
+    write(data, ["CIFAR100"])
     configs = Path(inflora.main.__file__).parent / "configs"
     content = [json.loads((configs / name).read_text()) for name in ("cifar100_inflora.json", "mini.json")]
-    changes = {"init_cls": 20, "increment": 20, "total_sessions": 2, "init_epoch": 1, "epochs": 3, "seed": [0]}
+    changes = {"init_cls": 50, "increment": 50, "total_sessions": 2, "init_epoch": 1, "epochs": 6, "seed": [0]}
+    changes |= {"data_path": str(data), "batch_size": 3}
     path = tmp_path_factory.mktemp("config") / "two_tasks.json"
     path.write_text(json.dumps(content[0] | content[1] | changes))
-    return ["--config", str(path), "--device", "cpu", "--workers", "0", "--threads", "1", "--save-interval", "0"]
+    return ["--config", str(path), "--no-verify", "--device", "cpu", "--workers", "0", "--threads", "1",
+            "--save-interval", "0"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from torch import Tensor
 from common.errors import UserError
 
 ADVICE = (
-    "The checkpoints of the tasks before are intact. Try a lower learning rate or a longer warm-up, and check the weights "
-    "it starts from and the data; then start with another output folder or overwrite this one."
+    "The checkpoints of the tasks before are intact. Try a lower learning rate or a longer warm-up, and check the "
+    "weights it starts from and the data; then start with another output folder or overwrite this one."
 )
 
 
 def require_finite(stage: str, log: dict[str, Tensor], first: int = 0) -> None:
-    """Raise UserError for the earliest value that is not finite. log: terms of the loss, (steps,) each, from step `first`."""
+    """Raise UserError for the earliest value that is not finite. log: a loss's terms, (steps,), from step `first`."""
     finite = torch.stack([values.isfinite() for values in log.values()])
     if not finite.all():  # the one look at the device
         step = int(finite.all(dim=0).logical_not().nonzero()[0])

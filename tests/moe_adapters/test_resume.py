@@ -35,6 +35,7 @@ def records(folder: Path) -> list[tuple]:
 
 def test_a_mini_run_killed_twice_equals_an_unbroken_one(tmp_path: Path) -> None:
     mini = ["--scale", "mini", "--iterations", "15", "--chooser-iterations", "20,20", "--save-interval", "0"]
+    mini += ["--eval-datasets", "DTD,MNIST"]
     commands = {name: [*SEQUENCE, *mini, "--save", str(tmp_path / f"{name}-mini")] for name in ("whole", "killed")}
     unbroken = start(commands["whole"])
     moments, kills = random.Random(0), 0

@@ -148,10 +148,11 @@ def test_other_rows_of_the_ablation_tables_by_flags(echo: str, name: str, flags:
 
 
 def test_zscl_in_order_1(world: list[str], tmp_path: Path) -> None:
-    shown = succeeds("ZSCL", "1", *world, "--save", str(tmp_path))
-    assert "Transfer" in shown and "zero-shot" in shown
+    few = ["MNIST", "EuroSAT", "DTD"]
+    shown = succeeds("ZSCL", "1", *world, "--save", str(tmp_path), "--eval-datasets", ",".join(few))
+    assert "zero-shot" in shown
     table = matrix(tmp_path)
-    assert table[0] == ["after", *MTIL_ORDER_1]
+    assert table[0] == ["after", *few]
     assert [row[0] for row in table[1:]] == ["zero-shot", *MTIL_ORDER_1]
     line = json.loads((tmp_path / "record.jsonl").read_text().splitlines()[-1])
     assert (line["method"], line["protocol"], line["scale"]) == ("ZSCL", "mtil-order1", "paper")

@@ -81,7 +81,9 @@ class Trajectory:
         clip_weights: Weights | None,
         options: TrainingOptions,
     ) -> "Trajectory":
-        self.saved = train_task(self.model, tokens.long(), batches, reference, clip_weights, options, "task", self.steps)
+        self.saved = train_task(
+            self.model, tokens.long(), batches, reference, clip_weights, options, "task", self.steps
+        )
         return self
 
     def steps(self, stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
