@@ -18,7 +18,6 @@ from zscl.cil import main
 TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
 RUNS = {
     "ZSCL": ("cifar100_10-10-ZSCL", "avg_freq=2", "l2=0.001"),
-    "LwF-VR": ("cifar100_10-10-LwF",),
     "iCaRL": ("cifar100_10-10-iCaRL", "memory_size=30"),
     "aliased": ("cifar100_10-10-iCaRL", "memory_size=30", "teacher=aliased", "icarl_compat=true"),
     "ext": ("cifar100_2-2_new",),
