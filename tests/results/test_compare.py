@@ -83,6 +83,8 @@ def test_two_runs_of_one_seed_count_once(tmp_path: Path) -> None:
     comparison = only(compare([PRINTED], records))
     assert (comparison.mean, comparison.std, comparison.seeds) == (83.5, None, 1)
     assert "2 runs of seed 1" in comparison.note
+    other = only(compare([PRINTED], [*records, *records_of(tmp_path / "other", [{"value": 87.5, "seed": 2}])]))
+    assert (other.mean, other.seeds) == (85.5, 2)  # of 83.5 and 87.5, not of three runs
 
 
 def test_not_run_has_no_number_and_no_difference() -> None:
