@@ -56,7 +56,7 @@ class Whole:
         return MoE(clip.load(str(self.root / "clip.pt"))[0].requires_grad_(False), {}, experts=2, topk=2)
 
     def predictions(self) -> dict[str, list[Tensor]]:
-        return torch.load(self.root / "run" / "predictions.pth")
+        return torch.load(self.root / "run" / "predictions.pth", weights_only=True)
 
 
 def run(root: Path, command: list[str], order: list[int]) -> list[Stage]:

@@ -87,7 +87,7 @@ class Whole:
         """AlexNet up to its fifth convolution, before the ReLU."""
         with torch.device("meta"):
             alexnet = torchvision.models.alexnet()
-        alexnet.load_state_dict(torch.load(self.root / "alexnet.pth"), assign=True)
+        alexnet.load_state_dict(torch.load(self.root / "alexnet.pth", weights_only=True), assign=True)
         return alexnet.features[:11].requires_grad_(False)
 
     def network(self) -> MoE:

@@ -1,4 +1,4 @@
-"""IT-Prompt with its two softmax parts (ACM MM Asia 2024; spec B2), from the command line to the records.
+"""IT-Prompt with its two softmax parts (ACM MM Asia 2024), from the command line to the records.
 
 CIFAR-100's classes in the one order that IT-Prompt has for it, in tasks of 4, 3, 3, ...; the first three are learnt,
 under two seeds. Every option has a value of its own.
@@ -46,7 +46,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("it_whole")
     pictures = write_cifar100(root / "data", TRAIN, TEST)
     write_clip(root / "clip.pt", ORDER, pictures.names, TEMPLATE)
-    weights = {key: value.double() for key, value in torch.load(root / "clip.pt").items()}
+    weights = {key: value.double() for key, value in torch.load(root / "clip.pt", weights_only=True).items()}
     return root, pictures, weights
 
 

@@ -1,4 +1,4 @@
-"""IT-Prompt with C-NCM (Applied Sciences 2025, 15(6), 2966; spec B2, B3), from the command line to the records.
+"""IT-Prompt with C-NCM (Applied Sciences 2025, 15(6), 2966), from the command line to the records.
 
 CUB-200's classes in the order of the seed, in tasks of 5, 3, 3, ...; the first three are learnt. No head and no
 selector: the texts guide the entries, the nearest cluster means tell the entry and the class.
@@ -45,7 +45,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("it_cncm_whole")
     pictures = write_cub200(root / "data", TRAIN, TEST)
     write_clip(root / "clip.pt", ORDER[:14], NAMES, TEMPLATE)
-    weights = {key: value.double() for key, value in torch.load(root / "clip.pt").items()}
+    weights = {key: value.double() for key, value in torch.load(root / "clip.pt", weights_only=True).items()}
     return root, pictures, weights, text_features(weights, [NAMES[label] for label in ORDER], TEMPLATE)
 
 

@@ -1,4 +1,4 @@
-"""IT-Prompt's documented options (spec B2, B3, B5): two tasks of CUB-200 under each of a few settings.
+"""IT-Prompt's documented options: two tasks of CUB-200 under each of a few settings.
 
 They share one plain run, which tells them apart in an entry's training, in the stores and in the prediction.
 """
