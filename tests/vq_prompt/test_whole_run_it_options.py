@@ -86,7 +86,7 @@ class Plain:
             self.tower = vit_features, {key: value.double() for key, value in vit_state_dict().items()}
             self.text, self.view, self.features = None, vit_view, 128
         else:
-            weights = torch.load(world[0] / "clip.pt")
+            weights = torch.load(world[0] / "clip.pt", weights_only=True)
             self.tower = clip_features, {key: value.double() for key, value in weights.items()}
             self.text = text_features(self.tower[1], [NAMES[label] for label in ORDER], "a photo of {}")
             self.view, self.features = None, 20
