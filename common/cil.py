@@ -5,22 +5,20 @@ and after each classify all test images of the classes seen so far among all the
 of a task, is in the papers' folders.
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from common.clip.pretrained import MINI, find_weights
 from common.clip.tokenizer import training_prompts
-from common.command_line import SPEED_FLAGS, SPEED_HELP, check_rules, mini_folder
+from common.datasets import canonical
 from common.datasets.incremental import (
-    Scenario, load_incremental, protocol, read_class_order, require_incremental, seen_subset,
+    PROTOCOL_SETS, Scenario, load_incremental, protocol, read_class_order, require_incremental, seen_subset,
 )  # fmt: skip
 from common.datasets.transforms import clip_eval_pixels, clip_train
 from common.errors import UserError, all_checked
@@ -28,61 +26,74 @@ from common.evaluation.cil_log import load_steps, save_steps, write_metrics
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import heat_map, write_matrix
 from common.evaluation.seen_classes import PooledTest
-from common.hydra_style import HydraSection
-from common.runs import Run, file_md5, load_tensors, save_tensors
-from common.training.device import automatic_workers, device_name
-from common.training.precision import PRECISIONS
+from common.machine import Machine, RunOptions
+from common.options import LARGEST_SEED, Rule, nearest, one_placeholder, option, read_file, settings
+from common.runs import Run, file_md5, free_file, load_tensors, mini_folder, save_tensors
 from common.training.schedules import cosine_with_warmup
 
 PREDICTIONS = "predictions.pth"  # of every test so far, from which metrics.json is made
 PURPOSES = ("training", "evaluation", "reference", "exemplars", "sentences")  # each draws a random stream of its own
-RUN_KEYS = (  # those that decide no number, or stand elsewhere in a run's settings
-    "save", "device", "threads", "workers", "no_verify", "save_interval", "overwrite", "hydra", "workdir", "log_path",
-    "dataset_root", "imagenet100_lists", "class_order", *SPEED_FLAGS,
-)  # fmt: skip
 
 
-@dataclass
-class CILOptions:
-    """The keys that both originals have, then ours. A paper's own follow in a dataclass derived from this one."""
+def known_set(name: str) -> str:
+    """The name, if `load_incremental` knows it. Raises UserError else."""
+    if name.lower() not in (*PROTOCOL_SETS, "characters"):  # the miniature's
+        canonical(name)
+    return name
 
-    dataset: str = field(default="???", metadata={"help": "cifar100, tinyimagenet, imagenet100 or imagenet1000"})
-    dataset_root: str = field(default="", metadata={"help": "folder of the data sets, or mini"})
-    class_order: str = field(default="", metadata={"help": "class_orders/cifar100.yaml and the like, or a file"})
-    initial_increment: int = field(default="???", metadata={"help": "classes of the first task"})
-    increment: int = field(default="???", metadata={"help": "classes of every later task"})
-    prompt_template: str = field(default="???", metadata={"help": "the prompt, {} standing for the class"})
-    method: str = "???"
-    batch_size: int = 64
-    lr: float = field(default="???", metadata={"help": "peak learning rate"})
-    ls: float = field(default=0.0, metadata={"help": "label smoothing"})
-    weight_decay: float = 0.0
-    model_name: str = field(default="ViT-B/16", metadata={"help": "CLIP: a published name, a file, or mini"})
-    scenario: str = field(default="class", metadata={"help": "only class has a configuration"})
-    log_path: str = field(default="metrics.json", metadata={"help": "within the run's folder"})
-    workdir: str = field(default="", metadata={"help": "accepted: paths need no prefix here"})
-    epochs: int = field(default=1, metadata={"help": "ours: passes over a task; the originals always make one"})
-    warmup: int = field(default=30, metadata={"help": "ours: steps of warm-up; 30 in the originals' code"})
-    eval_transform: str = field(
-        default="train",
-        metadata={"help": "ours: train (random crops, as the originals evaluate) or test (centre crop)"},
+
+@dataclass(frozen=True)
+class HydraRun:
+    dir: str = option(help="output folder", decides=False)
+
+
+@dataclass(frozen=True)
+class HydraSection:
+    """What a configuration says to Hydra itself. Only run.dir has an effect here."""
+
+    run: HydraRun = field(default_factory=HydraRun)
+    job: dict[str, Any] = option({}, decides=False)
+    job_logging: dict[str, Any] = option({}, decides=False)
+
+
+@dataclass(frozen=True)
+class CILOptions(RunOptions):
+    """The keys that both originals have, then ours. A paper's own follow in a class derived from this."""
+
+    config_path: str = option(
+        ".", "folder of the configuration, from here or from the paper's folder",
+        group="configuration", flags=("--config-path", "-cp"), decides=False,
+    )  # fmt: skip
+    config_name: str = option(help="its file", flags=("--config-name", "-cn"), decides=False)
+    scale: str = option("paper", "ours: mini is the embedded miniature, in seconds", presets={"paper": None})
+    dataset: str = option(
+        help="cifar100, tinyimagenet, imagenet100, imagenet1000", group="protocol", convert=known_set
     )
-    seed: int = 42
-    scale: str = field(default="paper", metadata={"help": "ours: mini for the embedded miniature, in seconds"})
-    save: str | None = field(default=None, metadata={"help": "ours: output folder instead of hydra.run.dir"})
-    device: str = field(default="auto", metadata={"help": "ours: auto, cpu, cuda, cuda:1"})
-    threads: int | None = field(default=None, metadata={"help": "ours: CPU threads of torch (its own choice)"})
-    workers: int | None = field(default=None, metadata={"help": "ours: loader processes (automatic)"})
-    no_verify: bool = field(default=False, metadata={"help": "ours: accept data whose counts are not the published"})
-    imagenet100_lists: str | None = field(default=None, metadata={"help": "ours: folder of train_100.txt, val_100.txt"})
-    save_interval: float = field(default=10.0, metadata={"help": "ours: seconds between saves within a task"})
-    overwrite: bool = field(default=False, metadata={"help": "ours: start the output folder anew"})
-    precision: str = field(default="fp32", metadata={"help": f"ours: {SPEED_HELP['precision']}"})
-    compile: bool = field(default=False, metadata={"help": f"ours: {SPEED_HELP['compile']}"})
-    checkpoint_activations: bool = field(
-        default=False, metadata={"help": f"ours: {SPEED_HELP['checkpoint_activations']}"}
+    dataset_root: str = option("", "folder of the data sets, or mini", empty=True, decides=False)
+    class_order: str = option(
+        "", "class_orders/cifar100.yaml and the like, or a file", empty=True, decides=False
+    )  # the order itself is among a run's settings
+    initial_increment: int = option(help="classes of the first task", at_least=1)
+    increment: int = option(help="classes of every later task", at_least=1)
+    scenario: str = option("class", choices=("class",))
+    prompt_template: str = option(help="the prompt, {} standing for the class", check=one_placeholder)
+    eval_transform: str = option(
+        "train", "ours: test images in random crops, as the originals evaluate, or centred", choices=("train", "test")
     )
-    tensorboard: bool = field(default=False, metadata={"help": f"ours: {SPEED_HELP['tensorboard']}"})
+    model_name: str = option("ViT-B/16", "CLIP: a published name, a file, or mini")
+    batch_size: int = option(64, group="training", at_least=1)
+    lr: float = option(help="peak learning rate", above=0)
+    ls: float = option(0.0, "label smoothing", at_least=0, below=1)
+    weight_decay: float = option(0.0, at_least=0)
+    epochs: int = option(1, "ours: passes over a task; the originals always make one", at_least=1)
+    warmup: int = option(30, "ours: steps of warm-up; 30 in the originals' code", at_least=0)
+    seed: int = option(42, at_least=0, at_most=LARGEST_SEED)
+    save: str | None = option(None, "ours: output folder instead of hydra.run.dir", group="output", decides=False)
+    log_path: str = option("metrics.json", "file in the run's folder", check=free_file, decides=False)
+    workdir: str = option("", "accepted: paths need no prefix here", empty=True, decides=False)
+    imagenet100_lists: str | None = option(
+        None, "ours: folder of train_100.txt, val_100.txt", decides=False
+    )  # the data's fingerprint tells
     hydra: HydraSection = field(default_factory=HydraSection)
 
 
@@ -102,33 +113,32 @@ class Protocol:
 # Options
 
 
-def check_options(options: CILOptions) -> None:
-    """Raise UserError for the first value that is missing or makes no sense, whatever the paper."""
-    one_of("eval_transform", options.eval_transform, ("train", "test"))
-    one_of("scenario", options.scenario, ("class",))
-    one_of("precision", options.precision, PRECISIONS)
+def find_configuration(folder: Path) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]:
+    """The `file` of `common.options.read`, for an entry point in this folder.
+
+    A relative --config-path is looked for there, as Hydra does, then in the working directory.
+    """
+
+    def find(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        name, places = given.get("config_name"), [folder / given.get("config_path", "."), Path(given.get("config_path", "."))]
+        for path in (place / file for place in places for file in (f"{name}", f"{name}.yaml")):
+            if name and path.is_file():
+                return read_file(path), str(path)
+        files = [file.relative_to(place).as_posix() for place in places for file in sorted(place.rglob("*.yaml"))]
+        there = ", ".join(dict.fromkeys(files)) or f"none below {' or '.join(map(str, dict.fromkeys(places)))}"
+        if name is None:
+            raise UserError(f"--config-name: missing. There are {there}.")
+        hint = f" Did you mean {near}?" if (near := nearest(name, files)) else ""
+        raise UserError(f"--config-name {name}: no such configuration.{hint} There are {there}.")
+
+    return find
+
+
+def missing_rules(options: CILOptions) -> list[Rule]:
+    """What the originals' files leave empty, to be given on the command line."""
     root = "dataset_root is missing: the folder of the data sets, as dataset_root=datasets, or dataset_root=mini."
     order = "class_order is missing, such as class_order=class_orders/cifar100.yaml."
-    above_zero = {name: getattr(options, name) for name in ("batch_size", "epochs", "lr")}
-    check_rules(
-        [
-            (not options.dataset_root, root),
-            (not options.class_order, order),
-            ("{}" not in options.prompt_template, "prompt_template needs {} where the class name stands."),
-            *((value <= 0, f"{name}={value}: give a number above 0.") for name, value in above_zero.items()),
-            (options.warmup < 0, f"warmup={options.warmup}: give 0 or more."),
-            (not 0 <= options.ls < 1, f"ls={options.ls}: label smoothing lies from 0 to below 1."),
-        ]
-    )
-
-
-def one_of(key: str, value: str, known: Iterable[str]) -> None:
-    """Raise UserError, with the nearest one, unless the value is a known one."""
-    known = tuple(known)
-    if value not in known:
-        near = difflib.get_close_matches(value.lower(), {name.lower(): name for name in known}, n=1, cutoff=0.5)
-        hint = "".join(f" Did you mean {name}?" for name in known if [name.lower()] == near)
-        raise UserError(f"{key}={value}: unknown.{hint} Known are {', '.join(known)}.")
+    return [(not options.dataset_root, root), (not options.class_order, order)]
 
 
 def check_inputs(options: CILOptions, *others: Callable[[], Any]) -> None:
@@ -176,9 +186,9 @@ def _require_samples(scenario: Scenario, train_labels: Sequence[int], test_label
             )
 
 
-def pooled_test(options: CILOptions, found: Protocol, batch_size: int) -> PooledTest:
+def pooled_test(options: CILOptions, machine: Machine, found: Protocol, batch_size: int) -> PooledTest:
     """The protocol's test images, to be handed to `evaluate_seen` after every task."""
-    return PooledTest(found.test, found.scenario, options.eval_transform, batch_size, workers_of(options))
+    return PooledTest(found.test, found.scenario, options.eval_transform, batch_size, machine.workers)
 
 
 # Random streams and schedule
@@ -211,13 +221,12 @@ def open_run(
     method: str,
     options: CILOptions,
     found: Protocol,
-    device: torch.device,
-    idle: Sequence[str] = (),
+    machine: Machine,
     more: dict[str, Any] | None = None,
 ) -> Run:
     """The run's folder. Raises UserError if another configuration's run, or another program's, lies there.
 
-    `idle`: keys of the paper's own that decide no number. `more`: what does, besides the keys and the data set.
+    `more`: what decides numbers besides the options and the data set.
     """
     scale = scale_of(options)
     folder = Path(mini_folder(options.save or options.hydra.run.dir, scale))
@@ -230,15 +239,10 @@ def open_run(
         "scale": scale,
         "seed": options.seed,
     }
-    decides = {key: value for key, value in asdict(options).items() if key not in (*RUN_KEYS, *idle)}
     weights = {} if options.model_name == MINI else {"model": file_md5(find_weights(options.model_name))}
-    decides |= {"class_order": list(found.scenario.class_order), "weights": weights, "data": found.fingerprint}
-    about = {"device": device_name(device), "workers": workers_of(options)}
-    return Run(folder, decides | (more or {}), labels, "", options.overwrite, options.save_interval, about)
-
-
-def workers_of(options: CILOptions) -> int:
-    return automatic_workers() if options.workers is None else options.workers
+    decides = settings(options) | {"class_order": list(found.scenario.class_order), "weights": weights}
+    decides |= {"data": found.fingerprint} | (more or {})
+    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
 
 
 def _refuse_foreign(folder: Path, log_path: str) -> None:

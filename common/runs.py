@@ -41,6 +41,7 @@ from common.training.finite import require_finite, require_finite_state
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times what a save costs
 TENSORBOARD = "tensorboard"  # a folder in the run's
+RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", TENSORBOARD)
 
 # what a training loop needs of a run, `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
@@ -49,6 +50,19 @@ Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 def save_tensors(path: Path | str, content: dict[str, Any]) -> None:
     """Atomically torch.save a dict of tensors and plain values (loadable with weights_only=True)."""
     atomic_write(path, lambda file: torch.save(content, file))
+
+
+def mini_folder(folder: str | None, scale: str) -> str | None:
+    """The output folder, '-mini' appended at that scale: a miniature's numbers never share one with the paper's."""
+    return f"{folder}-mini" if folder and scale == "mini" and not folder.endswith("-mini") else folder
+
+
+def free_file(name: str) -> str | None:
+    """A check of options that name a file in a run's folder: what is wrong, None if the name is free to use."""
+    if Path(name).name != name or name.startswith("."):
+        return "give a file's name, without folders."
+    taken = name in RUN_FILES or Path(name).suffix in (".pth", ".tmp")
+    return "a file of that name is the run's own. Choose another name." if taken else None
 
 
 def load_tensors(path: Path | str) -> dict[str, Any]:
@@ -171,7 +185,7 @@ class Run:
         settings = json.loads(json.dumps(settings))  # what YAML will give back: tuples as lists, plain scalars
         path = self.path("config.yaml")
         if path.exists():
-            known = yaml.safe_load(path.read_text())["settings"]
+            known, settings = _flat(yaml.safe_load(path.read_text())["settings"]), _flat(settings)
             differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
             if differing:
                 lines = "\n".join(f"  {key}: {known.get(key)!r} there, {settings.get(key)!r} now" for key in differing)
@@ -288,6 +302,15 @@ class Run:
         """Drop the resume state: everything it led to is in checkpoints and records."""
         if is_first_process():
             self.path("state.pth").unlink(missing_ok=True)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings under dotted keys, those that are None left out: what a run of before had not is None here."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        found |= {name: entry for name, entry in inner.items() if entry is not None}
+    return found
 
 
 class Tensors:

@@ -1,0 +1,84 @@
+"""What the command lines of ZSCL and MoE-Adapters on MTIL share, whose originals are one program.
+
+`--train-dataset`, `--lr` and `--iterations` take one value, as the originals, or a comma list, one a task: several data
+sets are a sequence that one process learns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, canonical
+from common.machine import RunOptions
+from common.options import LARGEST_SEED, Rule, one_placeholder, option
+
+ORDERS = {"order1": MTIL_ORDER_1, "order2": MTIL_ORDER_2}
+
+
+def mtil_names(names: list[str]) -> list[str]:
+    """Data sets under their known names; [order1] and [order2] stand for the paper's sequences.
+
+    Raises UserError for a name that is not known.
+    """
+    if len(names) == 1 and names[0] in ORDERS:
+        return list(ORDERS[names[0]])
+    return [canonical(name) for name in names]
+
+
+@dataclass(frozen=True)
+class MTILOptions(RunOptions):
+    """The flags of both, under the originals' names and defaults. A paper's own follow in a class derived from this."""
+
+    train_dataset: list[str] | None = option(
+        None, "data set, or the sequence; order1 and order2 stand for the paper's",
+        group="training", flags=("--train-dataset",), convert=mtil_names, unique=True,
+    )  # fmt: skip
+    lr: list[float] = option([1e-3], "peak learning rate", at_least=0)
+    wd: float = option(0.0, "weight decay", at_least=0)
+    ls: float = option(0.0, "label smoothing", at_least=0, at_most=1)
+    beta2: float = option(0.999, "of AdamW", at_least=0, below=1)
+    warmup_length: int = option(100, "steps of linear warm-up", at_least=0)
+    epochs: int | None = option(None, "training length; excludes --iterations", at_least=1)
+    iterations: list[int] | None = option(None, "training length; one more step is taken", at_least=1)
+    batch_size: int = option(64, "images a step, of references too", flags=("--batch-size",), at_least=1)
+    seed: int = option(42, "set anew for every task", at_least=0, at_most=LARGEST_SEED)
+    template: str | None = option(
+        None, "training prompt instead of the data set's first, {} for the class", check=one_placeholder
+    )
+    loss_interval: int = option(
+        1000, "print the losses every so many steps", flags=("--loss-interval",), at_least=1, decides=False
+    )
+    eval_only: bool = option(
+        False, "evaluate --load: a checkpoint, or a folder of a sequence's", group="evaluation", flags=("--eval-only",)
+    )
+    eval_datasets: list[str] | None = option(
+        None, "data sets to evaluate; order1 and order2 stand for the paper's",
+        flags=("--eval-datasets",), convert=mtil_names,
+    )  # fmt: skip
+    batch_size_eval: int = option(128, "images a batch of evaluation", flags=("--batch-size-eval",), at_least=1)
+    model: str = option("ViT-B/16", "CLIP: a published name, a checkpoint file, or mini", group="data and weights")
+    data_location: str = option(
+        "./data", "folder of all data sets, or mini", flags=("--data-location",), decides=False
+    )
+    load: str | None = option(None, "checkpoint to start from or to evaluate")
+    save: str | None = option(None, "output folder; '-mini' is appended at that scale", decides=False)
+
+
+def mtil_protocol(names: Sequence[str] | None) -> str:
+    """The name of the protocol that a sequence of tasks follows, as the records carry it."""
+    known = {order: f"mtil-{name}" for name, order in ORDERS.items()}
+    return known.get(tuple(names or ()), "mtil-custom")
+
+
+def of_task(values: Sequence[Any], task_id: int) -> Any:
+    """The value of one task, of an option that holds one value for all tasks or one for each."""
+    return values[task_id] if len(values) > 1 else values[0]
+
+
+def sequence_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
+    """One value for all tasks, or one for each."""
+    rules = []
+    for flag, values in (("--lr", options.lr), ("--iterations", options.iterations or [0])):
+        wrong = f"{flag} has {len(values)} values for {len(tasks)} data sets; give one, or one each."
+        rules.append((len(values) not in (1, len(tasks)), wrong))
+    return rules
