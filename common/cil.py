@@ -27,7 +27,7 @@ from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import heat_map, write_matrix
 from common.evaluation.seen_classes import PooledTest
 from common.machine import Machine, RunOptions
-from common.options import LARGEST_SEED, Rule, nearest, one_placeholder, option, read_file, settings
+from common.options import LARGEST_SEED, Rule, did_you_mean, one_placeholder, option, read_file, settings
 from common.runs import Run, file_md5, free_file, load_tensors, mini_folder, save_tensors
 from common.training.schedules import cosine_with_warmup
 
@@ -120,16 +120,16 @@ def find_configuration(folder: Path) -> Callable[[Mapping[str, Any]], tuple[dict
     """
 
     def find(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        name, places = given.get("config_name"), [folder / given.get("config_path", "."), Path(given.get("config_path", "."))]
-        for path in (place / file for place in places for file in (f"{name}", f"{name}.yaml")):
-            if name and path.is_file():
-                return read_file(path), str(path)
+        name, path = given.get("config_name"), given.get("config_path", ".")
+        places = [folder / path, Path(path)]
+        for found in (place / file for place in places for file in (f"{name}", f"{name}.yaml")):
+            if name and found.is_file():
+                return read_file(found), str(found)
         files = [file.relative_to(place).as_posix() for place in places for file in sorted(place.rglob("*.yaml"))]
         there = ", ".join(dict.fromkeys(files)) or f"none below {' or '.join(map(str, dict.fromkeys(places)))}"
         if name is None:
             raise UserError(f"--config-name: missing. There are {there}.")
-        hint = f" Did you mean {near}?" if (near := nearest(name, files)) else ""
-        raise UserError(f"--config-name {name}: no such configuration.{hint} There are {there}.")
+        raise UserError(f"--config-name {name}: unknown.{did_you_mean(name, files)} There are {there}.")
 
     return find
 

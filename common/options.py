@@ -18,11 +18,13 @@ import difflib
 import inspect
 import json
 import math
+import operator
 import re
 import sys
+import textwrap
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,7 @@ from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from common.errors import UserError
 
@@ -41,8 +43,15 @@ Preset = Path | Callable[[Any], Content] | None  # a file of values, or a functi
 
 REQUIRED = "???"  # OmegaConf's word for a value that must be given
 LARGEST_SEED = 2**32 - 1  # NumPy's
+Entry = tuple[str, str, Any]  # key, what messages call the option, value
 Rule = tuple[Any, str]  # what is wrong if true, and how it is told
 ASSIGNMENT = re.compile(r"\+?[A-Za-z_][\w.]*=")
+RANGES = {  # fields of About: what must hold, and how it is told
+    "at_least": (operator.ge, "{} or more"),
+    "above": (operator.gt, "more than {}"),
+    "at_most": (operator.le, "at most {}"),
+    "below": (operator.lt, "less than {}"),
+}
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
 
@@ -78,7 +87,6 @@ class Declared:
     kind: Any
     is_list: bool
     optional: bool
-    default: Any
     about: About
 
     @property
@@ -107,9 +115,8 @@ def declared(options: type, prefix: str = "") -> list[Declared]:
         union = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind = next(part for part in union if part is not type(None))
         is_list = typing.get_origin(kind) is list
-        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
         kind = typing.get_args(kind)[0] if is_list else kind
-        found.append(Declared(key, kind, is_list, len(union) > 1, default, item.metadata.get("about", About())))
+        found.append(Declared(key, kind, is_list, len(union) > 1, item.metadata.get("about", About())))
     return found
 
 
@@ -143,26 +150,26 @@ def read(
     for none. Raises UserError for everything that is unknown, missing, of another type or outside its range.
     """
     known = {item.key: item for item in declared(options)}
-    words = sys.argv[1:] if argv is None else list(argv)
     about = {"prog": f"python -m {prog}", "description": description, "epilog": epilog}
-    given, asks_help = _command_line(known, words, about)
-    config = OmegaConf.structured(options)
+    config, spelled = OmegaConf.structured(options), {}  # spelled: key -> how messages name it
     _unlock(config)
-    spelled: dict[str, str] = {}  # key -> how messages name it
+    words = _canonical(known, sys.argv[1:] if argv is None else argv)
+    given, asks_help = _command_line(known, _parser(known, about, config), words)
     try:
-        content = file({key: value for key, _, value in given})
+        content, source = file({key: value for key, _, value in given}) or ({}, "")
     except UserError:
         if not asks_help:
             raise
-        content = None
-    if content is not None:
-        _refuse_presets(known, *content)
-        _assign_all(config, known, spelled, *content)
-    for key, name, value in given:
-        _assign(config, known, spelled, key, value, name)
-        preset = known[key].about.presets.get(value) if known[key].about.presets else None
-        if preset is not None:
-            _assign_all(config, known, spelled, *_preset(preset, config, f"{name} {value}"))
+        content, source = {}, ""
+    waiting = [*_entries(known, content, source), *given]
+    while waiting:
+        key, name, value = waiting.pop(0)
+        _assign(config, known, key, name, value)
+        spelled[key] = name
+        presets = known[key].about.presets
+        if presets and (preset := presets.get(value)) is not None:
+            content = preset(config) if callable(preset) else read_file(preset)
+            waiting[:0] = _entries(known, content, f"{name} {value}" if callable(preset) else str(preset))
     if asks_help:
         print(_parser(known, about, config).format_help())
         raise SystemExit(0)
@@ -182,7 +189,7 @@ def read_file(path: Path | str) -> dict[str, Any]:
             content = OmegaConf.to_container(loaded, resolve=False) if loaded is not None else None
     except OSError as error:
         names = [other.name for other in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
-        hint = f" Did you mean {path.parent / near}?" if (near := nearest(path.name, names)) else ""
+        hint = did_you_mean(path.name, names)
         raise UserError(f"configuration {path}: it can not be read ({error.strerror}).{hint}") from error
     except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
@@ -192,18 +199,11 @@ def read_file(path: Path | str) -> dict[str, Any]:
     return content
 
 
-def nearest(word: str, known: Iterable[Any]) -> str | None:
-    """The known word that was probably meant, upper and lower case apart."""
-    lower = {str(other).lower(): str(other) for other in known}
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+    """A hint at the known word that was probably meant, upper and lower case apart; "" for none."""
+    lower = {str(other).lower(): other for other in known}
     near = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.5)
-    return lower[near[0]] if near else None
-
-
-def unknown(what: str, word: Any, known: Iterable[Any]) -> str:
-    """The message for a value that is none of the known ones."""
-    known = [str(other) for other in known]
-    hint = f" Did you mean {near}?" if (near := nearest(word, known)) else ""
-    return f"{what}: unknown.{hint} Known are {', '.join(known)}."
+    return f" Did you mean {lower[near[0]]}?" if near else ""
 
 
 def _unlock(config: DictConfig) -> None:
@@ -214,52 +214,33 @@ def _unlock(config: DictConfig) -> None:
             _unlock(config._get_node(key))
 
 
-def _refuse_presets(known: Mapping[str, Declared], content: Content, source: str) -> None:
-    for key in content:
-        if key in known and known[key].about.presets:
-            raise UserError(f"{source}: {key}: it can be set on the command line only.")
-
-
-def _preset(preset: Preset, config: DictConfig, name: str) -> tuple[Content, str]:
-    return (preset(config), name) if callable(preset) else (read_file(preset), str(preset))
-
-
-def _assign_all(
-    config: DictConfig, known: Mapping[str, Declared], spelled: dict[str, str], content: Content, source: str
-) -> None:
-    for key, value in _flat(known, content):
-        _assign(config, known, spelled, key, value, f"{source}: {key}")
-
-
-def _flat(known: Mapping[str, Declared], content: Content, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of all that a file holds; only sections are taken apart."""
+def _entries(known: Mapping[str, Declared], content: Content, source: str, prefix: str = "") -> list[Entry]:
+    """All that a file holds; sections are taken apart, values that are mappings are not."""
+    found = []
     for name, value in content.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and any(other.startswith(f"{key}.") for other in known):
-            yield from _flat(known, value, f"{key}.")
+            found += _entries(known, value, source, f"{key}.")
         else:
-            yield key, value
+            found.append((key, f"{source}: {key}", value))
+    return found
 
 
-def _assign(
-    config: DictConfig, known: Mapping[str, Declared], spelled: dict[str, str], key: str, value: Any, name: str
-) -> None:
-    """Set one value, in its type; `name` is what messages call the option."""
+def _assign(config: DictConfig, known: Mapping[str, Declared], key: str, name: str, value: Any) -> None:
+    """Set one value, in its type."""
     if key not in known:
-        hint = f" Did you mean {near}?" if (near := nearest(key, known)) else ""
-        raise UserError(f"{name}: unknown option.{hint} --help lists all.")
-    item, shown = known[key], f"{name} {_joined(value)}"
-    spelled[key] = name
+        raise UserError(f"{name}: unknown option.{did_you_mean(key, known)} --help lists all.")
+    item = known[key]
     try:
-        value = _plain(item, value)
-        if isinstance(value, bool) and item.kind in (int, float, str):
+        plain = _plain(item, value)
+        if isinstance(plain, bool) and item.kind in (int, float, str):
             raise ValueError
-        OmegaConf.update(config, key, value, merge=False)
+        OmegaConf.update(config, key, plain, merge=False)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
-        kind = KINDS.get(item.kind, "another value")
-        raise UserError(f"{shown}: {f'{kind}, or a list of such,' if item.is_list else kind} is expected.") from error
+        kind = KINDS.get(item.kind, "another value") + (", or a list of such," if item.is_list else "")
+        raise UserError(f"{name} {_joined(value)}: {kind} is expected.") from error
 
 
 def _plain(item: Declared, value: Any) -> Any:
@@ -287,21 +268,23 @@ def _joined(value: Any) -> str:
 
 
 def _check(config: DictConfig, known: Mapping[str, Declared], spelled: Mapping[str, str]) -> None:
-    """Raise UserError for values that are missing or outside their range; say what was given without effect."""
-    absent = OmegaConf.missing_keys(config)
-    missing = [item.flags[0] for key, item in known.items() if key in absent]
-    if missing:
-        raise UserError(f"{', '.join(missing)}: missing. --help says what to give.")
+    """Raise UserError for values outside their range and for what is missing; say what was given without effect."""
     idle = []
     for key, item in known.items():
         try:
             value = OmegaConf.select(config, key)
+        except InterpolationToMissingValueError:
+            continue
         except OmegaConfBaseException as error:
             raise UserError(f"{spelled.get(key, key)}: {str(error).splitlines()[0]}.") from error
         if item.about.ignored:
             idle += [f"{spelled[key]} ({item.about.ignored})"] if key in spelled and value else []
         elif key in spelled and value is not None:
             _check_value(item, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, spelled[key])
+    absent = OmegaConf.missing_keys(config)
+    missing = [item.flags[0] for key, item in known.items() if key in absent]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: missing. --help says what to give.")
     if idle:
         print(f"note: without effect: {', '.join(idle)}")
 
@@ -315,34 +298,23 @@ def _check_value(item: Declared, value: Any, name: str) -> None:
     for one in values:
         choices = about.presets or about.choices
         if choices and not any(type(one) is type(known) and one == known for known in choices):
-            raise UserError(unknown(f"{name} {one}", one, choices))
-        if isinstance(one, float) and not math.isfinite(one) or not _within(about, one):
-            raise UserError(f"{name} {one}: give {_range(item)}.")
+            known = ", ".join(map(str, choices))
+            raise UserError(f"{name} {one}: unknown.{did_you_mean(one, choices)} Known are {known}.")
+        bounds = {key: getattr(about, key) for key in RANGES if getattr(about, key) is not None}
+        finite = not isinstance(one, float) or math.isfinite(one)
+        if not finite or not all(RANGES[key][0](one, bound) for key, bound in bounds.items()):
+            told = ", ".join(RANGES[key][1].format(bound) for key, bound in bounds.items())
+            raise UserError(f"{name} {one}: give {told or 'a finite number'}.")
     if complaint := about.check(value):
         raise UserError(f"{name} {_joined(value)}: {complaint}")
 
 
-def _within(about: About, value: Any) -> bool:
-    return (
-        (about.at_least is None or value >= about.at_least)
-        and (about.above is None or value > about.above)
-        and (about.at_most is None or value <= about.at_most)
-        and (about.below is None or value < about.below)
-    )
-
-
-def _range(item: Declared) -> str:
-    about = item.about
-    parts = [f"{about.at_least} or more"] if about.at_least is not None else []
-    parts += [f"more than {about.above}"] if about.above is not None else []
-    parts += [f"at most {about.at_most}"] if about.at_most is not None else []
-    parts += [f"less than {about.below}"] if about.below is not None else []
-    return ", ".join(parts) or "a finite number"
-
-
 def one_placeholder(template: str) -> str | None:
     """A check of templates, which name the class once, as {}."""
-    fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    except ValueError:  # a single brace
+        fields = []
     return None if fields == [""] else "give {} once, where the class name stands."
 
 
@@ -374,7 +346,7 @@ class _Keep(argparse.Action):
             namespace.given.append((self.dest, flag or self.metavar, self.const if self.nargs == 0 else value))
 
 
-class _Help(argparse.HelpFormatter):
+class _Help(argparse.RawDescriptionHelpFormatter):
     """Flags that may stand alone are shown alone."""
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
@@ -384,21 +356,22 @@ class _Help(argparse.HelpFormatter):
         return super()._format_action_invocation(action).replace(" ,", ",").rstrip()
 
 
-def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: DictConfig | None = None) -> _Parser:
+def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: DictConfig) -> _Parser:
     """The parser; `config` holds the values that --help shows as those that hold without a flag."""
     idle = [item.flags[0] for item in known.values() if item.about.ignored]
-    epilog = about["epilog"] + (f" Accepted and without effect, as in the original: {', '.join(idle)}." if idle else "")
+    ignored = f"Accepted and without effect, as in the original: {', '.join(idle)}." if idle else ""
+    epilog = "\n".join([about["epilog"], textwrap.fill(ignored, 110)]).strip()
     positional = [item.key.upper() for item in known.values() if item.about.positional]
     usage = " ".join([about["prog"], *positional, "[options]"])
     parser = _Parser(
         prog=about["prog"], usage=usage, description=about["description"], epilog=epilog,
         allow_abbrev=False, add_help=False, formatter_class=partial(_Help, max_help_position=32, width=110),
     )  # fmt: skip
-    group: Any = parser
+    group, values = parser, OmegaConf.to_container(config, resolve=False)
     for item in known.values():
         if item.about.group:
             group = parser.add_argument_group(item.about.group)
-        text = argparse.SUPPRESS if item.about.ignored else _help(item, config)
+        text = argparse.SUPPRESS if item.about.ignored else _help(item, values)
         how: dict[str, Any] = {"action": _Keep, "metavar": _metavar(item), "help": text}
         if item.about.positional:
             group.add_argument(item.key, **how)
@@ -420,32 +393,26 @@ def _metavar(item: Declared) -> str:
     return f"{one}[,{one}...]" if item.is_list and not item.about.words else one
 
 
-def _help(item: Declared, config: DictConfig | None) -> str:
-    """The help text, the choices, and the value without the flag; none for a bool, which is false, or nothing."""
-    value = item.default if config is None else OmegaConf.to_container(config, resolve=False)
-    if config is not None:
-        for name in item.key.split("."):
-            value = value[name]
-    choices = tuple(item.about.presets) or item.about.choices
-    known = f" ({', '.join(map(str, choices))})" if choices else ""
-    shown = "" if value is False or value in (None, "", []) else f" [{'must be given' if value == REQUIRED else _joined(value)}]"
-    shown = "" if item.about.off else shown
-    return f"{item.about.help}{known}{shown}".strip().replace("%", "%%")
+def _help(item: Declared, value: Any) -> str:
+    """The help text, the choices, and what holds without the flag, of all values; nothing for what is false or none."""
+    for name in item.key.split("."):
+        value = value[name]
+    choices = ", ".join(map(str, item.about.presets or item.about.choices))
+    shown = "must be given" if value == REQUIRED else _joined(value)
+    silent = item.kind is bool or value in (None, "", [])
+    parts = [item.about.help, f"({choices})" if choices else "", "" if silent else f"[{shown}]"]
+    return " ".join(part for part in parts if part).replace("%", "%%")
 
 
-def _command_line(
-    known: Mapping[str, Declared], words: Sequence[str], about: Mapping[str, str]
-) -> tuple[list[tuple[str, str, Any]], bool]:
-    """(key, spelling, value) from left to right, and whether help is asked for."""
-    parser = _parser(known, about)
-    namespace, rest = parser.parse_known_args(_canonical(known, words), argparse.Namespace(given=[]))
+def _command_line(known: Mapping[str, Declared], parser: _Parser, words: Sequence[str]) -> tuple[list[Entry], bool]:
+    """What is given, from left to right, and whether help is asked for."""
+    namespace, rest = parser.parse_known_args(words, argparse.Namespace(given=[]))
     if rest and not namespace.help:
         word = rest[0].partition("=")[0]
         if not word.startswith("-"):
             raise UserError(f"{word!r} is not understood. Options are --flag VALUE or key=value; --help lists all.")
         flags = [flag for item in known.values() for flag in item.flags]
-        hint = f" Did you mean {near}?" if (near := nearest(word, flags)) else ""
-        raise UserError(f"{word}: unknown option.{hint} --help lists all.")
+        raise UserError(f"{word}: unknown option.{did_you_mean(word, flags)} --help lists all.")
     return namespace.given, namespace.help
 
 
