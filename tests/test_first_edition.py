@@ -1,0 +1,41 @@
+"""Runs that the version before left (golden/first_edition): the same commands take them up, others are refused.
+
+Every folder is a finished run of the stored command of that name (golden/runs), its checkpoints emptied: a run that
+would read or train one of them does not pass.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.test_fence import RUNS, prepared
+
+FIRST_EDITION = RUNS.parent / "first_edition"
+OTHER_BATCHES = {  # words that change a run's numbers
+    "alta": ["train.batch_size=7"], "inflora": ["--batch_size", "7"], "it_prompt_cncm": ["batch_size=7"],
+    "moe_adapters": ["--batch-size", "7"], "moe_adapters_cil": ["batch_size=7"], "vq_prompt": ["--batch_size", "7"],
+    "zscl": ["--batch-size=7"], "zscl_cil": ["batch_size=7"],
+}  # fmt: skip
+
+
+def records(folder: Path) -> dict[tuple, float]:
+    (path,) = folder.rglob("record.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return {(line["protocol"], line["after_task"], line["dataset"], line["metric"]): line["value"] for line in lines}
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_BATCHES))
+def test_the_same_command_takes_a_run_up(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    main, words = prepared(json.loads((RUNS / f"{name}.json").read_text()), tmp_path)
+    shutil.copytree(FIRST_EDITION / name, tmp_path, dirs_exist_ok=True)
+    before = records(tmp_path)
+    main(words)
+    assert records(tmp_path) == before and len(before) > 9
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([*words, *OTHER_BATCHES[name]])
+    message = capsys.readouterr().err
+    assert stop.value.code == 2 and "holds a run with another configuration" in message
+    assert "batch_size: " in message and message.count(" there, ") == 1
