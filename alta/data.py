@@ -7,15 +7,18 @@ CLIP's, resized bilinearly, and CIFAR-100 is not mirrored (upstream datasets/seq
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, Resize, ToTensor
 
 from common import clip, datasets
 from common.clip.model import CLIP
 from common.clip.pretrained import to_half
 from common.datasets.images import ImageSet
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD, to_rgb
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 MINI, MINI_RESNET, MINI_CLASSES = "mini", "mini-rn", 40
 MINI_CROP = (0.75, 1.0)  # a character that is cut or mirrored is another one, see `characters_train`
@@ -51,12 +54,14 @@ DATASETS = {
 CHARACTERS = "Characters"  # the miniature's set in records
 
 
-def transforms(name: str, n_px: int, clip_norm: bool) -> tuple[Compose, Compose]:
+def transforms(name: str, n_px: int, clip_norm: bool) -> "tuple[Compose, Compose]":
     """Training and test transform: PIL image -> float32 (3, n_px, n_px).
 
     torchvision's defaults: crops of 8 to 100 % of the area, bilinear. Test images, which are square, are resized whole.
     The miniature's characters, which have no published statistics, are normalised as CLIP's images.
     """
+    from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, Resize, ToTensor
+
     data = DATASETS.get(name)
     mean, std = (CLIP_MEAN, CLIP_STD) if clip_norm or data is None else (data.mean, data.std)
     crop = RandomResizedCrop(n_px, scale=CROP if data else MINI_CROP)

@@ -13,14 +13,16 @@ import argparse
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from timm import create_model
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from common.errors import UserError
 from common.runs import load_tensors
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
 
 MINI = "mini"
 DEFAULT_FOLDER = "pretrained"  # where VQ-Prompt looks for its weights
@@ -103,12 +105,16 @@ def available() -> list[str]:
     return [*PUBLISHED, MINI]
 
 
-def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> VisionTransformer:
+def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> "VisionTransformer":
     """The ViT of a name of `available()`, or of a checkpoint file in timm's keys; float32, on the CPU, eval mode.
 
     folder: where `find_weights` looks. Raises UserError: unknown name, no such file, failed download, a broken file,
     one whose keys or shapes are not those of a ViT-B/16 (the message lists them).
     """
+    # not inside the blocks below: there, what these create when imported would be on the meta device
+    from timm import create_model
+    from timm.models.vision_transformer import VisionTransformer
+
     if str(name_or_path) == MINI:
         from common.mini import VIT_SIZES, vit_state_dict
 
@@ -201,7 +207,7 @@ def _read(path: Path) -> dict[str, object]:
     return content
 
 
-def fill(model: VisionTransformer, weights: dict[str, Tensor], source: str | Path) -> VisionTransformer:
+def fill(model: "VisionTransformer", weights: dict[str, Tensor], source: str | Path) -> "VisionTransformer":
     """Give a model, which may be on the meta device, exactly these weights in float32; in place, eval mode.
 
     Raises UserError that lists the keys of `source` that are missing, left over or of another shape.

@@ -8,15 +8,18 @@ all tasks at every forward pass (models/vit_inflora.py:L245-L249). The task at h
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.precision import tower
+
+if TYPE_CHECKING:
+    from timm.layers import Attention
+    from timm.models.vision_transformer import VisionTransformer
 
 
 class LoRAAttention(nn.Module):
@@ -26,7 +29,7 @@ class LoRAAttention(nn.Module):
     branch is a path of its own; None: what is merged is all.
     """
 
-    def __init__(self, attention: Attention, tasks: int, rank: int) -> None:
+    def __init__(self, attention: "Attention", tasks: int, rank: int) -> None:
         super().__init__()
         self.qkv, self.proj = attention.qkv, attention.proj
         self.num_heads, width = attention.num_heads, attention.qkv.in_features
@@ -86,7 +89,7 @@ class Network(nn.Module):
     """
 
     def __init__(
-        self, vit: VisionTransformer, classes: Sequence[int], tasks: int, rank: int, layers: int | None = None
+        self, vit: "VisionTransformer", classes: Sequence[int], tasks: int, rank: int, layers: int | None = None
     ) -> None:
         super().__init__()
         layers = len(vit.blocks) if layers is None else layers

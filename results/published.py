@@ -3,8 +3,6 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import pandas as pd
-
 PAPERS = Path(__file__).parent / "papers"
 CURVES = PAPERS / "curves.csv"
 
@@ -40,6 +38,8 @@ def read_curves(paper: str | None = None, protocol: str | None = None) -> list[P
 
 
 def _read(path: Path) -> list[Published]:
+    import pandas as pd
+
     frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     names = [field.name for field in fields(Published)]
     if list(frame.columns) != names:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from common.training.finite import require_finite
@@ -53,6 +52,8 @@ def class_statistics(features: Tensor, centroids: int, seed: int) -> tuple[Tenso
     if count == 1:
         parts = [features]
     else:
+        from sklearn.cluster import KMeans
+
         found = KMeans(count, n_init=10, random_state=seed).fit(features.cpu().numpy())
         members = torch.from_numpy(found.labels_).to(features.device)
         parts = [features[members == cluster] for cluster in range(int(members.max()) + 1)]

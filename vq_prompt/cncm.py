@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -46,6 +45,8 @@ def class_centroids(phi: Tensor, n_clusters: int, seed: int, renorm: bool = True
     count = min(n_clusters, len(np.unique(rows, axis=0)))
     if count == 1:
         return cluster_means(phi, torch.zeros(len(phi), dtype=torch.long, device=phi.device), 1, renorm)
+    from sklearn.cluster import KMeans  # before the limit, which holds for the libraries loaded when it is set
+
     with threadpool_limits(1):
         found = KMeans(n_clusters=count, n_init=RESTARTS, random_state=seed).fit_predict(rows)
     return cluster_means(phi, torch.from_numpy(found).to(phi.device), count, renorm)

@@ -6,16 +6,19 @@ the unit features of "a photo of {class}". Classes are positions in the class or
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import Tensor, nn
 
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
 from common.training.precision import run_block, tower
 from vq_prompt.prompts import attend, prompted_block
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
 
 LOGIT_SCALE = 100.0
 
@@ -37,7 +40,7 @@ class Encoder(nn.Module):
     Raises UserError for a layer that the tower does not have.
     """
 
-    def __init__(self, tower: ClipViT | TimmViT, layers: Sequence[int]) -> None:
+    def __init__(self, tower: "ClipViT | TimmViT", layers: Sequence[int]) -> None:
         super().__init__()
         self.tower, self.is_clip = tower, isinstance(tower, ClipViT)
         self.blocks = list(tower.transformer.resblocks if self.is_clip else tower.blocks)

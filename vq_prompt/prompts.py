@@ -7,17 +7,19 @@ compared with is the class feature of the ViT without prompts.
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.distributed import gather_rows
 from common.training.precision import exact, run_block, tower
+
+if TYPE_CHECKING:
+    from timm.layers import Attention
+    from timm.models.vision_transformer import Block, VisionTransformer
 
 LAYERS = (0, 1, 2, 3, 4)  # prompted blocks (Table 6)
 # weights of the commitment and the codebook term: the code's are those of Eq. 7-9 the other way round
@@ -75,12 +77,12 @@ def attend(qkv: Tensor, prefix_k: Tensor, prefix_v: Tensor, heads: int) -> Tenso
     return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
 
 
-def prefix_attention(attention: Attention, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+def prefix_attention(attention: "Attention", x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
     """timm's attention of x (B, n, D) with prefixes (B, m, D) before its keys and values (models/vit.py:L63-L87)."""
     return attention.proj(attend(attention.qkv(x), prefix_k, prefix_v, attention.num_heads))
 
 
-def prompted_block(block: Block, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+def prompted_block(block: "Block", x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
     """timm's block of x (B, n, D) with prefixes in its attention."""
     x = x + block.ls1(prefix_attention(block.attn, block.norm1(x), prefix_k, prefix_v))
     return x + block.ls2(block.mlp(block.norm2(x)))
@@ -148,7 +150,7 @@ class Network(nn.Module):
     gradients at every step. Gradients still flow through the blocks to the prompts, down to the first prompted block.
     """
 
-    def __init__(self, vit: VisionTransformer, classes: int, pool: dict[str, Any] | None = None) -> None:
+    def __init__(self, vit: "VisionTransformer", classes: int, pool: dict[str, Any] | None = None) -> None:
         """pool: the arguments of a PromptPool besides its width; None: no prompts at all."""
         super().__init__()
         self.feat = vit.requires_grad_(False).eval()

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openpyxl
 import torch
 import yaml
 
@@ -194,6 +193,8 @@ def write_xlsx(options: argparse.Namespace, values: dict[str, float]) -> None:
     file, and a miniature's numbers would stand below the paper's. Values only, where the sheet has as many columns,
     else header and values. A row that stands last already is not written twice: a command given again adds none.
     """
+    import openpyxl
+
     given = arguments(options) | {"save_folder": Path(options.log_dir).name} | values
     row = [str(given[key]) if isinstance(given[key], list) else given[key] for key in COLUMNS]
     path = Path(options.log_dir) / XLSX

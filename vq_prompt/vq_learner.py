@@ -7,12 +7,12 @@ features of the ViT without prompts.
 
 import argparse
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision.transforms import Compose, Normalize
 from tqdm import tqdm
 
 from common import vit
@@ -37,6 +37,9 @@ from vq_prompt.report import (
     finish_run, is_evaluated, open_run, record_accuracies, record_costs, task_folder,
 )  # fmt: skip
 from vq_prompt.training import SCHEDULES, TrainingOptions, check_schedule, task_rate, train_task
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -155,8 +158,10 @@ def build_network(options: argparse.Namespace, classes: int) -> Network:
     return Network(backbone, classes, pool)
 
 
-def transforms(options: argparse.Namespace, size: int) -> tuple[Compose, Compose]:
+def transforms(options: argparse.Namespace, size: int) -> "tuple[Compose, Compose]":
     """Training and test transform. Quirk: pixels stay in [0, 1] for every set and backbone (dataloaders/utils.py)."""
+    from torchvision.transforms import Compose, Normalize
+
     if options.dataroot == MINI:
         both = characters_train(size), vit_eval(size, size)
     else:

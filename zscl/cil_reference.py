@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
 
 from common import datasets
 from common.cil import Protocol, stream_seed, workers_of
@@ -167,6 +166,8 @@ def captions_fingerprint(captions: list[str]) -> dict[str, Any]:
 
 def folder_images(folder: Path, transform: Transform | None = None) -> ImageFiles:
     """All images below a folder, sorted by path, label 0. Raises UserError if there is none."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
     paths = sorted(path for path in folder.rglob("*") if has_file_allowed_extension(path.name, IMG_EXTENSIONS))
     if not paths:
         raise UserError(f"ref_dataset={folder}: the folder holds no images ({', '.join(IMG_EXTENSIONS)}).")

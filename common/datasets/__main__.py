@@ -5,25 +5,27 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from torchvision import datasets
-
 from common.datasets.check import details, inspect, table
 from common.datasets.layout import PUBLISHED
 from common.datasets.loading import canonical
 from common.errors import UserError, exit_cleanly
 
-DOWNLOADERS: dict[str, Callable[[Path], object]] = {
-    "Aircraft": lambda root: datasets.FGVCAircraft(root, "train", download=True),
-    "Caltech101": lambda root: datasets.Caltech101(root, download=True),
-    "CIFAR10": lambda root: datasets.CIFAR10(root, download=True),
-    "CIFAR100": lambda root: datasets.CIFAR100(root, download=True),
-    "DTD": lambda root: datasets.DTD(root, download=True),
-    "EuroSAT": lambda root: datasets.EuroSAT(root, download=True),
-    "Flowers": lambda root: datasets.Flowers102(root, download=True),
-    "Food": lambda root: datasets.Food101(root, download=True),
-    "MNIST": lambda root: datasets.MNIST(root, download=True),
-    "OxfordPet": lambda root: datasets.OxfordIIITPet(root, download=True),
-}
+
+def downloaders() -> dict[str, Callable[[Path], object]]:
+    from torchvision import datasets
+
+    return {
+        "Aircraft": lambda root: datasets.FGVCAircraft(root, "train", download=True),
+        "Caltech101": lambda root: datasets.Caltech101(root, download=True),
+        "CIFAR10": lambda root: datasets.CIFAR10(root, download=True),
+        "CIFAR100": lambda root: datasets.CIFAR100(root, download=True),
+        "DTD": lambda root: datasets.DTD(root, download=True),
+        "EuroSAT": lambda root: datasets.EuroSAT(root, download=True),
+        "Flowers": lambda root: datasets.Flowers102(root, download=True),
+        "Food": lambda root: datasets.Food101(root, download=True),
+        "MNIST": lambda root: datasets.MNIST(root, download=True),
+        "OxfordPet": lambda root: datasets.OxfordIIITPet(root, download=True),
+    }
 
 
 def check(names: list[str], root: Path, verify: bool) -> bool:
@@ -45,18 +47,18 @@ def check(names: list[str], root: Path, verify: bool) -> bool:
 
 def download(names: list[str], root: Path) -> list[str]:
     """Fetch with torchvision what is not complete; returns a message for each data set that failed."""
-    failed = []
+    failed, known = [], downloaders()
     for name in names:
         if inspect(name, root).found == "yes":
             print(f"{name} is complete already")
             continue
-        if name not in DOWNLOADERS:
+        if name not in known:
             failed.append(f"{name}: torchvision can not fetch it, it has to be placed by hand (see above).")
             continue
         print(f"downloading {name} into {root} ...", flush=True)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            DOWNLOADERS[name](root)
+            known[name](root)
         except Exception as error:
             # Network, checksum, disk: torchvision raises many kinds, and the other sets shall go on.
             failed.append(f"{name}: download failed ({type(error).__name__}: {error}).")

@@ -6,8 +6,6 @@ Templates belong to the papers' configurations.
 import os
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
-
 from common.datasets.images import ImageFiles, ImageSet
 from common.datasets.names import read_names
 from common.datasets.reference import imagenet_names_and_templates, imagenet_parts, validation_folder
@@ -65,6 +63,8 @@ def _listed_images(path: Path, folder: Path, wnids: list[str]) -> ImageFiles:
 
 
 def _images_of(folder: Path, wnids: list[str]) -> ImageFiles:
+    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
     if not folder.is_dir():
         raise UserError(f"ImageNet100: {folder} does not exist; class folders <wnid>/ with images belong there.")
     missing = [wnid for wnid in wnids if not (folder / wnid).is_dir()]

@@ -7,14 +7,17 @@ fingerprint. torchvision parses the label files; `loader=str` makes it return pa
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.data import Dataset, random_split
-from torchvision import datasets
 
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.datasets.names import agreed_names, read_names, read_templates
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision import datasets
 
 EUROSAT_FOLDERS = [
     "AnnualCrop",
@@ -64,6 +67,8 @@ def _from_lists(name: str, stem: str, train: Dataset, test: Dataset, folder: Pat
 
 def aircraft(root: Path, verify: bool) -> ImageSet:
     """FGVC Aircraft, 100 variants, train and test; the val part is not used, as upstream."""
+    from torchvision import datasets
+
     train, test = (datasets.FGVCAircraft(root, split, "variant", loader=str) for split in ("train", "test"))
     return _from_lists("Aircraft", "aircraft", train, test, root / "fgvc-aircraft-2013b/data")
 
@@ -95,29 +100,7 @@ def caltech101(root: Path, verify: bool) -> ImageSet:
     return ImageSet("Caltech101", *_split_files(paths, labels), names, read_templates("caltech101"))
 
 
-class _CIFAR10Unchecked(datasets.CIFAR10):
-    """torchvision's reader with the checksums taken out, for cut copies."""
-
-    train_list = [[file, None] for file, _ in datasets.CIFAR10.train_list]
-    test_list = [[file, None] for file, _ in datasets.CIFAR10.test_list]
-    meta = {**datasets.CIFAR10.meta, "md5": None}
-
-
-class _CIFAR100Unchecked(datasets.CIFAR100):
-    """torchvision's reader with the checksums taken out, for cut copies."""
-
-    train_list = [[file, None] for file, _ in datasets.CIFAR100.train_list]
-    test_list = [[file, None] for file, _ in datasets.CIFAR100.test_list]
-    meta = {**datasets.CIFAR100.meta, "md5": None}
-
-
-class _Flowers102Unchecked(datasets.Flowers102):
-    """torchvision's reader with the checksums taken out, for cut copies."""
-
-    _file_dict = {part: (file, None) for part, (file, _) in datasets.Flowers102._file_dict.items()}
-
-
-def _cifar(name: str, stem: str, reader: type[datasets.CIFAR10], root: Path, verify: bool) -> ImageSet:
+def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
     try:
         train, test = (reader(root, train=part) for part in (True, False))
     except RuntimeError as error:
@@ -134,22 +117,44 @@ def _cifar(name: str, stem: str, reader: type[datasets.CIFAR10], root: Path, ver
 
 def cifar10(root: Path, verify: bool) -> ImageSet:
     """CIFAR10, official split."""
-    return _cifar("CIFAR10", "cifar10", datasets.CIFAR10 if verify else _CIFAR10Unchecked, root, verify)
+    from torchvision import datasets
+
+    class Unchecked(datasets.CIFAR10):
+        """torchvision's reader with the checksums taken out, for cut copies."""
+
+        train_list = [[file, None] for file, _ in datasets.CIFAR10.train_list]
+        test_list = [[file, None] for file, _ in datasets.CIFAR10.test_list]
+        meta = {**datasets.CIFAR10.meta, "md5": None}
+
+    return _cifar("CIFAR10", "cifar10", datasets.CIFAR10 if verify else Unchecked, root, verify)
 
 
 def cifar100(root: Path, verify: bool) -> ImageSet:
     """CIFAR100, official split."""
-    return _cifar("CIFAR100", "cifar100", datasets.CIFAR100 if verify else _CIFAR100Unchecked, root, verify)
+    from torchvision import datasets
+
+    class Unchecked(datasets.CIFAR100):
+        """torchvision's reader with the checksums taken out, for cut copies."""
+
+        train_list = [[file, None] for file, _ in datasets.CIFAR100.train_list]
+        test_list = [[file, None] for file, _ in datasets.CIFAR100.test_list]
+        meta = {**datasets.CIFAR100.meta, "md5": None}
+
+    return _cifar("CIFAR100", "cifar100", datasets.CIFAR100 if verify else Unchecked, root, verify)
 
 
 def dtd(root: Path, verify: bool) -> ImageSet:
     """Describable textures, train1 and test1 lists; the val list is not used, as upstream."""
+    from torchvision import datasets
+
     train, test = (datasets.DTD(root, split, partition=1, loader=str) for split in ("train", "test"))
     return _from_lists("DTD", "dtd", train, test, root / "dtd/dtd/labels")
 
 
 def eurosat(root: Path, verify: bool) -> ImageSet:
     """EuroSAT (RGB), 80/20 split over sorted folders and string-sorted file names; hand-written names."""
+    from torchvision import datasets
+
     whole = datasets.EuroSAT(root, loader=str)
     if whole.classes != EUROSAT_FOLDERS:
         raise UserError(
@@ -167,7 +172,14 @@ def flowers(root: Path, verify: bool) -> ImageSet:
 
     Names are upstream's: torchvision's differ in entry 59, "pink-yellow dahlia?" with a question mark.
     """
-    reader = datasets.Flowers102 if verify else _Flowers102Unchecked
+    from torchvision import datasets
+
+    class Unchecked(datasets.Flowers102):
+        """torchvision's reader with the checksums taken out, for cut copies."""
+
+        _file_dict = {part: (file, None) for part, (file, _) in datasets.Flowers102._file_dict.items()}
+
+    reader = datasets.Flowers102 if verify else Unchecked
     try:
         train, test = (reader(root, split, loader=str) for split in ("train", "test"))
     except RuntimeError as error:
@@ -182,12 +194,16 @@ def flowers(root: Path, verify: bool) -> ImageSet:
 
 def food(root: Path, verify: bool) -> ImageSet:
     """Food-101, official split in the order of its json lists."""
+    from torchvision import datasets
+
     train, test = (datasets.Food101(root, split, loader=str) for split in ("train", "test"))
     return _from_lists("Food", "food", train, test, root / "food-101/meta")
 
 
 def mnist(root: Path, verify: bool) -> ImageSet:
     """MNIST; its names are "0 - zero" to "9 - nine", which the prompts contain literally."""
+    from torchvision import datasets
+
     train, test = (datasets.MNIST(root, train=part) for part in (True, False))
     parts = (ImageArrays(part.data.numpy(), part.targets.tolist()) for part in (train, test))
     return ImageSet("MNIST", *parts, read_names("mnist"), read_templates("mnist"))
@@ -218,6 +234,8 @@ def oxford_pet(root: Path, verify: bool) -> ImageSet:
 
 def stanford_cars(root: Path, verify: bool) -> ImageSet:
     """Stanford Cars, official split; nine templates, one more than OpenAI's list."""
+    from torchvision import datasets
+
     train, test = (datasets.StanfordCars(root, split, loader=str) for split in ("train", "test"))
     return _from_lists("StanfordCars", "stanford_cars", train, test, root / "stanford_cars/devkit")
 
@@ -229,6 +247,8 @@ def sun397(root: Path, verify: bool, order: str = "sorted") -> ImageSet:
     Order "sorted" sorts the paths before the split; "torchvision" keeps the listed order. The fingerprint
     tells them apart.
     """
+    from torchvision import datasets
+
     whole = datasets.SUN397(root, loader=str)
     names = agreed_names("SUN397", "sun397", whole.classes)
     files = _files(whole)

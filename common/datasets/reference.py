@@ -3,14 +3,16 @@
 import csv
 import os
 from pathlib import Path
-
-import pandas as pd
-from torchvision import datasets
+from typing import TYPE_CHECKING
 
 from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTION_FILES, CAPTIONS, how_to_get
 from common.datasets.names import read_names
 from common.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torchvision import datasets
 
 IMAGENET_TRAINING_PROMPT = "a photo of a {}."
 
@@ -37,7 +39,7 @@ def validation_folder(folder: Path) -> Path:
     return folder / ("val_in_folder" if (folder / "val_in_folder").is_dir() else "val")
 
 
-def _files(part: datasets.ImageFolder) -> ImageFiles:
+def _files(part: "datasets.ImageFolder") -> ImageFiles:
     return ImageFiles([path for path, _ in part.samples], part.targets)
 
 
@@ -54,7 +56,9 @@ def imagenet_names_and_templates() -> tuple[list[str], list[str]]:
     return list(IMAGENET_CLASSNAMES), [IMAGENET_TRAINING_PROMPT, *templates]
 
 
-def _image_folder(folder: Path) -> datasets.ImageFolder:
+def _image_folder(folder: Path) -> "datasets.ImageFolder":
+    from torchvision import datasets
+
     count = sum(entry.is_dir() for entry in os.scandir(folder))
     if count != 1000:
         raise UserError(
@@ -141,8 +145,10 @@ def captions(root: str | Path) -> list[str]:
     return _caption_table(path)["title"].tolist()
 
 
-def _caption_table(path: Path) -> pd.DataFrame:
+def _caption_table(path: Path) -> "pd.DataFrame":
     """The file's rows: column title, and url (TSV) or filepath (CSV, where the file has it)."""
+    import pandas as pd
+
     options = {"sep": "\t", "dtype": str, "keep_default_na": False, "encoding": "utf-8"}
     try:
         if path.suffix == ".tsv":

@@ -1,19 +1,13 @@
 """Image transforms of the CLIP-based papers."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import (
-    CenterCrop,
-    Compose,
-    InterpolationMode,
-    Normalize,
-    PILToTensor,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
-    Resize,
-    ToTensor,
-)
+
+if TYPE_CHECKING:
+    from torchvision.transforms import Compose
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -29,27 +23,35 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def clip_train(n_px: int, least_area: float = 0.9, flip: bool = False) -> Compose:
+def clip_train(n_px: int, least_area: float = 0.9, flip: bool = False) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px): random crop of 90 to 100 % of the area, CLIP's normalisation.
 
     No horizontal flip (ZSCL mtil/clip/clip.py:L63-L71) unless asked for; IT-Prompt takes crops from 8 % on, and flips.
     """
+    from torchvision.transforms import (
+        Compose, InterpolationMode, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor,
+    )  # fmt: skip
+
     crop = RandomResizedCrop(n_px, scale=(least_area, 1.0), interpolation=InterpolationMode.BICUBIC)
     flips = [RandomHorizontalFlip()] if flip else []
     return Compose([to_rgb, crop, *flips, ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
 
 
-def clip_eval(n_px: int) -> Compose:
+def clip_eval(n_px: int) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px): shorter side to n_px, centre crop, CLIP's normalisation.
 
     ZSCL mtil/clip/clip.py:L72-L79.
     """
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
+
     resize = Resize(n_px, interpolation=InterpolationMode.BICUBIC)
     return Compose([to_rgb, resize, CenterCrop(n_px), ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
 
 
-def clip_eval_pixels(n_px: int) -> Compose:
+def clip_eval_pixels(n_px: int) -> "Compose":
     """`clip_eval` up to the pixels: PIL image -> uint8 (3, n_px, n_px), to be normalised on the device."""
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, PILToTensor, Resize
+
     resize = Resize(n_px, interpolation=InterpolationMode.BICUBIC)
     return Compose([to_rgb, resize, CenterCrop(n_px), PILToTensor()])
 
@@ -60,27 +62,33 @@ def clip_normalise(pixels: Tensor) -> Tensor:
     return pixels.float().div(255).sub(mean).div(std)
 
 
-def vit_train(n_px: int) -> Compose:
+def vit_train(n_px: int) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px) in [0, 1]: random crop of 8 to 100 % of the area, random flip.
 
     Bilinear, not normalised, as CODA-Prompt and what builds on it (InfLoRA utils/data.py:L111-L127, VQ-Prompt
     dataloaders/utils.py:L30-L68).
     """
+    from torchvision.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToTensor
+
     return Compose([to_rgb, RandomResizedCrop(n_px), RandomHorizontalFlip(), ToTensor()])
 
 
-def characters_train(n_px: int) -> Compose:
+def characters_train(n_px: int) -> "Compose":
     """`vit_train` for the miniature's characters: crops of 75 to 100 % of the area, no flip.
 
     A character mirrored or cut is another one: a linear probe of the miniature's ViT falls from 81 to 56 % under
     `vit_train`.
     """
+    from torchvision.transforms import Compose, RandomResizedCrop, ToTensor
+
     return Compose([to_rgb, RandomResizedCrop(n_px, scale=(0.75, 1.0)), ToTensor()])
 
 
-def vit_eval(n_px: int, shorter_side: int) -> Compose:
+def vit_eval(n_px: int, shorter_side: int) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px) in [0, 1]: shorter side to `shorter_side`, then centre crop.
 
     The sources of `vit_train`: 256 for 224 pixels, on CIFAR-100 224 itself.
     """
+    from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
+
     return Compose([to_rgb, Resize(shorter_side), CenterCrop(n_px), ToTensor()])

@@ -1,8 +1,6 @@
 """Compiled transformer blocks (--compile) and, for timm's ViT, whose loop over blocks is its own, fewer activations."""
 
 import torch
-from timm.models.vision_transformer import Block
-from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torch import nn
 
 from common.clip.model import ResidualAttentionBlock
@@ -17,6 +15,9 @@ def prepare(*models: nn.Module) -> None:
     A paper's block that derives from CLIP's, and may count or draw, has its attention and MLP compiled alone. Blocks
     that run through functions (those with prompts in VQ-Prompt and IT-Prompt) run as they are.
     """
+    from timm.models.vision_transformer import Block
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+
     modules = [module for model in models for module in model.modules()]
     for vit in modules:
         if isinstance(vit, TimmViT):
