@@ -63,6 +63,8 @@ class About:
     convert: Callable[[Any], Any] | None = None  # a value as given -> the value meant, such as the names of order1
     presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)  # by this field's value
     words: bool = False  # a list of separate words instead of one word with commas
+    adds: bool = False  # a list to which the flag, given again, adds
+    alone: str | None = None  # what the flag says without a value, where it may stand so
     positional: bool = False
     empty: bool = False  # whether an empty text or list makes sense
     unique: bool = False  # whether no value of a list may occur twice
@@ -83,7 +85,8 @@ class Declared:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        return self.about.flags or self.about.off or ("--" + self.key,)
+        own = self.key.upper() if self.about.positional else "--" + self.key
+        return self.about.flags or self.about.off or (own,)
 
 
 def option(default: Any = REQUIRED, help: str = "", **about: Any) -> Any:
@@ -159,6 +162,8 @@ def read(
         _refuse_presets(known, *content)
         _assign_all(config, known, spelled, *content)
     for key, name, value in given:
+        if known[key].about.adds:
+            value = [*(OmegaConf.select(config, key) or []), *value]
         _assign(config, known, spelled, key, value, name)
         preset = known[key].about.presets.get(value) if known[key].about.presets else None
         if preset is not None:
@@ -375,7 +380,10 @@ class _Keep(argparse.Action):
 
 
 class _Help(argparse.HelpFormatter):
-    """Flags that may stand alone are shown alone."""
+    """Flags that may stand alone are shown alone, texts of several lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if "\n" in text else super()._fill_text(text, width, indent)
 
     def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
         return "" if action.nargs == "?" else super()._format_args(action, default_metavar)
@@ -388,7 +396,8 @@ def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: Dic
     """The parser; `config` holds the values that --help shows as those that hold without a flag."""
     idle = [item.flags[0] for item in known.values() if item.about.ignored]
     epilog = about["epilog"] + (f" Accepted and without effect, as in the original: {', '.join(idle)}." if idle else "")
-    positional = [item.key.upper() for item in known.values() if item.about.positional]
+    places = [item for item in known.values() if item.about.positional]
+    positional = [f"[{item.flags[0]} ...]" if item.is_list else item.flags[0] for item in places]
     usage = " ".join([about["prog"], *positional, "[options]"])
     parser = _Parser(
         prog=about["prog"], usage=usage, description=about["description"], epilog=epilog,
@@ -401,12 +410,14 @@ def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: Dic
         text = argparse.SUPPRESS if item.about.ignored else _help(item, config)
         how: dict[str, Any] = {"action": _Keep, "metavar": _metavar(item), "help": text}
         if item.about.positional:
-            group.add_argument(item.key, **how)
+            how |= {"metavar": item.flags[0]} | ({"nargs": "*", "default": argparse.SUPPRESS} if item.is_list else {})
+            group.add_argument(item.key, **how).required = False  # `_check` says what is missing
         elif typing.get_origin(item.kind) is not dict:  # that one is of a file alone
             if item.kind is bool:
                 alone = positional or item.about.off
                 how |= {"nargs": 0 if alone else "?", "const": "false" if item.about.off else "true"}
             how |= {"nargs": "+"} if item.about.words else {}
+            how |= {"nargs": "?", "const": item.about.alone} if item.about.alone is not None else {}
             group.add_argument(*item.flags, dest=item.key, **how)
     if not positional:
         text = "the same as --KEY VALUE; so does KEY=VALUE alone"
