@@ -4,7 +4,6 @@ Classes in the order of their labels, no validation split. Images are normalised
 CLIP's, resized bilinearly, and CIFAR-100 is not mirrored (upstream datasets/seq_*.py).
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,29 +69,28 @@ def transforms(name: str, n_px: int, clip_norm: bool) -> "tuple[Compose, Compose
     return Compose([to_rgb, crop, *flip, *last]), Compose([to_rgb, Resize((n_px, n_px)), *last])
 
 
-def place(name: str, args: argparse.Namespace) -> tuple[str, Path]:
-    """The set's name in common.datasets and the folder it is looked for in, from the original's flag for it."""
-    data = DATASETS[name]
-    root = Path(getattr(args, data.flag)).expanduser()
+def place(name: str, folder: str) -> tuple[str, Path]:
+    """The set's name in common.datasets and the folder it is looked for in, from what the original's flag says."""
+    data, root = DATASETS[name], Path(folder).expanduser()
     return data.name, root.parent if data.folder and root.name == data.folder else root
 
 
-def require(name: str, args: argparse.Namespace) -> None:
+def require(name: str, folder: str, verify: bool) -> None:
     """Return if the data set is there and complete; else raise UserError."""
     if name != MINI:
-        known, root = place(name, args)
-        datasets.require([known], root, not args.no_verify)
+        known, root = place(name, folder)
+        datasets.require([known], root, verify)
 
 
-def load(name: str, args: argparse.Namespace, n_px: int) -> ImageSet:
+def load(name: str, folder: str, n_px: int, clip_norm: bool, verify: bool) -> ImageSet:
     """The data set under its transforms, with the class names that the original lists. Raises UserError."""
-    both = transforms(name, n_px, args.clip_norm)
+    both = transforms(name, n_px, clip_norm)
     if name == MINI:
         from common.mini import incremental
 
         return incremental(*both)
-    known, root = place(name, args)
-    data = datasets.load(known, root, *both, verify=not args.no_verify)
+    known, root = place(name, folder)
+    data = datasets.load(known, root, *both, verify=verify)
     data.classnames = listed_names(known, data.classnames)
     return data
 

@@ -4,7 +4,6 @@ One run learns its tasks in order and evaluates after each on the test sets of a
 training is the same for both, so one run records both protocols. The same command again goes on where it stopped.
 """
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,27 +14,23 @@ from alta.buffer import Buffer
 from alta.data import CHARACTERS, DATASETS, MINI, MINI_RESNET, load, load_clip, require
 from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, features_of, forgetting
 from alta.heads import METHODS, Head, PromptOptions
-from alta.options import Config, parse_args, read_preset, replays
+from alta.options import Options, data_folder, encoding_of, parse, precision_of, replays, usual
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, ModifiedResNet
 from common.clip.pretrained import find_weights
-from common.command_line import mini_folder
 from common.datasets.images import ImageSet
 from common.datasets.incremental import Scenario, task_subset
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
-from common.runs import Run, file_md5, load_tensors, save_tensors
+from common.machine import Machine, choose_machine
+from common.options import settings
+from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches
 from common.training.blocks import prepare
-from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
-from common.training.precision import choose
+from common.training.device import cost_records, seed_everything
 
 SEED_STEP = 1000  # the batches of a run's tasks have streams of their own: seed * SEED_STEP + task
-BUFFER_SIZE = 200  # the default, of which no protocol's name speaks
 SETTINGS = {"class-il": "cil", "task-il": "til"}
-DECIDING_FLAGS = (
-    "method", "visual", "seed", "lr_policy", "precision", "encoding", "clip_norm", "seen_only", "joint_task_classes",
-)  # fmt: skip
 
 
 @dataclass
@@ -52,17 +47,13 @@ class Learned:
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
-    args, config = parse_args(argv)
-    args.device = pick_device(args.device, args.threads)
-    args.precision = {"auto": "fp16" if args.device.type == "cuda" else "fp32"}.get(args.precision, args.precision)
-    choose(args, args.device)
-    args.encoding = {"auto": "full" if args.precision == "fp16" else "cut"}.get(args.encoding, args.encoding)
-    wanted = config["dataset"]["num_workers"] if args.workers is None else args.workers
-    args.workers = min(wanted, automatic_workers())
-    all_checked([lambda: require(config["dataset"]["name"], args), lambda: weights_of(args)])
-    seed_everything(args.seed)  # the adapter's initial weights
-    learned = build(args, config)
-    run = open_run(args, config, learned)
+    options = parse(argv)
+    machine = choose_machine(options, num_workers=options.dataset.num_workers)
+    name, folder = options.dataset.name, data_folder(options)
+    all_checked([lambda: require(name, folder, not options.no_verify), lambda: weights_of(options)])
+    seed_everything(options.seed)  # the adapter's initial weights
+    learned = build(options, machine)
+    run = open_run(options, machine, learned)
     done = 0
     while done < len(learned.tasks.tasks) and is_done(run, done):
         done += 1
@@ -72,54 +63,58 @@ def main(argv: list[str] | None = None) -> None:
         if task_path(run, task).exists():
             read_task(run, learned, task)
         else:
-            learn_task(run, args, config, learned, task)
-        record_task(run, args, config, learned, task)
-    finish(run, args, config, learned)
+            learn_task(run, options, machine, learned, task)
+        record_task(run, options, machine, learned, task)
+    finish(run, options, machine, learned)
 
 
 # What a run is made of
 
 
-def weights_of(args: argparse.Namespace) -> Path | None:
+def weights_of(options: Options) -> Path | None:
     """The file of CLIP's weights, None for the miniature's. Raises UserError if it can not be had."""
-    return find_weights(args.model or args.visual) if args.model or args.visual not in (MINI, MINI_RESNET) else None
+    weights, visual = options.clip_weights, options.visual
+    return find_weights(weights or visual) if weights or visual not in (MINI, MINI_RESNET) else None
 
 
-def build(args: argparse.Namespace, config: Config) -> Learned:
-    halves = "fp16" if args.precision == "fp16" else "fp32"  # of the weights; tf32 and bf16 are ways to compute
-    clip = load_clip(args.visual, args.model, halves, args.device)
-    check_tower(clip, args, config)
+def build(options: Options, machine: Machine) -> Learned:
+    precision, device = precision_of(options, machine.device), machine.device
+    halves = "fp16" if precision == "fp16" else "fp32"  # of the weights; tf32 and bf16 are ways to compute
+    clip = load_clip(options.visual, options.clip_weights, halves, device)
+    check_tower(clip, options)
     prepare(clip)
-    data = load(config["dataset"]["name"], args, clip.visual.input_resolution)
-    size, coop, optim = config["dataset"]["n_classes_per_task"], config["TRAINER.COOP"], config["OPTIM"]
+    resolution, verify = clip.visual.input_resolution, not options.no_verify
+    data = load(options.dataset.name, data_folder(options), resolution, options.clip_norm, verify)
+    size, coop, optim = options.dataset.n_classes_per_task, options.TRAINER.COOP, options.OPTIM
     tasks = Scenario(range(len(data.classnames)), size, size)
     check_images(data, tasks)
-    prompts = PromptOptions(coop["CTX_INIT"], coop["CLASS_TOKEN_POSITION"], coop["N_CTX"], coop["CSC"])
-    head = Head(clip, args.method, data.classnames, prompts, args.encoding)
+    prompts = PromptOptions(coop.CTX_INIT, coop.CLASS_TOKEN_POSITION, coop.N_CTX, coop.CSC)
+    head = Head(clip, options.method, data.classnames, prompts, encoding_of(options, device))
     trained, optimizer = list(head.trained().values()), None
     if trained:
         optimizer = torch.optim.SGD(
-            trained, lr=optim["LR"], momentum=optim["MOMENTUM"], weight_decay=optim["WEIGHT_DECAY"],
-            dampening=optim["SGD_DAMPNING"], nesterov=optim["SGD_NESTEROV"],
+            trained, lr=optim.LR, momentum=optim.MOMENTUM, weight_decay=optim.WEIGHT_DECAY,
+            dampening=optim.SGD_DAMPNING, nesterov=optim.SGD_NESTEROV,
         )  # fmt: skip
-    buffer = Buffer(args.buffer_size, args.seed, args.device) if replays(args, config) else None
-    if buffer is None and config["model"]["use_replay"] and trained:
-        print(f"note: {args.method} trains prompts alone and does not replay; --buffer_size has no effect")
+    buffer = Buffer(options.buffer_size, options.seed, device) if replays(options) else None
+    if buffer is None and options.model.use_replay and trained:
+        print(f"note: {options.method} trains prompts alone and does not replay; --buffer_size has no effect")
     return Learned(head, tasks, data, optimizer, buffer)
 
 
-def check_tower(clip: CLIP, args: argparse.Namespace, config: Config) -> None:
+def check_tower(clip: CLIP, options: Options) -> None:
     """Raise UserError for an image size, or a file of weights, that does not fit the tower that --visual names."""
-    wanted, has = config["dataset"].get("image_size"), clip.visual.input_resolution
+    wanted, has = options.dataset.image_size, clip.visual.input_resolution
     if wanted not in (None, has):
         raise UserError(
-            f"configuration {args.config_file}: dataset.image_size {wanted}, but {args.visual} takes images of {has} "
+            f"{options.config_file}: dataset.image_size {wanted}, but {options.visual} takes images of {has} "
             "pixels. Leave the key out, or give that number."
         )
     is_resnet = isinstance(clip.visual, ModifiedResNet)
-    if args.model and is_resnet != (args.visual.startswith("RN") or args.visual == MINI_RESNET):
+    if options.clip_weights and is_resnet != (options.visual.startswith("RN") or options.visual == MINI_RESNET):
         holds = "ResNet" if is_resnet else "ViT"
-        raise UserError(f"--visual {args.visual}, but {args.model} holds a {holds}. Name the tower that it holds.")
+        told = f"--visual {options.visual}, but {options.clip_weights} holds a {holds}."
+        raise UserError(f"{told} Name the tower that it holds.")
 
 
 def check_images(data: ImageSet, tasks: Scenario) -> None:
@@ -130,53 +125,52 @@ def check_images(data: ImageSet, tasks: Scenario) -> None:
             raise UserError(f"{data.name} has no {split} image of the classes of task {absent[0]}. Get the whole set.")
 
 
-def data_label(config: Config) -> str:
-    name = config["dataset"]["name"]
+def data_label(options: Options) -> str:
+    name = options.dataset.name
     return CHARACTERS if name == MINI else DATASETS[name].label
 
 
-def protocols(args: argparse.Namespace, config: Config) -> dict[str, str]:
+def protocols(options: Options) -> dict[str, str]:
     """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
-    data = config["dataset"]
-    usual = read_preset()["flags"]["buffer_size"] if args.scale == MINI else BUFFER_SIZE
-    buffer = f"-buffer{args.buffer_size}" if replays(args, config) and args.buffer_size != usual else ""
-    split = f"{data_label(config).lower()}-{data['n_tasks']}x{data['n_classes_per_task']}{buffer}"
+    data, told = options.dataset, replays(options) and options.buffer_size != usual(options, "buffer_size")
+    buffer = f"-buffer{options.buffer_size}" if told else ""
+    split = f"{data_label(options).lower()}-{data.n_tasks}x{data.n_classes_per_task}{buffer}"
     return {setting: f"{kind}-{split}" for setting, kind in SETTINGS.items()}
 
 
-def method_label(args: argparse.Namespace, config: Config) -> str:
+def method_label(options: Options) -> str:
     """The method as records name it, and what is not as usual."""
-    method, usual = METHODS[args.method], read_preset()["flags"] if args.scale == MINI else {}
-    trains, joint, masked = method.adapts or method.prompts, config["dataset"]["n_tasks"] == 1, args.joint_task_classes
+    method, policy, masked = METHODS[options.method], options.lr_policy, options.joint_task_classes
+    trains, joint = method.adapts or method.prompts, options.dataset.n_tasks == 1
     told = {
         "joint": trains and joint,
-        "no replay": method.adapts and not joint and not config["model"]["use_replay"],
-        args.lr_policy: trains and args.lr_policy != usual.get("lr_policy", "released"),
-        "CLIP's normalisation": args.clip_norm,
-        "among classes seen": args.seen_only,
+        "no replay": method.adapts and not joint and not options.model.use_replay,
+        policy: trains and policy != usual(options, "lr_policy"),
+        "CLIP's normalisation": options.clip_norm,
+        "among classes seen": options.seen_only,
         f"masked to tasks of {masked}": masked is not None,
     }
     return ", ".join([method.label, *(words for words, said in told.items() if said)])
 
 
-def run_folder(args: argparse.Namespace) -> str:
+def run_folder(options: Options) -> str:
     """--save, or a folder that tells one run from another."""
-    name = f"{Path(args.config_file).stem}-{args.method}-{args.visual.replace('/', '-')}"
-    return args.save or f"runs/alta/{name}-buffer{args.buffer_size}-seed{args.seed}"
+    name = f"{Path(options.config_file).stem}-{options.method}-{options.visual.replace('/', '-')}"
+    return options.save or f"runs/alta/{name}-buffer{options.buffer_size}-seed{options.seed}"
 
 
-def open_run(args: argparse.Namespace, config: Config, learned: Learned) -> Run:
-    scale = MINI if MINI in (args.scale, config["dataset"]["name"], args.visual.split("-")[0]) else "paper"
+def open_run(options: Options, machine: Machine, learned: Learned) -> Run:
+    scale = MINI if MINI in (options.scale, options.dataset.name, options.visual.split("-")[0]) else "paper"
     labels = {
-        "paper": "alta", "method": method_label(args, config), "protocol": protocols(args, config)["class-il"],
-        "backbone": args.visual, "scale": scale, "seed": args.seed,
+        "paper": "alta", "method": method_label(options), "protocol": protocols(options)["class-il"],
+        "backbone": options.visual, "scale": scale, "seed": options.seed,
     }  # fmt: skip
-    weights, dataset = weights_of(args), {**config["dataset"], "num_workers": None}  # which decides no number
-    decides: dict[str, Any] = {name: getattr(args, name) for name in DECIDING_FLAGS} | config | {"dataset": dataset}
-    decides |= {"buffer_size": args.buffer_size if learned.buffer is not None else None}
+    weights, device = weights_of(options), machine.device
+    decides = settings(options) | {"buffer_size": options.buffer_size if learned.buffer is not None else None}
+    decides |= {"precision": precision_of(options, device), "encoding": encoding_of(options, device)}
     decides |= {"weights": weights and file_md5(weights), "data": learned.data.fingerprint}
-    about = {"device": device_name(args.device), "workers": args.workers}
-    return Run(mini_folder(run_folder(args), scale), decides, labels, "", args.overwrite, args.save_interval, about)
+    folder = mini_folder(run_folder(options), scale)
+    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
 
 
 # Checkpoints
@@ -218,46 +212,45 @@ def read_task(run: Run, learned: Learned, task: int) -> None:
 # A task
 
 
-def learn_task(run: Run, args: argparse.Namespace, config: Config, learned: Learned, task: int) -> None:
+def learn_task(run: Run, options: Options, machine: Machine, learned: Learned, task: int) -> None:
     """Train a task, with an evaluation every so many epochs as the original has them; then its checkpoint."""
     head, optimizer, buffer = learned.head, learned.optimizer, learned.buffer
     if optimizer is not None:
-        options, past = training_options(args, config), learned.tasks.tasks[task].start
+        training, past = training_options(options), learned.tasks.tasks[task].start
         examples = task_subset(learned.data.train, learned.tasks, task)
-        seed = args.seed * SEED_STEP + task
-        batches = Batches(examples, config["train"]["batch_size"], seed, args.workers, args.device)
-        log, stage = TrainingLog(options.epochs * len(batches), args.device), f"task {task}"
-        epochs = train_task(head, task, past, batches, optimizer, buffer, options, log, stage, run.steps)
+        seed = options.seed * SEED_STEP + task
+        batches = Batches(examples, options.train.batch_size, seed, machine.workers, machine.device)
+        log, stage = TrainingLog(training.epochs * len(batches), machine.device), f"task {task}"
+        epochs = train_task(head, task, past, batches, optimizer, buffer, training, log, stage, run.steps)
         for epoch in epochs:
-            if epoch % config["eval"]["test_epochs"] == 0 and epoch < options.epochs:
-                print_accuracies(test_task(args, config, learned, task)[args.il_setting])
+            if epoch % options.eval.test_epochs == 0 and epoch < training.epochs:
+                print_accuracies(test_task(options, machine, learned, task)[options.il_setting])
         last = slice(-len(batches), None)
-        loss, hits = log.total(options)[last].mean(), log.accuracy[last].mean()
+        loss, hits = log.total(training)[last].mean(), log.accuracy[last].mean()
         print(f"{stage}: loss {loss:.3f}, training accuracy {100 * hits:.2f}")
-    about = {"dataset": data_label(config), "after_task": task + 1}
-    run.record(cost_records(about["dataset"], about["after_task"], run.seconds, args.device))
+    run.record(cost_records(data_label(options), task + 1, run.seconds, machine.device))
     save_task(run, learned, task)
 
 
-def training_options(args: argparse.Namespace, config: Config) -> TrainingOptions:
-    train, optim = config["train"], config["OPTIM"]
-    rate = Rate(args.lr_policy, optim["LR"], optim["WARMUP_CONS_LR"], optim["WARMUP_EPOCH"], optim["MAX_EPOCH"])
-    return TrainingOptions(optim["MAX_EPOCH"], rate, train["batch_size"], train["alpha"], train["beta"])
+def training_options(options: Options) -> TrainingOptions:
+    train, optim = options.train, options.OPTIM
+    rate = Rate(options.lr_policy, optim.LR, optim.WARMUP_CONS_LR, optim.WARMUP_EPOCH, optim.MAX_EPOCH)
+    return TrainingOptions(optim.MAX_EPOCH, rate, train.batch_size, train.alpha, train.beta)
 
 
-def test_task(args: argparse.Namespace, config: Config, learned: Learned, task: int) -> dict[str, list[float]]:
+def test_task(options: Options, machine: Machine, learned: Learned, task: int) -> dict[str, list[float]]:
     """By il_setting, the accuracy on each task's test set so far, as fractions."""
-    tasks, size = learned.tasks, config["eval"]["batch_size"]
+    tasks, size, masked = learned.tasks, options.eval.batch_size, options.joint_task_classes
     for known in range(len(learned.tests), task + 1):
         examples = task_subset(learned.data.test, tasks, known)
-        learned.tests.append(features_of(learned.head, examples, size, args.workers, args.device))
-    seen = tasks.seen(task) if args.seen_only else None
+        learned.tests.append(features_of(learned.head, examples, size, machine.workers, machine.device))
+    seen = tasks.seen(task) if options.seen_only else None
     class_il, task_il = accuracies(learned.head, learned.tests[: task + 1], tasks.increment, size, seen)
-    if args.joint_task_classes:
+    if masked:
         features, labels = learned.tests[0]
-        owners = labels // args.joint_task_classes
+        owners = labels // masked
         groups = [(features[owners == owner], labels[owners == owner]) for owner in owners.unique()]
-        within = accuracies(learned.head, groups, args.joint_task_classes, size)[1]
+        within = accuracies(learned.head, groups, masked, size)[1]
         task_il = [sum(within) / len(within)]
     return {"class-il": class_il, "task-il": task_il}
 
@@ -272,18 +265,18 @@ def print_accuracies(cells: list[float]) -> None:
 # Records
 
 
-def record_task(run: Run, args: argparse.Namespace, config: Config, learned: Learned, task: int) -> None:
+def record_task(run: Run, options: Options, machine: Machine, learned: Learned, task: int) -> None:
     """Evaluate and record both settings: the mean over tasks, each task's accuracy, forgetting, backward transfer."""
-    cells, about = test_task(args, config, learned, task), {"after_task": task + 1, "seconds": 0.0}
-    print_accuracies(cells[args.il_setting])
-    lines, names = [], protocols(args, config)
+    cells, about = test_task(options, machine, learned, task), {"after_task": task + 1, "seconds": 0.0}
+    print_accuracies(cells[options.il_setting])
+    lines, names = [], protocols(options)
     for setting, row in cells.items():
         percent = [100 * value for value in row]
         values = {"accuracy": sum(percent) / len(percent)}
         if task > 0:
             matrix = square([*matrix_of(run, names[setting], task), percent])
             values |= {"forgetting": forgetting(matrix), "bwt": backward_transfer(matrix)}
-        told = [(data_label(config), metric, value) for metric, value in values.items()]
+        told = [(data_label(options), metric, value) for metric, value in values.items()]
         told += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(percent)]
         lines += [about | {"protocol": names[setting], "dataset": dataset, "metric": metric, "value": value}
                   for dataset, metric, value in told]  # fmt: skip
@@ -302,11 +295,11 @@ def square(rows: list[list[float]]) -> list[list[float]]:
     return [row + [float("nan")] * (len(rows) - len(row)) for row in rows]
 
 
-def finish(run: Run, args: argparse.Namespace, config: Config, learned: Learned) -> None:
+def finish(run: Run, options: Options, machine: Machine, learned: Learned) -> None:
     """Avg and Last, the count of trained parameters, accuracy matrices as CSV and picture; the t-SNE picture."""
-    tasks, names = len(learned.tasks.tasks), protocols(args, config)
+    tasks, names = len(learned.tasks.tasks), protocols(options)
     trained = sum(parameter.numel() for parameter in learned.head.trained().values())
-    about = {"dataset": data_label(config), "after_task": tasks, "seconds": None}
+    about = {"dataset": data_label(options), "after_task": tasks, "seconds": None}
     where = " on the miniature" if run.labels["scale"] == MINI else ""
     for setting, protocol in names.items():
         found = {line["after_task"]: line["value"] for line in run.find(protocol=protocol, metric="accuracy")}
@@ -318,11 +311,11 @@ def finish(run: Run, args: argparse.Namespace, config: Config, learned: Learned)
         title = f"{run.labels['method']}, {protocol}{where}"
         heat_map(run.path(f"accuracy_{setting}.png"), cells, columns, columns, title)
         print(f"{title}: Avg {values['avg']:.2f}, Last {values['last']:.2f}")
-    if args.tsne and not run.path("tsne.png").exists():
+    if options.tsne and not run.path("tsne.png").exists():
         read_task(run, learned, tasks - 1)
-        test_task(args, config, learned, tasks - 1)
-        title = f"t-SNE: {args.il_setting}_{args.visual}_{args.method}_{config['dataset']['name']}_bf{args.buffer_size}"
-        draw_tsne(learned.head, learned.tests, run.path("tsne.png"), title + where, args.seed)
+        test_task(options, machine, learned, tasks - 1)
+        name = f"{options.il_setting}_{options.visual}_{options.method}_{options.dataset.name}_bf{options.buffer_size}"
+        draw_tsne(learned.head, learned.tests, run.path("tsne.png"), f"t-SNE: {name}{where}", options.seed)
     run.finish()
 
 

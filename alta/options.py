@@ -1,287 +1,237 @@
 """The command line, the original's flags then ours, and the configuration files, whose keys are the original's."""
 
-import argparse
-import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+import torch
 
 from alta.data import DATASETS, MINI, MINI_CLASSES, MINI_RESNET
 from alta.heads import ENCODINGS, METHODS
 from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
-from common.command_line import Rule, add_speed_flags
 from common.errors import UserError
+from common.machine import RunOptions
+from common.options import LARGEST_SEED, check_rules, nearest, option, read, read_file
 from common.training.precision import PRECISIONS
 
 CONFIGS = Path(__file__).parent / "configs"
-METHOD = "oritext_mlp2cprompt_oriimg"
-IL_SETTINGS = ("class-il", "task-il")
 VISUALS = ("RN50", "RN101", "RN50x4", "RN50x16", "ViT-B/32", "ViT-B/16", MINI, MINI_RESNET)
-POSITIONS = ("end", "middle", "front")
-KEYS: dict[str, dict[str, type]] = {
-    "dataset": {"name": str, "num_workers": int, "n_classes_per_task": int, "n_tasks": int},
-    "model": {"pretrained": bool, "use_replay": bool},
-    "OPTIM": {
-        "NAME": str, "LR": float, "MAX_EPOCH": int, "WEIGHT_DECAY": float, "MOMENTUM": float, "SGD_DAMPNING": float,
-        "SGD_NESTEROV": bool, "WARMUP_EPOCH": int, "WARMUP_TYPE": str, "WARMUP_CONS_LR": float,
-    },
-    "TRAINER.COOP": {"N_CTX": int, "CTX_INIT": str, "CLASS_TOKEN_POSITION": str},
-    "train": {"batch_size": int, "alpha": float, "beta": float},
-    "eval": {"test_epochs": int, "batch_size": int},
-}  # fmt: skip
-OPTIONAL: dict[str, dict[str, type]] = {
-    "dataset": {"image_size": int},
-    "model": {},
-    # no effect under sgd
-    "OPTIM": {
-        "RMSPROP_ALPHA": float, "ADAM_BETA1": float, "ADAM_BETA2": float, "STAGED_LR": bool, "NEW_LAYERS": object,
-        "BASE_LR_MULT": float, "WARMUP_RECOUNT": bool,
-    },
-    "TRAINER.COOP": {"CSC": bool},
-    "train": {"num_classes": int},  # upstream never reads it
-    "eval": {},
-}  # fmt: skip
-DEFAULTS = {"OPTIM": {"STAGED_LR": False, "WARMUP_RECOUNT": True}, "TRAINER.COOP": {"CSC": False}}
-Config = dict[str, dict[str, Any]]  # by section, "TRAINER.COOP" being one
 
 
-class Scale(argparse.Action):
-    """--scale mini sets the flags of configs/mini.yaml where it stands: a later flag overrides them."""
+def miniature(options: Any) -> dict[str, Any]:
+    """The values of --scale mini over the options so far, whose number of tasks stays one where it is."""
+    content = read_file(CONFIGS / "mini.yaml")
+    if options.dataset.get("n_tasks") == 1:
+        if options.joint_task_classes:
+            content["joint_task_classes"] = content["dataset"]["n_classes_per_task"]
+        content["dataset"] |= {"n_tasks": 1, "n_classes_per_task": MINI_CLASSES}
+    return content
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, flag: str | None = None) -> None:
-        namespace.scale = values
-        if values == MINI:
-            for name, value in read_preset()["flags"].items():
-                setattr(namespace, name, value)
+
+def only(known: Any, why: str = "") -> Callable[[Any], str | None]:
+    """A check of keys of the original that can say more than any of its configurations does."""
+    return lambda value: None if value == known else why or f"only {known} is known here."
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m alta.main",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-        description="ALTA (IEEE TMM 2023, document 10347466): continual learning on a frozen CLIP.",
-        epilog="Try: python -m alta.main --config-file alta/configs/il_cifar100.yaml --scale mini",
+def whole_words(text: str) -> str | None:
+    """A check of CTX_INIT, whose words the original counts as tokens."""
+    words = text.replace("_", " ")
+    fits = not words or len(encode(words)) == len(words.split(" "))
+    return None if fits else "each word, one space between two, must be one token of CLIP's."
+
+
+@dataclass(frozen=True)
+class DataSection:
+    name: str = option(help="data set", group="section dataset of the configuration", choices=(*DATASETS, MINI))
+    num_workers: int = option(help="loader processes, at most one a core", at_least=0, decides=False)
+    n_classes_per_task: int = option(help="classes of a task", at_least=1)
+    n_tasks: int = option(help="tasks, which make up all classes", at_least=1)
+    image_size: int | None = option(None, "must be the tower's", at_least=1)
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    pretrained: bool = option(
+        help="always true", group="section model of the configuration",
+        check=only(True, "there is no model without CLIP's weights."),
+    )  # fmt: skip
+    use_replay: bool = option(help="whether methods with an adapter replay from a buffer")
+
+
+@dataclass(frozen=True)
+class OptimSection:
+    """Keys without effect under sgd may be left out; they are part of a run's settings all the same."""
+
+    NAME: str = option(help="sgd", group="section OPTIM of the configuration", check=only("sgd"))
+    LR: float = option(help="learning rate, from which --lr_policy makes that of an epoch", above=0)
+    MAX_EPOCH: int = option(help="epochs of a task", at_least=1)
+    WEIGHT_DECAY: float = option(help="weight decay", at_least=0)
+    MOMENTUM: float = option(help="momentum", at_least=0, below=1)
+    SGD_DAMPNING: float = option(help="dampening of the momentum", at_least=0, at_most=1)
+    SGD_NESTEROV: bool = option(help="Nesterov's momentum")
+    WARMUP_EPOCH: int = option(help="epochs at WARMUP_CONS_LR", at_least=0)
+    WARMUP_TYPE: str = option(help="constant", check=only("constant"))
+    WARMUP_CONS_LR: float = option(help="learning rate of the warm-up", at_least=0)
+    STAGED_LR: bool = option(False, "always false", check=only(False))
+    WARMUP_RECOUNT: bool = option(True, "always true", check=only(True))
+    RMSPROP_ALPHA: float | None = option(None, "without effect under sgd", at_least=0, at_most=1)
+    ADAM_BETA1: float | None = option(None, "without effect under sgd", at_least=0, below=1)
+    ADAM_BETA2: float | None = option(None, "without effect under sgd", at_least=0, below=1)
+    NEW_LAYERS: Any = option(None, "without effect under sgd", empty=True)
+    BASE_LR_MULT: float | None = option(None, "without effect under sgd", at_least=0)
+
+
+@dataclass(frozen=True)
+class CoopSection:
+    N_CTX: int = option(
+        help="context vectors where CTX_INIT is empty", group="section TRAINER.COOP of the configuration",
+        at_least=1, at_most=70,  # of CLIP's 77 tokens, which the class's name must fit into too
+    )  # fmt: skip
+    CTX_INIT: str = option(help="words whose embeddings the context starts from", empty=True, check=whole_words)
+    CLASS_TOKEN_POSITION: str = option(help="where the class's name stands", choices=("end", "middle", "front"))
+    CSC: bool = option(False, "a context for each class where CTX_INIT is empty")
+
+
+@dataclass(frozen=True)
+class TrainerSection:
+    COOP: CoopSection = field(default_factory=CoopSection)
+
+
+@dataclass(frozen=True)
+class TrainSection:
+    batch_size: int = option(
+        help="images a step, and samples replayed", group="sections train and eval of the configuration", at_least=1
     )
-    parser.add_argument("--config-file", required=True, help="YAML file of settings, as the nine in alta/configs")
-    parser.add_argument("--method", default=METHOD, help=f"{', '.join(METHODS)}; {METHOD} is ALTA")
-    parser.add_argument("--il_setting", default="class-il", help="class-il or task-il: which of the two is printed")
-    parser.add_argument("--visual", default="RN50", help=f"CLIP: {', '.join(VISUALS)}")
-    parser.add_argument("--buffer_size", type=int, default=200, help="samples in the replay buffer")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--device", default="auto", help="auto (cuda where there is one), cpu, cuda, cuda:1")
-    for name, folder in (("cifar10", ""), ("cifar100", ""), ("tinyimagenet", "/tiny-imagenet-200")):
-        parser.add_argument(f"--{name}_dir", default=f"./data{folder}", help=f"folder of {name}")
-    ours = parser.add_argument_group("ours, with effect on the numbers")
-    ours.add_argument("--lr_policy", default="released", help=f"{', '.join(LR_POLICIES)}: see alta/README.md")
-    ours.add_argument("--precision", default="auto", help="fp16 as the original, fp32, tf32, bf16; auto: fp16 on a GPU")
-    ours.add_argument(
-        "--encoding", default="auto", help=f"of texts: {', '.join(ENCODINGS)}; auto: full in fp16, else cut"
-    )
-    ours.add_argument("--clip_norm", action="store_true", help="normalise images as CLIP, not as the data set")
-    ours.add_argument("--seen_only", action="store_true", help="class-IL among the classes seen, not among all")
-    ours.add_argument("--joint_task_classes", type=int, help="joint: task-IL masks to tasks of so many classes")
-    ours.add_argument("--model", help="file of CLIP weights to take for --visual's published ones")
-    run = parser.add_argument_group("run")
-    run.add_argument("--scale", choices=["paper", MINI], default="paper", action=Scale, help="mini: the miniature")
-    run.add_argument("--save", help="output folder (runs/alta/<config>-<method>-<visual>-buffer<n>-seed<k>)")
-    run.add_argument("--tsne", action="store_true", help="draw raw and task-aware representations of test images")
-    run.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
-    run.add_argument("--threads", type=int, help="CPU threads of torch (its own choice)")
-    run.add_argument(
-        "--workers", type=int, help="loader processes (the configuration's num_workers, at most one a core)"
-    )
-    run.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
-    run.add_argument("--overwrite", action="store_true", help="start the output folder anew")
-    add_speed_flags(parser, precision=None)
-    return parser
+    alpha: float = option(help="weight of the replayed samples' cross-entropy", at_least=0)
+    beta: float = option(help="weight of the squared difference to their recorded logits", at_least=0)
+    num_classes: int | None = option(None, "read nowhere, as in the original", at_least=1)
 
 
-def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, Config]:
+@dataclass(frozen=True)
+class EvalSection:
+    test_epochs: int = option(help="epochs between two evaluations within a task", at_least=1)
+    batch_size: int = option(help="images a batch of evaluation", at_least=1)
+
+
+@dataclass(frozen=True)
+class Options(RunOptions):
+    """The original's flags, ours, and the sections of its configuration files."""
+
+    config_file: str = option(
+        help="YAML file of the keys below, as the nine in alta/configs",
+        group="the original's flags", flags=("--config-file",), decides=False,
+    )  # fmt: skip
+    method: str = option(
+        "oritext_mlp2cprompt_oriimg", "what is matched with what; the default is ALTA", choices=tuple(METHODS)
+    )
+    il_setting: str = option(
+        "class-il", "which of the two is printed; both are recorded", choices=("class-il", "task-il"), decides=False
+    )
+    visual: str = option("RN50", "CLIP", choices=VISUALS)
+    buffer_size: int = option(200, "samples in the replay buffer", at_least=0)
+    seed: int = option(42, "of everything that is drawn", at_least=0, at_most=LARGEST_SEED)
+    cifar10_dir: str = option("./data", "folder of CIFAR-10", decides=False)
+    cifar100_dir: str = option("./data", "folder of CIFAR-100", decides=False)
+    tinyimagenet_dir: str = option("./data/tiny-imagenet-200", "folder of TinyImageNet", decides=False)
+    lr_policy: str = option(
+        "released", "schedule of the learning rate: see alta/README.md",
+        group="ours, with effect on the numbers", choices=LR_POLICIES,
+    )  # fmt: skip
+    precision: str = option(
+        "auto", "auto: fp16, the original's, on a GPU and fp32 on a CPU",
+        choices=("auto", "fp16", *PRECISIONS), decides=False,
+    )  # fmt: skip
+    encoding: str = option(
+        "auto", "of texts; auto: full in fp16, else cut behind the last end token",
+        choices=("auto", *ENCODINGS), decides=False,
+    )  # fmt: skip
+    clip_norm: bool = option(False, "normalise images as CLIP, not as the data set")
+    seen_only: bool = option(False, "class-IL among the classes seen, not among all")
+    joint_task_classes: int | None = option(None, "joint_*.yaml: task-IL masks to tasks of so many classes", at_least=1)
+    clip_weights: str | None = option(
+        None, "file of CLIP weights to take for --visual's published ones", flags=("--model",), decides=False
+    )
+    dataset: DataSection = field(default_factory=DataSection)
+    model: ModelSection = field(default_factory=ModelSection)
+    OPTIM: OptimSection = field(default_factory=OptimSection)
+    TRAINER: TrainerSection = field(default_factory=TrainerSection)
+    train: TrainSection = field(default_factory=TrainSection)
+    eval: EvalSection = field(default_factory=EvalSection)
+    scale: str = option(
+        "paper", "mini: the embedded miniature", group="run", presets={"paper": None, MINI: miniature}, decides=False
+    )
+    save: str | None = option(
+        None, "output folder (runs/alta/<config>-<method>-<visual>-buffer<n>-seed<k>)", decides=False
+    )
+    tsne: bool = option(False, "draw raw and task-aware representations of test images", decides=False)
+    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1", decides=False)
+    workers: int | None = option(
+        None, "loader processes (dataset.num_workers, at most one a core)", at_least=0, decides=False
+    )
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
     """The command line and its configuration, checked against each other. Raises UserError."""
-    args = build_parser().parse_args(argv)
-    config = read_config(args.config_file)
-    if args.scale == MINI:
-        apply_preset(args, config)
-    check_flags(args)
-    check_config(config, args)
-    return args, config
+    about = "ALTA (IEEE TMM 2023, document 10347466): continual learning on a frozen CLIP."
+    example = "Try: python -m alta.main --config-file alta/configs/il_cifar100.yaml --scale mini"
+    options = read(Options, argv, "alta.main", about, example, find_configuration)
+    data, optim, group, classes = options.dataset, options.OPTIM, options.joint_task_classes, classes_of(options)
+    split = f"dataset.n_tasks {data.n_tasks} of dataset.n_classes_per_task {data.n_classes_per_task}"
+    empty = f"--buffer_size 0, but {options.method} replays from the buffer. Give 1 or more, or a configuration with"
+    check_rules(
+        [
+            (data.n_tasks * data.n_classes_per_task != classes,
+             f"{data.name} has {classes} classes, which {split} do not make up."),
+            (optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0),
+             "OPTIM.SGD_NESTEROV: it needs an OPTIM.MOMENTUM above 0 and no OPTIM.SGD_DAMPNING."),
+            (replays(options) and options.buffer_size == 0, f"{empty} model.use_replay False (sgd_*.yaml)."),
+            (group and data.n_tasks > 1, "--joint_task_classes is for configurations of one task (joint_*.yaml)."),
+            (group and classes % group > 0, f"--joint_task_classes {group} does not divide {classes} classes."),
+        ]
+    )  # fmt: skip
+    return options
 
 
-def apply_preset(args: argparse.Namespace, config: Config) -> None:
-    """The miniature's values in a configuration, whose number of tasks stays one where it is."""
-    joint = config["dataset"]["n_tasks"] == 1
-    for section, values in read_preset()["config"].items():
-        config[section] |= values
-    if joint and args.joint_task_classes:
-        args.joint_task_classes = config["dataset"]["n_classes_per_task"]
-    if joint:
-        config["dataset"] |= {"n_tasks": 1, "n_classes_per_task": MINI_CLASSES}
+def find_configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The file of --config-file, and its name. Raises UserError."""
+    path, known = given.get("config_file"), [f"alta/configs/{file.name}" for file in sorted(CONFIGS.glob("*_*.yaml"))]
+    if path is None:
+        raise UserError(f"--config-file: missing. There are {', '.join(known)}.")
+    if not Path(path).expanduser().is_file():
+        hint = f" Did you mean {near}?" if (near := nearest(path, known)) else ""
+        raise UserError(f"--config-file {path}: no such file.{hint} There are {', '.join(known)}.")
+    return read_file(path), path
 
 
-def read_preset() -> dict[str, dict[str, Any]]:
-    """What `--scale mini` changes: `flags`, and `config`, keys of the configuration by section."""
-    return yaml.safe_load((CONFIGS / "mini.yaml").read_text())
+def usual(options: Options, name: str) -> Any:
+    """The value of a flag that no name speaks of: the default, or the miniature's."""
+    own = read_file(CONFIGS / "mini.yaml") if options.scale == MINI else {}
+    return own.get(name, getattr(Options, name))
 
 
-# The configuration
-
-
-def read_config(path: str | Path) -> Config:
-    """The sections of a configuration with the defaults of what may be left out.
-
-    Raises UserError for a file that is not such a YAML, and once for all its unknown keys, missing ones, and values of
-    another type.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        near = difflib.get_close_matches(Path(path).name, [found.name for found in CONFIGS.glob("*_*.yaml")], n=1)
-        hint = f" Did you mean alta/configs/{near[0]}?" if near else ""
-        raise UserError(f"configuration {path}: it can not be read ({error}).{hint}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"configuration {path}: not YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"configuration {path}: expected are sections such as dataset, model, OPTIM.")
-    sections, problems = _sections(content)
-    config: Config = {}
-    for section, required in KEYS.items():
-        known, values = required | OPTIONAL[section], sections.get(section)
-        if values is None:
-            problems.append(f"missing section {section}")
-            continue
-        problems += [f"unknown key {section}.{key}{_near(key, known)}" for key in values if key not in known]
-        problems += [f"missing key {section}.{key}" for key in required if key not in values]
-        wrong = {key for key in values if key in known and not _fits(values[key], known[key])}
-        problems += [f"{section}.{key} is {values[key]!r}, which is no {known[key].__name__}" for key in sorted(wrong)]
-        config[section] = DEFAULTS.get(section, {}) | values
-    if problems:
-        raise UserError(f"configuration {path}: {'; '.join(problems)}.")
-    return config
-
-
-def _sections(content: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], list[str]]:
-    """The sections that are mappings, and what is wrong with the rest. TRAINER holds COOP."""
-    sections, problems = dict(content), []
-    trainer = sections.pop("TRAINER", None)
-    if trainer is not None:
-        inner = trainer if isinstance(trainer, dict) else {"": trainer}
-        sections |= {f"TRAINER.{name}": values for name, values in inner.items()}
-    for name in list(sections):
-        if name not in KEYS:
-            problems.append(f"unknown section {name}{_near(name, KEYS)}")
-        elif not isinstance(sections[name], dict):
-            problems.append(f"section {name} holds no keys")
-            sections[name] = {}
-    return sections, problems
-
-
-def _near(word: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]}?)" if match else ""
-
-
-def _fits(value: Any, kind: type) -> bool:
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
-
-
-# Checks
-
-
-def check_flags(args: argparse.Namespace) -> None:
-    """Raise UserError, with the nearest known one, for a flag's value that is none of its choices."""
-    choices = {
-        "method": METHODS, "il_setting": IL_SETTINGS, "visual": VISUALS, "lr_policy": LR_POLICIES,
-        "precision": ("auto", "fp16", *PRECISIONS), "encoding": ("auto", *ENCODINGS),
-    }  # fmt: skip
-    problems = []
-    for flag, known in choices.items():
-        value = getattr(args, flag)
-        if value not in known:
-            problems.append(f"--{flag} {value}: unknown{_near(value, known)}. Known are {', '.join(known)}.")
-    if args.buffer_size < 0:
-        problems.append(f"--buffer_size {args.buffer_size}: give 0 or more.")
-    if problems:
-        raise UserError("\n".join(problems))
-
-
-def replays(args: argparse.Namespace, config: Config) -> bool:
+def replays(options: Options) -> bool:
     """Whether there is a buffer: use_replay, and a method with an adapter; others never replay (main.py:L57-L58)."""
-    return config["model"]["use_replay"] and METHODS[args.method].adapts
+    return options.model.use_replay and METHODS[options.method].adapts
 
 
-def classes_of(config: Config) -> int:
-    return MINI_CLASSES if config["dataset"]["name"] == MINI else DATASETS[config["dataset"]["name"]].classes
+def data_folder(options: Options) -> str:
+    """What the data set's own flag says; nothing for the miniature's."""
+    data = DATASETS.get(options.dataset.name)
+    return getattr(options, data.flag) if data else ""
 
 
-def check_config(config: Config, args: argparse.Namespace) -> None:
-    """Raise one UserError for all values that mean nothing here or contradict each other."""
-    name = config["dataset"]["name"]
-    if name not in (*DATASETS, MINI):
-        known = f"{_near(name, DATASETS)}. Known are {', '.join(DATASETS)}"
-        raise UserError(f"configuration {args.config_file}: dataset.name {name!r}: unknown{known}.")
-    rules = [*_number_rules(config), *_choice_rules(config), *_flag_rules(config, args)]
-    problems = [message for wrong, message in rules if wrong]
-    if problems:
-        raise UserError(f"configuration {args.config_file}: {'; '.join(problems)}.")
+def classes_of(options: Options) -> int:
+    return MINI_CLASSES if options.dataset.name == MINI else DATASETS[options.dataset.name].classes
 
 
-def _number_rules(config: Config) -> list[Rule]:
-    data, classes = config["dataset"], classes_of(config)
-    above_zero = {
-        "dataset": ("n_tasks", "n_classes_per_task"), "OPTIM": ("MAX_EPOCH", "LR"), "TRAINER.COOP": ("N_CTX",),
-        "train": ("batch_size",), "eval": ("test_epochs", "batch_size"),
-    }  # fmt: skip
-    tasks, size, warmup = data["n_tasks"], data["n_classes_per_task"], config["OPTIM"]["WARMUP_EPOCH"]
-    split = f"n_tasks {tasks} of n_classes_per_task {size}"
-    return [
-        *(
-            (config[section][key] <= 0, f"{section}.{key} {config[section][key]}: give a number above 0")
-            for section, keys in above_zero.items()
-            for key in keys
-        ),
-        (tasks * size != classes, f"{data['name']} has {classes} classes, which {split} do not make up"),
-        (warmup < 0, f"OPTIM.WARMUP_EPOCH {warmup}: give 0 or more"),
-    ]
+def precision_of(options: Options, device: torch.device) -> str:
+    """What --precision comes to on a device."""
+    return {"auto": "fp16" if device.type == "cuda" else "fp32"}.get(options.precision, options.precision)
 
 
-def _choice_rules(config: Config) -> list[Rule]:
-    """What the originals' keys can say and no configuration does: unknown, or not of this method."""
-    optim, coop = config["OPTIM"], config["TRAINER.COOP"]
-    words, position = coop["CTX_INIT"].replace("_", " "), coop["CLASS_TOKEN_POSITION"]
-    only = {"NAME": "sgd", "STAGED_LR": False, "WARMUP_TYPE": "constant", "WARMUP_RECOUNT": True}
-    known = f"{_near(position, POSITIONS)}; known are {', '.join(POSITIONS)}"
-    return [
-        (not config["model"]["pretrained"], "model.pretrained False: there is no model without CLIP's weights"),
-        *(
-            (optim[key] != value, f"OPTIM.{key} {optim[key]!r}: only {value} is known here")
-            for key, value in only.items()
-        ),
-        (position not in POSITIONS, f"TRAINER.COOP.CLASS_TOKEN_POSITION {position!r}{known}"),
-        (
-            bool(words) and len(encode(words)) != len(words.split(" ")),
-            f"TRAINER.COOP.CTX_INIT {words!r}: each word, one space between two, must be one token of CLIP's",
-        ),
-    ]
-
-
-def _flag_rules(config: Config, args: argparse.Namespace) -> list[Rule]:
-    """Flags that do not go with the configuration."""
-    group, classes = args.joint_task_classes, classes_of(config)
-    empty = f"--buffer_size 0, but {args.method} replays from the buffer. Give 1 or more, or a configuration with"
-    return [
-        (replays(args, config) and args.buffer_size == 0, f"{empty} model.use_replay False (sgd_*.yaml)"),
-        (
-            group is not None and config["dataset"]["n_tasks"] > 1,
-            "--joint_task_classes is for configurations of one task (joint_*.yaml)",
-        ),
-        (
-            group is not None and (group < 1 or classes % group > 0),
-            f"--joint_task_classes {group} does not divide {classes} classes",
-        ),
-    ]
+def encoding_of(options: Options, device: torch.device) -> str:
+    """What --encoding comes to on a device."""
+    halved = precision_of(options, device) == "fp16"
+    return {"auto": "full" if halved else "cut"}.get(options.encoding, options.encoding)

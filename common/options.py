@@ -72,6 +72,8 @@ class About:
     convert: Callable[[Any], Any] | None = None  # a value as given -> the value meant, such as the names of order1
     presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)  # by this field's value
     words: bool = False  # a list of separate words instead of one word with commas
+    adds: bool = False  # a list to which the flag, given again, adds
+    alone: str | None = None  # what the flag says without a value, where it may stand so
     positional: bool = False
     empty: bool = False  # whether an empty text or list makes sense
     unique: bool = False  # whether no value of a list may occur twice
@@ -91,7 +93,8 @@ class Declared:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        return self.about.flags or self.about.off or ("--" + self.key,)
+        own = self.key.upper() if self.about.positional else "--" + self.key
+        return self.about.flags or self.about.off or (own,)
 
 
 def option(default: Any = REQUIRED, help: str = "", **about: Any) -> Any:
@@ -100,6 +103,12 @@ def option(default: Any = REQUIRED, help: str = "", **about: Any) -> Any:
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def ignored(names: str, why: str) -> type:
+    """A base of an options dataclass: options of these names that are accepted and have no effect."""
+    fields = [(name, Any, option(None, ignored=why)) for name in names.split()]
+    return dataclasses.make_dataclass("Ignored", fields, frozen=True)
 
 
 def declared(options: type, prefix: str = "") -> list[Declared]:
@@ -164,6 +173,8 @@ def read(
     waiting = [*_entries(known, content, source), *given]
     while waiting:
         key, name, value = waiting.pop(0)
+        if key in known and known[key].about.adds:
+            value = [*OmegaConf.select(config, key), *value]
         _assign(config, known, key, name, value)
         spelled[key] = name
         presets = known[key].about.presets
@@ -353,7 +364,12 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return "" if action.nargs == "?" else super()._format_args(action, default_metavar)
 
     def _format_action_invocation(self, action: argparse.Action) -> str:
-        return super()._format_action_invocation(action).replace(" ,", ",").rstrip()
+        shown, flags = [], list(action.option_strings)
+        while flags:  # of two that differ in - and _ alone the first one
+            shown.append(flags.pop(0))
+            flags = [flag for flag in flags if flag.replace("_", "-") != shown[-1].replace("_", "-")]
+        args = self._format_args(action, "") if action.nargs != 0 else ""
+        return " ".join([", ".join(shown), args]).rstrip() if shown else super()._format_action_invocation(action)
 
 
 def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: DictConfig) -> _Parser:
@@ -361,7 +377,8 @@ def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: Dic
     idle = [item.flags[0] for item in known.values() if item.about.ignored]
     ignored = f"Accepted and without effect, as in the original: {', '.join(idle)}." if idle else ""
     epilog = "\n".join([about["epilog"], textwrap.fill(ignored, 110)]).strip()
-    positional = [item.key.upper() for item in known.values() if item.about.positional]
+    places = [item for item in known.values() if item.about.positional]
+    positional = [f"[{item.flags[0]} ...]" if item.is_list else item.flags[0] for item in places]
     usage = " ".join([about["prog"], *positional, "[options]"])
     parser = _Parser(
         prog=about["prog"], usage=usage, description=about["description"], epilog=epilog,
@@ -374,18 +391,28 @@ def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: Dic
         text = argparse.SUPPRESS if item.about.ignored else _help(item, values)
         how: dict[str, Any] = {"action": _Keep, "metavar": _metavar(item), "help": text}
         if item.about.positional:
-            group.add_argument(item.key, **how)
+            how |= {"metavar": item.flags[0]} | ({"nargs": "*", "default": argparse.SUPPRESS} if item.is_list else {})
+            group.add_argument(item.key, **how).required = False  # `_check` says what is missing
         elif typing.get_origin(item.kind) is not dict:  # that one is of a file alone
             if item.kind is bool:
                 alone = positional or item.about.off
                 how |= {"nargs": 0 if alone else "?", "const": "false" if item.about.off else "true"}
             how |= {"nargs": "+"} if item.about.words else {}
-            group.add_argument(*item.flags, dest=item.key, **how)
+            alone = "true" if item.about.ignored else item.about.alone
+            how |= {"nargs": "?", "const": alone} if alone is not None and item.kind is not bool else {}
+            group.add_argument(*_spellings(item), dest=item.key, **how)
     if not positional:
         text = "the same as --KEY VALUE; so does KEY=VALUE alone"
         parser.add_argument("--set", action=_Keep, metavar="KEY=VALUE ...", help=text)
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
     return parser
+
+
+def _spellings(item: Declared) -> list[str]:
+    """The flags with _ and with -, those of the declaration first."""
+    names = [flag.lstrip("-") for flag in item.flags if flag.startswith("--")]
+    others = [f"--{other}" for name in names for other in (name.replace("_", "-"), name.replace("-", "_"))]
+    return list(dict.fromkeys([*item.flags, *others]))
 
 
 def _metavar(item: Declared) -> str:
@@ -417,26 +444,22 @@ def _command_line(known: Mapping[str, Declared], parser: _Parser, words: Sequenc
 
 
 def _canonical(known: Mapping[str, Declared], words: Sequence[str]) -> list[str]:
-    """The words with flags in their declared spelling, joined with their values, and key=value as --set=key=value."""
-    flags = {flag.replace("_", "-"): (flag, item) for item in known.values() for flag in item.flags}
-    takes_words = any(item.about.positional for item in known.values())
+    """The words, values joined to their flags (they may begin with -), and key=value as --set=key=value."""
+    takes_value = {
+        flag: item.kind is not bool and not item.about.words and item.about.alone is None
+        for item in known.values() for flag in _spellings(item)
+    }  # fmt: skip
+    has_set = not any(item.about.positional for item in known.values())
     found: list[str] = []
     flag, sets = "", False  # the flag whose value comes next, and whether --set's come
     for word in words:
-        name, equals, value = word.partition("=")
-        if name.startswith("-") and name.replace("_", "-") in flags:
-            spelling, item = flags[name.replace("_", "-")]
-            takes_value = not equals and item.kind is not bool and not item.about.words
-            flag, sets = (spelling if takes_value else ""), False
-            found += [] if takes_value else [spelling + equals + value]
-        elif flag and not word.startswith("--"):
+        if flag and not word.startswith("--"):
             found.append(f"{flag}={word}")
             flag = ""
-        elif name == "--set" and not takes_words:
-            found += [word] if equals else []
-            sets = True
-        else:
-            found += [flag] if flag else []  # argparse says that its value is missing
-            sets, flag = sets and not word.startswith("-"), ""
-            found.append(f"--set={word}" if sets or not takes_words and ASSIGNMENT.match(word) else word)
+            continue
+        found += [flag] if flag else []  # argparse says that its value is missing
+        flag = word if takes_value.get(word) else ""
+        sets = has_set and (word == "--set" or sets and not word.startswith("-"))
+        assigns = has_set and (sets or ASSIGNMENT.match(word))
+        found += [] if flag or word == "--set" and sets else [f"--set={word}" if assigns else word]
     return found + ([flag] if flag else [])

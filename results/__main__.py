@@ -7,12 +7,12 @@ a method, against the published ones; exit code 1 when they differ.
 `python -m results run TABLE`: a whole published table, on this machine or on Slurm; `run --help` says more.
 """
 
-import argparse
 import csv
 import difflib
 import io
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -20,81 +20,54 @@ from tqdm import tqdm
 
 from common.errors import UserError, exit_cleanly
 from common.files import write_text
-from results.collect import SCALES, Problem, Record, read_provenance, read_records
+from results.collect import Problem, Record, read_provenance, read_records
 from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, Data, compare
 from results.first_row import as_text, first_row
+from results.options import RUNS, Build, FirstRow, Run, Verify, parse
 from results.published import Published, read_curves, read_published
-from results.run import add_command, run, split_flags
+from results.run import run
 
-# where the scripts save
-RUNS = tuple(map(Path, ("runs", "ckpt", "experiments", "logs", "logs-mini", "outputs", "output")))
-OUT = Path("results/out")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a CSV field as a formula
 COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
 
 
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; `command` is None, "verify", "first-row" or "run", `flags` what stands behind --."""
-    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    shared.add_argument(
-        "--runs", nargs="+", type=Path, metavar="DIR", help=f"run folders (default: {' '.join(map(str, RUNS))})"
-    )
-    shared.add_argument("--scale", choices=SCALES, help="which runs; the two never mix (default: paper)")
-    shared.add_argument("--protocol", metavar="P", help="only this protocol, such as mtil-order1")
-    shared.add_argument("--paper", metavar="X", help="only this paper, by its folder's name")
-    shared.add_argument("--strict", action="store_true", help="exit with 1 when a record line is damaged")
-    parser = argparse.ArgumentParser(prog="python -m results", description=__doc__, parents=[shared],
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
-    parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"output folder (default: {OUT})")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    verify = commands.add_parser("verify", parents=[shared], help="print the comparison in the terminal")
-    verify.add_argument("target", metavar="RUN_OR_PROTOCOL", help="a run's folder, or a protocol's name")
-    first = commands.add_parser(
-        "first-row", help="print an MTIL run's accuracies after its first task beside published"
-    )
-    first.add_argument("run", metavar="RUN_FOLDER", type=Path, help="a run's folder, or its record.jsonl")
-    first.add_argument("--method", nargs="+", metavar="NAME", help="the published rows to show, or all; the exit code "
-                       "is 0 if any of them matches (default: the run's own method)")  # fmt: skip
-    add_command(commands, SCALES)
-    words, flags = split_flags(sys.argv[1:] if argv is None else argv)
-    args = parser.parse_args(words, argparse.Namespace(strict=False, flags=flags))
-    if flags and args.command != "run":
-        parser.error("only `run` takes flags behind --")
-    for name in ("runs", "scale", "protocol", "paper"):
-        setattr(args, name, getattr(args, name, None))
-    return args
-
-
 @exit_cleanly
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Build, verify, show the first row or run a table; exits with 1 if something differs, is damaged or failed."""
-    args = parse_args(argv)
-    if {None: build, "verify": verify, "first-row": show_first_row, "run": run_table}[args.command](args):
+    options, flags = parse(sys.argv[1:] if argv is None else argv)
+    if isinstance(options, Run):
+        bad = run(options, run_folders(options.runs), flags)
+    elif isinstance(options, FirstRow):
+        bad = show_first_row(options)
+    else:
+        bad = verify(options) if isinstance(options, Verify) else build(options)
+    if bad:
         sys.exit(1)
 
 
-def build(args: argparse.Namespace) -> bool:
+def build(options: Build) -> bool:
     """Write all files; whether --strict has found a damaged line."""
     from results import figures, page, spreadsheet  # openpyxl and matplotlib: only needed here
 
-    folders, scale = run_folders(args.runs), args.scale or "paper"
+    folders, scale = run_folders(options.runs), options.scale or "paper"
     everything, problems = read_records(folders)
-    records, left_out = select(everything, scale, args.protocol, args.paper)
-    published = read_published(args.paper, args.protocol)
-    check_names(args, everything)
+    records, left_out = select(everything, scale, options.protocol, options.paper)
+    published = read_published(options.paper, options.protocol)
+    check_names(options, everything)
     data = gather(records, published, problems, folders, scale)
     try:
-        args.out.mkdir(parents=True, exist_ok=True)
+        options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"the output folder {args.out} cannot be made ({error.strerror}). Choose another.") from error
-    written = [write_csv(args.out, data)]
+        told = f"the output folder {options.out} cannot be made ({error.strerror}). Choose another."
+        raise UserError(told) from error
+    written = [write_csv(options.out, data)]
     writers = tqdm((spreadsheet, figures, page), desc="writing", unit="file", leave=False, disable=None)
     for writer in writers:
         writers.set_postfix_str(writer.__name__.rsplit(".", 1)[-1])
-        written += writer.write(args.out, data)
+        written += writer.write(options.out, data)
     tell_problems(problems)
     print(closing(data, folders, left_out, written))
-    return args.strict and bool(problems)
+    return options.strict and bool(problems)
 
 
 def run_folders(given: list[Path] | None) -> list[Path]:
@@ -119,11 +92,11 @@ def select(
     return kept, left_out
 
 
-def check_names(args: argparse.Namespace, records: list[Record]) -> None:
+def check_names(options: Build, records: list[Record]) -> None:
     """UserError for a --protocol or --paper that neither a run nor a published table knows."""
     for name in ("protocol", "paper"):
         known = {getattr(entry, name) for entry in (*read_published(), *records)}
-        asked = getattr(args, name)
+        asked = getattr(options, name)
         if asked is not None and asked not in known:
             raise UserError(f"--{name} {asked}: no run and no published number has it. {nearest(asked, known)}")
 
@@ -192,42 +165,37 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def verify(args: argparse.Namespace) -> bool:
+def verify(options: Verify) -> bool:
     """Print what was measured beside what was published; whether something differs (or --strict found damage)."""
-    target = Path(args.target)
+    target = Path(options.target)
     is_run = target.exists()
-    records, problems = read_records([target] if is_run else run_folders(args.runs))
-    protocols = {record.protocol for record in records} if is_run else {args.target}
-    published = [entry for entry in read_published(args.paper) if entry.protocol in protocols]
+    records, problems = read_records([target] if is_run else run_folders(options.runs))
+    protocols = {record.protocol for record in records} if is_run else {options.target}
+    published = [entry for entry in read_published(options.paper) if entry.protocol in protocols]
     if is_run and not records:
         raise UserError(f"{target} holds no readable record.jsonl. Give a run's folder or a protocol's name.")
-    if not is_run and not published and args.target not in {record.protocol for record in records}:
+    if not is_run and not published and options.target not in {record.protocol for record in records}:
         known = {entry.protocol for entry in (*read_published(), *records)}
-        raise UserError(f"{args.target} is neither a run's folder nor a known protocol. {nearest(args.target, known)}")
-    scale = args.scale or ("mini" if is_run and all(record.scale == "mini" for record in records) else "paper")
-    measured = [
-        record for record in select(records, scale, args.protocol, args.paper)[0] if record.protocol in protocols
-    ]
+        hint = nearest(options.target, known)
+        raise UserError(f"{options.target} is neither a run's folder nor a known protocol. {hint}")
+    scale = options.scale or ("mini" if is_run and all(record.scale == "mini" for record in records) else "paper")
+    selected, _ = select(records, scale, options.protocol, options.paper)
+    measured = [record for record in selected if record.protocol in protocols]
     comparisons = compare(published if scale == "paper" else [], measured)
     tell_problems(problems)
-    show(comparisons, f"{args.target}, scale {scale}")
-    return any(held_against(comparison) for comparison in comparisons) or (args.strict and bool(problems))
+    show(comparisons, f"{options.target}, scale {scale}")
+    return any(held_against(comparison) for comparison in comparisons) or (options.strict and bool(problems))
 
 
-def show_first_row(args: argparse.Namespace) -> bool:
-    """Print a run's accuracies after its first task beside published ones; whether they differ."""
-    if not args.run.exists():
-        raise UserError(f"no such run: {args.run}. Give the folder of a run, or its record.jsonl.")
-    records, problems = read_records([args.run])
+def show_first_row(options: FirstRow) -> bool:
+    """Print a run's accuracies after its first task beside published ones; whether they differ (or as `verify`)."""
+    if not options.run.exists():
+        raise UserError(f"no such run: {options.run}. Give the folder of a run, or its record.jsonl.")
+    records, problems = read_records([options.run])
     tell_problems(problems)
-    row = first_row(args.run, records, read_published(), args.method)
+    row = first_row(options.run, records, read_published(), options.method)
     print(as_text(row))
-    return row.differs
-
-
-def run_table(args: argparse.Namespace) -> bool:
-    """Run a published table, or show what is to be run; whether a row failed."""
-    return run(args, run_folders(args.runs))
+    return row.differs or (options.strict and bool(problems))
 
 
 def held_against(comparison: Comparison) -> bool:

@@ -1,14 +1,15 @@
 """python -m common.datasets check | download: are the data sets there; fetch those that still can be."""
 
-import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.datasets.check import details, inspect, table
 from common.datasets.layout import PUBLISHED
 from common.datasets.loading import canonical
 from common.errors import UserError, exit_cleanly
+from common.options import check_rules, option, read, unknown
 
 
 def downloaders() -> dict[str, Callable[[Path], object]]:
@@ -65,48 +66,54 @@ def download(names: list[str], root: Path) -> list[str]:
     return failed
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m common.datasets",
-        description="Look after the data sets, which all lie below one folder.",
-        epilog=f"Known data sets: {', '.join(PUBLISHED)}. Example: python -m common.datasets check "
-        "--data-location ~/data Aircraft MNIST",
+@dataclass(frozen=True)
+class Options:
+    names: list[str] = option(
+        [], "data sets (check: all)", positional=True, convert=lambda names: [canonical(name) for name in names]
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command, text in (
-        ("check", "print which data sets are complete; exit code 1 if one is not"),
-        ("download", "fetch what torchvision still can, tell what to do for the rest, then check"),
-    ):
-        sub = commands.add_parser(command, help=text, description=text, epilog=parser.epilog)
-        sub.add_argument(
-            "--data-location",
-            required=True,
-            type=Path,
-            metavar="DIR",
-            help="the folder that holds (or shall hold) all data sets",
-        )
-        sub.add_argument(
-            "names",
-            nargs="*" if command == "check" else "+",
-            metavar="NAME",
-            help="data sets" + (" (default: all)" if command == "check" else ""),
-        )
-    commands.choices["check"].add_argument(
-        "--no-verify",
-        action="store_true",
-        help="accept fewer images than published and skip checksums (cut copies); missing files still count",
-    )
-    return parser.parse_args()
+    data_location: Path = option(help="folder of all data sets", flags=("--data-location",))
+
+
+@dataclass(frozen=True)
+class Check(Options):
+    no_verify: bool = option(
+        False, "accept fewer images than published and skip checksums (cut copies); missing files still count",
+        flags=("--no-verify",),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Download(Options):
+    pass
+
+
+COMMANDS = {
+    "check": (Check, "Print which data sets are complete; exit code 1 if one is not."),
+    "download": (Download, "Fetch what torchvision still can, tell what to do for the rest, then check."),
+}
+
+
+def parse(argv: Sequence[str]) -> Check | Download:
+    """The options of the command, which is the first word. Raises UserError."""
+    command, known = next(iter(argv), "(none)"), f"Known data sets: {', '.join(PUBLISHED)}."
+    example = "Example: python -m common.datasets check --data-location ~/data Aircraft MNIST"
+    if command in ("-h", "--help"):
+        told = " ".join(f"{name}: {text}" for name, (_, text) in COMMANDS.items())
+        return read(Options, argv, "common.datasets check|download", told, f"{known} {example}")
+    if command not in COMMANDS:
+        raise UserError(unknown(f"command {command}", command, COMMANDS))
+    kind, text = COMMANDS[command]
+    options = read(kind, argv[1:], f"common.datasets {command}", text, f"{known} {example}")
+    check_rules([(kind is Download and not options.names, "NAMES: missing. Name the data sets to fetch.")])
+    return options
 
 
 @exit_cleanly
-def main() -> None:
-    args = arguments()
-    root = args.data_location.expanduser()
-    names = [canonical(name) for name in args.names] or list(PUBLISHED)
-    if args.command == "check":
-        complete = check(names, root, verify=not args.no_verify)
-        sys.exit(0 if complete else 1)
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(sys.argv[1:] if argv is None else argv)
+    root, names = options.data_location.expanduser(), options.names or list(PUBLISHED)
+    if isinstance(options, Check):
+        sys.exit(0 if check(names, root, verify=not options.no_verify) else 1)
     failed = download(names, root)
     complete = check(names, root, verify=True)
     if failed:

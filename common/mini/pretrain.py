@@ -5,11 +5,11 @@ vit: classification of the web pool's true classes, all domains but the class-in
 No image of a task is ever trained on; task images are only measured, after the last step, for the log.
 """
 
-import argparse
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from common.mini.domains import (
     DOMAINS, INCREMENTAL, captioned_pool, classnames, draw, images, seeded, templates, web_pool,
 )
 from common.mini.weights import CLIP_FILE, VIT_FILE, VIT_SIZES, clip_state_dict, store_clip, store_vit
+from common.options import LARGEST_SEED, option, read
 from common.runs import atomic_write
 
 DEFAULT_STEPS = {"clip": 2400, "vit": 1500}
@@ -144,25 +145,28 @@ def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
         first += len(classnames(name))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m common.mini.pretrain", description=__doc__)
-    parser.add_argument("model", choices=("clip", "vit"))
-    parser.add_argument("--steps", type=int, help=f"default: {DEFAULT_STEPS}")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="weights file, the log beside it (default: this folder)")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    steps = args.steps or DEFAULT_STEPS[args.model]
-    out = args.out or {"clip": CLIP_FILE, "vit": VIT_FILE}[args.model]
-    log = [f"pretrain {args.model} --steps {steps} --seed {args.seed} --threads {args.threads}",
+@dataclass(frozen=True)
+class Options:
+    model: str = option(help="what to make", positional=True, choices=("clip", "vit"))
+    steps: int | None = option(None, f"steps of training ({DEFAULT_STEPS})", at_least=1)
+    seed: int = option(0, "of weights and order", at_least=0, at_most=LARGEST_SEED)
+    out: Path | None = option(None, "weights file, the log beside it (this folder's)")
+    threads: int = option(2, "CPU threads of torch", at_least=1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = read(Options, argv, "common.mini.pretrain", __doc__)
+    torch.set_num_threads(options.threads)
+    steps = options.steps or DEFAULT_STEPS[options.model]
+    out = options.out or {"clip": CLIP_FILE, "vit": VIT_FILE}[options.model]
+    log = [f"pretrain {options.model} --steps {steps} --seed {options.seed} --threads {options.threads}",
            f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
            f"{torch.backends.cpu.get_cpu_capability()}"]
     began = time.monotonic()
-    {"clip": pretrain_clip, "vit": pretrain_vit}[args.model](steps, args.seed, out, log)
+    {"clip": pretrain_clip, "vit": pretrain_vit}[options.model](steps, options.seed, out, log)
     log.append(f"{time.monotonic() - began:.0f} seconds")
     text = "\n".join(log) + "\n"
-    atomic_write(out.with_name(f"pretrain_{args.model}.log"), lambda file: file.write(text.encode()))
+    atomic_write(out.with_name(f"pretrain_{options.model}.log"), lambda file: file.write(text.encode()))
     print(text)
 
 

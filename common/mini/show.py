@@ -1,11 +1,15 @@
 """A contact sheet of the miniature: task images beside web images. `python -m common.mini.show OUT.png`"""
 
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from common.errors import exit_cleanly
 from common.mini.domains import DOMAINS, INCREMENTAL, classnames, draw, images, seeded
+from common.options import option, read
 from common.runs import atomic_write
 
 SCALE, GAP, LABEL = 2, 3, 220
@@ -46,12 +50,16 @@ def sheet() -> Image.Image:
     return page
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("out")
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Options:
+    out: Path = option(help="PNG to write", positional=True)
+
+
+@exit_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    options = read(Options, argv, "common.mini.show", __doc__)
     page = sheet()
-    atomic_write(args.out, lambda file: page.save(file, format="PNG", optimize=True))
+    atomic_write(options.out, lambda file: page.save(file, format="PNG", optimize=True))
 
 
 if __name__ == "__main__":

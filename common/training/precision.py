@@ -26,7 +26,7 @@ PRECISIONS = ("fp32", "tf32", "bf16")
 
 @dataclass(frozen=True)
 class Choice:
-    """device: its type, cpu or cuda. The others as `add_speed_flags` of common.command_line describes them."""
+    """device: its type, cpu or cuda. The others as RunOptions of common.machine describes them."""
 
     precision: str = "fp32"
     compile: bool = False

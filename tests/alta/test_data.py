@@ -1,6 +1,6 @@
 """Transforms, folders and the towers that are built rather than downloaded."""
 
-import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from alta.data import DATASETS, load_clip, place, transforms
+from alta.options import DataSection, Options, data_folder
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD
 from common.mini import resnet
 
@@ -53,9 +54,10 @@ def test_who_is_mirrored_and_how_images_are_cut(name, mirrored):
 
 @pytest.mark.parametrize("folder", ["/data/tiny-imagenet-200", "/data"])
 def test_tinyimagenets_folder_may_be_named_itself(folder):
-    args = argparse.Namespace(tinyimagenet_dir=folder, cifar100_dir="/c")
-    assert place("seq-tinyimagenet", args) == ("TinyImageNet", Path("/data"))
-    assert place("seq-cifar100", args) == ("CIFAR100", Path("/c"))
+    options = Options(tinyimagenet_dir=folder, cifar100_dir="/c", dataset=DataSection("seq-tinyimagenet"))
+    assert place("seq-tinyimagenet", data_folder(options)) == ("TinyImageNet", Path("/data"))
+    options = replace(options, dataset=DataSection("seq-cifar100"))
+    assert place("seq-cifar100", data_folder(options)) == ("CIFAR100", Path("/c"))
 
 
 def test_the_miniatures_resnet_is_the_same_each_time_and_draws_nothing(monkeypatch):

@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import yaml
 from alta.buffer import Buffer
 from alta.heads import METHODS, Head
 from alta.main import main
-from alta.options import parse_args, read_config
+from alta.options import parse
+from common.errors import UserError
 from results.collect import read_file
 from results.labels import sheet
 from tests.alta.conftest import CONFIGS
@@ -25,6 +27,7 @@ from tests.alta.conftest import CONFIGS
 SCRIPTS = CONFIGS.parent / "scripts"
 PUBLISHED = sorted(path.stem for path in CONFIGS.glob("*_*.yaml"))
 COOP = {"N_CTX": 4, "CTX_INIT": "", "CLASS_TOKEN_POSITION": "end"}
+IL_CIFAR100 = ["--config-file", str(CONFIGS / "il_cifar100.yaml")]
 TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
 
 
@@ -58,49 +61,61 @@ def test_the_nine_configurations():
         f"{mode}_{data}" for mode in ("il", "sgd", "joint") for data in ("cifar10", "cifar100", "tiny")
     )
     for name in PUBLISHED:
-        config, mode = read_config(CONFIGS / f"{name}.yaml"), name.split("_")[0]
-        data, classes = config["dataset"], {"cifar10": 10, "cifar100": 100, "tiny": 200}[name.split("_")[1]]
-        assert data["n_tasks"] * data["n_classes_per_task"] == classes == config["train"]["num_classes"]
-        assert (data["n_tasks"] == 1) == (mode == "joint") and "image_size" not in data
-        assert config["model"] == {"pretrained": True, "use_replay": mode == "il"}
-        optim = config["OPTIM"]
-        assert (optim["LR"], optim["WARMUP_CONS_LR"], optim["MAX_EPOCH"]) == (
-            0.002,
-            1e-5,
-            100 if mode == "joint" else 30,
-        )
-        assert optim["NEW_LAYERS"] == "()" and optim["MOMENTUM"] == 0.9 and optim["WEIGHT_DECAY"] == 5e-4
-        assert config["TRAINER.COOP"] == {
-            "N_CTX": 4,
-            "CTX_INIT": "a photo of a",
-            "CLASS_TOKEN_POSITION": "end",
-            "CSC": False,
-        }
-        assert config["train"] | {"num_classes": 0} == {"batch_size": 32, "alpha": 0.4, "beta": 0.4, "num_classes": 0}
-        assert config["eval"] == {"test_epochs": 10, "batch_size": 32}
+        options, mode = parse(["--config-file", str(CONFIGS / f"{name}.yaml")]), name.split("_")[0]
+        data, classes = options.dataset, {"cifar10": 10, "cifar100": 100, "tiny": 200}[name.split("_")[1]]
+        assert data.n_tasks * data.n_classes_per_task == classes == options.train.num_classes
+        assert (data.n_tasks == 1) == (mode == "joint") and data.image_size is None
+        assert asdict(options.model) == {"pretrained": True, "use_replay": mode == "il"}
+        optim = options.OPTIM
+        assert (optim.LR, optim.WARMUP_CONS_LR, optim.MAX_EPOCH) == (0.002, 1e-5, 100 if mode == "joint" else 30)
+        assert optim.NEW_LAYERS == "()" and optim.MOMENTUM == 0.9 and optim.WEIGHT_DECAY == 5e-4
+        coop = {"N_CTX": 4, "CTX_INIT": "a photo of a", "CLASS_TOKEN_POSITION": "end", "CSC": False}
+        assert asdict(options.TRAINER.COOP) == coop
+        train = {"batch_size": 32, "alpha": 0.4, "beta": 0.4, "num_classes": 0}
+        assert asdict(options.train) | {"num_classes": 0} == train
+        assert asdict(options.eval) == {"test_epochs": 10, "batch_size": 32}
 
 
 def test_the_originals_defaults():
-    args, _ = parse_args(["--config-file", str(CONFIGS / "il_cifar100.yaml")])
-    told = (args.method, args.il_setting, args.visual, args.buffer_size, args.seed, args.lr_policy)
+    options = parse(IL_CIFAR100)
+    told = (options.method, options.il_setting, options.visual, options.buffer_size, options.seed, options.lr_policy)
     assert told == ("oritext_mlp2cprompt_oriimg", "class-il", "RN50", 200, 42, "released")
+
+
+def test_keys_of_the_configuration_are_options_too():
+    """From left to right, over the file; so does the miniature where it stands."""
+    options = parse([*IL_CIFAR100, "OPTIM.LR=0.1", "--train.alpha", "1", "--set", "TRAINER.COOP.CTX_INIT=one"])
+    assert (options.OPTIM.LR, options.train.alpha, options.TRAINER.COOP.CTX_INIT) == (0.1, 1.0, "one")
+    epochs = [
+        parse([*IL_CIFAR100, *words]).OPTIM.MAX_EPOCH
+        for words in (["--scale", "mini", "OPTIM.MAX_EPOCH=2"], ["OPTIM.MAX_EPOCH=2", "--scale", "mini"])
+    ]
+    assert epochs == [2, 15]
+
+
+def test_a_configuration_of_one_task_stays_one_on_the_miniature():
+    joint = ["--config-file", str(CONFIGS / "joint_tiny.yaml")]
+    for words, masked in ([], None), (["--joint_task_classes", "20"], 4):
+        options = parse([*joint, *words, "--scale", "mini"])
+        assert (options.dataset.n_tasks, options.dataset.n_classes_per_task) == (1, 40)
+        assert options.joint_task_classes == masked and options.OPTIM.MAX_EPOCH == 15
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.glob("*.sh")))
 def test_scripts_are_commands_of_both_scales(script):
     for call in words_of(script):
-        args, config = parse_args(call)
-        assert args.scale == "paper" and config["dataset"]["n_tasks"] in (1, 5, 10)
+        options = parse(call)
+        assert options.scale == "paper" and options.dataset.n_tasks in (1, 5, 10)
     for call in words_of(script, "--scale", "mini"):
-        args, config = parse_args(call)
-        assert args.visual == config["dataset"]["name"] == "mini"
-        assert args.joint_task_classes in (None, 4) and config["dataset"]["n_tasks"] in (1, 10)
+        options = parse(call)
+        assert options.visual == options.dataset.name == "mini"
+        assert options.joint_task_classes in (None, 4) and options.dataset.n_tasks in (1, 10)
 
 
 def test_all_methods_script_runs_each_method():
     calls = words_of("all_methods.sh", "il_cifar10", "--seed", "3")
-    assert {parse_args(call)[0].method for call in calls} == set(METHODS) and len(calls) == 10
-    assert {(parse_args(call)[0].seed, call[1]) for call in calls} == {(3, "alta/configs/il_cifar10.yaml")}
+    assert {parse(call).method for call in calls} == set(METHODS) and len(calls) == 10
+    assert {(parse(call).seed, call[1]) for call in calls} == {(3, "alta/configs/il_cifar10.yaml")}
 
 
 # Runs
@@ -120,8 +135,8 @@ def test_a_scripts_run(configured, tmp_path, capsys, script, visual):
     (call,) = words_of(script)
     name = Path(call[1]).stem
     main([*call, *configured(name, visual[:3] if visual[0] == "V" else "RN"), "--il_setting", "task-il"])
-    folder, config = tmp_path / "run", read_config(tmp_path / f"{name}.yaml")
-    tasks, size = config["dataset"]["n_tasks"], config["dataset"]["n_classes_per_task"]
+    folder, parts = tmp_path / "run", parse(["--config-file", str(tmp_path / f"{name}.yaml")]).dataset
+    tasks, size = parts.n_tasks, parts.n_classes_per_task
     data = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tiny": "TinyImageNet"}[name.split("_")[1]]
     assert [path.name for path in sorted(folder.glob("task_*.pth"))] == [f"task_{task}.pth" for task in range(tasks)]
     records, problems = read_file(folder / "record.jsonl")
@@ -201,23 +216,29 @@ def test_the_miniature(tmp_path, visual):
     ("changes", "flags", "told"),
     [
         ({"dataset": {"image_size": 224}}, [], "image_size 224, but ViT-B/16 takes images of 32 pixels"),
-        ({"dataset": {"n_tasks": 3}}, [], "has 100 classes, which n_tasks 3 of n_classes_per_task 50 do not make up"),
-        ({"dataset": {"name": "seq-cifar10O"}}, [], r"'seq-cifar10O': unknown \(did you mean seq-cifar10"),
-        (
-            {"OPTIM": {"LRR": 1}, "train": {"alfa": 1}},
-            [],
-            r"OPTIM.LRR \(did you mean LR\?\).*alfa \(did you mean alpha",
-        ),
-        ({"OPTIM": {"LR": "fast"}}, [], "OPTIM.LR is 'fast', which is no float"),
-        ({"OPTIM": {"NAME": "adam", "STAGED_LR": True}}, [], "'adam': only sgd is known here; OPTIM.STAGED_LR True"),
-        ({"OPTIM": {"WARMUP_TYPE": "linear"}}, [], "WARMUP_TYPE 'linear': only constant"),
+        ({"dataset": {"n_tasks": 3}}, [], "has 100 classes, which dataset.n_tasks 3 of dataset.n_classes_per_task 50 do not make up"),
+        ({"dataset": {"name": "seq-cifar10O"}}, [], r"name seq-cifar10O: unknown. Did you mean seq-cifar10"),
+        ({"OPTIM": {"LRR": 1}}, [], r"yaml: OPTIM.LRR: unknown option. Did you mean OPTIM.LR\?"),
+        ({"train": {"alfa": 1}}, [], r"yaml: train.alfa: unknown option. Did you mean train.alpha\?"),
+        ({"OPTIM": {"LR": "fast"}}, [], "yaml: OPTIM.LR fast: a number is expected"),
+        ({"OPTIM": {"MAX_EPOCH": 1.5}}, [], "yaml: OPTIM.MAX_EPOCH 1.5: a whole number is expected"),
+        ({"OPTIM": {"NAME": "adam"}}, [], "OPTIM.NAME adam: only sgd is known here"),
+        ({"OPTIM": {"STAGED_LR": True}}, [], "OPTIM.STAGED_LR True: only False is known here"),
+        ({"OPTIM": {"WARMUP_RECOUNT": False}}, [], "OPTIM.WARMUP_RECOUNT False: only True is known here"),
+        ({"OPTIM": {"WARMUP_TYPE": "linear"}}, [], "WARMUP_TYPE linear: only constant"),
+        ({"OPTIM": {"SGD_NESTEROV": True, "SGD_DAMPNING": 0.1}}, [], "SGD_NESTEROV: it needs"),
+        ({"OPTIM": {"SGD_NESTEROV": True, "MOMENTUM": 0}}, [], "SGD_NESTEROV: it needs"),
         ({"model": {"pretrained": False}}, [], "pretrained False"),
         ({"TRAINER": {"COOP": COOP | {"CTX_INIT": "a hand-made photo"}}}, [], "must be one token"),
-        ({"TRAINER": {"COOP": COOP | {"CLASS_TOKEN_POSITION": "ends"}}}, [], r"'ends' \(did you mean end\?\)"),
+        ({"TRAINER": {"COOP": COOP | {"CLASS_TOKEN_POSITION": "ends"}}}, [], r"ends: unknown. Did you mean end\?"),
+        ({}, ["OPTIM.LR=0"], "OPTIM.LR 0.0: give more than 0"),
+        ({}, ["--dataset.n_tasks", "0"], "--dataset.n_tasks 0: give 1 or more"),
+        ({}, ["train.beta=-1"], "train.beta -1.0: give 0 or more"),
+        ({}, ["--seed", "4294967296"], "--seed 4294967296: give 0 or more, at most 4294967295"),
         ({}, ["--buffer_size", "0"], "--buffer_size 0, but oritext_mlp2cprompt_oriimg replays"),
-        ({}, ["--method", "oritext_mlp"], r"oritext_mlp: unknown \(did you mean oritext_mlp2cprompt_oriimg\?\)"),
-        ({}, ["--il_setting", "class"], r"--il_setting class: unknown \(did you mean class-il\?\)"),
-        ({}, ["--visual", "VIT-B/16"], r"--visual VIT-B/16: unknown \(did you mean ViT-B/16\?\)"),
+        ({}, ["--method", "oritext_mlp"], r"oritext_mlp: unknown. Did you mean oritext_mlp2cprompt_oriimg\?"),
+        ({}, ["--il_setting", "class"], r"--il_setting class: unknown. Did you mean class-il\?"),
+        ({}, ["--visual", "VIT-B/16"], r"--visual VIT-B/16: unknown. Did you mean ViT-B/16\?"),
         ({}, ["--visual", "RN50"], "--visual RN50, but .*ViT.pt holds a ViT"),
         ({}, ["--joint_task_classes", "10"], "for configurations of one task"),
         ({}, ["--cifar100_dir", "nowhere", "--model", "nothing.pt"], "(?s)CIFAR100.*nowhere.*'nothing.pt': neither a"),
@@ -229,7 +250,8 @@ def test_refused_with_one_message(configured, capsys, changes, flags, told):
     with pytest.raises(SystemExit) as stop:
         main([*configured("il_cifar100", **changes), *visual, *flags])
     said = capsys.readouterr().err
-    assert stop.value.code == 2 and "Traceback" not in said and re.search(told, said), said
+    assert stop.value.code == 2 and said.startswith("error: ") and re.search(told, said), said
+    assert "Traceback" not in said and (said.count("\n") == 1 or "--cifar100_dir" in flags)  # which tells two files
 
 
 @pytest.mark.parametrize("missing", ["dataset", "OPTIM.LR", "TRAINER.COOP.CTX_INIT", "eval.test_epochs"])
@@ -241,9 +263,9 @@ def test_missing_keys_and_sections_are_told_together(tmp_path, missing):
         place = place[name]
     del place[last], content["train"]["beta"]
     (tmp_path / "cut.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(Exception, match=f"missing (key|section) {missing}.*") as error:
-        read_config(tmp_path / "cut.yaml")
-    assert "missing key train.beta" in str(error.value)
+    with pytest.raises(UserError, match=f"--{missing}.*: missing") as error:
+        parse(["--config-file", str(tmp_path / "cut.yaml")])
+    assert "--train.beta" in str(error.value)
 
 
 # Stopped and taken up again

@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import signal
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import pytest
 import torch
 
 from common.errors import Interrupted, UserError
+from common.machine import RunOptions
 from common.runs import Run, Tensors
 from common.training import precision
 
 
 def choose(tensorboard: bool) -> None:
-    options = Namespace(precision="fp32", compile=False, checkpoint_activations=False, tensorboard=tensorboard)
-    precision.choose(options, torch.device("cpu"))
+    precision.choose(RunOptions(tensorboard=tensorboard), torch.device("cpu"))
 
 
 @pytest.fixture

@@ -132,6 +132,10 @@ def test_a_name_that_would_be_a_formula_is_text_in_the_csv(tmp_path: Path) -> No
         (["--protocol", "mtil-order11"], "Did you mean mtil-order1"),
         (["--paper", "zcsl"], "Did you mean zscl?"),
         (["verify", "mtil-order3"], "Did you mean mtil-order"),
+        (["verfy", "mtil-order1"], "command verfy: unknown. Did you mean verify?"),
+        (["verify"], "TARGET: missing"),
+        (["--scale", "tiny"], "--scale tiny: unknown. Did you mean mini?"),
+        (["--", "--threads", "1"], "only `run` takes flags behind --"),
     ],
 )
 def test_a_wrong_name_is_told_in_one_message(
@@ -164,6 +168,13 @@ def test_verify_a_protocol_reads_the_runs(tmp_path: Path, capsys: pytest.Capture
     zscl_run(tmp_path / "far", 80.0)
     assert exit_code("verify", "mtil-order1", "--runs", tmp_path / "far") == 1
     assert exit_code("verify", "mtil-order2", "--runs", tmp_path / "far") == 0
+
+
+def test_flags_may_stand_before_the_command(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    zscl_run(tmp_path / "far", 80.0)
+    assert exit_code("--runs", tmp_path, "--paper", "zscl", "verify", "mtil-order1", "--scale", "mini") == 0
+    assert "mtil-order1, scale mini: 0 matches" in capsys.readouterr().out
+    assert exit_code("--runs", tmp_path, "--scale", "mini", "verify", "--scale", "paper", "mtil-order1") == 1
 
 
 def test_verify_does_not_hold_a_misprint_against_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from alta import main as alta_main
-from alta.options import parse_args as parse_alta
+from alta.options import parse as parse_alta
 from common.command_line import mini_folder, mtil_protocol
 from common.datasets.incremental import Scenario, protocol, read_class_order
 from common.hydra_style import read_options
@@ -89,9 +89,9 @@ def of_vq(words: list[str]) -> Told:
 
 
 def of_alta(words: list[str]) -> Told:
-    args, config = parse_alta(words)
-    folder = mini_folder(alta_main.run_folder(args), args.scale)
-    return alta_main.method_label(args, config), alta_main.protocols(args, config)["task-il"], args.seed, folder
+    options = parse_alta(words)
+    folder = mini_folder(alta_main.run_folder(options), options.scale)
+    return alta_main.method_label(options), alta_main.protocols(options)["task-il"], options.seed, folder
 
 
 TOLD = {

@@ -172,6 +172,7 @@ def test_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     """Submitted with the options given; warned that its time is up, the job saves, is queued again, and ends."""
     (folder / "t.yaml").write_text(HEAD + row("slow"))
     slurm = ["--executor", "slurm", "--slurm-time", "1-02:30:00", "--slurm-partition", "gpu", "--slurm", "account=lab"]
+    slurm += ["--slurm", "qos=long", "cpus-per-task=3"]
     assert run("t.yaml", *slurm) == 2
     assert "sbatch, srun, sacct, scancel not found" in capsys.readouterr().err
     (folder / "bin").mkdir()
@@ -191,7 +192,8 @@ def test_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     log = (folder / "runs/tables/t/logs/01-slow-seed0.log").read_text()
     assert log.count("tiny_run.py slow 0") == 2 and log.count("Stopped in task 2 after step") == 1
     script = (folder / "sbatch.txt").read_text()
-    for option in ("--time=1590", "--partition=gpu", "--account=lab", "--gpus-per-node=1", "--signal=USR2@90"):
+    given = ("--time=1590", "--partition=gpu", "--account=lab", "--qos=long", "--cpus-per-task=3")
+    for option in (*given, "--gpus-per-node=1", "--signal=USR2@90"):
         assert f"#SBATCH {option}\n" in script
     assert json.loads((folder / "runs/tables/t/jobs.json").read_text())["01-slow-seed0"]["job"] == "77"
 
@@ -227,7 +229,16 @@ def test_broken_plans(folder: Path, text: str, message: str, capsys: pytest.Capt
         (["zscl-mtil-order1", "--seeds", "1"], "Fine-tuning: folder lacks {seed}: it is for the seed 42 alone"),
         (["zscl-mtil-order1", "--", "--save", "x"], "--save behind --"),
         (["zscl-mtil-order1", "--slurm-time", "1"], "--slurm-time goes with --executor slurm"),
+        (["zscl-mtil-order1", "--slurm-time", "1 day"], "--slurm-time 1 day: give minutes, hours"),
+        (["zscl-mtil-order1", "--slurm", "lab"], "--slurm lab: give KEY=VALUE"),
         (["zscl-mtil-order1", "--jobs", "0"], "--jobs 0: give 1 or more"),
+        (["zscl-mtil-order1", "--seeds", "0,0"], "--seeds 0 0: a value occurs twice"),
+        (["zscl-mtil-order1", "--seeds", "-1"], "--seeds -1: give 0 or more"),
+        (["zscl-mtil-order1", "--seeds", "0,x"], "--seeds 0,x: a whole number, or a list of such, is expected"),
+        (["zscl-mtil-order1", "--dry-run", "--tflops", "0"], "--tflops 0.0: give more than 0"),
+        (["zscl-mtil-order1", "--dry-run", "--tflops", "inf"], "--tflops inf: give more than 0"),
+        (["zscl-mtil-order1", "--dry-run", "--status"], "give one of them"),
+        (["zscl-mtil-order1", "--devices", ","], "--devices: it is empty"),
         (["zscl-mtil-order1", "--executor", "slurm", "--devices", "0"], "Slurm gives each job its own"),
     ],
 )

@@ -92,9 +92,15 @@ def test_missing_and_partial_sets(call, tmp_path: Path) -> None:
 def test_unknown_name_and_no_location_are_refused(call) -> None:
     done = call("check", "--data-location", ".", "Flower")
     assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: unknown data set 'Flower'. Did you mean Flowers?")
-    done = call("check")
-    assert done.returncode == 2 and "--data-location" in done.stderr
+    assert done.stderr.startswith("error: NAMES: unknown data set 'Flower'. Did you mean Flowers?")
+    for words, told in (
+        (["check"], "--data-location: missing"),
+        (["download", "--data-location", "."], "NAMES: missing"),
+        (["chekc"], "command chekc: unknown. Did you mean check?"),
+        ([], "command (none): unknown. Known are check, download."),
+    ):
+        done = call(*words)
+        assert done.returncode == 2 and done.stdout == "" and told in done.stderr
 
 
 def test_help_names_the_commands_and_sets(call) -> None:

@@ -1,6 +1,5 @@
 """Precision, compiled blocks, checkpointed activations: fp32 moves no bit, bf16 rounds towers, gradients equal."""
 
-from argparse import Namespace
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import moe_adapters.cil
-import moe_adapters.options
+import moe_adapters.main
 from common.clip.tokenizer import training_prompts
 from common.errors import UserError
+from common.machine import RunOptions
 from common.runs import Run
 from common.training import precision
 from common.training.blocks import prepare
@@ -30,8 +30,7 @@ LEAST, MOST = 2.0**-14, 2.0**-6
 
 
 def choose(name: str = "fp32", compile: bool = False, checkpoint: bool = False) -> None:
-    options = Namespace(precision=name, compile=compile, checkpoint_activations=checkpoint, tensorboard=False)
-    precision.choose(options, CPU)
+    precision.choose(RunOptions(precision=name, compile=compile, checkpoint_activations=checkpoint), CPU)
 
 
 @pytest.fixture(autouse=True)
@@ -183,8 +182,9 @@ def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
 
 def test_routed_blocks_are_not_run_twice(capsys: pytest.CaptureFixture) -> None:
     words = ["--train-dataset", "MNIST", "--iterations", "1", "--save", "x", "--ffn_adapt", "--apply_moe"]
-    with pytest.raises(UserError, match="count their choices and draw noise and dropout twice"):
-        moe_adapters.options.parse_args([*words, "--task_id", "0", "--checkpoint-activations"])
+    with pytest.raises(SystemExit):
+        moe_adapters.main.main([*words, "--task_id", "0", "--checkpoint-activations"])
+    assert "count their choices and draw noise and dropout twice" in capsys.readouterr().err
     words = ["--config-path", "configs/class", "--config-name", "cifar100_10-10-MoE-Adapters.yaml", "--scale", "mini"]
     with pytest.raises(SystemExit):
         moe_adapters.cil.main([*words, "checkpoint_activations=true"])
