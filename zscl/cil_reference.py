@@ -97,7 +97,8 @@ def previous_reference(
     run: Run, options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP
 ) -> CILReference:
     """Of LwF, LwF-VR and iCaRL: `model` holds the weights before task `task_id`, and so does the teacher."""
-    device, task, known = machine.device, found.scenario.tasks[task_id], None
+    device, task = machine.device, found.scenario.tasks[task_id]
+    known = None
     if options.method == "iCaRL":
         memory = memory_at(run, options, machine, found, task_id, model)
         batches = Batches(
