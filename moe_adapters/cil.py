@@ -51,8 +51,8 @@ class Options(CILOptions):
     )  # fmt: skip
     method: str = option(help="what is learned", group="method", choices=tuple(METHODS))
     eval_noise: bool = option(True, "ours: gate noise in evaluation too, as the original; false takes it out")
-    l2: Any = option(None, ignored=NOT_READ)
-    ce_method: Any = option(None, ignored=NOT_READ)
+    l2: Any = option(0, ignored=NOT_READ)
+    ce_method: Any = option(0, ignored=NOT_READ)
     we: Any = option(None, ignored=NOT_READ)
     avg_freq: Any = option(None, ignored=NOT_READ)
     ref_dataset: Any = option(None, ignored=NOT_READ)

@@ -29,8 +29,8 @@ def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...
 
 
 def load_test(options: Options, machine: Machine, model: CLIP, name: str) -> DecodedSet:
-    resolution, verify = model.visual.input_resolution, not options.no_verify
-    return load_decoded(name, options.data_location, resolution, options.batch_size_eval, machine.workers, verify=verify)
+    root, resolution, verify = options.data_location, model.visual.input_resolution, not options.no_verify
+    return load_decoded(name, root, resolution, options.batch_size_eval, machine.workers, verify=verify)
 
 
 def checkpoint_files(run: Run, options: Options) -> list[Path]:

@@ -69,8 +69,8 @@ def image_source(options: Options) -> str:
 
 
 def sentences(options: Options) -> str:
-    if options.text_datasets:
-        return "all prompts seen" if options.text_datasets == [SEEN] else "prompts of " + " ".join(options.text_datasets)
+    if named := options.text_datasets:
+        return "all prompts seen" if named == [SEEN] else "prompts of " + " ".join(named)
     source = options.ref_sentences or (CURRENT if options.method == "icarl" else options.ref_dataset)
     named = {"conceptual_captions": CAPTIONS, "random": RANDOM, "ImageNetSUB": IMAGENET}  # all 1000 prompts
     return named.get(source, f"{_current(options, source)} prompts")

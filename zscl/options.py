@@ -86,7 +86,8 @@ class Options(MTILOptions):
         flags=("--ref-dataset",), convert=source(IMAGE_SOURCES, CURRENT),
     )  # fmt: skip
     ref_sentences: str | None = option(
-        None, "conceptual_captions, random, a data set (its class prompts), or current; default: those of --ref-dataset",
+        None,
+        "conceptual_captions, random, a data set (its class prompts), or current; without it those of --ref-dataset",
         flags=("--ref-sentences",), convert=source(SENTENCE_SOURCES, CURRENT),
     )  # fmt: skip
     text_datasets: list[str] | None = option(
@@ -110,9 +111,7 @@ class Options(MTILOptions):
         flags=("--cache-dir",), decides=False,
     )  # fmt: skip
 
-    we: bool = option(
-        False, "weight ensemble: save a running mean", group="weight space", flags=("--we", "--swa")
-    )
+    we: bool = option(False, "weight ensemble: save a running mean", group="weight space", flags=("--we", "--swa"))
     we_wise: bool = option(False, "WE pulled to theta0", flags=("--we_wise", "--swa_wise"))
     we_wise_alpha: float = option(
         0.98, "weight of WE against theta0", flags=("--we_wise_alpha", "--swa_wise_alpha"), at_least=0, at_most=1
@@ -133,9 +132,7 @@ class Options(MTILOptions):
     eval_interval: int | None = option(
         None, "evaluate every so many steps, before the step", flags=("--eval-interval",), at_least=1, decides=False
     )
-    eval_every_epoch: bool = option(
-        False, "evaluate before each epoch", flags=("--eval-every-epoch",), decides=False
-    )
+    eval_every_epoch: bool = option(False, "evaluate before each epoch", flags=("--eval-every-epoch",), decides=False)
 
     wise_ft: bool = option(
         False, "evaluate alpha x --load + (1 - alpha) x CLIP", group="what --eval-only evaluates instead of --load"

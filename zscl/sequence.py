@@ -26,9 +26,7 @@ from common.training.precision import deciding_settings
 from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
-from zscl.options import (
-    CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, Options, distils, tasks, training_options,
-)  # fmt: skip
+from zscl.options import CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, Options, distils, tasks, training_options
 from zscl.reference import reference_images, reference_tokens
 from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
 from zscl.training import joint_pass, train_task
@@ -64,9 +62,7 @@ def learn_sequence(run: Run, options: Options, machine: Machine, models: Models)
         before = path
 
 
-def learn_task(
-    run: Run, options: Options, machine: Machine, models: Models, task_id: int, before: Path | None
-) -> None:
+def learn_task(run: Run, options: Options, machine: Machine, models: Models, task_id: int, before: Path | None) -> None:
     """One task, from the checkpoint `before` (or CLIP) to its own."""
     name, student = tasks(options)[task_id], models.student
     student.zero_grad()  # gradients of the task before, which a copy as teacher would carry along
@@ -138,7 +134,8 @@ def build_reference(
     how = [machine.device.type, *deciding_settings().values()]
     key = fingerprint(teacher.state_dict(), *how) if folder else ""
     texts = tasks(options)[: task_id + 1] if options.text_datasets == [SEEN] else options.text_datasets or ()
-    tokens = reference_tokens(options.data_location, ref_dataset, ref_sentences, texts, options.num, not options.no_verify)
+    root, verify = options.data_location, not options.no_verify
+    tokens = reference_tokens(root, ref_dataset, ref_sentences, texts, options.num, verify)
     sentences = features_of_sentences(machine, teacher, tokens, folder, key)
     stream, images_key = reference_stream(options, machine, models, ref_dataset, memory)
     kept_at = folder / f"images-{fingerprint(key, images_key)}.pth" if folder and images_key else None
@@ -146,7 +143,8 @@ def build_reference(
     if found := read_kept(kept_at):
         known.load_state_dict(found)
     reference = Reference(teacher, stream, sentences, known, kept_at)
-    changes = (options.ref_dataset, options.ref_sentences) != (ref_dataset, ref_sentences) or options.text_datasets == [SEEN]
+    given = options.ref_dataset, options.ref_sentences
+    changes = given != (ref_dataset, ref_sentences) or options.text_datasets == [SEEN]
     if stays and not changes:
         models.reference = reference
     return reference
@@ -167,9 +165,7 @@ def teacher_of(options: Options, models: Models, before: Path | None) -> CLIP:
     return teacher
 
 
-def features_of_sentences(
-    machine: Machine, teacher: CLIP, tokens: Tensor, folder: Path | None, key: str
-) -> Tensor:
+def features_of_sentences(machine: Machine, teacher: CLIP, tokens: Tensor, folder: Path | None, key: str) -> Tensor:
     """The teacher's features (M, D) of tokens (M, 77), read from `folder` when an earlier run left them there."""
     kept_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
     if found := read_kept(kept_at):

@@ -240,7 +240,7 @@ def test_flags_that_nothing_reads_are_noted_and_decide_nothing(
         (["--train-dataset", "TinyImagenet"], "TinyImagenet has no class names"),
         (["--train-dataset", "Mnist"], "Did you mean MNIST"),
         (["--load", "no.pth"], "no.pth does not exist"),
-        (["--we_wise", "--avg_freq", "2", "--we_wise_alpha", "1.01"], "--we_wise_alpha 1.01: give 0 or more, at most 1"),
+        (["--we_wise_alpha", "1.01"], "--we_wise_alpha 1.01: give 0 or more, at most 1"),
         ([*SM, "--num", "2.5"], "--num 2.5: ImageNetSM takes a whole number of classes, from 1 to 1,000"),
         ([*SUB, "--num", "1e7"], "--num 10000000: ImageNetSUB has 1,281,167 images"),
         ([*SUB, "--num", "1e-9"], "--num 1e-09: this is not one image"),
