@@ -120,13 +120,14 @@ def find_configuration(folder: Path) -> Callable[[Mapping[str, Any]], tuple[dict
     """
 
     def find(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        name, path = given.get("config_name"), given.get("config_path", ".")
-        places = [folder / path, Path(path)]
+        name, where = given.get("config_name"), given.get("config_path", ".")
+        places = [folder / where, Path(where)]
         for found in (place / file for place in places for file in (f"{name}", f"{name}.yaml")):
             if name and found.is_file():
                 return read_file(found), str(found)
-        files = [file.relative_to(place).as_posix() for place in places for file in sorted(place.rglob("*.yaml"))]
-        there = ", ".join(dict.fromkeys(files)) or f"none below {' or '.join(map(str, dict.fromkeys(places)))}"
+        place = next((place for place in places if place.is_dir()), places[0])
+        files = [file.relative_to(place).as_posix() for file in sorted(place.rglob("*.yaml"))]
+        there = ", ".join(files) or f"none below {' or '.join(map(str, dict.fromkeys(places)))}"
         if name is None:
             raise UserError(f"--config-name: missing. There are {there}.")
         raise UserError(f"--config-name {name}: unknown.{did_you_mean(name, files)} There are {there}.")

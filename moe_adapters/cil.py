@@ -6,28 +6,28 @@ weighs them. The loop of a task is MTIL's (`training.py`).
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from common import clip
 from common.cil import (
-    CILOptions, Protocol, check_inputs, check_options, checkpoint_path, finish_run, learning_rate, load_checkpoint,
-    load_protocol, one_of, open_run, pooled_test, record_task, save_checkpoint, stream_seed, tested_steps, workers_of,
+    CILOptions, Protocol, check_inputs, checkpoint_path, find_configuration, finish_run, learning_rate,
+    load_checkpoint, load_protocol, missing_rules, open_run, pooled_test, record_task, save_checkpoint, stream_seed,
+    tested_steps,
 )  # fmt: skip
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
-from common.command_line import RUNS_TWICE, check_rules
 from common.datasets.incremental import task_subset
 from common.errors import exit_cleanly
 from common.evaluation.metrics import CILStep
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
-from common.hydra_style import read_options
+from common.machine import RUNS_TWICE, Machine, choose_machine
+from common.options import check_rules, option, read
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.blocks import prepare
-from common.training.device import cost_records, pick_device, seed_everything
-from common.training.precision import choose
+from common.training.device import cost_records, seed_everything
 from moe_adapters.adapters import (
     ORIGINAL_CLIP, image_blocks, insert_adapters, is_adapter_key, text_blocks, trainable_parameters, use_router,
 )  # fmt: skip
@@ -36,45 +36,49 @@ from moe_adapters.training import TrainingOptions, train_adapters
 EXPERTS, TOPK, BOTTLENECK = 2, 2, 64  # literals upstream (cil/clip/model.py:L289-L292)
 ROUTER = 0  # the one that all tasks share
 TEST_BATCH = 64  # upstream cil/main.py:L55; with the noise a number of the protocol
-PRESETS = {"scale": {"paper": None, "mini": Path(__file__).parent / "configs" / "cil_mini.yaml"}}
+FOLDER = Path(__file__).parent
 METHODS = {"MoE-Adapters": "MoE-Adapters", "zeroshot": "Continual-CLIP"}  # as configurations and as records name them
-NOT_READ = ("l2", "ce_method", "we", "avg_freq", "ref_dataset", "ref_sentences")
+NOT_READ = "upstream never reads it"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Options(CILOptions):
-    """The keys of configs/class/*.yaml. Those of NOT_READ stand in the originals' files, whose code ignores them."""
+    """The keys of configs/class/*.yaml. Those that are ignored stand in the originals' files."""
 
-    method: str = field(default="???", metadata={"help": f"{' or '.join(METHODS)}"})
-    eval_noise: bool = field(
-        default=True, metadata={"help": "ours: gate noise in evaluation too, as the original; false takes it out"}
-    )
-    l2: Any = field(default=None, metadata={"help": "accepted; never read"})
-    ce_method: Any = field(default=None, metadata={"help": "accepted; never read"})
-    we: Any = field(default=None, metadata={"help": "accepted; never read"})
-    avg_freq: Any = field(default=None, metadata={"help": "accepted; never read"})
-    ref_dataset: Any = field(default=None, metadata={"help": "accepted; never read"})
-    ref_sentences: Any = field(default=None, metadata={"help": "accepted; never read"})
+    scale: str = option(
+        "paper", "ours: mini is the embedded miniature, in seconds",
+        presets={"paper": None, "mini": FOLDER / "configs" / "cil_mini.yaml"},
+    )  # fmt: skip
+    method: str = option(help="what is learned", group="method", choices=tuple(METHODS))
+    eval_noise: bool = option(True, "ours: gate noise in evaluation too, as the original; false takes it out")
+    l2: Any = option(0, ignored=NOT_READ)
+    ce_method: Any = option(0, ignored=NOT_READ)
+    we: Any = option(None, ignored=NOT_READ)
+    avg_freq: Any = option(None, ignored=NOT_READ)
+    ref_dataset: Any = option(None, ignored=NOT_READ)
+    ref_sentences: Any = option(None, ignored=NOT_READ)
+
+
+def parse(argv: list[str] | None = None) -> Options:
+    """Read and check the command line; raises UserError for what is unknown, missing or contradicts itself."""
+    about = "MoE-Adapters (arXiv 2403.11549), class-incremental: a configuration and what overrides it."
+    usage = "Try: bash moe_adapters/scripts/cil/run_cifar100-10-10.sh --scale mini."
+    options = read(Options, argv, "moe_adapters.cil", about, usage, find_configuration(FOLDER))
+    check_rules([(options.checkpoint_activations, f"checkpoint_activations: {RUNS_TWICE}"), *missing_rules(options)])
+    return options
 
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
-    options = read_options(argv, Options, Path(__file__).parent, "moe_adapters.cil", PRESETS)
-    check_options(options)
-    check_rules([(options.checkpoint_activations, f"checkpoint_activations: {RUNS_TWICE}")])
-    one_of("method", options.method, METHODS)
-    for key in NOT_READ:
-        if getattr(options, key) not in (None, 0):
-            print(f"note: {key}={getattr(options, key)} has no effect (upstream never reads it)")
-    device = pick_device(options.device, options.threads)
-    choose(options, device)
+    options = parse(argv)
+    machine = choose_machine(options)
     check_inputs(options)
     seed_everything(options.seed)  # the experts' initial weights
     model, *_ = clip.load(options.model_name, "cpu", precision="fp32")
-    prepare(with_shared_router(model).to(device))
+    prepare(with_shared_router(model).to(machine.device))
     found = load_protocol(options, model.visual.input_resolution)
-    run = open_run("moe_adapters", method_label(options), options, found, device, NOT_READ)
-    steps = learn_and_test(run, options, model, found)
+    run = open_run("moe_adapters", method_label(options), options, found, machine)
+    steps = learn_and_test(run, options, machine, model, found)
     finish_run(run, found, steps, 0 if options.method == "zeroshot" else adapter_count(model))
 
 
@@ -101,9 +105,9 @@ def adapter_count(model: CLIP) -> int:
     return sum(parameter.numel() for parameter in trainable_parameters(model, ROUTER, frozen=set()).values())
 
 
-def learn_and_test(run: Run, options: Options, model: CLIP, found: Protocol) -> list[CILStep]:
+def learn_and_test(run: Run, options: Options, machine: Machine, model: CLIP, found: Protocol) -> list[CILStep]:
     """Learn task after task, each from the weights of the one before, and test after each on all classes seen."""
-    test, steps = pooled_test(options, found, TEST_BATCH), tested_steps(run)
+    test, steps = pooled_test(options, machine, found, TEST_BATCH), tested_steps(run)
     trains = options.method != "zeroshot"
     if trains and steps:
         load_adapters(run, model, len(steps) - 1)
@@ -111,7 +115,7 @@ def learn_and_test(run: Run, options: Options, model: CLIP, found: Protocol) -> 
         if trains and checkpoint_path(run.folder, task_id).exists():
             load_adapters(run, model, task_id)
         elif trains:
-            learn_task(run, options, model, found, task_id)
+            learn_task(run, options, machine, model, found, task_id)
         started = time.monotonic()
         steps.append(evaluate_task(options, model, found, test, task_id))
         record_task(run, found, steps, time.monotonic() - started, options.log_path)
@@ -123,7 +127,7 @@ def load_adapters(run: Run, model: CLIP, task_id: int) -> None:
     model.load_state_dict(load_checkpoint(run, task_id), strict=False)
 
 
-def learn_task(run: Run, options: Options, model: CLIP, found: Protocol, task_id: int) -> None:
+def learn_task(run: Run, options: Options, machine: Machine, model: CLIP, found: Protocol, task_id: int) -> None:
     """Train experts and router on one task, by cross-entropy over the task's own classes, and save them.
 
     The checkpoint holds the adapters under their official keys; CLIP itself never changes.
@@ -131,9 +135,9 @@ def learn_task(run: Run, options: Options, model: CLIP, found: Protocol, task_id
     task, seed = found.scenario.tasks[task_id], stream_seed(options.seed, task_id, "training")
     examples = task_subset(found.train, found.scenario, task_id)
     examples.labels = [label - task.start for label in examples.labels]
-    device = model.logit_scale.device
+    device = machine.device
     seed_everything(seed)
-    batches = Batches(examples, options.batch_size, seed, workers_of(options), device)
+    batches = Batches(examples, options.batch_size, seed, machine.workers, device)
     prompts = cut_prompts(found.tokens[task.start : task.stop]).to(device)
     about = training_options(options, options.epochs * len(batches))
     train_adapters(model, ROUTER, set(), prompts, batches, about, f"task {task_id}", run.steps)

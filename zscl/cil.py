@@ -16,18 +16,18 @@ import torch
 from common import clip, datasets
 from common.cil import (
     Protocol, check_inputs, checkpoint_path, finish_run, load_checkpoint, load_protocol, open_run, pooled_test,
-    record_task, save_checkpoint, stream_seed, tested_steps, workers_of,
+    record_task, save_checkpoint, stream_seed, tested_steps,
 )  # fmt: skip
 from common.clip.model import CLIP
 from common.datasets.incremental import task_subset
 from common.errors import UserError, exit_cleanly
 from common.evaluation.seen_classes import evaluate_seen
+from common.machine import Machine, choose_machine
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.blocks import prepare
-from common.training.device import cost_records, pick_device, seed_everything
-from common.training.precision import choose
-from zscl.cil_options import IDLE_KEYS, PREVIOUS_MODEL, Options, method_label, parse
+from common.training.device import cost_records, seed_everything
+from zscl.cil_options import PREVIOUS_MODEL, Options, method_label, parse
 from zscl.cil_reference import (
     CILReference, caption_root, captions_fingerprint, keep_known, pretrained_reference, previous_reference,
     reference_set, texts_of,
@@ -39,20 +39,19 @@ from zscl.training import TrainingOptions, joint_pass, trainable_parameters
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    device = pick_device(options.device, options.threads)
-    choose(options, device)
+    machine = choose_machine(options)
     check_inputs(options, lambda: reference_fingerprint(options))
     pretrained = clip.load(options.model_name, "cpu", precision="fp32")[0].requires_grad_(False)
     found = load_protocol(options, pretrained.visual.input_resolution)
     check_memory(options, found)
     more = {"reference": reference_fingerprint(options)}
-    run = open_run("zscl", method_label(options), options, found, device, IDLE_KEYS, more)
-    model, test = copy.deepcopy(pretrained).to(device), pooled_test(options, found, options.batch_size)
+    run = open_run("zscl", method_label(options), options, found, machine, more)
+    model, test = copy.deepcopy(pretrained).to(machine.device), pooled_test(options, machine, found, options.batch_size)
     prepare(model, pretrained)
     steps, reference = tested_steps(run), None
     for task_id in range(len(steps), len(found.scenario.tasks)):
         if options.method != "zeroshot":
-            reference = learn_task(run, options, found, task_id, model, pretrained, reference)
+            reference = learn_task(run, options, machine, found, task_id, model, pretrained, reference)
         started = time.monotonic()
         seed = stream_seed(options.seed, task_id, "evaluation")
         steps.append(evaluate_seen(model, found.tokens, test, task_id, seed))
@@ -83,6 +82,7 @@ def check_memory(options: Options, found: Protocol) -> None:
 def learn_task(
     run: Run,
     options: Options,
+    machine: Machine,
     found: Protocol,
     task_id: int,
     model: CLIP,
@@ -98,15 +98,15 @@ def learn_task(
         return before
     if task_id:
         model.load_state_dict(load_checkpoint(run, task_id - 1))
-    device, seed = model.logit_scale.device, stream_seed(options.seed, task_id, "training")
+    device, seed = machine.device, stream_seed(options.seed, task_id, "training")
     seed_everything(seed)
     task = task_subset(found.train, found.scenario, task_id)
-    batches = Batches(task, options.batch_size, seed, workers_of(options), device)
+    batches = Batches(task, options.batch_size, seed, machine.workers, device)
     reference = None
     if options.method == "ZSCL":
-        reference = pretrained_reference(run, options, task_id, pretrained, device, before)
+        reference = pretrained_reference(run, options, machine, task_id, pretrained, before)
     elif options.method in PREVIOUS_MODEL:
-        reference = previous_reference(run, options, found, task_id, model)
+        reference = previous_reference(run, options, machine, found, task_id, model)
     train_task(
         model,
         texts_of(options, found, task_id, device),

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from common.cil import Protocol, stream_seed, workers_of
+from common.cil import Protocol, stream_seed
 from common.clip.model import CLIP
 from common.datasets.incremental import task_subset
+from common.machine import Machine
 from common.runs import Run, write_text
 from common.training.batches import DrawnSamples, leave_signals_to_parent
 from zscl.cil_options import Options
@@ -40,7 +41,7 @@ def updated_memory(memory: Memory, features: Tensor, memory_size: int, compat: b
     return [*(indices[:share] for indices in memory), herd(features, new, "upstream" if compat else "fixed")]
 
 
-def memory_at(run: Run, options: Options, found: Protocol, task_id: int, model: CLIP) -> Memory:
+def memory_at(run: Run, options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP) -> Memory:
     """The memory that task `task_id` distils on, its own exemplars included; `model` is the one before the task.
 
     Kept in task_<k>.memory.json.
@@ -49,27 +50,26 @@ def memory_at(run: Run, options: Options, found: Protocol, task_id: int, model: 
     if path.exists():
         return json.loads(path.read_text())
     earlier = json.loads((run.folder / f"task_{task_id - 1}.memory.json").read_text()) if task_id else []
-    features = candidate_features(options, found, task_id, model)
+    features = candidate_features(options, machine, found, task_id, model)
     memory = updated_memory(earlier, features, options.memory_size, options.icarl_compat)
     write_text(path, json.dumps(memory))
     return memory
 
 
 @torch.no_grad()
-def candidate_features(options: Options, found: Protocol, task_id: int, model: CLIP) -> Tensor:
+def candidate_features(options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP) -> Tensor:
     """Normalised features (n, D) of the samples of a task that may become exemplars."""
     crops = FrozenCrops(task_subset(found.train, found.scenario, task_id), exemplar_seed(options, task_id))
     candidates = Subset(crops, range(min(len(crops), CANDIDATES)))
     loader = DataLoader(
         candidates,
         options.batch_size,
-        num_workers=workers_of(options),
+        num_workers=machine.workers,
         worker_init_fn=leave_signals_to_parent,
         generator=torch.Generator(),
     )
-    device = model.logit_scale.device
     bar = tqdm(loader, desc=f"herding/task {task_id}", leave=False, dynamic_ncols=True, disable=None)
-    return torch.cat([F.normalize(model.encode_image(images.to(device)), dim=-1) for images, _ in bar])
+    return torch.cat([F.normalize(model.encode_image(images.to(machine.device)), dim=-1) for images, _ in bar])
 
 
 class FrozenCrops(Dataset):

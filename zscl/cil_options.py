@@ -1,18 +1,18 @@
 """The class-incremental configurations: the original's keys under their names, ours after them, and the methods."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from common.cil import CILOptions, check_options, one_of
-from common.command_line import check_rules
-from common.datasets import canonical
+from common.cil import CILOptions, find_configuration, missing_rules
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.errors import UserError
-from common.hydra_style import read_options
+from common.options import Rule, check_rules, option, read, unknown
 from zscl.reference import CONCEPTUAL_CAPTIONS, RANDOM
 
-CONFIGS = Path(__file__).parent / "configs"
-PRESETS = {"scale": {"paper": None, "mini": CONFIGS / "cil_mini.yaml"}}
+FOLDER = Path(__file__).parent
+CONFIGS = FOLDER / "configs"
+IMAGES = (CONCEPTUAL_CAPTIONS, *(name for name in PUBLISHED if name != CAPTIONS))  # of ref_dataset, besides a folder
 CIL_NAMES = {  # method -> what tables call it
     "zeroshot": "Continual-CLIP",
     "finetune": "Fine-tuning",
@@ -24,89 +24,85 @@ CIL_NAMES = {  # method -> what tables call it
 }
 REFERENCE_TEXTS = {"lwf": None, "lwfvr": RANDOM, "iCaRL": None, "ZSCL": CONCEPTUAL_CAPTIONS}
 PREVIOUS_MODEL = ("lwf", "lwfvr", "iCaRL")  # methods whose teacher is the model before the task
-IDLE_KEYS = ("reference_pass", "cc_root", "ref_model")  # decide no number, or by what they lead to
 
 
-@dataclass
+def known_method(name: str) -> str:
+    """The name; UserError for one that means two methods."""
+    if name == "lwa":
+        raise UserError("lwa fine-tunes in the released code and is an old name of ZSCL; say finetune or ZSCL.")
+    return name
+
+
+def one(number: int) -> str | None:
+    """A check of `we`: the original asks whether it is null."""
+    return None if number == 1 else "it would switch the weight ensemble on in the original; say we=1 or we=null."
+
+
+@dataclass(frozen=True)
 class Options(CILOptions):
-    """ZSCL's keys after those that MoE-Adapters has too; defaults where the files of the original lack a key."""
+    """ZSCL's keys, before those that MoE-Adapters has too; defaults where the files of the original lack a key."""
 
-    l2: float = field(default=0.0, metadata={"help": "weight of the weight consolidation"})
-    ce_method: int | str = field(
-        default=0, metadata={"help": "classes of L_CE: 0 the task's, previous all seen, ext with 100 captions"}
+    scale: str = option(
+        "paper", "ours: mini is the embedded miniature, in minutes",
+        presets={"paper": None, "mini": CONFIGS / "cil_mini.yaml"},
+    )  # fmt: skip
+    method: str = option(help="what is learned how", group="method", choices=tuple(CIL_NAMES), convert=known_method)
+    ce_method: Any = option(
+        0, "classes of L_CE: 0 the task's, previous all seen, ext with 100 captions",
+        choices=(0, "previous", "ext"), convert=lambda value: 0 if value == "0" else value,
+    )  # fmt: skip
+    l2: float = option(0.0, "weight of the weight consolidation", at_least=0)
+    we: int | None = option(None, "1: weight ensemble, with method ZSCL", check=one)
+    avg_freq: int | None = option(None, "steps between two samples of it", at_least=1)
+    ref_dataset: str | None = option(None, "of ZSCL: conceptual_captions; a data set or a folder of images instead")
+    ref_sentences: str | None = option(
+        None, "conceptual_captions or random, by method", choices=(CONCEPTUAL_CAPTIONS, RANDOM)
     )
-    we: int | None = field(default=None, metadata={"help": "1: weight ensemble, with method ZSCL"})
-    avg_freq: int | None = field(default=None, metadata={"help": "steps between two samples of it"})
-    ref_dataset: str | None = field(
-        default=None, metadata={"help": "of ZSCL: conceptual_captions; a data set or a folder of images instead"}
-    )
-    ref_sentences: str | None = field(default=None, metadata={"help": "conceptual_captions or random, by method"})
-    ref_model: str | None = field(default=None, metadata={"help": "accepted; the original never reads it"})
-    memory_size: int = field(default=5000, metadata={"help": "ours: iCaRL's exemplars; 5000 in the original's code"})
-    teacher: str = field(
-        default="snapshot",
-        metadata={"help": "ours, of lwf, lwfvr, iCaRL: snapshot, or aliased as released: the student itself"},
-    )
-    icarl_compat: bool = field(default=False, metadata={"help": "ours: exemplars as the released code stores them"})
-    previous_compat: bool = field(
-        default=False, metadata={"help": "ours: ce_method previous leaves out as many names as the first task has"}
-    )
-    cc_root: str | None = field(
-        default=None, metadata={"help": "ours: folder of the caption list; dataset_root without it"}
-    )
-    reference_pass: str = field(
-        default="auto", metadata={"help": "ours: joint, separate or auto, as of python -m zscl.main"}
+    ref_model: str | None = option(None, ignored="the original never reads it")
+    memory_size: int = option(5000, "ours: iCaRL's exemplars; 5000 in the original's code", at_least=1)
+    teacher: str = option(
+        "snapshot", "ours, of lwf, lwfvr, iCaRL: a snapshot, or aliased as released: the student itself",
+        choices=("snapshot", "aliased"),
+    )  # fmt: skip
+    icarl_compat: bool = option(False, "ours: exemplars as the released code stores them")
+    previous_compat: bool = option(False, "ours: ce_method previous leaves out as many names as the first task has")
+    cc_root: str | None = option(
+        None, "ours: folder of the caption list; dataset_root without it", decides=False
+    )  # the captions' fingerprint tells
+    reference_pass: str = option(
+        "auto", "ours: as of python -m zscl.main", choices=("auto", "joint", "separate"), decides=False
     )
 
 
 def parse(argv: list[str] | None = None) -> Options:
     """Read and check the command line; raises UserError for what is unknown, missing or contradicts itself."""
-    options = read_options(argv, Options, Path(__file__).parent, "zscl.cil", PRESETS)
-    check(options)
+    about = "ZSCL (arXiv 2303.06628) and its baselines, class-incremental: a configuration and what overrides it."
+    usage = "Try: bash zscl/scripts/cil/all_methods.sh --scale mini."
+    options = read(Options, argv, "zscl.cil", about, usage, find_configuration(FOLDER))
+    check_rules([*missing_rules(options), *_rules(options)])
     for note in notes(options):
         print(f"note: {note}")
     return options
 
 
-def check(options: Options) -> None:
-    """Raise UserError for the first thing that is wrong with these values."""
-    check_options(options)
-    if options.method == "lwa":
-        raise UserError("method=lwa fine-tunes in the released code and is an old name of ZSCL; say finetune or ZSCL.")
-    one_of("method", options.method, CIL_NAMES)
-    one_of("ce_method", str(options.ce_method), ("0", "ext", "previous"))
-    one_of("teacher", options.teacher, ("snapshot", "aliased"))
-    one_of("reference_pass", options.reference_pass, ("auto", "joint", "separate"))
-    check_rules([*_number_rules(options), *_reference_rules(options)])
-    if options.method == "ZSCL" and options.ref_dataset != CONCEPTUAL_CAPTIONS:
-        if not Path(options.ref_dataset).expanduser().is_dir():
-            canonical(options.ref_dataset, [CONCEPTUAL_CAPTIONS, *(name for name in PUBLISHED if name != CAPTIONS)])
-
-
-def _number_rules(options: Options) -> list[tuple[bool, str]]:
-    ensemble = "we=0 would switch the weight ensemble on in the original; say we=1 or we=null."
-    frequency = f"avg_freq={options.avg_freq}: we=1 needs a number of steps, 10 in the published configurations."
-    return [
-        (options.we not in (None, 1), ensemble),
-        (bool(options.we) and not (options.avg_freq or 0) > 0, frequency),
-        (options.l2 < 0, f"l2={options.l2}: give 0 or more."),
-        (options.method == "ext" and options.ce_method != "ext", "method=ext needs ce_method=ext."),
-        (options.memory_size < 1, f"memory_size={options.memory_size}: give 1 or more."),
-    ]
-
-
-def _reference_rules(options: Options) -> list[tuple[bool, str]]:
+def _rules(options: Options) -> list[Rule]:
     """ref_dataset and ref_sentences have one value a method in every configuration; what others would do is unknown."""
     method, texts = options.method, REFERENCE_TEXTS.get(options.method)
+    frequency = "avg_freq is missing: we=1 needs a number of steps, 10 in the published configurations."
     captions = f"ce_method=ext draws captions: it needs ref_sentences={CONCEPTUAL_CAPTIONS}."
     needs = f"method={method} needs ref_sentences={_told(texts)}, not {_told(options.ref_sentences)}."
     images = f"method={method} has its own reference images: it needs ref_dataset=null, not {options.ref_dataset}."
     none = f"method=ZSCL needs ref_dataset={CONCEPTUAL_CAPTIONS}, or another data set or folder in its place."
+    name = options.ref_dataset or ""
+    known = name in IMAGES or Path(name).expanduser().is_dir()
     return [
+        (options.we and not options.avg_freq, frequency),
+        (method == "ext" and options.ce_method != "ext", "method=ext needs ce_method=ext."),
         (options.ce_method == "ext" and options.ref_sentences != CONCEPTUAL_CAPTIONS, captions),
         (method in REFERENCE_TEXTS and options.ref_sentences != texts, needs),
         (method in PREVIOUS_MODEL and options.ref_dataset is not None, images),
-        (method == "ZSCL" and not options.ref_dataset, none),
+        (method == "ZSCL" and not name, none),
+        (method == "ZSCL" and not known, unknown(f"ref_dataset {name}", name, IMAGES)),
     ]
 
 
@@ -122,7 +118,6 @@ def notes(options: Options) -> list[str]:
         "teacher": options.teacher == "aliased" and method not in PREVIOUS_MODEL,
         "icarl_compat": options.icarl_compat and method != "iCaRL",
         "previous_compat": options.previous_compat and options.ce_method != "previous",
-        "ref_model": options.ref_model is not None,
     }
     return [f"{key} has no effect with method={method}." for key, surprising in idle.items() if surprising]
 

@@ -22,13 +22,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common import datasets
-from common.cil import Protocol, stream_seed, workers_of
+from common.cil import Protocol, stream_seed
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts, tokenize
 from common.datasets.images import ImageFiles, Transform, fingerprint
 from common.datasets.incremental import task_subset
 from common.datasets.transforms import clip_eval
 from common.errors import UserError
+from common.machine import Machine
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.distributed import gather_rows
@@ -75,35 +76,36 @@ class CILReference:
 
 
 def pretrained_reference(
-    run: Run, options: Options, task_id: int, pretrained: CLIP, device: torch.device, before: CILReference | None
+    run: Run, options: Options, machine: Machine, task_id: int, pretrained: CLIP, before: CILReference | None
 ) -> CILReference:
     """ZSCL's: the same at every task but for the order of the images; `before` is an earlier task's, if at hand."""
     if before:
         images = before.batches.samples.dataset
-        return replace(before, batches=reference_batches(images, options, task_id, device))
+        return replace(before, batches=reference_batches(images, options, machine, task_id))
     source = reference_set(options, clip_eval(pretrained.visual.input_resolution))
-    known = KnownFeatures(device)
+    known = KnownFeatures(machine.device)
     if kept := read_kept(run.path(KNOWN_FEATURES)):
         known.load_state_dict(kept)
-    tokens = caption_tokens(source.captions).to(device)
-    sentences = sentence_features(pretrained.to(device), tokens)
-    return CILReference(
-        pretrained, reference_batches(source.images, options, task_id, device), tokens, known, sentences
-    )
+    tokens = caption_tokens(source.captions).to(machine.device)
+    sentences = sentence_features(pretrained.to(machine.device), tokens)
+    batches = reference_batches(source.images, options, machine, task_id)
+    return CILReference(pretrained, batches, tokens, known, sentences)
 
 
-def previous_reference(run: Run, options: Options, found: Protocol, task_id: int, model: CLIP) -> CILReference:
+def previous_reference(
+    run: Run, options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP
+) -> CILReference:
     """Of LwF, LwF-VR and iCaRL: `model` holds the weights before task `task_id`, and so does the teacher."""
-    device, task = model.logit_scale.device, found.scenario.tasks[task_id]
+    device, task = machine.device, found.scenario.tasks[task_id]
     known = None
     if options.method == "iCaRL":
-        memory = memory_at(run, options, found, task_id, model)
+        memory = memory_at(run, options, machine, found, task_id, model)
         batches = Batches(
-            exemplars(options, found, memory), EXEMPLARS_AT_ONCE, 0, workers_of(options), device, shuffle=False
+            exemplars(options, found, memory), EXEMPLARS_AT_ONCE, 0, machine.workers, device, shuffle=False
         )
         known = KnownFeatures(device) if options.teacher == "snapshot" else None
     else:
-        batches = reference_batches(task_subset(found.train, found.scenario, task_id), options, task_id, device)
+        batches = reference_batches(task_subset(found.train, found.scenario, task_id), options, machine, task_id)
     tokens = found.tokens[task.start : task.stop]
     if options.method == "lwfvr":
         seed = stream_seed(options.seed, task_id, "sentences")
@@ -115,10 +117,10 @@ def previous_reference(run: Run, options: Options, found: Protocol, task_id: int
     return CILReference(teacher, batches, tokens, known, sentence_features(teacher, tokens))
 
 
-def reference_batches(images: Dataset, options: Options, task_id: int, device: torch.device) -> Batches:
+def reference_batches(images: Dataset, options: Options, machine: Machine, task_id: int) -> Batches:
     """Shuffled apart from the task's own batches, of the same size, the last one of an epoch smaller."""
     seed = stream_seed(options.seed, task_id, "reference")
-    return Batches(images, options.batch_size, seed, workers_of(options), device)
+    return Batches(images, options.batch_size, seed, machine.workers, machine.device)
 
 
 def keep_known(run: Run, reference: CILReference) -> None:

@@ -66,7 +66,7 @@ def reference_images(
     data = datasets.load("ImageNet" if name in PARTS_OF_IMAGENET else name, root, transform, None, verify)
     indices, notes, classnames = None, data.fingerprint["notes"], data.classnames
     if name == "ImageNetSM":
-        classnames = classnames[: _class_count(num, len(classnames))]
+        classnames = classnames[: class_count(num, len(classnames))]
         labels = data.train.labels
         indices = [i for i in first_per_label(labels, IMAGES_A_CLASS) if labels[i] < len(classnames)]
         notes = [*notes, f"the first {len(classnames)} classes, at most {IMAGES_A_CLASS} images each"]
@@ -87,6 +87,12 @@ def random_subset(images: int, num: float) -> list[int]:
     out again, where rounding can lose an image (its assertion then fails); here a number is taken as it is, and a
     share is multiplied exactly and rounded down: 0.29 of 100 images are 29.
     """
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randperm(images, generator=generator)[: subset_size(num, images)].tolist()
+
+
+def subset_size(num: float, images: int) -> int:
+    """How many of these images ImageNetSUB takes. Raises UserError for a --num that it can not take."""
     if num > 1 and num > images:
         raise UserError(f"--num {num:.10g}: ImageNetSUB has {images:,} images to draw from.")
     if num > 1 and num != int(num):
@@ -94,10 +100,11 @@ def random_subset(images: int, num: float) -> list[int]:
     size = int(num) if num > 1 else int(Fraction(repr(float(num))) * images) if num > 0 else 0
     if size < 1:
         raise UserError(f"--num {num:.10g}: this is not one image of the {images:,} that ImageNetSUB draws from.")
-    return torch.randperm(images, generator=torch.Generator().manual_seed(SEED))[:size].tolist()
+    return size
 
 
-def _class_count(num: float, classes: int) -> int:
+def class_count(num: float, classes: int) -> int:
+    """How many of these classes ImageNetSM takes. Raises UserError for a --num that it can not take."""
     if not 1 <= num <= classes or num != int(num):
         raise UserError(f"--num {num:.10g}: ImageNetSM takes a whole number of classes, from 1 to {classes:,}.")
     return int(num)
@@ -174,7 +181,7 @@ def class_prompts(name: str, root: str | Path, num: float = 64, verify: bool = T
         names, templates = data.classnames, data.templates
     if not names:
         raise UserError(f"{name} has no class names to make sentences of. Choose another --ref-sentences.")
-    names = names[: _class_count(num, len(names))] if name == "ImageNetSM" else names
+    names = names[: class_count(num, len(names))] if name == "ImageNetSM" else names
     return [templates[0].replace("{}", label) for label in names]
 
 

@@ -2,7 +2,6 @@
 method asks for (mtil/src/models/finetune.py:L100-L180, mtil/src/models/icarl.py:L18-L121).
 """
 
-import argparse
 import copy
 import json
 from collections.abc import Callable
@@ -18,7 +17,8 @@ from tqdm import tqdm
 from common import clip, datasets
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
-from common.command_line import nth
+from common.machine import Machine
+from common.mtil import of_task
 from common.runs import Run, write_text
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import cost_records, seed_everything
@@ -26,7 +26,7 @@ from common.training.precision import deciding_settings
 from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
-from zscl.options import CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, distils, training_options
+from zscl.options import CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, Options, distils, tasks, training_options
 from zscl.reference import reference_images, reference_tokens
 from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
 from zscl.training import joint_pass, train_task
@@ -46,189 +46,187 @@ class Models:
     reference: Reference | None = None  # kept from task to task where nothing in it changes
 
 
-def load_models(args: argparse.Namespace) -> Models:
-    pretrained, train_transform, eval_transform = clip.load(args.model, "cpu", precision="fp32")
-    student = copy.deepcopy(pretrained).to(args.device)
+def load_models(options: Options, machine: Machine) -> Models:
+    pretrained, train_transform, eval_transform = clip.load(options.model, "cpu", precision="fp32")
+    student = copy.deepcopy(pretrained).to(machine.device)
     return Models(student, pretrained.requires_grad_(False), train_transform, eval_transform)
 
 
-def learn_sequence(run: Run, args: argparse.Namespace, models: Models) -> None:
+def learn_sequence(run: Run, options: Options, machine: Machine, models: Models) -> None:
     """Learn the tasks in order, up to --first-tasks of them; finished ones are skipped."""
-    before = Path(args.load) if args.load else None
-    for task_id, name in enumerate(args.train_dataset[: args.first_tasks]):
+    before = Path(options.load) if options.load else None
+    for task_id, name in enumerate(tasks(options)[: options.first_tasks]):
         path = run.folder / f"{name}.pth"
         if not path.exists():
-            learn_task(run, args, models, task_id, before)
+            learn_task(run, options, machine, models, task_id, before)
         before = path
 
 
-def learn_task(run: Run, args: argparse.Namespace, models: Models, task_id: int, before: Path | None) -> None:
+def learn_task(run: Run, options: Options, machine: Machine, models: Models, task_id: int, before: Path | None) -> None:
     """One task, from the checkpoint `before` (or CLIP) to its own."""
-    name, student = args.train_dataset[task_id], models.student
+    name, student = tasks(options)[task_id], models.student
     student.zero_grad()  # gradients of the task before, which a copy as teacher would carry along
     if before is None:
         assign_(weights_of(student), weights_of(models.pretrained))
     else:
         load_weights_(student, before)
-    memory = memory_before(run, args, models, task_id) if args.method == "icarl" else None
-    seed_everything(args.seed)
-    data = load_set(args, name, models.train_transform)
-    batches = Batches(data.train, args.batch_size, args.seed, args.workers, args.device)
-    iterations = nth(args.iterations, task_id) if args.iterations else args.epochs * len(batches)
-    options = training_options(
-        args, task_lr(args, task_id), iterations, len(batches), joint_pass(args.reference_pass, args.device)
-    )
-    reference = build_reference(args, models, task_id, before, memory)
+    memory = memory_before(run, options, machine, models, task_id) if options.method == "icarl" else None
+    seed_everything(options.seed)
+    data = load_set(options, name, models.train_transform)
+    batches = Batches(data.train, options.batch_size, options.seed, machine.workers, machine.device)
+    iterations = of_task(options.iterations, task_id) if options.iterations else options.epochs * len(batches)
+    joint = joint_pass(options.reference_pass, machine.device)
+    reference = build_reference(options, machine, models, task_id, before, memory)
     weights = train_task(
         student,
-        training_prompts(data.classnames, args.template or data.templates[0]).to(args.device),
+        training_prompts(data.classnames, options.template or data.templates[0]).to(machine.device),
         batches,
         reference,
-        clip_weights(args, models),
-        options,
+        clip_weights(options, machine, models),
+        training_options(options, task_lr(options, task_id), iterations, len(batches), joint),
         name,
         run.steps,
-        watcher(args, student),
+        watcher(options, machine, student),
     )
     if reference:
         reference.teacher.to("cpu")
         keep(reference.kept_at, reference.known.state_dict())
-    run.record(cost_records(name, task_id + 1, run.seconds, args.device))
+    run.record(cost_records(name, task_id + 1, run.seconds, machine.device))
     save_weights(run.folder / f"{name}.pth", student, weights)
 
 
-def load_set(args: argparse.Namespace, name: str, transform: Callable) -> datasets.ImageSet:
-    return datasets.load(name, args.data_location, transform, None, verify=not args.no_verify)
+def load_set(options: Options, name: str, transform: Callable) -> datasets.ImageSet:
+    return datasets.load(name, options.data_location, transform, None, verify=not options.no_verify)
 
 
-def task_lr(args: argparse.Namespace, task_id: int) -> float:
+def task_lr(options: Options, task_id: int) -> float:
     """The task's peak rate; iCaRL's are set in upstream's code, by the data set's name."""
-    if args.method == "icarl":
-        return args.icarl_lr or ICARL_LR.get(args.train_dataset[task_id], OTHER_ICARL_LR)
-    return nth(args.lr, task_id)
+    if options.method == "icarl":
+        return options.icarl_lr or ICARL_LR.get(tasks(options)[task_id], OTHER_ICARL_LR)
+    return of_task(options.lr, task_id)
 
 
-def clip_weights(args: argparse.Namespace, models: Models) -> Weights | None:
+def clip_weights(options: Options, machine: Machine, models: Models) -> Weights | None:
     """CLIP's weights on the device, where an option pulls to them."""
-    pulls = (args.moving_avg and args.mv_avg_model, args.wise_merge and args.wise_ft_model)
+    pulls = (options.moving_avg and options.mv_avg_model, options.wise_merge and options.wise_ft_model)
     if "zeroshot" not in pulls:
         return None
-    return {name: weight.to(args.device) for name, weight in weights_of(models.pretrained).items()}
+    return {name: weight.to(machine.device) for name, weight in weights_of(models.pretrained).items()}
 
 
 # Teacher, reference images and sentences
 
 
 def build_reference(
-    args: argparse.Namespace, models: Models, task_id: int, before: Path | None, memory: Memory | None
+    options: Options, machine: Machine, models: Models, task_id: int, before: Path | None, memory: Memory | None
 ) -> Reference | None:
     """What the task distils on; None for fine-tuning and for iCaRL's first task."""
-    if not distils(args) or (args.method == "icarl" and memory is None):
+    if not distils(options) or (options.method == "icarl" and memory is None):
         return None
     if models.reference:
         return models.reference
-    current = args.train_dataset[task_id]
-    ref_dataset = args.ref_dataset if args.ref_dataset not in (None, CURRENT) else current
-    ref_sentences = current if args.ref_sentences == CURRENT else args.ref_sentences
-    teacher = teacher_of(args, models, before)
-    stays = args.ref_model != PREVIOUS and not args.ref_wise  # other tasks and runs have this teacher too
-    folder = Path(args.cache_dir).expanduser() if stays and args.cache_dir != "none" else None
-    how = [args.device.type, *deciding_settings().values()]
+    current = tasks(options)[task_id]
+    ref_dataset = options.ref_dataset if options.ref_dataset not in (None, CURRENT) else current
+    ref_sentences = current if options.ref_sentences == CURRENT else options.ref_sentences
+    teacher = teacher_of(options, models, before)
+    stays = options.ref_model != PREVIOUS and not options.ref_wise  # other tasks and runs have this teacher too
+    folder = Path(options.cache_dir).expanduser() if stays and options.cache_dir != "none" else None
+    how = [machine.device.type, *deciding_settings().values()]
     key = fingerprint(teacher.state_dict(), *how) if folder else ""
-    texts = args.train_dataset[: task_id + 1] if args.text_datasets == [SEEN] else args.text_datasets or ()
-    tokens = reference_tokens(args.data_location, ref_dataset, ref_sentences, texts, args.num, not args.no_verify)
-    sentences = features_of_sentences(args, teacher, tokens, folder, key)
-    stream, images_key = reference_stream(args, models, ref_dataset, memory)
+    texts = tasks(options)[: task_id + 1] if options.text_datasets == [SEEN] else options.text_datasets or ()
+    root, verify = options.data_location, not options.no_verify
+    tokens = reference_tokens(root, ref_dataset, ref_sentences, texts, options.num, verify)
+    sentences = features_of_sentences(machine, teacher, tokens, folder, key)
+    stream, images_key = reference_stream(options, machine, models, ref_dataset, memory)
     kept_at = folder / f"images-{fingerprint(key, images_key)}.pth" if folder and images_key else None
-    known = KnownFeatures(args.device)
+    known = KnownFeatures(machine.device)
     if found := read_kept(kept_at):
         known.load_state_dict(found)
     reference = Reference(teacher, stream, sentences, known, kept_at)
-    changes = (args.ref_dataset, args.ref_sentences) != (ref_dataset, ref_sentences) or args.text_datasets == [SEEN]
+    given = options.ref_dataset, options.ref_sentences
+    changes = given != (ref_dataset, ref_sentences) or options.text_datasets == [SEEN]
     if stays and not changes:
         models.reference = reference
     return reference
 
 
-def teacher_of(args: argparse.Namespace, models: Models, before: Path | None) -> CLIP:
+def teacher_of(options: Options, models: Models, before: Path | None) -> CLIP:
     """--ref-model, the previous task's model, (1 - alpha) CLIP + alpha theta0, or CLIP."""
-    if args.ref_model == PREVIOUS:
+    if options.ref_model == PREVIOUS:
         return models.pretrained if before is None else copy.deepcopy(models.student)  # holds `before` at this point
-    if args.ref_model is None and not args.ref_wise:
+    if options.ref_model is None and not options.ref_wise:
         return models.pretrained
     teacher = copy.deepcopy(models.pretrained)
-    if args.ref_model:
-        load_weights_(teacher, args.ref_model)
+    if options.ref_model:
+        load_weights_(teacher, options.ref_model)
     else:
         theta0 = {name: weight.cpu() for name, weight in weights_of(models.student).items()}
-        interpolate_(weights_of(teacher), theta0, 1 - args.ref_wise_alpha)
+        interpolate_(weights_of(teacher), theta0, 1 - options.ref_wise_alpha)
     return teacher
 
 
-def features_of_sentences(
-    args: argparse.Namespace, teacher: CLIP, tokens: Tensor, folder: Path | None, key: str
-) -> Tensor:
+def features_of_sentences(machine: Machine, teacher: CLIP, tokens: Tensor, folder: Path | None, key: str) -> Tensor:
     """The teacher's features (M, D) of tokens (M, 77), read from `folder` when an earlier run left them there."""
     kept_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
     if found := read_kept(kept_at):
-        return found["features"].to(args.device)
-    features = sentence_features(teacher.to(args.device), tokens.to(args.device))
+        return found["features"].to(machine.device)
+    features = sentence_features(teacher.to(machine.device), tokens.to(machine.device))
     teacher.to("cpu")  # until an image comes whose features are not known
     keep(kept_at, {"features": features.cpu()})
     return features
 
 
 def reference_stream(
-    args: argparse.Namespace, models: Models, ref_dataset: str, memory: Memory | None
+    options: Options, machine: Machine, models: Models, ref_dataset: str, memory: Memory | None
 ) -> tuple[Batches, str]:
     """The batches of reference images, and what decides them as far as other runs can share it ("" for exemplars).
 
     A data set is shuffled, drawn apart from the task's own batches; exemplars come in their order, over and over.
     """
-    seed = args.seed + REFERENCE_STREAM
+    seed = options.seed + REFERENCE_STREAM
     if memory is None:
-        verify = not args.no_verify
-        images = reference_images(ref_dataset, args.data_location, models.eval_transform, args.num, verify)
-        examples, key = images.train, fingerprint(images.fingerprint, args.batch_size, seed)
+        verify = not options.no_verify
+        images = reference_images(ref_dataset, options.data_location, models.eval_transform, options.num, verify)
+        examples, key = images.train, fingerprint(images.fingerprint, options.batch_size, seed)
     else:
-        sets = {name: load_set(args, name, models.eval_transform).train for name in memory}
+        sets = {name: load_set(options, name, models.eval_transform).train for name in memory}
         examples, key = ConcatDataset([Subset(sets[name], indices) for name, indices in memory.items()]), ""
     shuffle = memory is None
-    return Batches(examples, args.batch_size, seed, args.workers, args.device, shuffle=shuffle), key
+    return Batches(examples, options.batch_size, seed, machine.workers, machine.device, shuffle=shuffle), key
 
 
 # iCaRL's memory
 
 
-def memory_before(run: Run, args: argparse.Namespace, models: Models, task_id: int) -> Memory | None:
+def memory_before(run: Run, options: Options, machine: Machine, models: Models, task_id: int) -> Memory | None:
     """The exemplars that task `task_id` distils on, made after the task before it; None for the first task.
 
     Kept in <data set>.memory.json beside that task's checkpoint.
     """
     if task_id == 0:
         return None
-    name = args.train_dataset[task_id - 1]
+    name = tasks(options)[task_id - 1]
     path = run.folder / f"{name}.memory.json"
     if path.exists():
         return json.loads(path.read_text())
-    older = memory_before(run, args, models, task_id - 1)
-    data = load_set(args, name, models.eval_transform).train
+    older = memory_before(run, options, machine, models, task_id - 1)
+    data = load_set(options, name, models.eval_transform).train
     if older is None:
-        memory = first_memory(name, len(data), args.memory_size)
+        memory = first_memory(name, len(data), options.memory_size)
     else:
         load_weights_(models.student, run.folder / f"{name}.pth")
-        features = candidate_features(args, models.student, data, name)
-        memory = updated_memory(older, name, features, args.memory_size, args.icarl_quota, args.icarl_herding)
+        features = candidate_features(options, machine, models.student, data, name)
+        memory = updated_memory(older, name, features, options.memory_size, options.icarl_quota, options.icarl_herding)
     write_text(path, json.dumps(memory))
     return memory
 
 
 @torch.no_grad()
-def candidate_features(args: argparse.Namespace, model: CLIP, data: Dataset, name: str) -> Tensor:
+def candidate_features(options: Options, machine: Machine, model: CLIP, data: Dataset, name: str) -> Tensor:
     """Normalised features (n, D) of the images that may become exemplars."""
     candidates = Subset(data, range(min(len(data), CANDIDATES)))
     loader = DataLoader(
-        candidates, args.batch_size_eval, num_workers=args.workers, worker_init_fn=leave_signals_to_parent
+        candidates, options.batch_size_eval, num_workers=machine.workers, worker_init_fn=leave_signals_to_parent
     )
     bar = tqdm(loader, desc=f"herding/{name}", leave=False, dynamic_ncols=True, disable=None)
-    return torch.cat([F.normalize(model.encode_image(images.to(args.device)), dim=-1) for images, _ in bar])
+    return torch.cat([F.normalize(model.encode_image(images.to(machine.device)), dim=-1) for images, _ in bar])

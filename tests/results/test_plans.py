@@ -9,9 +9,9 @@ import pytest
 
 from alta import main as alta_main
 from alta.options import parse as parse_alta
-from common.command_line import mini_folder, mtil_protocol
 from common.datasets.incremental import Scenario, protocol, read_class_order
-from common.hydra_style import read_options
+from common.mtil import mtil_protocol
+from common.runs import mini_folder
 from inflora import main as inflora_main
 from inflora.options import log_folder, scenario
 from inflora.options import parse_args as parse_inflora
@@ -26,7 +26,8 @@ from vq_prompt import it_data, it_learner, it_options, vq_learner
 from vq_prompt.options import parse_args as parse_vq
 from zscl import cil_options
 from zscl.methods import method_label
-from zscl.options import parse_args as parse_zscl
+from zscl.options import parse as parse_zscl
+from zscl.options import run_folder, tasks
 
 ROOT = Path(__file__).parents[2]
 Told = tuple[str, str, int, str]  # method, protocol, seed, folder
@@ -45,8 +46,8 @@ UNPUBLISHED = {  # table -> rows of which no number was found in print: bounds, 
 
 
 def of_zscl_mtil(words: list[str]) -> Told:
-    args = parse_zscl(words)
-    return method_label(args), mtil_protocol(args.train_dataset), args.seed, args.save
+    options = parse_zscl(words)
+    return method_label(options), mtil_protocol(tasks(options)), options.seed, run_folder(options)
 
 
 def of_moe_mtil(words: list[str]) -> Told:
@@ -66,7 +67,7 @@ def of_zscl_cil(words: list[str]) -> Told:
 
 
 def of_moe_cil(words: list[str]) -> Told:
-    options = read_options(words, moe_cil.Options, ROOT / "moe_adapters", "moe_adapters.cil", moe_cil.PRESETS)
+    options = moe_cil.parse(words)
     return of_cil(options, moe_cil.method_label(options))
 
 

@@ -9,8 +9,9 @@ import torch
 
 from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, same_weights, tensors
 from zscl.main import main
-from zscl.options import parse_args
+from zscl.options import parse
 
+SM, SUB = (["--method", "ZSCL", *KD, "--ref-dataset", f"ImageNet{part}"] for part in ("SM", "SUB"))
 LAST = ["--train-dataset", "DTD", "--save", "x", "--iterations", "4"]
 
 
@@ -187,9 +188,9 @@ def test_old_spellings_mean_the_new_ones() -> None:
     reference = ["--ref-dataset", "ImageNet", "--avg_freq", "2"]
     old = ["--method", "lwa", "--swa_wise", "--swa_wise_alpha", "0.99", *reference]
     new = ["--method", "ZSCL", "--we_wise", "--we_wise_alpha", "0.99", *reference]
-    assert parse_args([*LAST, *old]) == parse_args([*LAST, *new])
-    assert parse_args([*LAST, "--swa", *reference]) == parse_args([*LAST, "--we", *reference])
-    assert parse_args([*LAST, "--method", "lwf"]) == parse_args([*LAST, "--method", "finetune"])
+    assert parse([*LAST, *old]) == parse([*LAST, *new])
+    assert parse([*LAST, "--swa", *reference]) == parse([*LAST, "--we", *reference])
+    assert parse([*LAST, "--method", "lwf"]) == parse([*LAST, "--method", "finetune"])
 
 
 def test_flags_that_nothing_reads_are_noted_and_decide_nothing(
@@ -199,7 +200,8 @@ def test_flags_that_nothing_reads_are_noted_and_decide_nothing(
     call = ["--train-dataset", "MNIST", *LENGTH, *tiny_world, "--save", str(tmp_path)]
     main([*call, *flags])
     shown = capsys.readouterr().out
-    assert all(f"note: {flag} has no effect" in shown for flag in flags if flag.startswith("--"))
+    told = ", ".join(f"{flag} (read nowhere on MTIL upstream)" for flag in flags if flag.startswith("--"))
+    assert f"note: without effect: {told}\n" in shown
     main(call)  # the same run
     assert "note:" not in capsys.readouterr().out
 
@@ -214,8 +216,8 @@ def test_flags_that_nothing_reads_are_noted_and_decide_nothing(
         (["--method", "ZSCL", *KD, "--ref-dataset", "CIFAR"], "Did you mean CIFAR10"),
         (["--method", "ZSCL", *KD, "--ref-dataset", "MNIST", "--ref-sentences", "captions"], "'captions'"),
         (["--image_loss"], "distillation terms need --method ZSCL or icarl"),
-        (["--we", "--avg_freq", "0"], "--avg_freq 0: give a number from 1 to --iterations (4)"),
-        (["--we", "--avg_freq", "5"], "--avg_freq 5"),
+        (["--we", "--avg_freq", "0"], "--avg_freq 0: give 1 or more"),
+        (["--we", "--avg_freq", "5"], "--avg_freq 5: give a number from 1 to --iterations (4)"),
         (["--we_wise", "--avg_freq", "-1"], "--avg_freq -1"),
         (["--we", "--moving_avg", "--avg_freq", "2"], "exclude each other"),
         (["--we", "--wise_merge", "--avg_freq", "2"], "would lose the merge"),
@@ -224,20 +226,25 @@ def test_flags_that_nothing_reads_are_noted_and_decide_nothing(
         (["--epochs", "1"], "--epochs and --iterations exclude each other"),
         (["--eval-interval", "2", "--eval-every-epoch"], "exclude each other"),
         (["--lr", "1e-3,1e-3"], "--lr has 2 values for 3 data sets"),
-        (["--lr", "-1"], "--lr and --wd: give 0 or more"),
-        (["--template", "a photo"], "--template needs {}"),
+        (["--lr", "-1"], "--lr -1.0: give 0 or more"),
+        (["--template", "a photo"], "--template a photo: give {} once"),
         (["--ref-model", "a.pth", "--ref-wise"], "both choose the teacher"),
         (["--wise_ft"], "--wise_ft and --load_federate belong to --eval-only"),
-        (["--loss-interval", "0"], "--loss-interval: give 1 or more"),
-        (["--batch-size", "0"], "--batch-size: give 1 or more"),
-        (["--iterations", "0"], "--iterations: give 1 or more"),
-        (["--first-tasks", "0"], "--first-tasks: give 1 or more"),
-        (["--ls", "1.5"], "--ls 1.5"),
-        (["--T", "0"], "--T 0"),
-        (["--train-dataset", "MNIST,MNIST"], "names a data set twice"),
+        (["--loss-interval", "0"], "--loss-interval 0: give 1 or more"),
+        (["--batch-size", "0"], "--batch-size 0: give 1 or more"),
+        (["--iterations", "0"], "--iterations 0: give 1 or more"),
+        (["--first-tasks", "0"], "--first-tasks 0: give 1 or more"),
+        (["--ls", "1.5"], "--ls 1.5: give 0 or more, at most 1"),
+        (["--T", "0"], "--T 0.0: give more than 0"),
+        (["--train-dataset", "MNIST,MNIST"], "--train-dataset MNIST MNIST: a value occurs twice"),
         (["--train-dataset", "TinyImagenet"], "TinyImagenet has no class names"),
         (["--train-dataset", "Mnist"], "Did you mean MNIST"),
         (["--load", "no.pth"], "no.pth does not exist"),
+        (["--we_wise_alpha", "1.01"], "--we_wise_alpha 1.01: give 0 or more, at most 1"),
+        ([*SM, "--num", "2.5"], "--num 2.5: ImageNetSM takes a whole number of classes, from 1 to 1,000"),
+        ([*SUB, "--num", "1e7"], "--num 10000000: ImageNetSUB has 1,281,167 images"),
+        ([*SUB, "--num", "1e-9"], "--num 1e-09: this is not one image"),
+        (["--text-datasets", "seen,DTD"], "--text-datasets: unknown data set 'seen'"),
     ],
 )
 def test_contradicting_and_missing_flags(
@@ -254,6 +261,18 @@ def test_icarl_wants_its_order_and_no_reference_of_others(capsys: pytest.Capture
     order = [*icarl, "--dataset_order", "MNIST,DTD"]
     assert "--load does not go with it" in fails(capsys, [*order, "--load", "x.pth"])
     assert "distils on exemplars" in fails(capsys, [*order, "--ref-dataset", "ImageNet"])
+    assert "2 tasks share the exemplars" in fails(capsys, [*order, "--memory_size", "1"])
+    assert "--dataset_order: unknown data set 'Dtd'" in fails(capsys, [*icarl, "--dataset_order", "MNIST,Dtd"])
+
+
+def test_more_reference_images_than_the_data_set_has(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    """The paper's ImageNet has them, the miniature's has not: refused before the folder is opened."""
+    mini = ["--scale", "mini", "--train-dataset", "MNIST", "--save", str(tmp_path / "run")]
+    for flags, said in (([*SM, "--num", "300"], "from 1 to 256"), ([*SUB, "--num", "3000"], "has 2,048 images")):
+        assert said in fails(capsys, [*mini, *flags])
+    prompts = ["--method", "ZSCL", *KD, "--ref-dataset", "MNIST", "--ref-sentences", "ImageNetSM", "--num", "300"]
+    assert "from 1 to 256" in fails(capsys, [*mini, *prompts])
+    assert not list(tmp_path.iterdir())
 
 
 def test_everything_missing_is_listed_at_once(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from results.labels import METHODS, place
 from zscl.methods import method_label
-from zscl.options import parse_args
+from zscl.options import parse
 
 KD = "--method ZSCL --image_loss --text_loss"
 IMAGENET = f"{KD} --ref-dataset ImageNet"
@@ -56,7 +56,7 @@ ICARL_NAMES = {
 
 
 def label(flags: str) -> str:
-    return method_label(parse_args([*flags.split(), "--iterations", "1000", "--save", "x"]))
+    return method_label(parse([*flags.split(), "--iterations", "1000", "--save", "x"]))
 
 
 @pytest.mark.parametrize("flags", NAMES)

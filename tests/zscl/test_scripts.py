@@ -13,7 +13,7 @@ import torch
 from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2
 from tests.fake_data import ALL, write
 from zscl.methods import method_label
-from zscl.options import is_sequence, parse_args
+from zscl.options import is_sequence, parse, run_folder, tasks
 
 SCRIPTS = Path(__file__).parents[2] / "zscl" / "scripts"
 SHORT = [
@@ -90,9 +90,9 @@ def test_every_script_is_known() -> None:
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("name", LABELS)
 def test_scripts_learn_an_order_in_one_process_with_the_papers_values(echo: str, name: str, order: str) -> None:
-    args = parse_args(asked(echo, name, order))
-    assert is_sequence(args) and tuple(args.train_dataset) == tuple(args.eval_datasets) == ORDERS[order]
-    assert (args.iterations, args.batch_size, args.warmup_length, args.wd, args.T, args.seed) == (
+    options = parse(asked(echo, name, order))
+    assert is_sequence(options) and tuple(tasks(options)) == tuple(options.eval_datasets) == ORDERS[order]
+    assert (options.iterations, options.batch_size, options.warmup_length, options.wd, options.T, options.seed) == (
         [1000],
         64,
         100,
@@ -100,12 +100,12 @@ def test_scripts_learn_an_order_in_one_process_with_the_papers_values(echo: str,
         2,
         42,
     )
-    assert args.train_mode == "whole" and args.save == f"ckpt/{name}_order{order}"
-    assert method_label(args) == LABELS[name]
-    assert args.avg_freq == 100 and args.ls == (0 if name == "icarl" else 0.2)
+    assert options.train_mode == "whole" and run_folder(options) == f"ckpt/{name}_order{order}"
+    assert method_label(options) == LABELS[name]
+    assert options.avg_freq == 100 and options.ls == (0 if name == "icarl" else 0.2)
     if name != "icarl":
         slow_mnist = {"MNIST": 1e-5} if name in ("WE_WiSE", "ZSCL_minus_previous_all_text") else {}
-        assert args.lr == [(RATES | slow_mnist).get(task, 1e-5) for task in ORDERS[order]]
+        assert options.lr == [(RATES | slow_mnist).get(task, 1e-5) for task in ORDERS[order]]
 
 
 @pytest.mark.parametrize("name", [*LABELS, "zero_shot"])
@@ -118,9 +118,9 @@ def test_the_order_may_be_left_out_and_further_flags_come_last(echo: str, name: 
 
 @pytest.mark.parametrize("name", LABELS)
 def test_mini_overrides_the_papers_values(echo: str, name: str) -> None:
-    args = parse_args(asked(echo, name, "2", "--scale", "mini"))
-    assert (args.model, args.data_location, args.save) == ("mini", "mini", f"ckpt/{name}_order2-mini")
-    assert args.iterations != [1000] and method_label(args) == LABELS[name]
+    options = parse(asked(echo, name, "2", "--scale", "mini"))
+    assert (options.model, options.data_location, run_folder(options)) == ("mini", "mini", f"ckpt/{name}_order2-mini")
+    assert options.iterations != [1000] and method_label(options) == LABELS[name]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_mini_overrides_the_papers_values(echo: str, name: str) -> None:
     ],
 )
 def test_other_rows_of_the_ablation_tables_by_flags(echo: str, name: str, flags: str, label: str) -> None:
-    assert method_label(parse_args(asked(echo, name, *flags.split()))) == label
+    assert method_label(parse(asked(echo, name, *flags.split()))) == label
 
 
 # From start to end
