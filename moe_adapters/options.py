@@ -111,11 +111,10 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints.",
         "Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini.",
     )  # fmt: skip
-    rules = [*_missing(options), *_contradictions(options)]
+    check_rules([*_missing(options), *_contradictions(options)])
     if not options.eval_only:
-        rules += sequence_rules(options, options.train_dataset or [])
-        rules += [] if is_sequence(options) else _one_task_rules(options)
-    check_rules(rules)
+        check_rules(sequence_rules(options, options.train_dataset))
+        check_rules([] if is_sequence(options) else _one_task_rules(options))
     return options
 
 
@@ -164,7 +163,7 @@ def _contradictions(options: Options) -> list[Rule]:
 def _one_task_rules(options: Options) -> list[Rule]:
     chooser_only, path = options.train_chooser and not options.ffn_adapt, Path(options.frozen_path)
     highest = options.task_num if chooser_only else options.task_num - 1
-    what = "autoencoder (0: reference set)" if options.train_chooser else "router"
+    what = "autoencoder (0: reference set)" if chooser_only else "router"
     number = f"--task_id {options.task_id}: training one data set needs the number of its {what}, from 0 to {highest}."
     no_file = f"--frozen-path {path}: no file can be written there. Give a file's name in a folder that exists."
     folder = output_folder(options)

@@ -268,6 +268,8 @@ def test_an_evaluation_that_could_not_be_computed_is_refused_first(
     assert "needs --ffn_adapt --apply_moe" in fails(capsys, [*tiny_world, *given])
     nowhere = ["--chooser-features", str(tmp_path / "no.pth")]  # of no use without DDAS, but in the run's settings
     assert "no.pth does not exist" in fails(capsys, [*METHOD, *tiny_world, *given, *nowhere])
+    assert "nothing to do: give --train-dataset" in fails(capsys, [])
+    assert "--save is missing" in fails(capsys, [*METHOD, "--train-dataset", "DTD", "--iterations", "5"])
     assert not (tmp_path / "test").exists()
 
 
