@@ -289,7 +289,7 @@ def _check(config: DictConfig, known: Mapping[str, Declared], spelled: Mapping[s
         except OmegaConfBaseException as error:
             raise UserError(f"{spelled.get(key, key)}: {str(error).splitlines()[0]}.") from error
         if item.about.ignored:
-            idle += [f"{spelled[key]} ({item.about.ignored})"] if key in spelled and value else []
+            idle += [f"{spelled[key].split(': ')[-1]} ({item.about.ignored})"] if key in spelled and value else []
         elif key in spelled and value is not None:
             _check_value(item, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, spelled[key])
     absent = OmegaConf.missing_keys(config)

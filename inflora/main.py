@@ -4,12 +4,10 @@ Each seed is a run in a folder of its own. A run learns its tasks in order, eval
 records; the same command again goes on where it stopped.
 """
 
-import argparse
 import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,53 +16,49 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from common import datasets, vit
-from common.command_line import mini_folder
 from common.datasets.images import ImageSet
 from common.datasets.incremental import Scenario, protocol, seen_subset, task_subset
 from common.datasets.transforms import characters_train, vit_eval, vit_train
 from common.errors import UserError, exit_cleanly
 from common.evaluation.metrics import over_repeats
-from common.runs import Run, file_md5, load_tensors, save_tensors
+from common.machine import Machine, choose_machine
+from common.options import settings
+from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.blocks import prepare
 from common.training.distributed import gather_rows, own_rows
-from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
-from common.training.precision import choose
+from common.training.device import cost_records, seed_everything
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from inflora.gpm import Memory, threshold
 from inflora.lora import Network
 from inflora.methods import METHODS, logit_norm, training_options
-from inflora.options import DATASETS, log_folder, parse_args, scenario, settings
+from inflora.options import DATASETS, Options, log_folder, parse, scenario
 from inflora.training import design_branch, remember_task, train_task
 
-Config = dict[str, Any]
 SEED_STEP = 1000  # the streams of a run's tasks have seeds of their own: seed * SEED_STEP + task
 NAMES = {"cifar100": "CIFAR100", "ImageNet_R": "ImageNet_R", "domainnet": "DomainNet"}  # in records, as published
 
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
-    args, config = parse_args(argv)
-    args.device = pick_device(args.device, args.threads)
-    choose(args, args.device)
-    wanted = args.workers if args.workers is not None else config["num_workers"]
-    args.workers = min(wanted, automatic_workers()) if wanted is not None else automatic_workers()
-    check_inputs(args, config)
-    last = [run_seed(args, config, seed) for seed in config["seed"]]
+    options = parse(argv)
+    machine = choose_machine(options, num_workers=options.num_workers)
+    check_inputs(options)
+    last = [run_seed(options, machine, seed) for seed in options.seed]
     if len(last) > 1:
         for metric in ("acc", "avg_acc"):
             mean, spread = over_repeats([values[metric] for values in last])
-            print(f"{metric}: {mean:.2f} +- {spread:.2f} over seeds {', '.join(map(str, config['seed']))}")
+            print(f"{metric}: {mean:.2f} +- {spread:.2f} over seeds {', '.join(map(str, options.seed))}")
 
 
-def check_inputs(args: argparse.Namespace, config: Config) -> None:
+def check_inputs(options: Options) -> None:
     """Look for the data and the weights; one message lists all that is missing."""
     problems = []
-    name, root, options = data_source(config)
+    name, root, reader = data_source(options)
     for check in (
-        lambda: None if root == "mini" else datasets.require([name], root, not args.no_verify, options=options),
-        lambda: None if config["backbone"] == vit.MINI else vit.find_weights(config["backbone"], args.weights),
+        lambda: None if root == "mini" else datasets.require([name], root, not options.no_verify, options=reader),
+        lambda: None if options.backbone == vit.MINI else vit.find_weights(options.backbone, options.weights),
     ):
         try:
             check()
@@ -74,41 +68,41 @@ def check_inputs(args: argparse.Namespace, config: Config) -> None:
         raise UserError("\n".join(problems))
 
 
-def data_source(config: Config) -> tuple[str, str | Path, dict[str, object]]:
+def data_source(options: Options) -> tuple[str, str | Path, dict[str, object]]:
     """The set's name, the folder its own folder lies in, and its reader's options. data_path is the original's.
 
     For ImageNet-R and DomainNet it names the set's own folder (data/imagenet-r, data/domainnet).
     """
-    name, _ = DATASETS[config["dataset"]]
-    root = config["data_path"] if config["data_path"] == "mini" else Path(config["data_path"]).expanduser()
+    name, _ = DATASETS[options.dataset]
+    root = options.data_path if options.data_path == "mini" else Path(options.data_path).expanduser()
     if name == "CIFAR100" or root == "mini":
         return name, root, {}
     own = {"ImageNetR": "imagenet-r", "DomainNet": "domainnet"}[name]
     root = root.parent if root.name == own else root
     if name == "ImageNetR":
-        return name, root, {"split": config["seed"][0] if config["split"] == "upstream" else config["split"]}
-    return name, root, {"lists": None if config["split"].isdigit() else config["split"]}
+        return name, root, {"split": options.seed[0] if options.split == "upstream" else options.split}
+    return name, root, {"lists": None if options.split.isdigit() else options.split}
 
 
-def load_data(args: argparse.Namespace, config: Config, size: int) -> ImageSet:
-    name, root, options = data_source(config)
+def load_data(options: Options, size: int) -> ImageSet:
+    name, root, reader = data_source(options)
     if root == vit.MINI:
         from common.mini import incremental
 
         return incremental(characters_train(size), vit_eval(size, size))
     shorter_side = size if name == "CIFAR100" else size * 256 // 224
     transforms = vit_train(size), vit_eval(size, shorter_side)
-    return datasets.load(name, root, *transforms, verify=not args.no_verify, options=options)
+    return datasets.load(name, root, *transforms, verify=not options.no_verify, options=reader)
 
 
-def data_name(config: Config) -> str:
+def data_name(options: Options) -> str:
     """The data set as records name it."""
-    return "Characters" if config["data_path"] == vit.MINI else NAMES[config["dataset"]]
+    return "Characters" if options.data_path == vit.MINI else NAMES[options.dataset]
 
 
-def scale_of(args: argparse.Namespace, config: Config) -> str:
+def scale_of(options: Options) -> str:
     """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
-    return "mini" if vit.MINI in (args.scale, config["data_path"], config["backbone"]) else "paper"
+    return "mini" if vit.MINI in (options.scale, options.data_path, options.backbone) else "paper"
 
 
 # A run
@@ -123,57 +117,56 @@ class Learned:
     statistics: ClassStatistics | None = None
 
 
-def run_seed(args: argparse.Namespace, config: Config, seed: int) -> dict[str, float]:
+def run_seed(options: Options, machine: Machine, seed: int) -> dict[str, float]:
     """Learn and evaluate all tasks under one seed; the metrics after the last."""
     seed_everything(seed)  # the initial branches and classifiers
-    tasks = scenario(config, seed)
-    learned = Learned(build_network(args, config, tasks))
-    data = load_data(args, config, learned.network.image_encoder.patch_embed.img_size[0])
-    run = open_run(args, config, seed, tasks, data)
+    tasks = scenario(options, seed)
+    learned = Learned(build_network(options, machine, tasks))
+    data = load_data(options, learned.network.image_encoder.patch_embed.img_size[0])
+    run = open_run(options, machine, seed, tasks, data)
     done = 0
     while done < len(tasks.tasks) and is_done(run, done):
         done += 1
     if 0 < done < len(tasks.tasks):
-        read_task(run, learned, config, done - 1)
+        read_task(run, learned, options, done - 1)
     for task in range(done, len(tasks.tasks)):
         if task_path(run, task).exists():
-            read_task(run, learned, config, task)
+            read_task(run, learned, options, task)
         else:
-            learn_task(run, args, config, tasks, data, learned, task, seed)
-        evaluate(run, args, config, tasks, data, learned.network, task)
+            learn_task(run, options, machine, tasks, data, learned, task, seed)
+        evaluate(run, options, machine, tasks, data, learned.network, task)
     run.finish()
     return {line["metric"]: line["value"] for line in run.find(after_task=len(tasks.tasks))}
 
 
-def build_network(args: argparse.Namespace, config: Config, tasks: Scenario) -> Network:
-    method = METHODS[config["model_name"]]
-    backbone = vit.load(config["backbone"], args.weights)
+def build_network(options: Options, machine: Machine, tasks: Scenario) -> Network:
+    method = METHODS[options.model_name]
+    backbone = vit.load(options.backbone, options.weights)
     layers = None if method.layers is None else min(method.layers, len(backbone.blocks))
-    if method.fresh_norm and config["dataset"] == "cifar100":
+    if method.fresh_norm and options.dataset == "cifar100":
         backbone.norm = fresh_norm(backbone.embed_dim)
-    branches = config["total_sessions"] if method.designed else 1
-    network = Network(backbone, [len(task) for task in tasks.tasks], branches, config["rank"], layers)
+    branches = options.total_sessions if method.designed else 1
+    network = Network(backbone, [len(task) for task in tasks.tasks], branches, options.rank, layers)
     prepare(network)
-    return network.to(args.device)
+    return network.to(machine.device)
 
 
-def open_run(args: argparse.Namespace, config: Config, seed: int, tasks: Scenario, data: ImageSet) -> Run:
-    scale = scale_of(args, config)
+def open_run(options: Options, machine: Machine, seed: int, tasks: Scenario, data: ImageSet) -> Run:
+    scale = scale_of(options)
     labels = {
         "paper": "inflora",
-        "method": METHODS[config["model_name"]].label,
-        "protocol": protocol(data_name(config), tasks),
-        "backbone": vit.LABELS.get(config["backbone"], config["backbone"]),
+        "method": METHODS[options.model_name].label,
+        "protocol": protocol(data_name(options), tasks),
+        "backbone": vit.LABELS.get(options.backbone, options.backbone),
         "scale": scale,
         "seed": seed,
     }
-    weights = (
-        {} if config["backbone"] == vit.MINI else {"md5": file_md5(vit.find_weights(config["backbone"], args.weights))}
-    )
-    decides = settings(config) | {"seed": seed, "weights": weights, "data": data.fingerprint}
-    about = {"device": device_name(args.device), "workers": args.workers}
-    root = Path(mini_folder(args.save, scale))
-    return Run(root / log_folder(config) / str(seed), decides, labels, "", args.overwrite, args.save_interval, about)
+    weights = {}
+    if options.backbone != vit.MINI:
+        weights = {"md5": file_md5(vit.find_weights(options.backbone, options.weights))}
+    decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
+    folder = Path(mini_folder(options.save, scale)) / log_folder(options) / str(seed)
+    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
 
 
 # Checkpoints
@@ -191,9 +184,9 @@ def is_done(run: Run, task: int) -> bool:
     return task_path(run, task).exists() and bool(run.find(after_task=task + 1, metric="acc"))
 
 
-def read_task(run: Run, learned: Learned, config: Config, task: int) -> None:
+def read_task(run: Run, learned: Learned, options: Options, task: int) -> None:
     """Put the network, the memories and the statistics back to what they were after a task."""
-    saved, method, network = load_tensors(task_path(run, task)), METHODS[config["model_name"]], learned.network
+    saved, method, network = load_tensors(task_path(run, task)), METHODS[options.model_name], learned.network
     network.load_state_dict(saved["state_dict"])
     network.finish(task if method.designed else 0)
     device = network.image_encoder.cls_token.device
@@ -211,8 +204,8 @@ def read_task(run: Run, learned: Learned, config: Config, task: int) -> None:
 
 def learn_task(
     run: Run,
-    args: argparse.Namespace,
-    config: Config,
+    options: Options,
+    machine: Machine,
     tasks: Scenario,
     data: ImageSet,
     learned: Learned,
@@ -220,29 +213,29 @@ def learn_task(
     seed: int,
 ) -> None:
     """Design, train, remember and, with +CA, align; then the task's checkpoint."""
-    method, network, options = METHODS[config["model_name"]], learned.network, training_options(config, task)
+    method, network, training = METHODS[options.model_name], learned.network, training_options(options, task)
     branch, first_class = (task if method.designed else 0), tasks.tasks[task].start
     task_seed = seed * SEED_STEP + task
     examples = task_subset(data.train, tasks, task)
-    batches = Batches(examples, config["batch_size"], task_seed, args.workers, args.device)
+    batches = Batches(examples, options.batch_size, task_seed, machine.workers, machine.device)
     if method.designed:
         design_or_read(run, network, task, learned.memories, batches)
-    log = train_task(network, task, branch, first_class, batches, options, f"task {task}", run.steps)
+    log = train_task(network, task, branch, first_class, batches, training, f"task {task}", run.steps)
     if method.designed:
-        epsilon = threshold(config["lamb"], config["lame"], task, config["total_sessions"])
-        learned.memories = remember_task(network, learned.memories, batches, options.epochs + 1, epsilon, method.dual)
+        epsilon = threshold(options.lamb, options.lame, task, options.total_sessions)
+        learned.memories = remember_task(network, learned.memories, batches, training.epochs + 1, epsilon, method.dual)
     if method.aligned:
-        statistics = statistics_of(network, data, tasks, task, args, config)
+        statistics = statistics_of(network, data, tasks, task, options, machine)
         save_tensors(classes_path(run, task), vars(statistics))
         learned.statistics = learned.statistics.joined(statistics) if learned.statistics else statistics
         if task > 0:
-            align_task(network, learned.statistics, tasks, task, config, task_seed)
+            align_task(network, learned.statistics, tasks, task, options, task_seed)
     epoch = slice(-len(batches), None)
     print(f"task {task}: loss {log.loss[epoch].mean():.3f}, training accuracy {100 * log.accuracy[epoch].mean():.2f}")
     trained = network.branch(branch) | network.classifier(task) | ({} if method.designed else network.reduction(branch))
-    about = {"dataset": data_name(config), "after_task": task + 1, "seconds": run.seconds}
+    about = {"dataset": data_name(options), "after_task": task + 1, "seconds": run.seconds}
     count = {"metric": "trainable_parameters", "value": sum(parameter.numel() for parameter in trained.values())}
-    run.record([*cost_records(about["dataset"], task + 1, run.seconds, args.device), about | count])
+    run.record([*cost_records(about["dataset"], task + 1, run.seconds, machine.device), about | count])
     memories = [memory.state_dict() for memory in learned.memories or []]
     save_tensors(task_path(run, task), {"state_dict": network.state_dict(), "memories": memories})
 
@@ -261,57 +254,55 @@ def design_or_read(run: Run, network: Network, task: int, memories: list[Memory]
 
 
 def statistics_of(
-    network: Network, data: ImageSet, tasks: Scenario, task: int, args: argparse.Namespace, config: Config
+    network: Network, data: ImageSet, tasks: Scenario, task: int, options: Options, machine: Machine
 ) -> ClassStatistics:
     """Statistics of the task's classes, from its training images under the test transform."""
     plain = copy.copy(data.train)
     plain.transform = data.test.transform
-    features, labels = features_of(network, task_subset(plain, tasks, task), args, config["batch_size"])
+    features, labels = features_of(network, task_subset(plain, tasks, task), machine, options.batch_size)
     return class_statistics(features, labels, tasks.tasks[task])
 
 
 def align_task(
-    network: Network, statistics: ClassStatistics, tasks: Scenario, task: int, config: Config, seed: int
+    network: Network, statistics: ClassStatistics, tasks: Scenario, task: int, options: Options, seed: int
 ) -> None:
     device = statistics.means.device
     task_of_class = torch.from_numpy(tasks.task_ids(range(len(statistics.means)))).to(device)
     means, factors = scaled_means(statistics.means, task_of_class), cholesky_factors(statistics.covariances)
     draws = draw(means, factors, torch.Generator(device).manual_seed(seed))
-    align(list(network.classifier_pool[: task + 1]), draws, logit_norm(config["model_name"], config["dataset"]))
+    align(list(network.classifier_pool[: task + 1]), draws, logit_norm(options.model_name, options.dataset))
 
 
 # Evaluation
 
 
 @torch.inference_mode()
-def features_of(
-    network: Network, examples: Dataset, args: argparse.Namespace, batch_size: int
-) -> tuple[Tensor, Tensor]:
+def features_of(network: Network, examples: Dataset, machine: Machine, batch_size: int) -> tuple[Tensor, Tensor]:
     """Features (N, d) and labels (N,) of a set, in its order, on the network's device; each process does its part."""
     count, own = len(examples), own_rows(len(examples))
     loader = DataLoader(
         Subset(examples, range(own.start, own.stop)),
         batch_size,
-        num_workers=args.workers,
-        pin_memory=args.device.type == "cuda",
+        num_workers=machine.workers,
+        pin_memory=machine.device.type == "cuda",
         worker_init_fn=leave_signals_to_parent,
     )
     features, labels = [], []
     for images, targets in tqdm(loader, desc="features", unit="batch", leave=False, dynamic_ncols=True, disable=None):
-        features.append(network.features(images.to(args.device, non_blocking=True)))
-        labels.append(targets.to(args.device))
+        features.append(network.features(images.to(machine.device, non_blocking=True)))
+        labels.append(targets.to(machine.device))
     return gather_rows(torch.cat(features), count), gather_rows(torch.cat(labels), count)
 
 
 def evaluate(
-    run: Run, args: argparse.Namespace, config: Config, tasks: Scenario, data: ImageSet, network: Network, task: int
+    run: Run, options: Options, machine: Machine, tasks: Scenario, data: ImageSet, network: Network, task: int
 ) -> None:
     """Record accuracies on all test images of the classes seen, by task too, the curves' means, and forgetting."""
-    features, labels = features_of(network, seen_subset(data.test, tasks, task), args, config["batch_size"])
+    features, labels = features_of(network, seen_subset(data.test, tasks, task), machine, options.batch_size)
     with torch.inference_mode():
         logits = network.logits(features, task + 1)
-    metrics = task_metrics(logits, labels, tasks, task, config["decimals"])
-    name, after = data_name(config), task + 1
+    metrics = task_metrics(logits, labels, tasks, task, options.decimals)
+    name, after = data_name(options), task + 1
     values = {
         "acc": metrics.pop("top1"),
         "acc_macro": metrics.pop("top1_macro"),

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from common.training.schedules import coda_cosine, cosine_annealing, multistep
 from inflora.training import TrainingOptions
+
+if TYPE_CHECKING:
+    from inflora.options import Options
 
 B5_LAYERS = 5  # blocks with LoRA in InfLoRA-b5
 
@@ -50,27 +54,31 @@ def logit_norm(model_name: str, dataset: str) -> bool:
     return not (model_name == "InfLoRA_CA" and dataset == "cifar100")
 
 
-def training_options(config: dict, task: int) -> TrainingOptions:
-    """The training of a task: the first one by the init_* keys where the configuration has them."""
-    method, dataset = METHODS[config["model_name"]], config["dataset"]
-    first = {"epochs": "init_epoch", "lrate": "init_lr", "weight_decay": "init_weight_decay"}
-    value = {key: config.get(other, config[key]) if task == 0 else config[key] for key, other in first.items()}
-    epochs = value["epochs"]
-    if method.free_start and config["optim"] == "sgd" and task == 0:
-        value["weight_decay"] = 0.0
+def training_options(options: "Options", task: int) -> TrainingOptions:
+    """The training of a task: the first one by the init_* keys that were given."""
+
+    def of_this_task(first: float | None, later: float) -> float:
+        return later if first is None or task > 0 else first
+
+    method, epochs = METHODS[options.model_name], of_this_task(options.init_epoch, options.epochs)
     if method.two_rates:  # these read lrate and weight_decay only
-        value = {**config, "epochs": epochs}
-        milestones = config.get("milestones", MILESTONES.get(dataset, OTHER_MILESTONES))
-        schedule = partial(multistep, milestones=milestones, gamma=config["lrate_decay"])
+        lr, weight_decay = options.lrate, options.weight_decay
+        known = MILESTONES.get(options.dataset, OTHER_MILESTONES)
+        milestones = known if options.milestones is None else options.milestones
+        schedule = partial(multistep, milestones=milestones, gamma=options.lrate_decay)
     else:
-        schedule = partial(coda_cosine if config["optim"] == "adam" else cosine_annealing, epochs=epochs)
+        lr = of_this_task(options.init_lr, options.lrate)
+        weight_decay = of_this_task(options.init_weight_decay, options.weight_decay)
+        schedule = partial(coda_cosine if options.optim == "adam" else cosine_annealing, epochs=epochs)
+    if method.free_start and options.optim == "sgd" and task == 0:
+        weight_decay = 0.0
     return TrainingOptions(
         epochs=epochs,
-        lr=value["lrate"],
-        optimizer="sgd" if method.two_rates else config["optim"],
+        lr=lr,
+        optimizer="sgd" if method.two_rates else options.optim,
         schedule=schedule,
-        fc_lr=config["fc_lrate"] if method.two_rates else None,
-        weight_decay=value["weight_decay"],
-        decay_finished=config["decay_finished"],
+        fc_lr=options.fc_lrate if method.two_rates else None,
+        weight_decay=weight_decay,
+        decay_finished=options.decay_finished,
         train_reduction=not method.designed,
     )

@@ -1,147 +1,30 @@
-"""The command line and the JSON configuration, whose keys are the original's (configs/*.json)."""
+"""The options: the keys of the original's JSON configurations (configs/*.json), and ours."""
 
-import argparse
-import difflib
-import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common import vit
-from common.command_line import add_speed_flags, listed
 from common.datasets.incremental import Scenario
 from common.errors import UserError
+from common.machine import RunOptions
+from common.options import LARGEST_SEED, check_rules, option, read, read_file
 from inflora.methods import METHODS
 
 CONFIGS = Path(__file__).parent / "configs"
-REQUIRED = {
-    "dataset": str,
-    "data_path": str,
-    "init_cls": int,
-    "increment": int,
-    "total_sessions": int,
-    "model_name": str,
-    "seed": list,
-    "optim": str,
-    "epochs": int,
-    "lrate": float,
-    "weight_decay": float,
-    "rank": int,
-    "lamb": float,
-    "lame": float,
-    "batch_size": int,
-}
-OPTIONAL = {
-    "shuffle": bool,
-    "init_epoch": int,
-    "init_lr": float,
-    "init_weight_decay": float,
-    "fc_lrate": float,
-    "lrate_decay": float,
-    "num_workers": int,
-    "net_type": str,  # a part of the output folder's name
-    # ours
-    "backbone": str,
-    "split": str,
-    "decay_finished": bool,
-    "milestones": list,
-    "decimals": int,
-}
-DEFAULTS = {
-    "shuffle": False,
-    "lrate_decay": 0.1,
-    "num_workers": None,
-    "net_type": "sip",
-    "backbone": "sup21k",
-    "split": "40",
-    "decay_finished": True,
-    "decimals": None,
-}
-DEAD = {
-    "prefix": "upstream never reads it",
-    "memory_size": "there is no memory of images",
-    "memory_per_class": "there is no memory of images",
-    "fixed_memory": "there is no memory of images",
-    "embd_dim": "the backbone has its own width",
-    "num_heads": "the backbone has its own heads",
-    "EPSILON": "upstream never reads it",
-    "init_lr_decay": "the schedules have no use for it",
-    "device": "--device says where",
-}
 DATASETS = {  # key of the configurations: name in common.datasets, classes
     "cifar100": ("CIFAR100", 100),
     "ImageNet_R": ("ImageNetR", 200),
     "domainnet": ("DomainNet", 345),
 }
 MINI_CLASSES = 40
-NOT_SETTINGS = ("num_workers", "data_path", "seed")  # decide no number, or stand in the run's labels
+NOT_READ, NO_MEMORY = "upstream never reads it", "there is no memory of images"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m inflora.main",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-        description="InfLoRA (arXiv 2404.00228): class-incremental learning, one run a seed.",
-        epilog="Try: python -m inflora.main --config inflora/configs/cifar100_inflora.json --scale mini --seed 0",
-    )
-    parser.add_argument("--config", required=True, help="JSON file of settings, as the twelve in inflora/configs")
-    parser.add_argument("--device", default="auto", help="CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1")
-    group = parser.add_argument_group("instead of the configuration's values")
-    group.add_argument("--model-name", choices=list(METHODS), help="the method; SeqLoRA and Joint are its bounds")
-    group.add_argument("--seed", type=listed(int), help="seed, or comma list of seeds")
-    group.add_argument("--data-path", help="folder of the data, or mini")
-    group.add_argument("--backbone", help=f"{', '.join(vit.available())}, or a file in timm's keys")
-    group.add_argument(
-        "--split",
-        help="ImageNet-R: a seed, upstream (the first of the run's), folders, or a folder of lists; DomainNet: lists",
-    )
-    group.add_argument("--shuffle", action="store_true", help="draw the class order from the seed")
-    group.add_argument("--decimals", type=int, help="round accuracies as upstream's curves: 2 (default: not at all)")
-    group.add_argument(
-        "--keep-finished",
-        action="store_true",
-        help="weight decay leaves finished branches alone, as under torch 2; default: as torch 1.10",
-    )
-    run = parser.add_argument_group("run")
-    run.add_argument("--scale", choices=["paper", "mini"], default="paper", help="mini: the embedded miniature")
-    run.add_argument("--save", default="logs", help="folder that the original's log folders lie in")
-    run.add_argument("--weights", default=vit.DEFAULT_FOLDER, help="folder of the backbones' files")
-    run.add_argument("--no-verify", action="store_true", help="accept data sets whose counts differ from the published")
-    run.add_argument("--threads", type=int, help="CPU threads of torch (its own choice)")
-    run.add_argument(
-        "--workers", type=int, help="loader processes (the configuration's num_workers, at most one a core)"
-    )
-    run.add_argument("--save-interval", type=float, default=10.0, help="seconds between saves within a task")
-    run.add_argument("--overwrite", action="store_true", help="start the output folders anew")
-    add_speed_flags(parser)
-    return parser
-
-
-def parse_args(argv: list[str] | None = None) -> tuple[argparse.Namespace, dict[str, Any]]:
-    """The command line, and the configuration with what the command line changes. Raises UserError."""
-    args = build_parser().parse_args(argv)
-    config = read_config(args.config)
-    if args.scale == "mini":
-        config |= json.loads((CONFIGS / "mini.json").read_text())
-    given = {
-        "model_name": args.model_name,
-        "seed": args.seed,
-        "data_path": args.data_path,
-        "backbone": args.backbone,
-        "split": args.split,
-        "shuffle": args.shuffle or None,
-        "decimals": args.decimals,
-        "decay_finished": False if args.keep_finished else None,
-    }
-    config |= {key: value for key, value in given.items() if value is not None}
-    check_config(config, args.config)
-    args.device = _device(args.device)
-    return args, config
-
-
-def _device(text: str) -> str:
+def first_device(text: str) -> str:
     """Upstream's comma list of CUDA indices, of which the first is used, or torch's own name of a device."""
     first, *others = text.split(",")
     if others:
@@ -151,98 +34,138 @@ def _device(text: str) -> str:
     return f"cuda:{first}" if first.isdigit() else first
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """A configuration with the defaults of what it leaves out.
+def known_split(split: str) -> str | None:
+    """A check of ImageNet-R's seeds; the files of other splits are looked for when the data are."""
+    return f"a seed is at most {LARGEST_SEED}." if split.isdigit() and int(split) > LARGEST_SEED else None
 
-    Dead keys are named and dropped. Raises UserError for a file that is not JSON, unknown keys, missing ones, and
-    values of another type.
+
+def part_of_a_folder(name: str) -> str | None:
+    """A check of texts that stand within the name of the output folder."""
+    return "it is a part of a folder's name, without / and .. ." if "/" in name or ".." in name else None
+
+
+@dataclass(frozen=True)
+class Options(RunOptions):
+    """A run's settings are the keys of the configuration without the seed, which stands in the run's labels."""
+
+    config: str = option(
+        help="JSON file of settings, as the twelve in inflora/configs", group="configuration", decides=False
+    )
+    scale: str = option(
+        "paper", "mini: the embedded miniature", presets={"paper": None, "mini": CONFIGS / "mini.json"}, decides=False
+    )
+    model_name: str = option(help="the method; SeqLoRA and Joint are its bounds", choices=tuple(METHODS))
+    backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys")
+    weights: str = option(vit.DEFAULT_FOLDER, "folder of the backbones' files", decides=False)
+    seed: list[int] = option(
+        help="one, or several: a run each", at_least=0, at_most=LARGEST_SEED, unique=True, decides=False
+    )
+    dataset: str = option(help="data set", group="protocol", choices=tuple(DATASETS))
+    data_path: str = option(help="folder of the data, or mini", flags=("--data-path",), decides=False)
+    split: str = option(
+        "40", "ImageNet-R: a seed, upstream (the first of the run's), folders, or a folder of lists; DomainNet: lists",
+        check=known_split,
+    )  # fmt: skip
+    shuffle: bool = option(False, "draw the class order from the seed")
+    init_cls: int = option(help="classes of the first task", at_least=1)
+    increment: int = option(help="classes of every later task", at_least=1)
+    total_sessions: int = option(help="tasks over which the threshold rises; there are so many branches", at_least=1)
+    decimals: int | None = option(
+        None, "round accuracies as upstream's curves: 2 (without: not at all)", at_least=0, at_most=10
+    )
+    optim: str = option(help="optimiser", group="training", choices=("adam", "sgd"))
+    epochs: int = option(help="passes over a task", at_least=1)
+    lrate: float = option(help="learning rate", above=0)
+    weight_decay: float = option(help="weight decay", at_least=0)
+    init_epoch: int | None = option(None, "of the first task, instead of epochs", at_least=1)
+    init_lr: float | None = option(None, "of the first task, instead of lrate", above=0)
+    init_weight_decay: float | None = option(None, "of the first task, instead of weight_decay", at_least=0)
+    fc_lrate: float | None = option(None, "learning rate of the classifier, of the methods that have one", above=0)
+    lrate_decay: float = option(0.1, "of those methods: what a milestone multiplies the rates by", above=0, at_most=1)
+    milestones: list[int] | None = option(
+        None, "of those methods: epochs at which the rates fall (18; on DomainNet 4)", at_least=1, empty=True
+    )
+    batch_size: int = option(help="images a step", at_least=1)
+    decay_finished: bool = option(
+        True, "weight decay leaves finished branches alone, as under torch 2; without: as torch 1.10",
+        off=("--keep-finished",),
+    )  # fmt: skip
+    num_workers: int | None = option(
+        None, "loader processes, at most one a core; --workers is taken as it is", at_least=0, decides=False
+    )
+    rank: int = option(help="width of a LoRA branch", group="method", at_least=1)
+    lamb: float = option(help="share of the inputs that counts as old, in the first task", above=0, below=1)
+    lame: float = option(help="the share that the later tasks' rise towards: lamb to 1", above=0, at_most=1)
+    save: str = option("logs", "folder that the original's log folders lie in", group="output", decides=False)
+    net_type: str = option("sip", "a part of the folder's name", check=part_of_a_folder)
+    device: str = option(
+        "auto", "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1",
+        group="run", convert=first_device, decides=False,
+    )  # fmt: skip
+    prefix: Any = option(None, ignored=NOT_READ)
+    memory_size: Any = option(None, ignored=NO_MEMORY)
+    memory_per_class: Any = option(None, ignored=NO_MEMORY)
+    fixed_memory: Any = option(None, ignored=NO_MEMORY)
+    embd_dim: Any = option(None, ignored="the backbone has its own width")
+    num_heads: Any = option(None, ignored="the backbone has its own heads")
+    EPSILON: Any = option(None, ignored=NOT_READ)
+    init_lr_decay: Any = option(None, ignored="the schedules have no use for it")
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """The options of a command line and the configuration it names.
+
+    Raises UserError for what is unknown, missing or out of range, and for values that contradict each other.
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"configuration {path}: it can not be read ({error}).") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"configuration {path}: not JSON ({error}).") from error
-    if not isinstance(content, dict):
-        raise UserError(f"configuration {path}: a JSON object is expected, with keys such as dataset and model_name.")
-    known = REQUIRED | OPTIONAL
-    unknown = [key for key in content if key not in known and key not in DEAD]
-    if unknown:
-        near = {key: difflib.get_close_matches(key, known, n=1) for key in unknown}
-        told = ", ".join(f"{key} (did you mean {match[0]}?)" if match else key for key, match in near.items())
-        raise UserError(f"configuration {path}: unknown keys: {told}.")
-    missing = [key for key in REQUIRED if key not in content]
-    if missing:
-        raise UserError(f"configuration {path}: missing keys: {', '.join(missing)}.")
-    dead = [key for key in content if key in DEAD]
-    if dead:
-        print("note: these keys have no effect: " + "; ".join(f"{key} ({DEAD[key]})" for key in dead))
-    values = {key: _typed(key, value, known[key], path) for key, value in content.items() if key in known}
-    return DEFAULTS | values
+    options = read(
+        Options, argv, "inflora.main", "InfLoRA (arXiv 2404.00228): class-incremental learning, one run a seed.",
+        "Try: python -m inflora.main --config inflora/configs/cifar100_inflora.json --scale mini --seed 0.",
+        configuration,
+    )  # fmt: skip
+    tasks = len(scenario(options, seed=0).tasks)
+    sessions = (
+        f"total_sessions {options.total_sessions}, but {classes(options)} classes in steps of {options.init_cls} and "
+        f"then {options.increment} make {tasks} tasks."
+    )
+    no_rate = f"{options.model_name} needs fc_lrate."
+    check_rules(
+        [
+            (tasks > options.total_sessions, sessions),
+            (METHODS[options.model_name].two_rates and options.fc_lrate is None, no_rate),
+            (options.lame < options.lamb, f"lame {options.lame}: give lamb ({options.lamb}) to 1."),
+        ]
+    )
+    return options
 
 
-def _typed(key: str, value: Any, kind: type, path: str | Path) -> Any:
-    if key == "seed" and isinstance(value, int):
-        return [value]
-    if key == "split":
-        return str(value)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UserError(f"configuration {path}: {key} is {value!r}, which is no {kind.__name__}.")
-    return value
+def configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """The JSON file that --config names, as `common.options.read` wants it, without the original's key `device`."""
+    if "config" not in given:
+        raise UserError("--config: missing. Give a JSON file, such as inflora/configs/cifar100_inflora.json.")
+    content = read_file(given["config"])
+    if "device" in content:
+        print(f"note: without effect: {given['config']}: device (--device says where)")
+    return {key: value for key, value in content.items() if key != "device"}, given["config"]
 
 
-def check_config(config: dict[str, Any], path: str | Path) -> None:
-    """Raise UserError for values that contradict each other or fit no data set, method or number of tasks."""
-    method = METHODS.get(config["model_name"])
-    if method is None:
-        raise UserError(f"configuration {path}: model_name {config['model_name']!r}; known are {', '.join(METHODS)}.")
-    if config["dataset"] not in DATASETS:
-        raise UserError(f"configuration {path}: dataset {config['dataset']!r}; known are {', '.join(DATASETS)}.")
-    tasks = len(scenario(config, seed=0).tasks)
-    if tasks > config["total_sessions"]:
-        raise UserError(
-            f"configuration {path}: total_sessions {config['total_sessions']}, but {classes(config)} classes in steps "
-            f"of {config['init_cls']} and then {config['increment']} make {tasks} tasks."
-        )
-    rules = [
-        (config["optim"] not in ("adam", "sgd"), f"optim {config['optim']!r}; known are adam, sgd."),
-        (method.two_rates and "fc_lrate" not in config, f"{config['model_name']} needs fc_lrate."),
-        (not 0 < config["lamb"] < 1, f"lamb {config['lamb']}: give a share between 0 and 1."),
-        (not config["lamb"] <= config["lame"] <= 1, f"lame {config['lame']}: give lamb ({config['lamb']}) to 1."),
-        (not config["seed"], "seed is an empty list."),
-        *((config.get(key, 1) < 1, f"{key} {config.get(key)}: give 1 or more.") for key in ("epochs", "init_epoch")),
-        *((config[key] < 1, f"{key} {config[key]}: give 1 or more.") for key in ("batch_size", "rank")),
-    ]
-    for wrong, message in rules:
-        if wrong:
-            raise UserError(f"configuration {path}: {message}")
+def classes(options: Options) -> int:
+    return MINI_CLASSES if options.data_path == "mini" else DATASETS[options.dataset][1]
 
 
-def classes(config: dict[str, Any]) -> int:
-    return MINI_CLASSES if config["data_path"] == "mini" else DATASETS[config["dataset"]][1]
-
-
-def scenario(config: dict[str, Any], seed: int) -> Scenario:
+def scenario(options: Options, seed: int) -> Scenario:
     """The tasks: classes in the order of their labels, or, with shuffle, in numpy's permutation under the seed.
 
     Upstream utils/data_manager.py:L148-L160; the published runs do not shuffle, whatever their seed.
     """
-    count = classes(config)
-    order = np.random.RandomState(seed).permutation(count).tolist() if config["shuffle"] else range(count)
-    if METHODS[config["model_name"]].joint:
+    count = classes(options)
+    order = np.random.RandomState(seed).permutation(count).tolist() if options.shuffle else range(count)
+    if METHODS[options.model_name].joint:
         return Scenario(order, count, count)
-    return Scenario(order, config["init_cls"], config["increment"])
+    return Scenario(order, options.init_cls, options.increment)
 
 
-def log_folder(config: dict[str, Any]) -> str:
+def log_folder(options: Options) -> str:
     """The original's folder of a configuration, without the seed (trainer.py)."""
-    sizes = f"{config['init_cls']}_{config['increment']}_{config['net_type']}"
-    rates = f"{config['lamb']}_{config['lame']}-{config['lrate']}"
-    return f"{config['dataset']}/{sizes}/{config['model_name']}/{config['optim']}/{config['rank']}/{rates}"
-
-
-def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What a run's folder is compared by."""
-    return {key: value for key, value in config.items() if key not in NOT_SETTINGS}
+    sizes = f"{options.init_cls}_{options.increment}_{options.net_type}"
+    rates = f"{options.lamb}_{options.lame}-{options.lrate}"
+    return f"{options.dataset}/{sizes}/{options.model_name}/{options.optim}/{options.rank}/{rates}"

@@ -4,7 +4,6 @@ What does not depend on the checkpoint is computed once a data set: pixels, feat
 reconstruction errors of every distinct autoencoder. Cells whose batches all go to the original CLIP then cost nothing.
 """
 
-import argparse
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +19,11 @@ from common.errors import UserError
 from common.evaluation.pixels import load_decoded
 from common.evaluation.report import accuracy_lines
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
+from common.machine import Machine
 from common.runs import Run, load_tensors
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
 from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
+from moe_adapters.options import Options
 
 UNUSED_KEYS = ("mean", "std", "ln_3.weight", "ln_3.bias")  # in every official block, used in none
 
@@ -198,15 +199,15 @@ class EvaluationSet:
 # The evaluation stage
 
 
-def routes_of(args: argparse.Namespace) -> Routes:
-    kind = "ddas" if args.autorouter else "oracle" if args.oracle_task_id else "fixed"
-    return Routes(kind, args.threshold or 0.0, args.ddas_per_image, args.task_id, args.non_text)
+def routes_of(options: Options) -> Routes:
+    kind = "ddas" if options.autorouter else "oracle" if options.oracle_task_id else "fixed"
+    return Routes(kind, options.threshold or 0.0, options.ddas_per_image, options.task_id, options.non_text)
 
 
-def load_test_set(args: argparse.Namespace, model: CLIP, name: str) -> EvaluationSet:
+def load_test_set(options: Options, machine: Machine, model: CLIP, name: str) -> EvaluationSet:
     """One data set, decoded, with its class prompts under all templates."""
-    side, batch_size = model.visual.input_resolution, args.batch_size_eval
-    data = load_decoded(name, args.data_location, side, batch_size, args.workers, args.template, not args.no_verify)
+    side, batch_size, verify = model.visual.input_resolution, options.batch_size_eval, not options.no_verify
+    data = load_decoded(name, options.data_location, side, batch_size, machine.workers, options.template, verify)
     return EvaluationSet(model, data.pixels, data.labels, data.tokens, batch_size)
 
 
@@ -216,47 +217,46 @@ def feature_size(extractor: nn.Module, model: CLIP, device: torch.device) -> int
 
 
 def read_checkpoints(
-    args: argparse.Namespace, model: CLIP, extractor: nn.Module | None, files: list[tuple[int, Path, Path]]
+    options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None, files: list[tuple[int, Path, Path]]
 ) -> tuple[list[Checkpoint], list[AutoEncoder]]:
     """Every checkpoint's adapters, and the distinct autoencoders of all of them: most files share most of theirs."""
-    absent = [str(path) for _, *paths in files for path in paths[: 1 + args.autorouter] if not path.exists()]
+    absent = [str(path) for _, *paths in files for path in paths[: 1 + options.autorouter] if not path.exists()]
     if absent:
         raise UserError(f"checkpoints are missing: {', '.join(absent)}")
     checkpoints, known = [], []
     for task_id, path, chooser_path in files:
         checkpoint = Checkpoint(task_id, read_adapters(path, model))
-        if args.autorouter:
-            autoencoders = build_autoencoders(args.task_num + 1, feature_size(extractor, model, args.device)).to(
-                args.device
-            )
+        if options.autorouter:
+            features = feature_size(extractor, model, machine.device)
+            autoencoders = build_autoencoders(options.task_num + 1, features).to(machine.device)
             read_autoencoders(chooser_path, autoencoders)
             checkpoint.autoencoders = [distinct(known, autoencoder) for autoencoder in autoencoders]
         checkpoints.append(checkpoint)
     return checkpoints, known
 
 
-def not_evaluated(run: Run, args: argparse.Namespace) -> list[str]:
+def not_evaluated(run: Run, options: Options) -> list[str]:
     """The data sets that are not on record yet; a data set is recorded as a whole."""
-    return [name for name in args.eval_datasets if not run.find(dataset=name, metric="accuracy")]
+    return [name for name in options.eval_datasets if not run.find(dataset=name, metric="accuracy")]
 
 
-def evaluate_sequence(run: Run, args: argparse.Namespace, model: CLIP, extractor: nn.Module | None) -> None:
+def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None) -> None:
     """All checkpoints of the sequence on all data sets that are not on record yet."""
-    sequence = args.train_dataset or args.eval_datasets
-    folder = Path(args.load) if args.eval_only else run.folder
-    chooser_folder = Path(args.load_autochooser) if args.load_autochooser else folder
+    sequence = options.train_dataset or options.eval_datasets
+    folder = Path(options.load) if options.eval_only else run.folder
+    chooser_folder = Path(options.load_autochooser) if options.load_autochooser else folder
     files = [
         (task_id, folder / f"{name}.pth", chooser_folder / f"{name}_autochooser.pth")
         for task_id, name in enumerate(sequence)
     ]
-    checkpoints, autoencoders = read_checkpoints(args, model, extractor, files)
-    routes = routes_of(args)
+    checkpoints, autoencoders = read_checkpoints(options, machine, model, extractor, files)
+    routes = routes_of(options)
     about = {"dataset": "all", "after_task": len(sequence), "seconds": None}
     run.record([about | {"metric": "trainable_parameters", "value": count_trainable(model, autoencoders)}])
-    for name in not_evaluated(run, args):
+    for name in not_evaluated(run, options):
         started = time.monotonic()
-        test = load_test_set(args, model, name)
-        if args.autorouter:
+        test = load_test_set(options, machine, model, name)
+        if options.autorouter:
             test.measure_errors(extractor, autoencoders)
         own_task = sequence.index(name) if name in sequence else None
         bar = tqdm(checkpoints, desc=f"evaluate/{name}", leave=False, dynamic_ncols=True, disable=None)
@@ -303,20 +303,20 @@ def router_name(task_id: int, sequence: list[str]) -> str:
     return sequence[task_id] if task_id < len(sequence) else f"untrained {task_id}"
 
 
-def evaluate_checkpoint_file(args: argparse.Namespace, model: CLIP, extractor: nn.Module | None) -> None:
+def evaluate_checkpoint_file(options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None) -> None:
     """The original's evaluation call: one checkpoint file, its accuracy printed for every data set."""
-    checkpoint, known = Checkpoint(args.task_num - 1, {}), []
-    if args.load:
-        if args.autorouter and not args.load_autochooser:
+    checkpoint, known = Checkpoint(options.task_num - 1, {}), []
+    if options.load:
+        if options.autorouter and not options.load_autochooser:
             raise UserError("--autorouter with a checkpoint file needs --load_autochooser.")
-        files = [(args.task_num - 1, Path(args.load), Path(args.load_autochooser or args.load))]
-        (checkpoint,), known = read_checkpoints(args, model, extractor, files)
-    for name in args.eval_datasets:
-        test = load_test_set(args, model, name)
-        if args.autorouter:
+        files = [(options.task_num - 1, Path(options.load), Path(options.load_autochooser or options.load))]
+        (checkpoint,), known = read_checkpoints(options, machine, model, extractor, files)
+    for name in options.eval_datasets:
+        test = load_test_set(options, machine, model, name)
+        if options.autorouter:
             test.measure_errors(extractor, known)
-        own_task = args.task_id if args.oracle_task_id else None
-        cell = test.evaluate(checkpoint, routes_of(args), own_task)
+        own_task = options.task_id if options.oracle_task_id else None
+        cell = test.evaluate(checkpoint, routes_of(options), own_task)
         print(f"Evaluating on {name}\nTop-1 accuracy: {cell.top1:.2f}", flush=True)
-        if args.autorouter:
+        if options.autorouter:
             print("routed: " + ", ".join(f"{count} images to router {task}" for task, count in cell.routed.items()))

@@ -5,7 +5,6 @@ the adapters task after task, all checkpoints on all data sets. One data set is 
 the same checkpoint as that task of the sequence, because every task starts from the same seed and the file before it.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,15 @@ from common import clip, datasets
 from common.clip.model import CLIP
 from common.clip.pretrained import MINI, find_weights
 from common.clip.tokenizer import training_prompts
-from common.command_line import nth
 from common.datasets.few_shot import few_shot
 from common.errors import UserError, all_checked, exit_cleanly
+from common.machine import Machine, choose_machine
+from common.mtil import of_task
+from common.options import settings
 from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
 from common.training.blocks import prepare
-from common.training.device import automatic_workers, cost_records, device_name, pick_device, seed_everything
-from common.training.precision import choose
+from common.training.device import cost_records, seed_everything
 from moe_adapters.adapters import experts_to_freeze, insert_adapters
 from moe_adapters.ddas import FEW_SHOT_LR, FULL_SHOT_LR, alexnet_features, build_autoencoders, train_autoencoder
 from moe_adapters.evaluation import (
@@ -34,43 +34,42 @@ from moe_adapters.evaluation import (
     read_adapters,
     read_autoencoders,
 )
-from moe_adapters.options import REFERENCE_SET, is_sequence, method_label, parse_args, protocol, settings
+from moe_adapters.options import REFERENCE_SET, Options, is_sequence, method_label, output_folder, parse, protocol
 from moe_adapters.report import show_results
 from moe_adapters.training import TrainingOptions, train_adapters
 
 
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    args.device = pick_device(args.device, args.threads)
-    choose(args, args.device)
-    args.workers = automatic_workers() if args.workers is None else args.workers
-    extractor = check_inputs(args)
-    if args.eval_only and (args.load is None or Path(args.load).is_file()):
-        evaluate_checkpoint_file(args, load_model(args)[0], extractor)
+    options = parse(argv)
+    machine = choose_machine(options)
+    extractor = check_inputs(options, machine)
+    if options.eval_only and (options.load is None or Path(options.load).is_file()):
+        evaluate_checkpoint_file(options, machine, load_model(options, machine)[0], extractor)
         return
-    run = open_run(args)
-    if not args.eval_only and args.train_chooser:
-        train_chooser_chain(run, args, extractor)
-    if not args.eval_only and args.ffn_adapt:
-        train_adapter_chain(run, args)
-    if args.eval_datasets:
-        if not_evaluated(run, args):
-            evaluate_sequence(run, args, load_model(args)[0], extractor)
-        show_results(run, args)
+    run = open_run(options, machine)
+    if not options.eval_only and options.train_chooser:
+        train_chooser_chain(run, options, machine, extractor)
+    if not options.eval_only and options.ffn_adapt:
+        train_adapter_chain(run, options, machine)
+    if options.eval_datasets:
+        if not_evaluated(run, options):
+            evaluate_sequence(run, options, machine, load_model(options, machine)[0], extractor)
+        show_results(run, options)
     run.finish()
 
 
-def check_inputs(args: argparse.Namespace) -> nn.Module | None:
+def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
     """Look for everything a call will read before CLIP is built; one message lists all that is missing.
 
     Returns the feature extractor of DDAS, or None when the call has no use for it.
     """
     checks = [
-        lambda: require_files(args.load, args.load_autochooser),
-        lambda: datasets.require(data_names(args), args.data_location, verify=not args.no_verify),
-        lambda: None if args.model == MINI else find_weights(args.model),
-        lambda: load_extractor(args),
+        lambda: require_files(options.load, options.load_autochooser),
+        lambda: require_one_file(options),
+        lambda: datasets.require(data_names(options), options.data_location, verify=not options.no_verify),
+        lambda: None if options.model == MINI else find_weights(options.model),
+        lambda: load_extractor(options, machine),
     ]
     *_, extractor = all_checked(checks)
     return extractor
@@ -83,30 +82,35 @@ def require_files(*paths: str | None) -> None:
         raise UserError("\n".join(missing))
 
 
-def open_run(args: argparse.Namespace) -> Run:
+def require_one_file(options: Options) -> None:
+    """Raise UserError if one task is to be trained from a folder."""
+    if not (options.eval_only or is_sequence(options)) and options.load and Path(options.load).is_dir():
+        raise UserError(f"--load {options.load}: a folder. Training one task starts from a checkpoint's file.")
+
+
+def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
-    if args.save is None:
-        args.save = str(Path(args.load) / "evaluation")
-    name = "" if args.eval_only or is_sequence(args) else checkpoint_name(args.train_dataset[0], args.train_chooser)
+    one_task = not (options.eval_only or is_sequence(options))
+    name = checkpoint_name(options.train_dataset[0], options.train_chooser) if one_task else ""
     labels = {
         "paper": "moe_adapters",
-        "method": method_label(args),
-        "protocol": protocol(args),
-        "backbone": args.model,
-        "scale": args.scale,
-        "seed": args.seed,
+        "method": method_label(options),
+        "protocol": protocol(options),
+        "backbone": options.model,
+        "scale": options.scale,
+        "seed": options.seed,
     }
-    decides = settings(args) | {"weights": fingerprints(args), "data": data_fingerprints(args)}
-    about = {"device": device_name(args.device), "workers": args.workers}
-    run = Run(args.save, decides, labels, name, args.overwrite, args.save_interval, about)
-    if run.is_new and not args.eval_only:
-        names = args.train_dataset + ([REFERENCE_SET] if is_sequence(args) else [])
+    decides = settings(options) | {"weights": fingerprints(options), "data": data_fingerprints(options)}
+    folder, interval = output_folder(options), options.save_interval
+    run = Run(folder, decides, labels, name, options.overwrite, interval, machine.about)
+    if run.is_new and not options.eval_only:
+        names = options.train_dataset + ([REFERENCE_SET] if is_sequence(options) else [])
         present = [
             path
             for data in names
             for chooser in (False, True)
             if (path := run.folder / f"{checkpoint_name(data, chooser)}.pth").exists()
-            and (is_sequence(args) or chooser == args.train_chooser)
+            and (is_sequence(options) or chooser == options.train_chooser)
         ]
         if present:
             raise UserError(
@@ -116,95 +120,101 @@ def open_run(args: argparse.Namespace) -> Run:
     return run
 
 
-def fingerprints(args: argparse.Namespace) -> dict[str, str]:
+def fingerprints(options: Options) -> dict[str, str]:
     """md5 of the weight files that a run starts from."""
-    files = {} if args.model == MINI else {"model": find_weights(args.model)}
-    if args.chooser_features not in ("alexnet", MINI):
-        files["chooser_features"] = Path(args.chooser_features)
+    files = {} if options.model == MINI else {"model": find_weights(options.model)}
+    files |= {"chooser_features": path for path in feature_files(options)}
     return {name: file_md5(path) for name, path in files.items()}
 
 
-def data_fingerprints(args: argparse.Namespace) -> dict[str, Any]:
+def data_fingerprints(options: Options) -> dict[str, Any]:
     """Counts and list checksum of every data set that a run reads."""
     return {
-        name: datasets.load(name, args.data_location, verify=not args.no_verify).fingerprint
-        for name in data_names(args)
+        name: datasets.load(name, options.data_location, verify=not options.no_verify).fingerprint
+        for name in data_names(options)
     }
 
 
-def data_names(args: argparse.Namespace) -> list[str]:
+def data_names(options: Options) -> list[str]:
     """Every data set that this call reads: reference set, tasks, test sets."""
-    training = [] if args.eval_only else args.train_dataset
-    reference = [REFERENCE_SET] if training and args.train_chooser and is_sequence(args) else []
-    return list(dict.fromkeys([*reference, *training, *(args.eval_datasets or [])]))
+    training = [] if options.eval_only else options.train_dataset
+    reference = [REFERENCE_SET] if training and options.train_chooser and is_sequence(options) else []
+    return list(dict.fromkeys([*reference, *training, *(options.eval_datasets or [])]))
 
 
 def checkpoint_name(data: str, chooser: bool) -> str:
     return f"{data}_autochooser" if chooser else data
 
 
-def load_model(args: argparse.Namespace) -> tuple[CLIP, tuple[Any, Any]]:
+def load_model(options: Options, machine: Machine) -> tuple[CLIP, tuple[Any, Any]]:
     """CLIP in float32 with adapters at their initial state, and its two transforms."""
-    seed_everything(args.seed)  # the experts' initial weights
-    model, train_transform, eval_transform = clip.load(args.model, "cpu", precision="fp32")
-    if args.ffn_adapt:
-        both = args.ffn_adapt_where == "AdapterDoubleEncoder"
-        insert_adapters(model, args.experts_num, args.topk, args.ffn_num, args.task_num, both)
+    seed_everything(options.seed)  # the experts' initial weights
+    model, train_transform, eval_transform = clip.load(options.model, "cpu", precision="fp32")
+    if options.ffn_adapt:
+        both = options.ffn_adapt_where == "AdapterDoubleEncoder"
+        insert_adapters(model, options.experts_num, options.topk, options.ffn_num, options.task_num, both)
     prepare(model)
-    return model.to(args.device), (train_transform, eval_transform)
+    return model.to(machine.device), (train_transform, eval_transform)
 
 
-def load_extractor(args: argparse.Namespace) -> nn.Module | None:
+def load_extractor(options: Options, machine: Machine) -> nn.Module | None:
     """The frozen feature extractor of DDAS, or None when this call has no use for it."""
-    if not (args.autorouter or args.train_chooser):
+    if not (options.autorouter or options.train_chooser):
+        require_files(*feature_files(options))  # which the run's settings name all the same
         return None
-    if args.chooser_features == MINI:
+    if options.chooser_features == MINI:
         from common.mini import chooser_features
 
-        return chooser_features().to(args.device)
-    return alexnet_features(None if args.chooser_features == "alexnet" else args.chooser_features).to(args.device)
+        return chooser_features().to(machine.device)
+    return alexnet_features(*feature_files(options)).to(machine.device)
 
 
-def training_set(args: argparse.Namespace, name: str, transform: Any) -> datasets.ImageSet:
-    return datasets.load(name, args.data_location, transform, None, verify=not args.no_verify)
+def feature_files(options: Options) -> list[str]:
+    """The file of DDAS's features where it is one's own."""
+    return [] if options.chooser_features in ("alexnet", MINI) else [options.chooser_features]
 
 
-def few_shot_or_all(args: argparse.Namespace, full: Dataset) -> tuple[Dataset, int]:
+def training_set(options: Options, name: str, transform: Any) -> datasets.ImageSet:
+    return datasets.load(name, options.data_location, transform, None, verify=not options.no_verify)
+
+
+def few_shot_or_all(options: Options, machine: Machine, full: Dataset) -> tuple[Dataset, int]:
     """The images to train on, and the batches an epoch of the full set has.
 
     Few-shot: one shuffled pass with the training transform; the crops it drew are the images from then on.
     """
-    stream = Batches(full, args.batch_size, args.seed, args.workers)
-    if args.few_shot < 0:
+    stream = Batches(full, options.batch_size, options.seed, machine.workers)
+    if options.few_shot < 0:
         return full, len(stream)
-    shots, _ = few_shot(stream, full.labels, args.few_shot)
+    shots, _ = few_shot(stream, full.labels, options.few_shot)
     return shots, len(stream)
 
 
 # The autoencoders of DDAS
 
 
-def train_chooser_chain(run: Run, args: argparse.Namespace, extractor: nn.Module) -> None:
+def train_chooser_chain(run: Run, options: Options, machine: Machine, extractor: nn.Module) -> None:
     """Train autoencoder 0 on the reference set and j + 1 on task j; each file holds all of them so far."""
-    names = [REFERENCE_SET, *args.train_dataset] if is_sequence(args) else args.train_dataset
+    names = [REFERENCE_SET, *options.train_dataset] if is_sequence(options) else options.train_dataset
     paths = [run.folder / f"{checkpoint_name(name, chooser=True)}.pth" for name in names]
     if all(path.exists() for path in paths):
         return
-    _, train_transform, _ = clip.load(args.model)
-    if not is_sequence(args):
-        before = Path(args.load) if args.load else None
-        total = args.iterations[0] if args.iterations else None
-        train_chooser(run, args, extractor, train_transform, args.task_id, names[0], total, before, paths[0])
+    _, train_transform, _ = clip.load(options.model)
+    if not is_sequence(options):
+        before, task_id = Path(options.load) if options.load else None, options.task_id
+        total = options.iterations[0] if options.iterations else None
+        train_chooser(run, options, machine, extractor, train_transform, task_id, names[0], total, before, paths[0])
         return
     for index, (name, path) in enumerate(zip(names, paths)):
         before = paths[index - 1] if index else None
-        total = args.chooser_iterations[min(index, 1)]
-        train_chooser(run, args, extractor, train_transform, index, name, total, before, path)
+        total = options.chooser_iterations[min(index, 1)]
+        train_chooser(run, options, machine, extractor, train_transform, index, name, total, before, path)
 
 
 def train_chooser(
     run: Run,
-    args: argparse.Namespace,
+    options: Options,
+    machine: Machine,
     extractor: nn.Module,
     transform: Any,
     index: int,
@@ -216,16 +226,17 @@ def train_chooser(
     """One domain's autoencoder, from the file `before` (or all fresh) to `path`."""
     if path.exists():
         return
-    data = training_set(args, name, transform)
-    seed_everything(args.seed)
-    images = data.train[0][0][None].to(args.device)
-    autoencoders = build_autoencoders(args.task_num + 1, extractor(images).numel()).to(args.device)
+    data = training_set(options, name, transform)
+    seed_everything(options.seed)
+    images = data.train[0][0][None].to(machine.device)
+    autoencoders = build_autoencoders(options.task_num + 1, extractor(images).numel()).to(machine.device)
     if before is not None:
         read_autoencoders(before, autoencoders)
-    examples, epoch = few_shot_or_all(args, data.train)
-    batches = Batches(examples, args.batch_size, args.seed, args.workers, args.device, restart=epoch, whole=True)
-    total = args.epochs * epoch if iterations is None else iterations
-    base_lr = FEW_SHOT_LR if args.few_shot > 0 else FULL_SHOT_LR
+    examples, epoch = few_shot_or_all(options, machine, data.train)
+    size, seed = options.batch_size, options.seed
+    batches = Batches(examples, size, seed, machine.workers, machine.device, restart=epoch, whole=True)
+    total = options.epochs * epoch if iterations is None else iterations
+    base_lr = FEW_SHOT_LR if options.few_shot > 0 else FULL_SHOT_LR
     train_autoencoder(autoencoders[index], extractor, batches, epoch, total, base_lr, f"DDAS/{name}", run.steps)
     save_tensors(path, {"state_dict": autoencoders.state_dict()})
 
@@ -233,25 +244,25 @@ def train_chooser(
 # The adapters
 
 
-def train_adapter_chain(run: Run, args: argparse.Namespace) -> None:
+def train_adapter_chain(run: Run, options: Options, machine: Machine) -> None:
     """Learn the tasks in order, each from the checkpoint of the one before it."""
-    if all((run.folder / f"{name}.pth").exists() for name in args.train_dataset):
+    if all((run.folder / f"{name}.pth").exists() for name in options.train_dataset):
         return
-    model, (train_transform, _) = load_model(args)
-    if not is_sequence(args):
-        before = Path(args.load) if args.load and args.repeat_train else None
-        train_task(
-            run, args, model, args.task_id, args.train_dataset[0], train_transform, before, Path(args.frozen_path)
-        )
+    model, (train_transform, _) = load_model(options, machine)
+    if not is_sequence(options):
+        before = Path(options.load) if options.load and options.repeat_train else None
+        (name,), frozen_path = options.train_dataset, Path(options.frozen_path)
+        train_task(run, options, machine, model, options.task_id, name, train_transform, before, frozen_path)
         return
-    before, frozen_path = None, run.folder / Path(args.frozen_path).name
-    for task_id, name in enumerate(args.train_dataset):
-        before = train_task(run, args, model, task_id, name, train_transform, before, frozen_path)
+    before, frozen_path = None, run.folder / Path(options.frozen_path).name
+    for task_id, name in enumerate(options.train_dataset):
+        before = train_task(run, options, machine, model, task_id, name, train_transform, before, frozen_path)
 
 
 def train_task(
     run: Run,
-    args: argparse.Namespace,
+    options: Options,
+    machine: Machine,
     model: CLIP,
     task_id: int,
     name: str,
@@ -273,26 +284,26 @@ def train_task(
         found = read_frozen_list(frozen_path) if task_id > 0 else []  # upstream's stale lists are harmful: start anew
         write_text(note_path, json.dumps({"frozen_before": found}))
     found = json.loads(note_path.read_text())["frozen_before"]
-    data = training_set(args, name, transform)
-    seed_everything(args.seed)
-    examples, _ = few_shot_or_all(args, data.train)
-    batches = Batches(examples, args.batch_size, args.seed, args.workers, args.device)
-    prompts = training_prompts(data.classnames, args.template or data.templates[0]).to(args.device)
+    data = training_set(options, name, transform)
+    seed_everything(options.seed)
+    examples, _ = few_shot_or_all(options, machine, data.train)
+    batches = Batches(examples, options.batch_size, options.seed, machine.workers, machine.device)
+    prompts = training_prompts(data.classnames, options.template or data.templates[0]).to(machine.device)
     choose_map = train_adapters(
         model,
         task_id,
-        set(found) if args.frozen and task_id > 0 else set(),
+        set(found) if options.frozen and task_id > 0 else set(),
         prompts,
         batches,
-        training_options(args, task_id, len(batches)),
+        training_options(options, task_id, len(batches)),
         f"adapters/{name}",
         run.steps,
     )
-    frozen = experts_to_freeze(model, choose_map, args.freeze_bug_text_index)
+    frozen = experts_to_freeze(model, choose_map, options.freeze_bug_text_index)
     maps = {f"block {index}": counts for index, counts in enumerate(choose_map.tolist())}
     write_text(note_path, json.dumps({"frozen_before": found, "frozen": frozen, "choose_map": maps}))
     write_text(frozen_path, "".join(f"{line}\n" for line in found + frozen))
-    run.record(cost_records(name, task_id + 1, run.seconds, args.device))
+    run.record(cost_records(name, task_id + 1, run.seconds, machine.device))
     save_tensors(path, {"state_dict": model.state_dict()})
     return path
 
@@ -301,18 +312,18 @@ def read_frozen_list(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def training_options(args: argparse.Namespace, task_id: int, epoch: int) -> TrainingOptions:
-    iterations = nth(args.iterations, task_id) if args.iterations else args.epochs * epoch
+def training_options(options: Options, task_id: int, epoch: int) -> TrainingOptions:
+    iterations = of_task(options.iterations, task_id) if options.iterations else options.epochs * epoch
     return TrainingOptions(
-        lr=nth(args.lr, task_id),
+        lr=of_task(options.lr, task_id),
         iterations=iterations,
-        warmup=args.warmup_length,
-        label_smoothing=args.ls,
-        weight_decay=args.wd,
-        beta2=args.beta2,
-        router_noise=args.is_train,
-        balance_loss_weight=args.balance_loss_weight,
-        loss_interval=args.loss_interval,
+        warmup=options.warmup_length,
+        label_smoothing=options.ls,
+        weight_decay=options.wd,
+        beta2=options.beta2,
+        router_noise=options.is_train,
+        balance_loss_weight=options.balance_loss_weight,
+        loss_interval=options.loss_interval,
     )
 
 

@@ -1,272 +1,199 @@
-"""The command line: the original's flags under their names and defaults, ours in a group of their own.
+"""The options: the original's flags under their names and defaults, and ours."""
 
-`--train-dataset`, `--lr` and `--iterations` take one value, as the original, or a comma list, one a task: several
-data sets are a sequence that one process learns.
-"""
-
-import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from common.command_line import (
-    RUN_FLAGS,
-    RUNS_TWICE,
-    SPEED_FLAGS,
-    Rule,
-    add_run_flags,
-    add_speed_flags,
-    check_rules,
-    listed,
-    mini_folder,
-    mtil_names,
-    mtil_protocol,
-    preset_action,
-)
+from common.machine import RUNS_TWICE
+from common.mtil import MTILOptions, mtil_protocol, sequence_rules
+from common.options import Rule, check_rules, option, read
+from common.processes import process_count
+from common.runs import free_file, mini_folder
+from moe_adapters.adapters import ORIGINAL_CLIP
 
 CONFIGS = Path(__file__).parent / "configs"
 REFERENCE_SET = "TinyImagenet"  # what the first autoencoder learns: images of no task
-IGNORED_FLAGS = {  # parsed upstream, and without effect on this method there
-    "multi_experts": "parsed and read nowhere",
-    "eval_interval": "its evaluation call has the wrong arity and always failed",
-    "eval_every_epoch": "its evaluation call has the wrong arity and always failed",
-}
-NOT_SETTINGS = (
-    *RUN_FLAGS,
-    *SPEED_FLAGS,
-    "eval_interval",
-    "loss_interval",
-    "eval_every_epoch",
-    "multi_experts",
-    "ffn_option",
-    "method",
-    "train_mode",
-)  # decide no number
+NO_EVALUATION = "its evaluation call has the wrong arity and always failed upstream"
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m moe_adapters.main",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-        description="MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints.",
-        epilog="Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini",
-    )
-    _method_flags(parser.add_argument_group("method"))
-    _training_flags(parser.add_argument_group("training"))
-    _evaluation_flags(parser.add_argument_group("evaluation"))
-    _run_flags(parser.add_argument_group("data, weights and run"))
-    add_speed_flags(parser)
-    return parser
+def frozen_list(path: str) -> str | None:
+    """A check of --frozen-path, which a sequence keeps among its own files under this name."""
+    name = Path(path).name
+    if not name or Path(name).suffix in (".json", ".csv"):  # <data set>.json and the tables are the run's
+        return "give a file's name that does not end in .json or .csv."
+    return free_file(name)
 
 
-def _method_flags(group: Any) -> None:
-    group.add_argument(
-        "--method", choices=["finetune"], default="finetune", help="only finetune reaches the adapters upstream"
+@dataclass(frozen=True)
+class Options(MTILOptions):
+    """The method's flags; those that MTIL's papers share are in the base."""
+
+    method: str = option(
+        "finetune", "nothing else reaches the adapters upstream",
+        group="adapters", choices=("finetune",), decides=False,
+    )  # fmt: skip
+    train_mode: str = option(
+        "adapter", "whole, text and image belong to ZSCL", flags=("--train-mode",), choices=("adapter",), decides=False
     )
-    group.add_argument(
-        "--train-mode", choices=["adapter"], default="adapter", help="whole, text and image belong to ZSCL"
+    ffn_adapt: bool = option(False, "insert adapters; goes with --apply_moe")
+    ffn_adapt_where: str = option(
+        "AdapterDoubleEncoder", "both encoders, or the image encoder alone",
+        choices=("AdapterDoubleEncoder", "AdapterImageEncoder"),
+    )  # fmt: skip
+    ffn_option: str = option("parallel", "beside the MLP", choices=("parallel",), decides=False)
+    ffn_num: int = option(64, "width of an expert's bottleneck", at_least=1)
+    apply_moe: bool = option(False, "several experts a block, and a router a task")
+    multi_experts: bool = option(False, ignored="read nowhere upstream")
+    experts_num: int = option(2, "experts a block", at_least=1)
+    topk: int = option(2, "experts that a router picks for a sample", at_least=1)
+    task_num: int = option(11, "routers a block; there is one autoencoder more", at_least=1)
+    task_id: int = option(
+        ORIGINAL_CLIP, "router to train; with --train_chooser the autoencoder; with --no-ddas the router of all images "
+        "(-1: the original CLIP)", at_least=ORIGINAL_CLIP,
+    )  # fmt: skip
+    is_train: bool = option(False, "gate noise in training")
+    frozen: bool = option(False, "do not train the experts named in --frozen-path")
+    frozen_path: str = option(
+        "frozen_list", "file that lists the frozen experts; a sequence keeps it in its folder",
+        flags=("--frozen-path",), check=frozen_list,
+    )  # fmt: skip
+    freeze_bug_text_index: bool = option(
+        False, "freeze visual experts by the text counts, as the original before 2024-07-18",
+        flags=("--freeze-bug-text-index",),
+    )  # fmt: skip
+    balance_loss_weight: float = option(
+        0.0, "weight of the balance loss that upstream computes and drops", flags=("--balance-loss-weight",), at_least=0
     )
-    group.add_argument("--ffn_adapt", action="store_true", help="insert adapters")
-    group.add_argument(
-        "--ffn_adapt_where",
-        choices=["AdapterDoubleEncoder", "AdapterImageEncoder"],
-        default="AdapterDoubleEncoder",
-        help="both encoders, or the image encoder alone",
+    repeat_train: bool = option(False, "start from --load")
+    few_shot: int = option(
+        -1, "images a class to train on; -1: all", at_least=-1,
+        check=lambda count: None if count else "give a positive number, or -1 for all images.",
+    )  # fmt: skip
+    train_chooser: bool = option(
+        False, "train the autoencoder of --task_id; in a sequence all of them, before the adapters",
+        group="DDAS: autoencoders that find an image's router",
+    )  # fmt: skip
+    chooser_iterations: list[int] = option(
+        [1000, 300], "steps in a sequence: of the reference set, of each task", flags=("--chooser-iterations",),
+        at_least=1, check=lambda steps: None if len(steps) == 2 else "give two: of the reference set, of each task.",
+    )  # fmt: skip
+    chooser_features: str = option(
+        "alexnet", "features: alexnet (fetched), mini, or an AlexNet file", flags=("--chooser-features",)
     )
-    group.add_argument("--ffn_option", choices=["parallel"], default="parallel", help="beside the MLP")
-    group.add_argument("--ffn_num", type=int, default=64, help="bottleneck of an expert")
-    group.add_argument("--apply_moe", action="store_true", help="experts and routers")
-    group.add_argument("--multi_experts", action="store_true", help="accepted; upstream never reads it")
-    group.add_argument("--experts_num", type=int, default=2, help="experts a block")
-    group.add_argument("--topk", type=int, default=2, help="experts a sample")
-    group.add_argument("--task_num", type=int, default=11, help="routers a block; one more autoencoder")
-    group.add_argument(
-        "--task_id",
-        type=int,
-        default=-1,
-        help="router to train; with --train_chooser the autoencoder; "
-        "with --eval-only --no-ddas the router of all images (-1: original CLIP)",
+    autorouter: bool = option(False, "DDAS names the task of every batch of --batch-size-eval images")
+    threshold: float | None = option(
+        None, "mean squared error above which a batch goes to the original CLIP (0.0655 full-shot, 0.0585 5-shot)",
+        at_least=0, at_most=1,
+    )  # fmt: skip
+    load_autochooser: str | None = option(None, "autoencoders of the checkpoint; of a folder: its own files without")
+    ddas_per_image: bool = option(False, "decide for every image by itself", flags=("--ddas-per-image",))
+    oracle_task_id: bool = option(
+        False, "instead of DDAS: the data set's own router once learnt, else the original CLIP",
+        flags=("--oracle-task-id",),
+    )  # fmt: skip
+    no_ddas: bool = option(False, "instead of DDAS: all images to the router --task_id", flags=("--no-ddas",))
+    non_text: bool = option(False, "class vectors of the original CLIP for every router")
+    scale: str = option(
+        "paper", "mini: the embedded miniature, in minutes", group="named sets of values",
+        presets={"paper": None, "mini": CONFIGS / "mini.yaml"},
+    )  # fmt: skip
+    preset: str | None = option(
+        None, "the script behind the released few-shot checkpoint", presets={"fewshot_v1": CONFIGS / "fewshot_v1.yaml"}
     )
-    group.add_argument("--is_train", action="store_true", help="gate noise in training")
-    group.add_argument("--frozen", action="store_true", help="do not train the experts named in --frozen-path")
-    group.add_argument(
-        "--frozen-path", default="frozen_list", help="list of frozen experts; a sequence keeps it in --save"
-    )
-    group.add_argument(
-        "--freeze-bug-text-index",
-        action="store_true",
-        help="freeze visual experts by the text counts, as before 2024-07-18",
-    )
-    group.add_argument(
-        "--balance-loss-weight",
-        type=float,
-        default=0.0,
-        help="weight of the balance loss that upstream computes and drops",
-    )
+    eval_interval: int | None = option(None, ignored=NO_EVALUATION)
+    eval_every_epoch: bool = option(False, ignored=NO_EVALUATION)
 
 
-def _training_flags(group: Any) -> None:
-    group.add_argument(
-        "--train-dataset", type=listed(str), help="data set, or the sequence; order1 and order2 stand for the paper's"
-    )
-    group.add_argument("--lr", type=listed(float), default=[1e-3], help="learning rate")
-    group.add_argument("--wd", type=float, default=0.0, help="weight decay")
-    group.add_argument("--ls", type=float, default=0.0, help="label smoothing")
-    group.add_argument("--beta2", type=float, default=0.999, help="AdamW")
-    group.add_argument("--warmup_length", type=int, default=100, help="steps of linear warm-up")
-    group.add_argument("--epochs", type=int, help="training length; excludes --iterations")
-    group.add_argument("--iterations", type=listed(int), help="training length; one more step is taken")
-    group.add_argument("--batch-size", type=int, default=64)
-    group.add_argument("--seed", type=int, default=42, help="set anew for every task")
-    group.add_argument("--few_shot", type=int, default=-1, help="images a class; -1: all")
-    group.add_argument("--template", help="training prompt instead of the data set's first, {} for the class")
-    group.add_argument("--repeat_train", action="store_true", help="start from --load")
-    group.add_argument(
-        "--train_chooser", action="store_true", help="train the DDAS autoencoder; in a sequence: all of them first"
-    )
-    group.add_argument(
-        "--chooser-iterations",
-        type=listed(int),
-        default=[1000, 300],
-        help="in a sequence: of the reference set, of each task",
-    )
-    group.add_argument("--loss-interval", type=int, default=1000, help="print the loss every so many steps")
-    group.add_argument("--eval-interval", type=int, help="accepted; it never worked upstream")
-    group.add_argument("--eval-every-epoch", action="store_true", help="accepted; it never worked upstream")
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """The options of a command line; raises UserError for what is unknown, out of range, missing or contradictory."""
+    options = read(
+        Options, argv, "moe_adapters.main",
+        "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints.",
+        "Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini.",
+    )  # fmt: skip
+    check_rules([*_missing(options), *_contradictions(options)])
+    if not options.eval_only:
+        check_rules(sequence_rules(options, options.train_dataset))
+        check_rules([] if is_sequence(options) else _one_task_rules(options))
+    return options
 
 
-def _evaluation_flags(group: Any) -> None:
-    group.add_argument(
-        "--eval-only", action="store_true", help="evaluate --load: a checkpoint, or a folder of a sequence's"
-    )
-    group.add_argument(
-        "--eval-datasets", type=listed(str), help="data sets to evaluate; order1 and order2 stand for the paper's"
-    )
-    group.add_argument(
-        "--batch-size-eval", type=int, default=128, help="also the batch over which DDAS decides: it changes results"
-    )
-    group.add_argument("--autorouter", action="store_true", help="DDAS names the task of every batch")
-    group.add_argument("--threshold", type=float, help="DDAS error above which a batch goes to the original CLIP")
-    group.add_argument(
-        "--load_autochooser", help="autoencoders of the checkpoint (default for a folder: the files in it)"
-    )
-    group.add_argument("--ddas-per-image", action="store_true", help="decide for every image by itself")
-    group.add_argument(
-        "--oracle-task-id", action="store_true", help="the data set's own router once learnt, else the original CLIP"
-    )
-    group.add_argument("--no-ddas", action="store_true", help="all images to the router --task_id")
-    group.add_argument("--non_text", action="store_true", help="class vectors of the original CLIP for every router")
-
-
-def _run_flags(group: Any) -> None:
-    preset = preset_action(CONFIGS)
-    add_run_flags(group, preset)
-    group.add_argument(
-        "--chooser-features", default="alexnet", help="DDAS features: alexnet (fetched), mini, or an AlexNet file"
-    )
-    group.add_argument("--preset", choices=["fewshot_v1"], action=preset, help="a named set of values from configs/")
-
-
-def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the command line; raises UserError for what contradicts itself or is missing."""
-    args = build_parser().parse_args(argv)
-    args.train_dataset, args.eval_datasets = mtil_names(args.train_dataset), mtil_names(args.eval_datasets)
-    for flag, reason in IGNORED_FLAGS.items():
-        if getattr(args, flag):
-            print(f"note: --{flag} has no effect ({reason} upstream)")
-    _check(args)
-    args.save = mini_folder(args.save, args.scale)
-    return args
-
-
-def _check(args: argparse.Namespace) -> None:
-    """Raise UserError for the first thing on the command line that is missing or contradicts another."""
-    rules = [*_missing(args), *_contradictions(args)]
-    if not args.eval_only:
-        rules += _sequence_rules(args) if is_sequence(args) else _one_task_rules(args)
-    check_rules(rules)
-
-
-def _missing(args: argparse.Namespace) -> list[Rule]:
-    training = not args.eval_only
-    chooser_only = args.train_chooser and not is_sequence(args)
+def _missing(options: Options) -> list[Rule]:
+    training, load = not options.eval_only, options.load
+    chooser_only = options.train_chooser and not is_sequence(options)
+    routed = options.autorouter or options.oracle_task_id or options.no_ddas
     nothing = "nothing to do: give --train-dataset to train, or --eval-only with --load and --eval-datasets."
     threshold = "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features)."
-    load = "--eval-only needs --load (only --no-ddas can do without: the zero-shot row)."
+    no_load = "--eval-only needs --load (only --no-ddas can do without: the zero-shot row)."
     selector = "how images find their router is missing; give --autorouter, --oracle-task-id or --no-ddas."
     length = "how long to train is missing; give --iterations or --epochs."
+    adapters = "needs --ffn_adapt --apply_moe."
     return [
-        (training and not args.train_dataset, nothing),
-        (training and not (args.epochs or args.iterations), length),
-        (training and not args.save, "--save is missing: the folder for checkpoints and records."),
-        (training and not chooser_only and not args.ffn_adapt, "training needs --ffn_adapt --apply_moe."),
-        (args.eval_only and not args.eval_datasets, "--eval-only needs --eval-datasets."),
-        (args.eval_only and not args.load and not args.no_ddas, load),
-        (args.autorouter and args.threshold is None, threshold),
-        (args.eval_datasets and not (args.autorouter or args.oracle_task_id or args.no_ddas), selector),
+        (training and not options.train_dataset, nothing),
+        (training and not (options.epochs or options.iterations), length),
+        (training and not options.save, "--save is missing: the folder for checkpoints and records."),
+        (training and not chooser_only and not options.ffn_adapt, f"training {adapters}"),
+        (options.eval_only and not options.eval_datasets, "--eval-only needs --eval-datasets."),
+        (options.eval_only and not load and not options.no_ddas, no_load),
+        (options.eval_only and load and not options.ffn_adapt, f"evaluating --load {load} {adapters}"),
+        (options.autorouter and options.threshold is None, threshold),
+        (options.eval_datasets and not routed, selector),
     ]
 
 
-def _contradictions(args: argparse.Namespace) -> list[Rule]:
-    names, selectors = args.train_dataset or [], (args.autorouter, args.oracle_task_id, args.no_ddas)
+def _contradictions(options: Options) -> list[Rule]:
+    selectors, tasks = (options.autorouter, options.oracle_task_id, options.no_ddas), len(options.train_dataset or [])
     single = "--ffn_adapt and --apply_moe go together: a single adapter without routers is not part of this project."
-    shots = f"--few_shot {args.few_shot}: give a positive number, or -1 for all images."
-    template = args.template
+    whole = "--balance-loss-weight needs the whole batch in one process. Run it without torchrun."
+    router = f"--task_id {options.task_id}: the routers are 0 to {options.task_num - 1}; -1 is the original CLIP."
+    picks = f"--topk {options.topk} is more than --experts_num {options.experts_num}."
+    by_number = options.oracle_task_id or options.no_ddas
     return [
-        (args.epochs and args.iterations, "--epochs and --iterations exclude each other; give one of them."),
+        (options.epochs and options.iterations, "--epochs and --iterations exclude each other; give one of them."),
         (sum(selectors) > 1, "--autorouter, --oracle-task-id and --no-ddas exclude each other."),
-        (args.ffn_adapt != args.apply_moe, single),
-        (args.few_shot == 0 or args.few_shot < -1, shots),
-        (args.topk > args.experts_num, f"--topk {args.topk} is more than --experts_num {args.experts_num}."),
-        (args.checkpoint_activations, f"--checkpoint-activations: {RUNS_TWICE}"),
-        (len(set(names)) < len(names), "--train-dataset names a data set twice."),
-        (template is not None and "{}" not in template, "--template needs {} where the class name stands."),
+        (options.ffn_adapt != options.apply_moe, single),
+        (options.topk > options.experts_num, picks),
+        (options.checkpoint_activations, f"--checkpoint-activations: {RUNS_TWICE}"),
+        (options.balance_loss_weight and process_count() > 1, whole),
+        (tasks > options.task_num, f"{tasks} tasks need as many routers: --task_num {tasks} or more."),
+        (by_number and options.task_id >= options.task_num, router),
     ]
 
 
-def _sequence_rules(args: argparse.Namespace) -> list[Rule]:
-    tasks = len(args.train_dataset)
-    rules = [
-        (
-            len(args.chooser_iterations) != 2,
-            "--chooser-iterations takes two numbers: of the reference set, of each task.",
-        ),
-        (tasks > args.task_num, f"{tasks} tasks need as many routers: --task_num {tasks} or more."),
+def _one_task_rules(options: Options) -> list[Rule]:
+    chooser_only, path = options.train_chooser and not options.ffn_adapt, Path(options.frozen_path)
+    highest = options.task_num if chooser_only else options.task_num - 1
+    what = "autoencoder (0: reference set)" if chooser_only else "router"
+    number = f"--task_id {options.task_id}: training one data set needs the number of its {what}, from 0 to {highest}."
+    no_file = f"--frozen-path {path}: no file can be written there. Give a file's name in a folder that exists."
+    folder = output_folder(options)
+    writable = path.parent.is_dir() or path.parent in (folder, *folder.parents)
+    return [
+        (not 0 <= options.task_id <= highest, number),
+        (options.ffn_adapt and (path.is_dir() or not writable), no_file),
     ]
-    for flag, values in (("--lr", args.lr), ("--iterations", args.iterations or [0])):
-        wrong = f"{flag} has {len(values)} values for {tasks} data sets; give one, or one each."
-        rules.append((len(values) not in (1, tasks), wrong))
-    return rules
 
 
-def _one_task_rules(args: argparse.Namespace) -> list[Rule]:
-    lists = "several values of --lr or --iterations need several data sets in --train-dataset."
-    highest = args.task_num if args.train_chooser else args.task_num - 1
-    what = "autoencoder (0: reference set)" if args.train_chooser else "router"
-    number = f"--task_id {args.task_id}: training one data set needs the number of its {what}, from 0 to {highest}."
-    return [(len(args.lr) > 1 or len(args.iterations or [0]) > 1, lists), (not 0 <= args.task_id <= highest, number)]
-
-
-def is_sequence(args: argparse.Namespace) -> bool:
+def is_sequence(options: Options) -> bool:
     """Whether --train-dataset names several tasks, to be learned one after the other in this process."""
-    return len(args.train_dataset or []) > 1
+    return len(options.train_dataset or []) > 1
 
 
-def protocol(args: argparse.Namespace) -> str:
+def output_folder(options: Options) -> Path:
+    """Where the run's records lie; the evaluation of a folder without --save has its own in that folder."""
+    return Path(mini_folder(options.save, options.scale) or Path(options.load) / "evaluation")
+
+
+def protocol(options: Options) -> str:
     """The name of the protocol that a sequence follows, the few-shot ones' with the shots."""
-    name = mtil_protocol(args.train_dataset)
-    return name if args.few_shot < 0 else f"{name}-{args.few_shot}shot"
+    name = mtil_protocol(options.train_dataset)
+    return name if options.few_shot < 0 else f"{name}-{options.few_shot}shot"
 
 
-def method_label(args: argparse.Namespace) -> str:
+def method_label(options: Options) -> str:
     """The method as the records name it: the paper's, or the way its evaluation was changed."""
-    if args.oracle_task_id:
+    if options.oracle_task_id:
         return "MoE-Adapters (oracle task id)"
-    if args.no_ddas:
-        return "MoE-Adapters (original CLIP)" if args.task_id < 0 else f"MoE-Adapters (router {args.task_id})"
-    return "MoE-Adapters (DDAS per image)" if args.ddas_per_image else "MoE-Adapters"
-
-
-def settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The flags that decide numbers: what a run folder is compared by."""
-    return {key: value for key, value in vars(args).items() if key not in NOT_SETTINGS}
+    if options.no_ddas:
+        return "MoE-Adapters (original CLIP)" if options.task_id < 0 else f"MoE-Adapters (router {options.task_id})"
+    return "MoE-Adapters (DDAS per image)" if options.ddas_per_image else "MoE-Adapters"

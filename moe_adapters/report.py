@@ -1,24 +1,24 @@
 """What is shown of a finished sequence: the table, its picture, Transfer / Avg / Last, where DDAS sent each set."""
 
-import argparse
-
 from common.evaluation.report import accuracy_matrix, show_matrix, show_triple, write_table
 from common.runs import Run
+from moe_adapters.options import Options
 
 
-def show_results(run: Run, args: argparse.Namespace) -> None:
+def show_results(run: Run, options: Options) -> None:
     """Print the table, and write accuracy.csv, accuracy.png, ddas_confusion.csv beside the records."""
-    sets, sequence = args.eval_datasets, args.train_dataset or args.eval_datasets
+    sets, sequence = options.eval_datasets, options.train_dataset or options.eval_datasets
     matrix = accuracy_matrix(run, sets, len(sequence))
-    title = f"{run.labels['method']}, {run.labels['protocol']}" + (" on the miniature" if args.scale == "mini" else "")
+    title = f"{run.labels['method']}, {run.labels['protocol']}"
+    title += " on the miniature" if options.scale == "mini" else ""
     show_matrix(run, matrix, ["zero-shot", *sequence], sets, title)
     if list(sets) == list(sequence):
         show_triple(run, matrix, sets, "MoE-Adapters")
-    if args.autorouter:
+    if options.autorouter:
         show_routing(run, sequence)
     print(
         f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png"
-        + (", ddas_confusion.csv" if args.autorouter else "")
+        + (", ddas_confusion.csv" if options.autorouter else "")
     )
 
 

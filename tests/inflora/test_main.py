@@ -11,7 +11,7 @@ import torch
 
 from inflora.lora import Network
 from inflora.main import main
-from inflora.options import log_folder, read_config
+from inflora.options import log_folder, parse
 from tests.inflora.conftest import CONFIGS
 
 PUBLISHED = sorted(path.stem for path in CONFIGS.glob("*_*.json"))
@@ -97,8 +97,8 @@ def test_rounding_is_an_option(run):
 
 
 def test_the_originals_log_folder():
-    config = read_config(CONFIGS / "cifar100_inflora.json")
-    assert log_folder(config) == "cifar100/10_10_sip/InfLoRA/adam/10/0.95_1.0-0.0005"
+    options = parse(["--config", str(CONFIGS / "cifar100_inflora.json")])
+    assert log_folder(options) == "cifar100/10_10_sip/InfLoRA/adam/10/0.95_1.0-0.0005"
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,19 @@ def test_the_originals_log_folder():
     [
         ({"total_sessions": 1}, "total_sessions 1, but 100 classes in steps of 50 and then 50 make 2 tasks"),
         ({"rank": 200}, "the backbone is 128 wide; give 1 to 128"),
-        ({"epoch": 3}, r"unknown keys: epoch \(did you mean epochs\?\)"),
-        ({"model_name": "L2P"}, "model_name 'L2P'; known are InfLoRA"),
-        ({"dataset": "cifar10"}, "dataset 'cifar10'; known are cifar100"),
-        ({"lrate": "fast"}, "lrate is 'fast', which is no float"),
+        ({"epoch": 3}, r"cifar100_inflora.json: epoch: unknown option. Did you mean epochs\?"),
+        ({"model_name": "L2P"}, "model_name L2P: unknown. .*Known are InfLoRA"),
+        ({"dataset": "cifar10"}, "dataset cifar10: unknown. .*Known are cifar100"),
+        ({"dataset": "cifar10", "data_path": "mini"}, "dataset cifar10: unknown. .*Known are cifar100"),
+        ({"lrate": "fast"}, "lrate fast: a number is expected"),
+        ({"epochs": 2.5}, "epochs 2.5: a whole number is expected"),
+        ({"seed": [0, 0]}, "seed 0 0: a value occurs twice"),
+        ({"seed": []}, "seed: it is empty"),
+        ({"net_type": "../sip"}, "net_type ../sip: it is a part of a folder's name"),
+        ({"lamb": 0.9, "lame": 0.8}, r"lame 0.8: give lamb \(0.9\) to 1"),
+        ({"split": str(2**32)}, "split 4294967296: a seed is at most 4294967295"),
         ({"model_name": "InfLoRA_CA1"}, "InfLoRA_CA1 needs fc_lrate"),
-        ({"lamb": 1.0}, "lamb 1.0: give a share"),
+        ({"lamb": 1.0}, "lamb 1.0: give more than 0, less than 1"),
         ({"increment": 7}, "increment 7 does not divide the 50 classes"),
         ({"data_path": "nowhere", "backbone": "ibot1k"}, r"(?s)CIFAR100.*missing.*Get vitb_16/checkpoint_teacher.pth"),
     ],
@@ -137,12 +144,29 @@ def test_a_missing_key(configured, capsys, key):
     open(command[1], "w").write(json.dumps(content))
     with pytest.raises(SystemExit):
         main(command)
-    assert f"missing keys: {key}." in capsys.readouterr().err
+    assert f"--{key}: missing." in capsys.readouterr().err
 
 
 def test_dead_keys_are_named(configured, capsys):
-    read_config(CONFIGS / "cifar100_inflora.json")
-    assert "memory_size (there is no memory of images)" in capsys.readouterr().out
+    parse(configured("cifar100_inflora", memory_size=2000, device=["0", "1"]))
+    said = capsys.readouterr().out
+    assert "memory_size (there is no memory of images)" in said and "device (--device says where)" in said
+
+
+@pytest.mark.parametrize(
+    "text, name", [("0", "cuda:0"), ("-1", "cpu"), ("1,0", "cuda:1"), ("auto", "auto"), ("cuda:1", "cuda:1")]
+)
+def test_a_device_by_upstreams_number(text, name, capsys):
+    options = parse(["--config", str(CONFIGS / "cifar100_inflora.json"), "--device", text])
+    assert options.device == name
+    assert ("one device is used, 1" in capsys.readouterr().out) == ("," in text)
+
+
+def test_what_stands_later_holds(configured):
+    command = configured("cifar100_inflora")
+    assert parse([*command, "--rank", "3", "--scale", "mini", "--epochs", "2"]).rank == 10
+    options = parse([*command, "--scale", "mini", "--rank", "3", "epochs=2", "--seed", "4,5"])
+    assert (options.rank, options.epochs, options.seed, options.data_path) == (3, 2, [4, 5], "mini")
 
 
 def test_a_wrong_backbone_file(configured, capsys, tmp_path):

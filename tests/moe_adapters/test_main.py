@@ -221,16 +221,64 @@ def test_everything_missing_is_listed_at_once(capsys: pytest.CaptureFixture, tmp
         (["--iterations", "5", "--eval-datasets", "MNIST", "--autorouter"], "--autorouter needs --threshold"),
         (["--iterations", "5", "--eval-datasets", "MNIST"], "how images find their router is missing"),
         (["--iterations", "5", "--lr", "1e-3,1e-3"], "--lr has 2 values for 3 data sets"),
-        (["--iterations", "5", "--template", "a photo"], "--template needs {}"),
+        (["--iterations", "5", "--template", "a photo"], "--template a photo: give {} once"),
         (["--iterations", "5", "--topk", "9"], "--topk 9 is more than --experts_num"),
         (["--iterations", "5", "--few_shot", "0"], "--few_shot 0"),
         (["--iterations", "5", "--task_num", "2"], "--task_num 3 or more"),
+        (["--iterations", "5", "--topk", "0"], "--topk 0: give 1 or more"),
+        (["--iterations", "5", "--chooser-iterations", "9"], "--chooser-iterations 9: give two"),
+        (["--iterations", "5", "--chooser-iterations", "9,0"], "--chooser-iterations 0: give 1 or more"),
+        (["--iterations", "5", "--few_shot", "-2"], "--few_shot -2: give -1 or more"),
+        (["--iterations", "5", "--frozen-path", "lists/config.yaml"], "a file of that name is the run's own"),
+        (["--iterations", "5", "--frozen-path", "MNIST.json"], "--frozen-path MNIST.json: give a file's name"),
+        (["--iterations", "5", "--checkpoint-activations"], "checkpointed blocks run twice in a step"),
+        (["--iterations", "5", "--eval-datasets", "DTD", "--no-ddas", "--task_id", "11"], "the routers are 0 to 10"),
+        (["--iterations", "5", "--train-dataset", "DTD", "--task_id", "11"], "the number of its router, from 0 to 10"),
+        (["--eval-only", "--load", ".", "--eval-datasets", "DTD", "--no-ddas", "--task_id", "11"], "are 0 to 10"),
+        (["--eval-only", "--load", ".", "--eval-datasets", "DTD", "--autorouter", "--threshold", "655"], "at most 1"),
     ],
 )
 def test_contradicting_flags(capsys: pytest.CaptureFixture, tmp_path: Path, flags: list[str], said: str) -> None:
     base = [*METHOD, "--train-dataset", "MNIST,EuroSAT,DTD", "--save", str(tmp_path / "run")]
     assert said in fails(capsys, [*base, *flags])
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--load", "."], "--load .: a folder. Training one task starts from a checkpoint's file."),
+        (["--frozen-path", "."], "give a file's name"),
+        (["--frozen-path", "nowhere/list"], "--frozen-path nowhere/list: no file can be written there"),
+    ],
+)
+def test_one_task_with_files_that_can_not_be_used(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], tmp_path: Path, flags: list[str], said: str
+) -> None:
+    one = ["--train-dataset", "DTD", "--task_id", "0", "--iterations", "5", "--save", str(tmp_path / "run")]
+    assert said in fails(capsys, [*METHOD, *tiny_world, *one, *flags])
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_evaluation_that_could_not_be_computed_is_refused_first(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    given = ["--eval-only", "--no-ddas", "--eval-datasets", "DTD", "--load", str(finished_run)]
+    given += ["--save", str(tmp_path / "test")]
+    assert "needs --ffn_adapt --apply_moe" in fails(capsys, [*tiny_world, *given])
+    nowhere = ["--chooser-features", str(tmp_path / "no.pth")]  # of no use without DDAS, but in the run's settings
+    assert "no.pth does not exist" in fails(capsys, [*METHOD, *tiny_world, *given, *nowhere])
+    assert "nothing to do: give --train-dataset" in fails(capsys, [])
+    assert "--save is missing" in fails(capsys, [*METHOD, "--train-dataset", "DTD", "--iterations", "5"])
+    assert not (tmp_path / "test").exists()
+
+
+def test_flags_that_upstream_never_reads_are_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
+    given = ["--eval-only", "--no-ddas", "--eval-datasets", "DTD", "--data-location", str(tmp_path), "--model", "mini"]
+    with pytest.raises(SystemExit):
+        main([*given, "--multi_experts", "--eval-interval", "5"])
+    said = "note: without effect: --multi_experts (read nowhere upstream), --eval_interval (its evaluation call has"
+    assert said in capsys.readouterr().out
 
 
 def test_folder_of_another_configuration(

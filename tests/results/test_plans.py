@@ -14,10 +14,11 @@ from common.mtil import mtil_protocol
 from common.runs import mini_folder
 from inflora import main as inflora_main
 from inflora.options import log_folder, scenario
-from inflora.options import parse_args as parse_inflora
+from inflora.options import parse as parse_inflora
 from moe_adapters import cil as moe_cil
 from moe_adapters.options import method_label as moe_label
-from moe_adapters.options import parse_args as parse_moe
+from moe_adapters.options import output_folder as moe_folder
+from moe_adapters.options import parse as parse_moe
 from moe_adapters.options import protocol as moe_protocol
 from results.plan import PLANS, Job, jobs_of, read_plan, table_names, tasks_of
 from results.published import read_published
@@ -51,8 +52,8 @@ def of_zscl_mtil(words: list[str]) -> Told:
 
 
 def of_moe_mtil(words: list[str]) -> Told:
-    args = parse_moe(words)
-    return moe_label(args), moe_protocol(args), args.seed, args.save
+    options = parse_moe(words)
+    return moe_label(options), moe_protocol(options), options.seed, str(moe_folder(options))
 
 
 def of_cil(options: cil_options.Options | moe_cil.Options, label: str) -> Told:
@@ -72,11 +73,11 @@ def of_moe_cil(words: list[str]) -> Told:
 
 
 def of_inflora(words: list[str]) -> Told:
-    args, config = parse_inflora(words)
-    (seed,) = config["seed"]
-    name = protocol(inflora_main.data_name(config), scenario(config, seed))
-    folder = Path(mini_folder(args.save, args.scale)) / log_folder(config) / str(seed)
-    return inflora_main.METHODS[config["model_name"]].label, name, seed, str(folder)
+    options = parse_inflora(words)
+    (seed,) = options.seed
+    name = protocol(inflora_main.data_name(options), scenario(options, seed))
+    folder = Path(mini_folder(options.save, options.scale)) / log_folder(options) / str(seed)
+    return inflora_main.METHODS[options.model_name].label, name, seed, str(folder)
 
 
 def of_vq(words: list[str]) -> Told:
