@@ -299,7 +299,7 @@ def _check(config: DictConfig, known: Mapping[str, Declared], spelled: Mapping[s
         except OmegaConfBaseException as error:
             raise UserError(f"{spelled.get(key, key)}: {str(error).splitlines()[0]}.") from error
         if item.about.ignored:
-            idle += [f"{spelled[key]} ({item.about.ignored})"] if key in spelled and value else []
+            idle += [f"{spelled[key]} ({item.about.ignored})"] if key in spelled and value != item.default else []
         elif key in spelled and value is not None:
             _check_value(item, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, spelled[key])
     if idle:
