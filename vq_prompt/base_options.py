@@ -58,15 +58,15 @@ class Options(RunOptions):
     upper_bound_flag: bool = option(False, "one task with all classes")
     validation: bool = option(False, "hold a fifth of the training images out and test on them")
     split: str = option(
-        "auto", "ours: of ImageNet-R: auto (its lists, or where there are none seed 40), lists, their folder, or a seed",
+        "auto", "ours: of ImageNet-R: auto (its lists, or where there are none seed 40), lists, their folder, a seed",
         check=_split,
     )  # fmt: skip
     memory: int = option(0, "images kept of old tasks; more than 0 is refused", at_least=0, check=_memory)
     oracle_flag: bool = option(False, "refused: what it did is not known", check=_oracle)
-    optimizer: str = option("AdamW", group="training", choices=("AdamW",))
+    optimizer: str = option("AdamW", "the only one", group="training", choices=("AdamW",))
     batch_size: int = option(help="images a step", at_least=1)
     lr: float = option(0.0025, "learning rate at its highest", above=0)
-    weight_decay: float = option(0.0, at_least=0)
+    weight_decay: float = option(0.0, "of AdamW", at_least=0)
     temp: float = option(2.0, ignored=DEAD)
     DW: bool = option(False, ignored="class weights are all ones, as in the original")
     momentum: float = option(0.9, ignored=DEAD)

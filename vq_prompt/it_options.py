@@ -42,7 +42,7 @@ def _halves(length: int) -> str | None:
 class ITOptions(Options):
     """The options of IT-Prompt and of its bounds. What is None or auto by default, `settled` settles."""
 
-    learner_type: str = option("it_prompt", "it_prompt, or prompt, which has options of its own", group="method")
+    learner_type: str = option(help="it_prompt, or prompt, which has options of its own", group="IT-Prompt")
     learner_name: str = option(choices=tuple(PRESETS))
     scale: str = option(
         "paper", "mini is the embedded miniature, in minutes; its values act where this stands",
@@ -81,10 +81,10 @@ class ITOptions(Options):
     batch_size: int = option(128, "images a step", at_least=1)
     drop_last: bool = option(False, "leave out an epoch's last batch unless it is full")
     rebalance: bool = option(True, "train softmax parts again on draws from each class's Gaussian")
-    rebalance_epochs: int = option(10, at_least=1)
+    rebalance_epochs: int = option(10, "passes over these draws", at_least=1)
     rebalance_per_class: int = option(256, "draws of each class an epoch", at_least=1)
     rebalance_batch: int = option(128, "draws a step", at_least=1)
-    rebalance_lr: float = option(0.0025, above=0)
+    rebalance_lr: float = option(0.0025, "their learning rate at its highest", above=0)
     n_clusters: int = option(10, "k-means centres a class; NCM has one", group="C-NCM", at_least=1)
     tukey_beta: float = option(1.0, "exponent of the power transform", above=0)
     center: bool = option(False, "take the mean of the first task's features off")

@@ -23,7 +23,7 @@ def _three(values: Sequence[float]) -> str | None:
 class VQOptions(Options):
     """The options of VQ-Prompt and of its bound, the nearest class mean."""
 
-    learner_type: str = option("prompt", "prompt, or it_prompt, which has options of its own", group="method")
+    learner_type: str = option(help="prompt, or it_prompt, which has options of its own", group="VQ-Prompt")
     learner_name: str = option(choices=("VQPrompt", "NCM"))
     scale: str = option(
         "paper", "mini is the embedded miniature, in minutes; its values act where this stands",
@@ -52,7 +52,7 @@ class VQOptions(Options):
     ca_batch_size_ratio: float = option(4.0, "its samples a Gaussian: batch size times this", above=0)
     vq_weight_convention: str = option(
         "code", "weights of commitment and codebook loss: 0.4 and 0.1 (code), or swapped (paper)",
-        group="method, ours", choices=tuple(CONVENTIONS),
+        group="VQ-Prompt, ours", choices=tuple(CONVENTIONS),
     )  # fmt: skip
     quantize: bool = option(True, "false: the mixture of all prompts itself, Soft-Prompt")
     normalize_query: bool = option(False, "normalise the query as the keys are")
