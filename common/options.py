@@ -342,7 +342,10 @@ def _range(item: Declared) -> str:
 
 def one_placeholder(template: str) -> str | None:
     """A check of templates, which name the class once, as {}."""
-    fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    try:
+        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+    except ValueError:  # a brace alone
+        fields = []
     return None if fields == [""] else "give {} once, where the class name stands."
 
 

@@ -114,7 +114,7 @@ def settled(options: ITOptions) -> ITOptions:
     classifier = options.classifier or preset["classifier"]
     guide = options.text_guide or ("ce" if options.is_clip else "off")
     head = options.train_head
-    if head == "auto":
+    if not isinstance(head, bool):
         head = options.has_prompts and (classifier == "softmax" or guide == "off")
     done = dataclasses.replace(
         options, selector=options.selector or preset["selector"], classifier=classifier, text_guide=guide,

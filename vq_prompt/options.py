@@ -15,18 +15,13 @@ from vq_prompt import it_data
 from vq_prompt import data as vq_data
 from vq_prompt.base_options import CONFIG, CONFIGS, Options, run_seeds, seed_rules
 from vq_prompt.it_options import ITOptions, settled
-from vq_prompt.vq_options import VQOptions, check_vq
+from vq_prompt.vq_options import VQOptions, checked
 
 ABOUT = "{name} over a sequence of tasks, a run for each seed. The command line overrides the yaml file of --config."
 
 
-def _checked(options: VQOptions) -> VQOptions:
-    check_vq(options)
-    return options
-
-
 class Learner(NamedTuple):
-    """finish: fills what is open and raises UserError for contradictions. scenario: (options, seed) -> the tasks."""
+    """finish: fills in what is open, and raises UserError for contradictions. scenario: (options, seed) -> tasks."""
 
     name: str
     options: type[Options]
@@ -35,7 +30,7 @@ class Learner(NamedTuple):
 
 
 LEARNERS = {  # by learner_type
-    "prompt": Learner("VQ-Prompt", VQOptions, _checked, vq_data.scenario),
+    "prompt": Learner("VQ-Prompt", VQOptions, checked, vq_data.scenario),
     "it_prompt": Learner("IT-Prompt", ITOptions, settled, it_data.scenario),
 }
 
@@ -55,8 +50,9 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
             raise
     kind = given.get("learner_type") or (content[0] if content else {}).get("learner_type")
     kind = "prompt" if asks_help and not kind else kind
-    check_rules([(not kind, f"--learner_type: missing. Give {' or '.join(LEARNERS)}.")])
-    check_rules([(str(kind) not in LEARNERS, unknown(f"--learner_type {kind}", kind, LEARNERS))])
+    missing = f"--learner_type: missing. Give {' or '.join(LEARNERS)}."
+    wrong = unknown(f"--learner_type {kind}", kind, LEARNERS)
+    check_rules([(not kind, missing), (str(kind) not in LEARNERS, wrong)])
     _refuse_foreign(kind, [*given, *(content[0] if content else ())])
     learner = LEARNERS[kind]
     (other,) = (name for name in LEARNERS if name != kind)

@@ -21,7 +21,7 @@ from vq_prompt.report import Tee, write_reports, write_xlsx
 
 # by learner_type: run_seed(options, machine, seed, repeat) -> R (T, T) float64, R[j, i] percent of task j after task i,
 # else 0; check(options) raises UserError for weights that are missing
-LEARNERS = {"prompt": vq_learner, "it_prompt": it_learner}
+MODULES = {"prompt": vq_learner, "it_prompt": it_learner}
 
 
 @exit_cleanly
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options, device_of(options))
     machine = replace(machine, workers=min(options.workers, automatic_workers()))  # also of those that were asked for
-    learner, folder, seeds = LEARNERS[options.learner_type], Path(log_dir_of(options)), run_seeds(options)
+    learner, folder, seeds = MODULES[options.learner_type], Path(log_dir_of(options)), run_seeds(options)
     all_checked([lambda: check_data(options), lambda: learner.check(options)])
     try:
         folder.mkdir(parents=True, exist_ok=True)

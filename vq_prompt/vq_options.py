@@ -70,11 +70,12 @@ def samples_a_centroid(options: VQOptions) -> int:
     return int(options.batch_size * options.ca_batch_size_ratio)
 
 
-def check_vq(options: VQOptions) -> None:
-    """Raise UserError for values that contradict each other."""
+def checked(options: VQOptions) -> VQOptions:
+    """The options themselves. Raises UserError for values that contradict each other."""
     ratio, size = options.ca_batch_size_ratio, options.batch_size
     none_left = f"--ca_batch_size_ratio {ratio}: of batch_size {size} no sample is left."
     check_rules([(samples_a_centroid(options) < 1, none_left)])
     check_schedule(options.schedule_type, options.schedule, options.iter_step)
     if options.learner_name != "NCM":
         check_pool(*options.prompt_param)
+    return options

@@ -110,6 +110,7 @@ def test_off_in_a_file(tmp_path):
         ("ITPrompt", "rebalance_per_class=0", "rebalance_per_class 0: give 1 or more"),
         ("ITPrompt", "rebalance_batch=0", "rebalance_batch 0: give 1 or more"),
         ("ITPrompt", "template=a photo", "template a photo: give {} once"),
+        ("ITPrompt", "template=a {", "template a {: give {} once"),
         ("ITPrompt", "backbone=vit_moco1k text_guide=ce", "text_guide ce: vit_moco1k has no texts"),
         ("ITPrompt", "backbone=vit_moco1k classifier=text", "classifier text needs CLIP's texts"),
         ("ZeroShot", "backbone=vit_moco1k", "ZeroShot needs CLIP's texts"),
