@@ -89,6 +89,7 @@ class Declared:
     kind: Any
     is_list: bool
     optional: bool
+    default: Any
     about: About
 
     @property
@@ -125,7 +126,8 @@ def declared(options: type, prefix: str = "") -> list[Declared]:
         kind = next(part for part in union if part is not type(None))
         is_list = typing.get_origin(kind) is list
         kind = typing.get_args(kind)[0] if is_list else kind
-        found.append(Declared(key, kind, is_list, len(union) > 1, item.metadata.get("about", About())))
+        default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        found.append(Declared(key, kind, is_list, len(union) > 1, default, item.metadata.get("about", About())))
     return found
 
 
@@ -289,7 +291,8 @@ def _check(config: DictConfig, known: Mapping[str, Declared], spelled: Mapping[s
         except OmegaConfBaseException as error:
             raise UserError(f"{spelled.get(key, key)}: {str(error).splitlines()[0]}.") from error
         if item.about.ignored:
-            idle += [f"{spelled[key].split(': ')[-1]} ({item.about.ignored})"] if key in spelled and value else []
+            surprising = key in spelled and value not in (item.default, 0)
+            idle += [f"{spelled[key].split(': ')[-1]} ({item.about.ignored})"] if surprising else []
         elif key in spelled and value is not None:
             _check_value(item, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, spelled[key])
     absent = OmegaConf.missing_keys(config)

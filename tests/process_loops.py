@@ -30,7 +30,7 @@ from inflora.training import train_task as train_inflora
 from moe_adapters.adapters import insert_adapters
 from moe_adapters.training import TrainingOptions as MoEOptions
 from moe_adapters.training import train_adapters
-from vq_prompt.it_options import ITOptions
+from vq_prompt.it_options import ITOptions, settled
 from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
 from vq_prompt.it_training import train_task as train_it
 from vq_prompt.prompts import Network as VQNetwork
@@ -109,7 +109,7 @@ def it_prompt() -> dict[str, Tensor]:
     model = clip(0)
     with torch.no_grad():
         text = model.encode_text(training_prompts(NAMES, "a photo of {}."))
-    encoder, options = Encoder(model.visual, (0, 1)), ITOptions(learner_name="ITPrompt", selector="softmax", epochs=2)
+    encoder, options = Encoder(model.visual, (0, 1)), settled(ITOptions(learner_name="ITPrompt", epochs=2))
     torch.manual_seed(5)
     prompt = Entries(1, 2, 4, encoder.width, encoder.dim, 1.0)
     parts = Parts(prompt, nn.Linear(encoder.dim, len(NAMES)), Selector(encoder.dim, 8, len(NAMES))).to(DTYPE)

@@ -1,6 +1,5 @@
 """The data of both learners: class orders, tasks, the sets and their splits (spec: VQ-Prompt trainer.py:L61-L100)."""
 
-import argparse
 import copy
 import random
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
 from common.datasets.incremental import RemappedSubset, Scenario, protocol
 from common.errors import UserError
-from vq_prompt.options import known_name
+from vq_prompt.base_options import Options
 
 MINI, MINI_NAME, MINI_CLASSES = "mini", "Characters", 40
 TRAIN_SHARE = 0.8  # under `validation`, of the training images (arXiv 2410.20444 A.2)
@@ -31,7 +30,7 @@ class Known:
     folder: str = ""
 
 
-DATASETS = {
+DATASETS = {  # by the option
     "CIFAR100": Known("CIFAR100", 100),
     "ImageNet_R": Known("ImageNetR", 200, imagenet_r.FOLDER),
     "CUB200": Known("CUB200", 200),
@@ -52,16 +51,11 @@ def class_order(classes: int, seed: int) -> list[int]:
     return order
 
 
-def _known(options: argparse.Namespace) -> Known:
-    known_name("dataset", options.dataset, DATASETS)
-    return DATASETS[options.dataset]
+def classes_of(options: Options) -> int:
+    return MINI_CLASSES if options.dataroot == MINI else DATASETS[options.dataset].classes
 
 
-def classes_of(options: argparse.Namespace) -> int:
-    return MINI_CLASSES if options.dataroot == MINI else _known(options).classes
-
-
-def scenario(options: argparse.Namespace, seed: int) -> Scenario:
+def scenario(options: Options, seed: int) -> Scenario:
     """The tasks under one seed; --upper_bound_flag makes one of all classes."""
     count = classes_of(options)
     order = class_order(count, seed if options.rand_split else 0)
@@ -70,25 +64,25 @@ def scenario(options: argparse.Namespace, seed: int) -> Scenario:
     return Scenario(order, options.first_split_size, options.other_split_size)
 
 
-def task_count(options: argparse.Namespace, tasks: Scenario) -> int:
+def task_count(options: Options, tasks: Scenario) -> int:
     """How many tasks are learned: all, or the first `max_task`."""
     return len(tasks.tasks) if options.max_task < 0 else min(options.max_task, len(tasks.tasks))
 
 
-def data_name(options: argparse.Namespace) -> str:
+def data_name(options: Options) -> str:
     """The data set as records name it."""
     return MINI_NAME if options.dataroot == MINI else options.dataset
 
 
-def protocol_name(options: argparse.Namespace, tasks: Scenario) -> str:
+def protocol_name(options: Options, tasks: Scenario) -> str:
     """The protocol as records name it; what is no test of the whole sequence says so."""
     cut = f"-first{options.max_task}" if task_count(options, tasks) < len(tasks.tasks) else ""
     return protocol(data_name(options), tasks) + cut + ("-validation" if options.validation else "")
 
 
-def source(options: argparse.Namespace) -> tuple[str, str | Path, dict[str, object]]:
+def source(options: Options) -> tuple[str, str | Path, dict[str, object]]:
     """The set's name, the folder its own folder lies in (or is), and its reader's options."""
-    known = _known(options)
+    known = DATASETS[options.dataset]
     if options.dataroot == MINI:
         return known.reader, MINI, {}
     root = Path(options.dataroot).expanduser()
@@ -96,12 +90,12 @@ def source(options: argparse.Namespace) -> tuple[str, str | Path, dict[str, obje
     return known.reader, root, {"split": split_of(options, root)} if known.reader == "ImageNetR" else {}
 
 
-def split_in_use(options: argparse.Namespace) -> int | str | None:
+def split_in_use(options: Options) -> int | str | None:
     """ImageNet-R's split as `split_of` gives it; None for other sets."""
     return source(options)[2].get("split")
 
 
-def split_of(options: argparse.Namespace, root: Path) -> int | str:
+def split_of(options: Options, root: Path) -> int | str:
     """ImageNet-R's split: the folder of its lists, or the seed of the rule; "auto": the lists beside the images."""
     beside = root / imagenet_r.FOLDER
     if options.split == "lists" or (options.split == "auto" and imagenet_r.has_lists(beside)):
@@ -111,16 +105,14 @@ def split_of(options: argparse.Namespace, root: Path) -> int | str:
     return int(options.split) if options.split.isdigit() else options.split
 
 
-def check_data(options: argparse.Namespace) -> None:
+def check_data(options: Options) -> None:
     """Return if the data set is complete, else raise UserError with all that is missing."""
     if options.dataroot != MINI:
         name, root, reader = source(options)
         datasets.require([name], root, not options.no_verify, options=reader)
 
 
-def load_data(
-    options: argparse.Namespace, seed: int, train_transform: Transform, eval_transform: Transform
-) -> ImageSet:
+def load_data(options: Options, seed: int, train_transform: Transform, eval_transform: Transform) -> ImageSet:
     """The data set, original labels; with `validation`, 80 % of the training images and the other 20 % as the test.
 
     Raises UserError as `datasets.load` does.

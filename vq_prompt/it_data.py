@@ -1,7 +1,5 @@
 """IT-Prompt's class orders, transforms and class names (spec B4); the sets themselves are read by vq_prompt.data."""
 
-import argparse
-
 from common.datasets.images import ImageSet, Transform
 from common.datasets.incremental import Scenario, read_class_order
 from common.datasets.names import read_names
@@ -14,7 +12,7 @@ LEAST_AREA = 0.08  # of a training crop
 MINI_LEAST_AREA = 0.75  # a character cut further, or mirrored, is another one
 
 
-def scenario(options: argparse.Namespace, seed: int) -> Scenario:
+def scenario(options: ITOptions, seed: int) -> Scenario:
     """The tasks. CIFAR-100, TinyImageNet and the miniature have one class order, others that of the seed (B4)."""
     mini = options.dataroot == vq_data.MINI
     if not mini and options.dataset not in ORDERS:
@@ -24,10 +22,10 @@ def scenario(options: argparse.Namespace, seed: int) -> Scenario:
     return Scenario(order, *((len(order), len(order)) if options.upper_bound_flag else (first, step)))
 
 
-def transforms(options: argparse.Namespace, o: ITOptions, size: int) -> tuple[Transform, Transform]:
+def transforms(options: ITOptions, size: int) -> tuple[Transform, Transform]:
     """Of training and of everything else: CLIP's normalisation and bicubic, or for a ViT those of VQ-Prompt."""
     mini = options.dataroot == vq_data.MINI
-    if o.is_clip:
+    if options.is_clip:
         return clip_train(size, MINI_LEAST_AREA if mini else LEAST_AREA, flip=not mini), clip_eval(size)
     shorter_side = size if mini or options.dataset == "CIFAR100" else size * 256 // 224
     return (characters_train if mini else vit_train)(size), vit_eval(size, shorter_side)

@@ -4,7 +4,6 @@ u is computed once a run, z once an image and entry: entries are frozen once the
 only the images whose inferred task is another one than before go through the encoder again.
 """
 
-import argparse
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.utils.data import Dataset, Subset
 
 from common.datasets.images import ImageSet
 from common.datasets.incremental import Scenario, seen_subset
+from common.machine import Machine
 from common.runs import Run, load_tensors, save_tensors
 from common.training.distributed import gather_rows, own_rows
 from vq_prompt import report
@@ -128,7 +128,7 @@ class KnownFeatures:
             setattr(self, name, tensor.to(self.u.device))
 
 
-def test_features(run: Run, options: argparse.Namespace, learned: Learned, data: ImageSet) -> KnownFeatures:
+def test_features(run: Run, machine: Machine, learned: Learned, data: ImageSet) -> KnownFeatures:
     """The test images of all tasks with what the run's folder knows of them, at least u.
 
     A new run also records what plain CLIP gets right of each task before anything is learnt.
@@ -136,12 +136,12 @@ def test_features(run: Run, options: argparse.Namespace, learned: Learned, data:
     images, path = seen_subset(data.test, learned.tasks, -1), run.path(FEATURES)
     if path.exists():
         saved = load_tensors(path)
-        test = KnownFeatures.of(images, saved["u"].to(options.torch_device))
+        test = KnownFeatures.of(images, saved["u"].to(machine.device))
         test.load_state_dict(saved)
         return test
     batch_size = learned.options.batch_size
     test = KnownFeatures.of(
-        images, plain_features(learned.encoder, images, batch_size, options.workers, options.torch_device)
+        images, plain_features(learned.encoder, images, batch_size, machine.workers, machine.device)
     )
     if learned.text is not None and learned.parts is not None:
         of_tasks = learned.task_of(test.labels)
@@ -165,7 +165,7 @@ def by_task(predictions: Tensor, labels: Tensor, tasks: Tensor, task: int) -> li
 
 
 @torch.no_grad()
-def evaluate(run: Run, options: argparse.Namespace, learned: Learned, test: KnownFeatures, task: int) -> None:
+def evaluate(run: Run, machine: Machine, learned: Learned, test: KnownFeatures, task: int) -> None:
     """Record what all test images of the classes seen give after a task, each image looked at once.
 
     `accuracy` pools the images; `avg` is its mean so far, `last` its last value. `task_id_accuracy`: the share (0 to 1)
@@ -174,10 +174,10 @@ def evaluate(run: Run, options: argparse.Namespace, learned: Learned, test: Know
     rows = (test.labels < learned.tasks.seen(task)).nonzero().flatten()
     u, labels = test.u[rows], test.labels[rows]
     tasks = learned.task_of(labels)
-    values, z, entries = {}, u, tasks
+    options, values, z, entries = learned.options, {}, u, tasks
     if learned.parts is not None:
         entries = infer_tasks(learned, u, tasks, task)
-        z = test.look(learned, rows, entries, learned.options.batch_size, options.workers)
+        z = test.look(learned, rows, entries, options.batch_size, machine.workers)
         save_tensors(run.path(FEATURES), test.state_dict())
         values = {"task_id_accuracy": float((entries == tasks).double().mean())}
         values |= without_prompts(learned, u, labels, tasks, task)
@@ -188,7 +188,7 @@ def evaluate(run: Run, options: argparse.Namespace, learned: Learned, test: Know
         values |= {"avg": float(np.mean(curve)), "last": values["accuracy"]}
     about = {"dataset": data_name(options), "after_task": task + 1, "seconds": 0.0}
     lines = [about | {"metric": metric, "value": value} for metric, value in values.items()]
-    run.record([*lines, *next_unseen(learned, options, test, task)])
+    run.record([*lines, *next_unseen(learned, machine, test, task)])
     print("  ".join(f"{metric} {value:.2f}" for metric, value in values.items()), flush=True)
     report.record_accuracies(run, options, task, by_task(predictions, labels, tasks, task))
 
@@ -204,7 +204,7 @@ def without_prompts(learned: Learned, u: Tensor, labels: Tensor, tasks: Tensor, 
     return {name: float(np.mean(by_task(found, labels, tasks, task))) for name, found in predictions.items()}
 
 
-def next_unseen(learned: Learned, options: argparse.Namespace, test: KnownFeatures, task: int) -> list[dict[str, Any]]:
+def next_unseen(learned: Learned, machine: Machine, test: KnownFeatures, task: int) -> list[dict[str, Any]]:
     """`zero_shot_unseen` of the next task (B2.6): its images through the model as it is after this task.
 
     The same number stands at after_task 0, from before the first task: of no class may it have changed.
@@ -213,7 +213,7 @@ def next_unseen(learned: Learned, options: argparse.Namespace, test: KnownFeatur
     if learned.text is None or learned.parts is None or len(rows) == 0:
         return []
     images = Subset(test.images, rows.tolist())
-    u = plain_features(learned.encoder, images, learned.options.batch_size, options.workers, options.torch_device)
+    u = plain_features(learned.encoder, images, learned.options.batch_size, machine.workers, machine.device)
     return [unseen_line(learned, task + 1, task + 1, u, test.labels[rows])]
 
 

@@ -3,7 +3,6 @@
 Each task has one file, class.pth, written again after each of its stages; a killed run repeats no finished stage.
 """
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,8 @@ from common.datasets.images import ImageSet
 from common.datasets.incremental import Scenario, task_subset
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
+from common.machine import Machine
+from common.options import settings
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches
 from common.training.blocks import prepare
@@ -34,29 +35,23 @@ from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
 from vq_prompt.it_training import PseudoFeatures, rebalance, task_features, train_task
 
 
-def options_of(options: argparse.Namespace) -> ITOptions:
-    """What the flat namespace holds of IT-Prompt's options, settled there by vq_prompt.options."""
-    values = {key: getattr(options, key) for key in ITOptions.__dataclass_fields__}
-    return ITOptions(**values | {"prompt_layers": tuple(values["prompt_layers"])})
-
-
-def check(options: argparse.Namespace) -> None:
+def check(options: ITOptions) -> None:
     """Raise UserError unless the weights are there."""
-    weights_file(options_of(options), options.weights)
+    weights_file(options)
 
 
-def weights_file(o: ITOptions, folder: str) -> Path | None:
+def weights_file(options: ITOptions) -> Path | None:
     """The file of the backbone's weights; None for the miniature's."""
-    if o.is_clip:
-        return None if o.clip_weights == pretrained.MINI else pretrained.find_weights(o.clip_weights)
-    name = o.backbone.removeprefix("vit_")
-    return None if name == vit.MINI else vit.find_weights(name, folder)
+    name = options.backbone_weights
+    if name == vit.MINI:
+        return None
+    return pretrained.find_weights(name) if options.is_clip else vit.find_weights(name, options.weights)
 
 
-def backbone_label(o: ITOptions) -> str:
+def backbone_label(options: ITOptions) -> str:
     """As the other CLIP papers' records have it, and as those of the ViTs."""
-    name = o.backbone.removeprefix("vit_")
-    return o.clip_weights if o.is_clip else vit.LABELS.get(name, name)
+    name = options.backbone_weights
+    return name if options.is_clip else vit.LABELS.get(name, name)
 
 
 # A run
@@ -66,7 +61,8 @@ def backbone_label(o: ITOptions) -> str:
 class Session:
     """One run: what it was told, what it learns from, and what it carries from task to task."""
 
-    options: argparse.Namespace
+    options: ITOptions
+    machine: Machine
     seed: int
     repeat: int
     run: Run
@@ -77,45 +73,46 @@ class Session:
         return report.task_folder(self.options, self.repeat, task) / "class.pth"
 
 
-def run_seed(options: argparse.Namespace, seed: int, repeat: int) -> np.ndarray:
+def run_seed(options: ITOptions, machine: Machine, seed: int, repeat: int) -> np.ndarray:
     """Learn and evaluate all tasks under one seed: R (T, T) float64, R[j, i] percent of task j after task i, else 0."""
-    o = options_of(options)
     tasks = scenario(options, seed)
     count = vq_data.task_count(options, tasks)
-    encoder, clip = load_encoder(options, o)
+    encoder, clip = load_encoder(options, machine)
     prepare(encoder)
-    data = vq_data.load_data(options, seed, *transforms(options, o, encoder.resolution))
+    data = vq_data.load_data(options, seed, *transforms(options, encoder.resolution))
     vq_data.require_images(tasks, count, data)
-    file = weights_file(o, options.weights)
-    weights = {} if file is None else {"md5": file_md5(file)}
-    run = report.open_run(options, repeat, seed, method_label(o), backbone_label(o), tasks, data, weights)
-    text = None if clip is None else text_features(clip, tasks.classnames(spoken_names(data)), o.template)
+    file = weights_file(options)
+    decides = settings(options) | {"weights": {} if file is None else {"md5": file_md5(file)}}
+    decides["zero_shot"] = "plain"  # an option of a single value in the runs of before, which are to go on
+    label, backbone = method_label(options), backbone_label(options)
+    run = report.open_run(options, machine, repeat, seed, label, backbone, tasks, data, decides)
+    text = None if clip is None else text_features(clip, tasks.classnames(spoken_names(data)), options.template)
     del clip  # the text tower has done its part
     seed_everything(seed)  # the initial entries, head and selector
-    learned = Learned(o, encoder, build_parts(o, encoder, tasks), text, tasks, *memories(o))
-    session = Session(options, seed, repeat, run, data, learned)
+    learned = Learned(options, encoder, build_parts(options, encoder, tasks), text, tasks, *memories(options))
+    session = Session(options, machine, seed, repeat, run, data, learned)
     done = 0
     while done < count and report.is_evaluated(run, done):
         done += 1
     if done < count:
-        test = test_features(run, options, learned, data)
+        test = test_features(run, machine, learned, data)
         if done:
-            read_task(session, done - 1, required=bool(stages(o, done - 1)))
+            read_task(session, done - 1, required=bool(stages(options, done - 1)))
         for task in range(done, count):
             learn_task(session, task)
-            evaluate(run, options, learned, test, task)
+            evaluate(run, machine, learned, test, task)
     return report.finish_run(run, count)
 
 
-def load_encoder(options: argparse.Namespace, o: ITOptions) -> tuple[Encoder, CLIP | None]:
+def load_encoder(options: ITOptions, machine: Machine) -> tuple[Encoder, CLIP | None]:
     """The frozen tower on the device, and the CLIP it is of."""
-    layers = o.prompt_layers if o.has_prompts else ()
-    if not o.is_clip:
-        tower = vit.load(o.backbone.removeprefix("vit_"), options.weights)
-        return Encoder(tower, layers).to(options.torch_device), None
-    clip, _, _ = pretrained.load(o.clip_weights, options.torch_device)
+    layers = options.prompt_layers if options.has_prompts else ()
+    if not options.is_clip:
+        tower = vit.load(options.backbone_weights, options.weights)
+        return Encoder(tower, layers).to(machine.device), None
+    clip, _, _ = pretrained.load(options.clip_weights, machine.device)
     if not isinstance(clip.visual, VisionTransformer):
-        raise UserError(f"clip_weights {o.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16.")
+        raise UserError(f"clip_weights {options.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16.")
     return Encoder(clip.visual, layers), clip
 
 
@@ -124,21 +121,21 @@ def text_features(clip: CLIP, names: list[str], template: str) -> Tensor:
     return class_features(clip, training_prompts(names, template).to(clip.logit_scale.device))
 
 
-def build_parts(o: ITOptions, encoder: Encoder, tasks: Scenario) -> Parts | None:
+def build_parts(options: ITOptions, encoder: Encoder, tasks: Scenario) -> Parts | None:
     """Entries, and head and selector where the options have them, with their initial values; none for the bounds."""
-    if not o.has_prompts:
+    if not options.has_prompts:
         return None
     classes, device = len(tasks.class_order), next(encoder.parameters()).device
-    layers, length = len(o.prompt_layers), o.prompt_length
-    prompt = Entries(len(tasks.tasks), layers, length, encoder.width, encoder.dim, o.prompt_init)
-    head = nn.Linear(encoder.dim, classes) if o.train_head else None
-    selector = Selector(encoder.dim, o.tpi_hidden, classes) if o.selector == "softmax" else None
+    layers, length = len(options.prompt_layers), options.prompt_length
+    prompt = Entries(len(tasks.tasks), layers, length, encoder.width, encoder.dim, options.prompt_init)
+    head = nn.Linear(encoder.dim, classes) if options.train_head else None
+    selector = Selector(encoder.dim, options.tpi_hidden, classes) if options.selector == "softmax" else None
     return Parts(prompt, head, selector).to(device)
 
 
-def memories(o: ITOptions) -> tuple[ClassMemory, ClassMemory]:
+def memories(options: ITOptions) -> tuple[ClassMemory, ClassMemory]:
     """The two stores, of u and of z, empty."""
-    values = (o.tukey_beta, o.center, o.n_clusters, o.renorm_centroids, o.aggregate)
+    values = (options.tukey_beta, options.center, options.n_clusters, options.renorm_centroids, options.aggregate)
     return ClassMemory(*values), ClassMemory(*values)
 
 
@@ -165,7 +162,7 @@ def read_task(session: Session, task: int, required: bool = False) -> list[str]:
     if learned.parts is not None:
         learned.parts.load_state_dict(saved["state_dict"])
     for name in ("u", "z"):
-        getattr(learned, name).load_state_dict(saved[name], session.options.torch_device)
+        getattr(learned, name).load_state_dict(saved[name], session.machine.device)
     return saved["stages"]
 
 
@@ -175,59 +172,59 @@ def read_task(session: Session, task: int, required: bool = False) -> list[str]:
 def learn_task(session: Session, task: int) -> None:
     """All stages of a task that are not finished: train, look at its images once, rebalance; each then saved."""
     finished = read_task(session, task)
-    for name, stage in stages(session.learned.options, task).items():
+    for name, stage in stages(session.options, task).items():
         if name not in finished:
             stage(session, task)
             finished = [*finished, name]
             save_task(session, task, finished)
 
 
-def stages(o: ITOptions, task: int) -> dict[str, Callable[[Session, int], None]]:
+def stages(options: ITOptions, task: int) -> dict[str, Callable[[Session, int], None]]:
     """What a task consists of, in order."""
-    found = {"training": train} if o.has_prompts else {}
-    if o.learner_name != "ZeroShot":
+    found = {"training": train} if options.has_prompts else {}
+    if options.learner_name != "ZeroShot":
         found["memory"] = remember
-    if o.rebalance and task > 0:
-        found |= {"selector": rebalance_selector} if o.selector == "softmax" else {}
-        found |= {"head": rebalance_head} if o.classifier == "softmax" else {}
+    if options.rebalance and task > 0:
+        found |= {"selector": rebalance_selector} if options.selector == "softmax" else {}
+        found |= {"head": rebalance_head} if options.classifier == "softmax" else {}
     return found
 
 
 def train(session: Session, task: int) -> None:
-    options, learned, o = session.options, session.learned, session.learned.options
+    options, machine, learned = session.options, session.machine, session.learned
     examples = task_subset(session.data.train, learned.tasks, task)
     seed = vq_data.stream_seed(session.seed, task, "training")
-    batches = Batches(examples, o.batch_size, seed, options.workers, options.torch_device, drop_last=o.drop_last)
+    batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device, drop_last=options.drop_last)
     epoch = len(batches)
     if epoch == 0:
         raise UserError(
-            f"task {task + 1} has {len(examples)} training images, fewer than a batch of {o.batch_size}, and drop_last "
-            "drops it. Take a smaller batch_size, or drop_last: false."
+            f"task {task + 1} has {len(examples)} training images, fewer than a batch of {options.batch_size}, and "
+            "drop_last drops it. Take a smaller batch_size, or drop_last: false."
         )
-    log = train_task(
-        learned.encoder, learned.parts, learned.text, task, learned.tasks.tasks[task], batches, o, session.run.steps
-    )
+    classes, steps = learned.tasks.tasks[task], session.run.steps
+    log = train_task(learned.encoder, learned.parts, learned.text, task, classes, batches, options, steps)
     trained = sum(parameter.numel() for parameter in learned.parts.of_task(task).values())
-    report.record_costs(session.run, options, task, o.epochs * epoch, trained)
+    report.record_costs(session.run, options, machine, task, options.epochs * epoch, trained)
     means = "  ".join(f"{name} {values[-epoch:].mean():.3f}" for name, values in vars(log).items())
     print(f"task {task + 1}: losses of the last epoch: {means}", flush=True)
 
 
 def remember(session: Session, task: int) -> None:
     """Look at all training images of the task once, under the test transform, and keep what the stores need (B2.4)."""
-    options, learned, o = session.options, session.learned, session.learned.options
+    options, machine, learned = session.options, session.machine, session.learned
     plain = vq_data.under(session.data.train, session.data.test.transform)
     images, classes = task_subset(plain, learned.tasks, task), learned.tasks.tasks[task]
-    labels = torch.tensor(images.labels, device=options.torch_device)
-    if not o.has_prompts:
-        z = plain_features(learned.encoder, images, o.batch_size, options.workers, options.torch_device)
+    labels = torch.tensor(images.labels, device=machine.device)
+    if not options.has_prompts:
+        z = plain_features(learned.encoder, images, options.batch_size, machine.workers, machine.device)
         learned.z.learn(z, labels, classes, session.seed, clusters=True, gaussians=False)
         return
     prompts = learned.parts.prompt.prompts(task)
-    u, z = task_features(learned.encoder, prompts, images, o.batch_size, options.workers)
-    gaussians = {"u": o.rebalance and o.selector == "softmax", "z": o.rebalance and o.classifier == "softmax"}
+    u, z = task_features(learned.encoder, prompts, images, options.batch_size, machine.workers)
+    softmax = {"u": options.selector == "softmax", "z": options.classifier == "softmax"}
+    gaussians = {name: options.rebalance and part for name, part in softmax.items()}
     learned.u.learn(u, labels, classes, session.seed, clusters=True, gaussians=gaussians["u"])
-    learned.z.learn(z, labels, classes, session.seed, clusters=o.classifier == "cncm", gaussians=gaussians["z"])
+    learned.z.learn(z, labels, classes, session.seed, clusters=options.classifier == "cncm", gaussians=gaussians["z"])
 
 
 def rebalance_selector(session: Session, task: int) -> None:
@@ -239,9 +236,9 @@ def rebalance_head(session: Session, task: int) -> None:
 
 
 def _rebalance(session: Session, task: int, name: str, part: nn.Module, memory: ClassMemory) -> None:
-    o = session.learned.options
+    options = session.options
     seed = 2 * vq_data.stream_seed(session.seed, task, "retraining") + ("selector", "head").index(name)
-    drawn = PseudoFeatures(memory, o.rebalance_per_class, o.rebalance_batch, seed)
+    drawn = PseudoFeatures(memory, options.rebalance_per_class, options.rebalance_batch, seed)
     seen, stage = session.learned.tasks.seen(task), f"task {task + 1}, rebalance {name}"
-    losses = rebalance(part, drawn, o.rebalance_epochs, seen, o.rebalance_lr, stage, session.run.steps)
+    losses = rebalance(part, drawn, options.rebalance_epochs, seen, options.rebalance_lr, stage, session.run.steps)
     print(f"task {task + 1}: rebalanced {name}, loss of the last epoch {losses[-len(drawn) :].mean():.3f}", flush=True)

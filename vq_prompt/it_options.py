@@ -1,18 +1,16 @@
-"""IT-Prompt's options: every choice of our reading by its name, with its default (spec B5), and the presets (B2.1)."""
+"""IT-Prompt's own options: every choice of our reading by its name, with its default, and the learners' presets."""
 
-import argparse
-import difflib
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 from common import vit
-from common.command_line import check_rules
-from common.errors import UserError
+from common.clip.pretrained import MINI, PUBLISHED
+from common.options import Rule, check_rules, one_placeholder, option
+from vq_prompt.base_options import CONFIGS, Options
 
 CLIP_BACKBONE = "clip_vitb16"
-PRESETS: dict[str, dict[str, Any]] = {  # by --learner_name; each value can be overridden
+PRESETS: dict[str, dict[str, Any]] = {  # by --learner_name; selector and classifier can be overridden
     "ITPromptCNCM": {"selector": "cncm", "classifier": "cncm"},  # Applied Sciences 2025
     "ITPrompt": {"selector": "softmax", "classifier": "softmax"},  # ACM MM Asia 2024
     # bounds without prompts and without training: plain CLIP, and the nearest class mean of its image features
@@ -25,59 +23,73 @@ LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no 
     "ZeroShot": "Zero-shot CLIP",
     "NCM": "NCM, no prompts (CLIP)",
 }
-CHOICES = {
-    "learner_name": tuple(PRESETS),
-    "backbone": (CLIP_BACKBONE, *(f"vit_{name}" for name in vit.available())),
-    "selector": ("softmax", "cncm", "key", "oracle"),
-    "classifier": ("softmax", "cncm", "text"),
-    "scope": ("seen", "task"),
-    "train_head": ("auto", True, False),
-    "text_guide": ("ce", "cosine", "off"),
-    "text_classes": ("current", "seen"),
-    "aggregate": ("min", "mean"),
-    "zero_shot": ("plain",),
-}
+MINI_BLOCKS = 4  # of the miniature's CLIP and of its ViT
+
+
+def _off(value: Any) -> Any:
+    return "off" if value is False else value  # YAML's own reading of off
+
+
+def _auto_or_bool(value: Any) -> Any:
+    return {"true": True, "false": False}.get(str(value).lower(), value)
+
+
+def _halves(length: int) -> str | None:
+    return "one half goes before the keys, one before the values; give an even number." if length % 2 else None
 
 
 @dataclass(frozen=True)
-class ITOptions:
-    """One run's options. A `vit_*` backbone has no texts; train_head is settled to a bool by `it_options`."""
+class ITOptions(Options):
+    """The options of IT-Prompt and of its bounds. What is None or auto by default, `settled` settles."""
 
-    learner_name: str = "ITPromptCNCM"
-    backbone: str = CLIP_BACKBONE
-    selector: str = "cncm"
-    classifier: str = "cncm"
-    scope: str = "seen"
-    train_head: bool | str = "auto"
-    text_guide: str = "ce"
-    text_classes: str = "current"
-    template: str = "a photo of {}"
-    logit_scale: float = 100.0
-    lambda_text: float = 1.0
-    lambda_key: float = 1.0
-    tpi_hidden: int = 512
-    prompt_layers: tuple[int, ...] = (0, 1, 2, 3, 4)
-    prompt_length: int = 8
-    prompt_init: float = 1.0
-    init_from_prev: bool = True
-    lr: float = 0.0025
-    weight_decay: float = 0.0
-    epochs: int = 20
-    batch_size: int = 128
-    drop_last: bool = False
-    rebalance: bool = True
-    rebalance_epochs: int = 10
-    rebalance_per_class: int = 256
-    rebalance_batch: int = 128
-    rebalance_lr: float = 0.0025
-    n_clusters: int = 10
-    tukey_beta: float = 1.0
-    center: bool = False
-    renorm_centroids: bool = True
-    aggregate: str = "min"
-    zero_shot: str = "plain"
-
-    clip_weights: str = "ViT-B/16"  # a published name, a file, or mini
+    learner_type: str = option(help="it_prompt, or prompt, which has options of its own", group="IT-Prompt")
+    learner_name: str = option(choices=tuple(PRESETS))
+    scale: str = option(
+        "paper", "mini is the embedded miniature, in minutes; its values act where this stands",
+        presets={"paper": None, "mini": CONFIGS / "mini_it_prompt.yaml"}, decides=False,
+    )  # fmt: skip
+    backbone: str = option(
+        CLIP_BACKBONE, "CLIP, or a ViT, which has no texts",
+        choices=(CLIP_BACKBONE, *(f"vit_{name}" for name in vit.available())),
+    )  # fmt: skip
+    clip_weights: str = option("ViT-B/16", "of CLIP: a published name, a file, or mini")
+    selector: str | None = option(
+        None, "what infers an image's task; by the learner", choices=("softmax", "cncm", "key", "oracle")
+    )
+    tpi_hidden: int = option(512, "width of the softmax selector", at_least=1)
+    classifier: str | None = option(None, "what answers; by the learner", choices=("softmax", "cncm", "text"))
+    scope: str = option("seen", "answer among all classes seen, or the inferred task's", choices=("seen", "task"))
+    train_head: Any = option(
+        "auto", "train a softmax head; auto: where it answers, or no text guides the prompts",
+        choices=("auto", True, False), convert=_auto_or_bool,
+    )  # fmt: skip
+    text_guide: str | None = option(
+        None, "the texts' loss; ce with CLIP, off with a ViT", choices=("ce", "cosine", "off"), convert=_off
+    )
+    text_classes: str = option(
+        "current", "the texts that ce compares: the task's, or all seen", choices=("current", "seen")
+    )
+    template: str = option("a photo of {}", "of the texts, {} for the class", check=one_placeholder)
+    logit_scale: float = option(100.0, "of ce", above=0)
+    lambda_text: float = option(1.0, "weight of the texts' loss", at_least=0)
+    lambda_key: float = option(1.0, "weight of the key's loss", at_least=0)
+    prompt_layers: list[int] = option([0, 1, 2, 3, 4], "blocks with prompts, from 0 on", at_least=0, unique=True)
+    prompt_length: int = option(8, "prompts a block", at_least=2, check=_halves)
+    prompt_init: float = option(1.0, "prompts start within plus and minus this", above=0)
+    init_from_prev: bool = option(True, "prompts start as the last task's")
+    epochs: int = option(20, "passes over a task", group="a task", at_least=1)
+    batch_size: int = option(128, "images a step", at_least=1)
+    drop_last: bool = option(False, "leave out an epoch's last batch unless it is full")
+    rebalance: bool = option(True, "train softmax parts again on draws from each class's Gaussian")
+    rebalance_epochs: int = option(10, "passes over these draws", at_least=1)
+    rebalance_per_class: int = option(256, "draws of each class an epoch", at_least=1)
+    rebalance_batch: int = option(128, "draws a step", at_least=1)
+    rebalance_lr: float = option(0.0025, "their learning rate at its highest", above=0)
+    n_clusters: int = option(10, "k-means centres a class; NCM has one", group="C-NCM", at_least=1)
+    tukey_beta: float = option(1.0, "exponent of the power transform", above=0)
+    center: bool = option(False, "take the mean of the first task's features off")
+    renorm_centroids: bool = option(True, "bring centres to unit length")
+    aggregate: str = option("min", "distance to a class: to its nearest centre, or the mean", choices=("min", "mean"))
 
     @property
     def has_prompts(self) -> bool:
@@ -87,145 +99,83 @@ class ITOptions:
     def is_clip(self) -> bool:
         return self.backbone == CLIP_BACKBONE
 
-
-# The keys of a configuration that are IT-Prompt's alone, None being "not given": what then holds, `settle` says.
-OWN_KEYS: dict[str, Any] = {
-    field.name: None
-    for field in fields(ITOptions)
-    if field.name not in ("learner_name", "lr", "weight_decay", "batch_size")
-}
-NOT_ITS_OWN = (  # flags and keys of VQ-Prompt that would do nothing here
-    "prompt_param", "adaptive_pred", "n_centroids", "crct_epochs", "ca_lr", "ca_weight_decay", "ca_batch_size_ratio",
-    "pretrained_weight", "schedule", "schedule_type", "iter_step",
-)  # fmt: skip
+    @property
+    def backbone_weights(self) -> str:
+        return self.clip_weights if self.is_clip else self.backbone.removeprefix("vit_")
 
 
-def settle(options: argparse.Namespace, source: str | Path, named: Iterable[str]) -> None:
-    """Fill IT-Prompt's keys of a flat namespace in place, those that are None with what the learner's preset says.
+def settled(options: ITOptions) -> ITOptions:
+    """The options with all that is open filled in: by the learner's preset, then by what the others say.
 
-    named: the keys that file and command line give. Raises UserError as `it_options` does, and for keys of VQ-Prompt.
+    Raises UserError for options that contradict each other.
     """
-    foreign = sorted(set(named) & set(NOT_ITS_OWN))
-    if foreign:
-        raise UserError(f"{', '.join(foreign)}: VQ-Prompt's, and without effect on IT-Prompt. Leave them out.")
-    given = {key: value for key, value in vars(options).items() if key in OWN_KEYS and value is not None}
-    given |= {key: getattr(options, key) for key in ("lr", "weight_decay", "batch_size")}
-    settled = it_options(options.learner_name, given, f"configuration {source}")
-    vars(options).update(dict.fromkeys(NOT_ITS_OWN) | asdict(settled) | {"prompt_layers": list(settled.prompt_layers)})
-
-
-def it_options(learner_name: str, given: dict[str, Any], source: str = "") -> ITOptions:
-    """The options of a learner: its preset, then what is `given`; source: the file that a message is about.
-
-    Raises UserError for an unknown name or key, a value of another type or range, and options that contradict each
-    other.
-    """
-    where = f"{source}: " if source else ""
-    _one_of(where, "learner_name", learner_name)
-    defaults = {field.name: field.default for field in fields(ITOptions)}
-    for key in given:
-        if key not in defaults or key == "learner_name":
-            near = difflib.get_close_matches(key, defaults, n=1)
-            raise UserError(f"{where}unknown key {key}.{f' Did you mean {near[0]}?' if near else ''}")
-    values = {"learner_name": learner_name} | PRESETS[learner_name]
-    values |= {key: _typed(where, key, value, defaults[key]) for key, value in given.items()}
-    if learner_name == "NCM":
-        values["n_clusters"] = 1  # by its definition, whatever C-NCM of the same configuration has
-    for key in CHOICES:
-        if key in given:
-            _one_of(where, key, values[key])
-    backbone = values.get("backbone", CLIP_BACKBONE)
-    if backbone != CLIP_BACKBONE:
-        if values.get("text_guide", "off") != "off":
-            raise UserError(f"{where}text_guide {values['text_guide']}: {backbone} has no texts; leave it out or off.")
-        values["text_guide"] = "off"
-    options = ITOptions(**values)
-    _check(where, options, given)
-    if options.train_head == "auto":
-        head = options.has_prompts and (options.classifier == "softmax" or options.text_guide == "off")
-        options = ITOptions(**values | {"train_head": head})
-    return options
-
-
-def _one_of(where: str, key: str, value: Any) -> None:
-    if not any(type(value) is type(known) and value == known for known in CHOICES[key]):  # True == 1
-        told = [str(known) for known in CHOICES[key]]
-        near = difflib.get_close_matches(str(value), told, n=1, cutoff=0.5)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"{where}{key} {value}: unknown.{hint} Known are {', '.join(told)}.")
-
-
-def _typed(where: str, key: str, value: Any, default: Any) -> Any:
-    """The value as its default's type: whole numbers serve as float, YAML's off (which is false) as text_guide off."""
-    if key == "train_head" or (key == "text_guide" and value is False):
-        return "off" if key == "text_guide" else value
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(default, tuple) and isinstance(value, list | tuple):
-        if all(isinstance(entry, int) and not isinstance(entry, bool) for entry in value):
-            return tuple(value)
-    elif isinstance(value, type(default)) and (isinstance(default, bool) or not isinstance(value, bool)):
-        return value
-    kind = "list of whole numbers" if isinstance(default, tuple) else type(default).__name__
-    raise UserError(f"{where}{key} is {value!r}, which is no {kind}.")
-
-
-def _check(where: str, options: ITOptions, given: dict[str, Any]) -> None:
-    layers = options.prompt_layers
-    at_least_one = (
-        "epochs", "batch_size", "tpi_hidden", "n_clusters", "rebalance_epochs", "rebalance_per_class",
-        "rebalance_batch",
+    check_rules(_contradictions(options))
+    preset = PRESETS[options.learner_name]
+    classifier = options.classifier or preset["classifier"]
+    guide = options.text_guide or ("ce" if options.is_clip else "off")
+    head = options.train_head
+    if not isinstance(head, bool):
+        head = options.has_prompts and (classifier == "softmax" or guide == "off")
+    done = dataclasses.replace(
+        options, selector=options.selector or preset["selector"], classifier=classifier, text_guide=guide,
+        train_head=head, n_clusters=preset.get("n_clusters", options.n_clusters),
     )  # fmt: skip
-    above_zero = ("lr", "rebalance_lr", "logit_scale", "tukey_beta", "prompt_init")
-    not_negative = ("weight_decay", "lambda_text", "lambda_key")
-    rules = [
-        *((getattr(options, key) < 1, f"{key} {getattr(options, key)}: give 1 or more.") for key in at_least_one),
-        *((not getattr(options, key) > 0, f"{key} {getattr(options, key)}: give more than 0.") for key in above_zero),
-        *((not getattr(options, key) >= 0, f"{key} {getattr(options, key)}: give 0 or more.") for key in not_negative),
-        (
-            options.prompt_length < 2 or options.prompt_length % 2 == 1,
-            f"prompt_length {options.prompt_length}: one half goes before the keys, one before the values; give an "
-            "even number of 2 or more.",
-        ),
-        (
-            not layers or len(set(layers)) < len(layers) or min(layers) < 0,
-            f"prompt_layers {list(layers)}: give different block numbers, counted from 0.",
-        ),
-        ("{}" not in options.template, f"template {options.template!r} needs {{}} where the class name stands."),
-    ]
-    check_rules((wrong, where + message) for wrong, message in [*rules, *_contradictions(options, given)])
+    check_rules(_no_use(done))
+    return done
 
 
-def _contradictions(options: ITOptions, given: dict[str, Any]) -> list[tuple[bool, str]]:
-    name = options.learner_name
-    no_loss = options.text_guide == "off" and options.train_head is False
+def _contradictions(options: ITOptions) -> list[Rule]:
+    """Of what was given."""
+    name, backbone, blocks = options.learner_name, options.backbone, _blocks(options)
+    is_resnet = options.is_clip and options.clip_weights in PUBLISHED and options.clip_weights.startswith("RN")
     return [
         (
-            not options.has_prompts and bool({"selector", "classifier"} & given.keys()),
+            not options.has_prompts and (options.selector or options.classifier),
             f"{name} has no prompts: selector and classifier are not its options.",
         ),
         (
-            name == "ZeroShot" and not options.is_clip,
-            f"ZeroShot needs CLIP's texts, which {options.backbone} has not.",
+            not options.is_clip and options.text_guide not in (None, "off"),
+            f"text_guide {options.text_guide}: {backbone} has no texts; leave it out or off.",
         ),
+        (name == "ZeroShot" and not options.is_clip, f"ZeroShot needs CLIP's texts, which {backbone} has not."),
         (
-            not options.is_clip and options.has_prompts and options.classifier == "text",
-            f"classifier text needs CLIP's texts, which {options.backbone} has not.",
+            not options.is_clip and options.classifier == "text",
+            f"classifier text needs CLIP's texts, which {backbone} has not.",
         ),
+        (is_resnet, f"clip_weights {options.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16."),
         (
-            options.classifier == "softmax" and options.train_head is False,
+            options.has_prompts and blocks and max(options.prompt_layers) >= blocks,
+            f"prompt_layers {options.prompt_layers}: the backbone has blocks 0 to {blocks - 1}.",
+        ),
+    ]
+
+
+def _blocks(options: ITOptions) -> int:
+    """How many blocks the backbone has; 0 for a file of CLIP, which tells when it is read."""
+    if options.backbone_weights == MINI:
+        return MINI_BLOCKS
+    if not options.is_clip:
+        return 12
+    return (24 if options.clip_weights.startswith("ViT-L") else 12) if options.clip_weights in PUBLISHED else 0
+
+
+def _no_use(options: ITOptions) -> list[Rule]:
+    """Of what has been settled: prompts that no loss reaches, an answer without its head."""
+    has_prompts, head, guide = options.has_prompts, options.train_head, options.text_guide
+    return [
+        (
+            options.classifier == "softmax" and not head,
             "classifier softmax needs its head: train_head false contradicts it.",
         ),
         (
-            options.has_prompts and no_loss,
+            has_prompts and not head and guide == "off",
             "text_guide off with train_head false: no loss would reach the prompts.",
         ),
         (
-            options.has_prompts and options.lambda_text == 0 and options.text_guide != "off"
-            and (options.train_head is False or options.train_head == "auto" and options.classifier != "softmax"),
+            has_prompts and not head and options.lambda_text == 0,
             "lambda_text 0 without a head: no loss would reach the prompts. text_guide: off trains the head.",
         ),
-    ]  # fmt: skip
+    ]
 
 
 def method_label(options: ITOptions) -> str:

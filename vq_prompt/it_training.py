@@ -161,7 +161,7 @@ class PseudoFeatures:
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
         """Samples (C per_class, E) and classes (C per_class,) of an epoch in the order of their use."""
         device, count = self.mean.device, len(self.mean)
-        generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + number)
+        generator = torch.Generator(device).manual_seed((self.seed * 1_000_003 + number) % 2**64)
         noise = torch.randn(
             count, self.per_class, self.mean.shape[1], generator=generator, device=device, dtype=self.mean.dtype
         )

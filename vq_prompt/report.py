@@ -3,18 +3,17 @@
 A repeat is a run in <log_dir>/repeat-<r>/; its models lie where the original puts them, <log_dir>/models/repeat-<r>/.
 """
 
-import argparse
 import io
 import json
 import os
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import yaml
 
 from common.datasets.images import ImageSet
@@ -23,14 +22,22 @@ from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from common.evaluation.report import heat_map, write_matrix
 from common.errors import UserError
 from common.files import atomic_write, write_text
+from common.machine import Machine
 from common.processes import is_first_process
 from common.runs import Run
-from common.training.device import cost_records, device_name
+from common.training.device import cost_records
 from common.training.distributed import wait_for_all
+from vq_prompt.base_options import Options, log_dir_of, run_seeds, scale_of
 from vq_prompt.data import data_name, protocol_name, split_in_use
-from vq_prompt.options import FLAGS, KEYS, REQUIRED, settings
 
-ARGUMENTS = sorted([*(key for key in KEYS if key != "split"), *REQUIRED, *FLAGS])  # the original's, in its yaml's order
+ARGUMENTS = (  # the original's, in its yaml's order
+    "DW", "adaptive_pred", "batch_size", "ca_batch_size_ratio", "ca_lr", "ca_weight_decay", "config", "crct_epochs",
+    "dataroot", "dataset", "debug_mode", "first_split_size", "gpuid", "iter_step", "learner_name", "learner_type",
+    "log_dir", "lr", "max_task", "memory", "model_name", "model_type", "momentum", "n_centroids", "optimizer",
+    "oracle_flag", "other_split_size", "overwrite", "pretrained_weight", "prompt_param", "rand_split", "repeat",
+    "schedule", "schedule_type", "seeds", "temp", "train_aug", "upper_bound_flag", "validation", "weight_decay",
+    "workers",
+)  # fmt: skip
 FIGURES = ("FAA_m", "FAA_s", "CAA_m", "CAA_s", "FR_m", "FR_s")
 COLUMNS = [*ARGUMENTS, "save_folder", *FIGURES]
 XLSX = "results.xlsx"
@@ -40,32 +47,32 @@ XLSX = "results.xlsx"
 
 
 def open_run(
-    options: argparse.Namespace,
+    options: Options,
+    machine: Machine,
     repeat: int,
     seed: int,
     method: str,
     backbone: str,
     tasks: Scenario,
     data: ImageSet,
-    weights: dict[str, str],
+    decides: dict[str, Any],
 ) -> Run:
-    """The run of one repeat. `weights`: md5 by name of the files that decide its numbers.
+    """The run of one repeat. `decides`: its settings, with the weights' md5 by name.
 
     --overwrite 1 also removes the repeat's models. Raises UserError if another configuration's run lies there, or
     models that no run recorded.
     """
-    folder, models = Path(options.log_dir) / f"repeat-{repeat + 1}", models_folder(options, repeat)
+    folder, models = Path(log_dir_of(options)) / f"repeat-{repeat + 1}", models_folder(options, repeat)
     labels = {
         "paper": "vq_prompt",
         "method": method,
         "protocol": protocol_name(options, tasks),
         "backbone": backbone,
-        "scale": options.scale,
+        "scale": scale_of(options),
         "seed": seed,
     }
-    decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
-    about = {"device": device_name(options.torch_device), "workers": options.workers}
-    run = Run(folder, decides, labels, "", bool(options.overwrite), options.save_interval, about)
+    decides = decides | {"seed": seed, "data": data.fingerprint}
+    run = Run(folder, decides, labels, "", bool(options.overwrite), options.save_interval, machine.about)
     if options.overwrite:
         if is_first_process():
             shutil.rmtree(models, ignore_errors=True)
@@ -76,24 +83,24 @@ def open_run(
     return run
 
 
-def models_folder(options: argparse.Namespace, repeat: int) -> Path:
-    return Path(options.log_dir) / "models" / f"repeat-{repeat + 1}"
+def models_folder(options: Options, repeat: int) -> Path:
+    return Path(log_dir_of(options)) / "models" / f"repeat-{repeat + 1}"
 
 
-def task_folder(options: argparse.Namespace, repeat: int, task: int) -> Path:
+def task_folder(options: Options, repeat: int, task: int) -> Path:
     """Where the model and the statistics after a task lie, as the original's (learners/default.py:L285-L300)."""
     return models_folder(options, repeat) / f"task-{task + 1}"
 
 
-def record_costs(run: Run, options: argparse.Namespace, task: int, steps: int, trainable: int) -> None:
+def record_costs(run: Run, options: Options, machine: Machine, task: int, steps: int, trainable: int) -> None:
     """What learning a task took: its seconds, also by batch, the peak memory, the number of trained parameters."""
     name, seconds = data_name(options), run.seconds
     values = {"trainable_parameters": trainable, "seconds_per_batch": seconds / max(1, steps)}
-    lines = cost_records(name, task + 1, seconds, options.torch_device)
+    lines = cost_records(name, task + 1, seconds, machine.device)
     run.record([*lines, *(_line(name, task, metric, value, seconds) for metric, value in values.items())])
 
 
-def record_accuracies(run: Run, options: argparse.Namespace, task: int, accuracies: Sequence[float]) -> None:
+def record_accuracies(run: Run, options: Options, task: int, accuracies: Sequence[float]) -> None:
     """Accuracy in percent of tasks 0 .. task after task `task`, and FAA, CAA and FFM so far; kept last, all at once."""
     name = data_name(options)
     R = np.zeros((task + 1, task + 1))
@@ -143,9 +150,9 @@ def finish_run(run: Run, tasks: int) -> np.ndarray:
 # Over repeats
 
 
-def write_reports(options: argparse.Namespace, matrices: Sequence[np.ndarray]) -> dict[str, float]:
+def write_reports(options: Options, machine: Machine, matrices: Sequence[np.ndarray]) -> dict[str, float]:
     """The original's files over the repeats so far: R (T, T) of each -> means and deviations, also returned."""
-    folder = Path(options.log_dir)
+    folder = Path(log_dir_of(options))
     found = [task_matrix_metrics(R) for R in matrices]
     histories = {
         "results-acc/global": np.stack([metrics.average for metrics in found], axis=-1),
@@ -156,7 +163,7 @@ def write_reports(options: argparse.Namespace, matrices: Sequence[np.ndarray]) -
     for name, history in histories.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{name}.yaml", yaml.safe_dump(as_yaml(history), sort_keys=False))
-    write_text(folder / "args.yaml", yaml.safe_dump(arguments(options), sort_keys=False))
+    write_text(folder / "args.yaml", yaml.safe_dump(arguments(options, machine), sort_keys=False))
     values = {}
     for name, metric in (("FAA", "faa"), ("CAA", "caa"), ("FR", "ffm")):
         values[f"{name}_m"], values[f"{name}_s"] = over_repeats([getattr(metrics, metric) for metrics in found])
@@ -169,24 +176,26 @@ def as_yaml(history: np.ndarray) -> dict[str, list]:
     return content | ({"std": history.std(axis=-1).tolist()} if history.shape[-1] > 2 else {})
 
 
-def batch_seconds(options: argparse.Namespace, repeats: int, tasks: int) -> np.ndarray:
+def batch_seconds(options: Options, repeats: int, tasks: int) -> np.ndarray:
     """Seconds a batch (T, repeats), from the records; 0 where a learner recorded none."""
     times = np.zeros((tasks, repeats))
     for repeat in range(repeats):
-        path = Path(options.log_dir) / f"repeat-{repeat + 1}" / "record.jsonl"
+        path = Path(log_dir_of(options)) / f"repeat-{repeat + 1}" / "record.jsonl"
         for line in map(json.loads, path.read_text().splitlines()):
             if line["metric"] == "seconds_per_batch":
                 times[line["after_task"] - 1, repeat] = line["value"]
     return times
 
 
-def arguments(options: argparse.Namespace) -> dict[str, Any]:
-    """All options as plain values, alphabetically."""
-    plain = {key: value for key, value in vars(options).items() if not isinstance(value, torch.device)}
+def arguments(options: Options, machine: Machine) -> dict[str, Any]:
+    """All options as plain values, alphabetically; the original's that a learner has not are None."""
+    plain = dict.fromkeys(ARGUMENTS) | asdict(options)
+    plain |= {"log_dir": log_dir_of(options), "scale": scale_of(options)}  # as they took effect, like the next two
+    plain |= {"seeds": run_seeds(options), "workers": machine.workers}
     return {key: plain[key] for key in sorted(plain)}
 
 
-def write_xlsx(options: argparse.Namespace, values: dict[str, float]) -> None:
+def write_xlsx(options: Options, machine: Machine, values: dict[str, float]) -> None:
     """Append this command's row to <log_dir>/results.xlsx (run.py:L213-L272).
 
     Not in the working directory, where the original puts it: there, commands started side by side would write one
@@ -195,9 +204,9 @@ def write_xlsx(options: argparse.Namespace, values: dict[str, float]) -> None:
     """
     import openpyxl
 
-    given = arguments(options) | {"save_folder": Path(options.log_dir).name} | values
+    given = arguments(options, machine) | {"save_folder": Path(log_dir_of(options)).name} | values
     row = [str(given[key]) if isinstance(given[key], list) else given[key] for key in COLUMNS]
-    path = Path(options.log_dir) / XLSX
+    path = Path(log_dir_of(options)) / XLSX
     try:
         book = openpyxl.load_workbook(path) if path.exists() else openpyxl.Workbook()
     except Exception as error:  # openpyxl lets the errors of zip and XML through

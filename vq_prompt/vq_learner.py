@@ -5,7 +5,6 @@ re-training out (--adaptive_pred), Soft-Prompt the quantisation (quantize: false
 features of the ViT without prompts.
 """
 
-import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,24 +18,27 @@ from common import vit
 from common.datasets.images import ImageSet
 from common.datasets.incremental import RemappedSubset, Scenario, seen_subset, task_subset
 from common.datasets.transforms import characters_train, vit_eval, vit_train
-from common.errors import UserError, all_checked
+from common.errors import UserError
+from common.machine import Machine
+from common.options import settings
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.blocks import prepare
 from common.training.device import seed_everything
 from common.training.distributed import gather_rows, rank, sum_over_processes, world_size
+from vq_prompt.base_options import scale_of
 from vq_prompt.classifier import (
     ClassStatistics, RetrainingOptions, draw, nearest_mean, retrain, task_statistics,
 )  # fmt: skip
 from vq_prompt.data import (
     MINI, load_data, require_images, scenario, stream_seed, task_count, under,
 )  # fmt: skip
-from vq_prompt.options import VQ_OPTIONS, known_name
-from vq_prompt.prompts import CONVENTIONS, Network, check_pool
+from vq_prompt.prompts import Network
 from vq_prompt.report import (
     finish_run, is_evaluated, open_run, record_accuracies, record_costs, task_folder,
 )  # fmt: skip
-from vq_prompt.training import SCHEDULES, TrainingOptions, check_schedule, task_rate, train_task
+from vq_prompt.training import TrainingOptions, task_rate, train_task
+from vq_prompt.vq_options import VARIANTS, VQOptions, samples_a_centroid
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -44,44 +46,13 @@ if TYPE_CHECKING:
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raise UserError for values that make no sense here, and for weights that are not at hand; all at once."""
-    counts = {key: getattr(options, key) for key in ("n_centroids", "crct_epochs")}
-    rates = {key: getattr(options, key) for key in ("lr", "prompt_lr_mult", "ca_lr", "ca_batch_size_ratio")}
-    rules = [
-        *((value < 1, f"{key} {value}: give 1 or more.") for key, value in counts.items()),
-        *((value <= 0, f"{key} {value}: give a number above 0.") for key, value in rates.items()),
-        (samples_a_centroid(options) < 1, f"ca_batch_size_ratio {options.ca_batch_size_ratio}: no sample is left."),
-        (min(options.weight_decay, options.ca_weight_decay) < 0, "weight decay: give 0 or more."),
-        (options.optimizer != "AdamW", f"optimizer {options.optimizer!r}: only AdamW is implemented."),
-    ]
-    problems = [message for wrong, message in rules if wrong]
-    if problems:
-        raise UserError("\n".join(problems))
-    weights = options.pretrained_weight
-    all_checked(
-        [
-            lambda: None if weights == MINI else vit.find_weights(weights, options.weights),
-            lambda: known_name("vq_weight_convention", options.vq_weight_convention, CONVENTIONS),
-            lambda: known_name("schedule_type", options.schedule_type, SCHEDULES),
-            lambda: check_schedule(options.schedule_type, options.schedule, options.iter_step),
-            lambda: None if options.learner_name == "NCM" else check_pool(*prompt_param(options)),
-        ]
-    )
+def check(options: VQOptions) -> None:
+    """Raise UserError for weights that are not at hand."""
+    if options.pretrained_weight != MINI:
+        vit.find_weights(options.pretrained_weight, options.weights)
 
 
-def prompt_param(options: argparse.Namespace) -> tuple[float, float, float]:
-    """Pool size N, prompt length Lp, temperature. Raises UserError unless there are three."""
-    if len(options.prompt_param) != 3:
-        raise UserError(f"--prompt_param {options.prompt_param}: give pool size, prompt length and temperature.")
-    return tuple(options.prompt_param)
-
-
-def samples_a_centroid(options: argparse.Namespace) -> int:
-    return int(options.batch_size * options.ca_batch_size_ratio)
-
-
-def method_name(options: argparse.Namespace) -> str:
+def method_name(options: VQOptions) -> str:
     """The method as records name it, and as the paper's tables do, with what is not the released code's way."""
     if options.learner_name == "NCM":
         return "NCM, no prompts"
@@ -90,8 +61,8 @@ def method_name(options: argparse.Namespace) -> str:
     else:
         # Figure 3a goes from Soft-Prompt over VQ-Prompt-S to VQ-Prompt: read here as re-training in the last alone
         name = "Soft-Prompt + re-training" if options.adaptive_pred else "Soft-Prompt"
-    told = {"quantize", "prompt_lr_mult"} if options.scale == MINI else {"quantize"}  # by the name, or a preset's
-    changed = {key: getattr(options, key) for key, value in VQ_OPTIONS.items() if getattr(options, key) != value}
+    told = {"quantize", "prompt_lr_mult"} if scale_of(options) == MINI else {"quantize"}  # by the name, or a preset's
+    changed = {key: getattr(options, key) for key in VARIANTS if getattr(options, key) != getattr(VQOptions, key)}
     return ", ".join([name, *(f"{key} {value}" for key, value in changed.items() if key not in told)])
 
 
@@ -102,7 +73,8 @@ def method_name(options: argparse.Namespace) -> str:
 class Learner:
     """What a run carries from task to task."""
 
-    options: argparse.Namespace
+    options: VQOptions
+    machine: Machine
     seed: int
     repeat: int
     tasks: Scenario
@@ -113,9 +85,9 @@ class Learner:
     statistics: ClassStatistics | None = None
 
 
-def run_seed(options: argparse.Namespace, seed: int, repeat: int) -> np.ndarray:
+def run_seed(options: VQOptions, machine: Machine, seed: int, repeat: int) -> np.ndarray:
     """Learn and evaluate all tasks under one seed; R (T, T), R[j, i] percent of task j after task i, 0 before."""
-    learner = start(options, seed, repeat)
+    learner = start(options, machine, seed, repeat)
     count = task_count(options, learner.tasks)
     done = 0
     while done < count and is_learned(learner, done) and is_evaluated(learner.run, done):
@@ -131,11 +103,11 @@ def run_seed(options: argparse.Namespace, seed: int, repeat: int) -> np.ndarray:
     return finish_run(learner.run, count)
 
 
-def start(options: argparse.Namespace, seed: int, repeat: int) -> Learner:
+def start(options: VQOptions, machine: Machine, seed: int, repeat: int) -> Learner:
     """Data, network and run of one repeat, before any task."""
     seed_everything(seed)  # classifier and prompts
     tasks = scenario(options, seed)
-    network = build_network(options, len(tasks.class_order)).to(options.torch_device)
+    network = build_network(options, len(tasks.class_order)).to(machine.device)
     prepare(network)
     data = load_data(options, seed, *transforms(options, network.feat.patch_embed.img_size[0]))
     require_images(tasks, task_count(options, tasks), data)
@@ -143,22 +115,23 @@ def start(options: argparse.Namespace, seed: int, repeat: int) -> Learner:
     if options.pretrained_weight != MINI:
         weights = {"backbone": file_md5(vit.find_weights(options.pretrained_weight, options.weights))}
     backbone = vit.LABELS.get(options.pretrained_weight, options.pretrained_weight)
-    run = open_run(options, repeat, seed, method_name(options), backbone, tasks, data, weights)
-    queries = torch.full((len(data.test), network.feat.embed_dim), torch.nan, device=options.torch_device)
-    return Learner(options, seed, repeat, tasks, data, network, run, queries)
+    decides = settings(options) | {"weights": weights}
+    run = open_run(options, machine, repeat, seed, method_name(options), backbone, tasks, data, decides)
+    queries = torch.full((len(data.test), network.feat.embed_dim), torch.nan, device=machine.device)
+    return Learner(options, machine, seed, repeat, tasks, data, network, run, queries)
 
 
-def build_network(options: argparse.Namespace, classes: int) -> Network:
+def build_network(options: VQOptions, classes: int) -> Network:
     backbone = vit.load(options.pretrained_weight, options.weights)
     if options.learner_name == "NCM":
         return Network(backbone, classes)
-    size, length, tau = prompt_param(options)
+    size, length, tau = options.prompt_param
     pool = {"size": int(size), "length": int(length), "tau": tau, "quantize": options.quantize}
     pool |= {"normalize_query": options.normalize_query, "convention": options.vq_weight_convention}
     return Network(backbone, classes, pool)
 
 
-def transforms(options: argparse.Namespace, size: int) -> "tuple[Compose, Compose]":
+def transforms(options: VQOptions, size: int) -> "tuple[Compose, Compose]":
     """Training and test transform. Quirk: pixels stay in [0, 1] for every set and backbone (dataloaders/utils.py)."""
     from torchvision.transforms import Compose, Normalize
 
@@ -198,15 +171,15 @@ def learn_task(learner: Learner, task: int) -> None:
     trained = 0
     if network.prompt is not None:
         trained = sum(parameter.numel() for part in (network.prompt, network.last) for parameter in part.parameters())
-    record_costs(learner.run, options, task, steps, trained)
+    record_costs(learner.run, options, learner.machine, task, steps, trained)
     save_tensors(folder / "class.pth", _on_cpu(network.state_dict()))
 
 
 def train(learner: Learner, task: int, examples: RemappedSubset) -> int:
     """The training of a task; its number of updates."""
-    options, classes = learner.options, learner.tasks.tasks[task]
+    options, machine, classes = learner.options, learner.machine, learner.tasks.tasks[task]
     seed = stream_seed(learner.seed, task, "training")
-    batches = Batches(examples, options.batch_size, seed, options.workers, options.torch_device, drop_last=True)
+    batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device, drop_last=True)
     if len(batches) == 0:
         raise UserError(
             f"task {task + 1} has {len(examples)} training images, fewer than a batch of {options.batch_size}, and the "
@@ -231,11 +204,11 @@ def training_features(learner: Learner, task: int, examples: RemappedSubset) -> 
     Quirk: under the training transform, random crops and flips included (trainer.py:L333-L368). NCM, which is no
     original, sees the test transform.
     """
-    options = learner.options
+    options, machine = learner.options, learner.machine
     if learner.network.prompt is None:
         examples = under(examples, learner.data.test.transform)
     seed = stream_seed(learner.seed, task, "statistics")
-    batches = Batches(examples, options.batch_size, seed, options.workers, options.torch_device, shuffle=False)
+    batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device, shuffle=False)
     features, labels = [], []
     for step in range(len(batches)):
         images, targets = batches[step]
@@ -250,7 +223,7 @@ def retrain_classifier(learner: Learner, task: int) -> None:
     if len(statistics.labels) == 0:
         print(f"task {task + 1}: no class varies, so there is nothing to re-train on", flush=True)
         return
-    generator = torch.Generator(options.torch_device)
+    generator = torch.Generator(learner.machine.device)
     generator.manual_seed(stream_seed(learner.seed, task, "retraining"))
     draws = draw(statistics, samples_a_centroid(options), options.crct_epochs, generator)
     retraining = RetrainingOptions(
@@ -276,7 +249,7 @@ def is_learned(learner: Learner, task: int) -> bool:
 
 def read_task(learner: Learner, task: int) -> None:
     """Put the network and the statistics back to what they were after a task; no stage is repeated (upstream's is)."""
-    options, device = learner.options, learner.options.torch_device
+    options, device = learner.options, learner.machine.device
     learner.network.load_state_dict(load_tensors(task_folder(options, learner.repeat, task) / "class.pth"))
     if learner.network.prompt is None or options.adaptive_pred:
         files = [task_folder(options, learner.repeat, earlier) / "statistics.pth" for earlier in range(task + 1)]
@@ -295,7 +268,7 @@ def evaluate(learner: Learner, task: int) -> list[float]:
     Once a task: the original tests after training and again at the end, on the same models. What the ViT gives without
     prompts is computed once per test image; batches never mix tasks, so that they are the same after every task.
     """
-    options, network = learner.options, learner.network
+    options, machine, network = learner.options, learner.machine, learner.network
     tests, seen = seen_subset(learner.data.test, learner.tasks, task), learner.tasks.seen(task)
     of_task = learner.tasks.task_ids(tests.labels)
     members = [np.flatnonzero(of_task == known) for known in range(task + 1)]
@@ -305,15 +278,15 @@ def evaluate(learner: Learner, task: int) -> list[float]:
     loader = DataLoader(
         tests,
         batch_sampler=batches,
-        num_workers=options.workers,
-        pin_memory=options.torch_device.type == "cuda",
+        num_workers=machine.workers,
+        pin_memory=machine.device.type == "cuda",
         worker_init_fn=leave_signals_to_parent,
     )
-    places = torch.tensor(tests.indices, device=options.torch_device)
+    places = torch.tensor(tests.indices, device=machine.device)
     hits = torch.zeros(len(tests), dtype=torch.long)
     bar = tqdm(loader, desc=f"test {task + 1}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
     for batch, (images, labels) in zip(batches, bar):
-        features = tested_features(learner, images.to(options.torch_device, non_blocking=True), places[batch])
+        features = tested_features(learner, images.to(machine.device, non_blocking=True), places[batch])
         predictions = network.last(features)[:, :seen].argmax(dim=1)
         hits[batch] = (predictions.cpu() == labels).long()
     hits = sum_over_processes(hits).double()  # each process has tested its part

@@ -20,7 +20,7 @@ from tests.benchmarks import flops
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
 from vq_prompt.cncm import ClassMemory, nearest_class, preprocess
 from vq_prompt.it_evaluation import KnownFeatures, Learned, plain_features
-from vq_prompt.it_options import it_options
+from vq_prompt.it_options import ITOptions, settled
 from vq_prompt.it_prompt import Encoder, Entries, Parts, clip_block
 from vq_prompt.it_training import PseudoFeatures, cosine_lr, rebalance, task_features, task_losses, train_task
 
@@ -39,6 +39,10 @@ def rows(sizes: Sizes) -> list[Row]:
     return found + rebalancing_rows(learned, sizes) + known_rows(learned, sizes) + cncm_rows(learned, sizes)
 
 
+def options(**changes: Any) -> ITOptions:
+    return settled(ITOptions(learner_name="ITPromptCNCM", **changes))
+
+
 def learned_model(config: CLIPConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Learned:
     """Random weights, entries, texts and class memories, as after ten tasks; its rows are those of ITPromptCNCM."""
     torch.manual_seed(0)
@@ -46,7 +50,7 @@ def learned_model(config: CLIPConfig, device: torch.device, dtype: torch.dtype =
     parts = Parts(Entries(TASKS, len(LAYERS), LENGTH, encoder.width, encoder.dim, 1.0).to(dtype), None, None).to(device)
     text = F.normalize(torch.randn(CLASSES, encoder.dim, dtype=dtype), dim=1).to(device)
     scenario = Scenario(range(CLASSES), CLASSES // TASKS, CLASSES // TASKS)
-    return Learned(it_options("ITPromptCNCM", {}), encoder, parts, text, scenario, ClassMemory(), ClassMemory())
+    return Learned(options(), encoder, parts, text, scenario, ClassMemory(), ClassMemory())
 
 
 def batch_size(sizes: Sizes) -> int:
@@ -102,28 +106,28 @@ def necessary(encoder: Encoder, images: Tensor) -> None:
 
 
 def train(learned: Learned, batches: OneBatch, epochs: int, steps: Any) -> Tensor:
-    options = it_options("ITPromptCNCM", {"epochs": epochs})
-    return train_task(learned.encoder, learned.parts, learned.text, 1, range(10, 20), batches, options, steps).total
+    found = learned.encoder, learned.parts, learned.text
+    return train_task(*found, 1, range(10, 20), batches, options(epochs=epochs), steps).total
 
 
 def plain_train(learned: Learned, batches: OneBatch, epochs: int, steps: Any) -> Tensor:
     """As a first version would be: u and z each from the images on, weight gradients of all of CLIP, never read."""
-    encoder, parts, options = learned.encoder, learned.parts, it_options("ITPromptCNCM", {"epochs": epochs})
+    encoder, parts, given = learned.encoder, learned.parts, options(epochs=epochs)
     parts.prompt.copy_previous(1)
     trained = parts.of_task(1)
     for parameter in [*encoder.parameters(), *trained.values()]:
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained.values(), lr=given.lr, weight_decay=0.0)
     classes, losses = torch.arange(10, 20, device=batches.labels.device), []
     for step in steps("plain", epochs, {}):
-        optimizer.param_groups[0]["lr"] = cosine_lr(step, options.lr, epochs)
+        optimizer.param_groups[0]["lr"] = cosine_lr(step, given.lr, epochs)
         images, labels = batches[step]
         x = encoder.tower.embed(images)
         for number, block in enumerate(encoder.blocks):
             prompts = parts.prompt.prompts(1)[number].expand(len(x), -1, -1) if number in LAYERS else None
             x = block(x) if prompts is None else clip_block(block, x, *prompts.chunk(2, dim=1))
         z = F.normalize(encoder.tower.pool(x), dim=-1)
-        found = task_losses(parts, encoder.plain(images), z, labels, learned.text, classes, 1, options)
+        found = task_losses(parts, encoder.plain(images), z, labels, learned.text, classes, 1, given)
         optimizer.zero_grad()
         found["total"].backward()
         optimizer.step()

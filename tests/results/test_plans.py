@@ -23,8 +23,9 @@ from moe_adapters.options import protocol as moe_protocol
 from results.plan import PLANS, Job, jobs_of, read_plan, table_names, tasks_of
 from results.published import read_published
 from vq_prompt import data as vq_data
-from vq_prompt import it_data, it_learner, it_options, vq_learner
-from vq_prompt.options import parse_args as parse_vq
+from vq_prompt import it_data, it_options, vq_learner
+from vq_prompt.base_options import log_dir_of, run_seeds
+from vq_prompt.options import parse as parse_vq
 from zscl import cil_options
 from zscl.methods import method_label
 from zscl.options import parse as parse_zscl
@@ -82,12 +83,12 @@ def of_inflora(words: list[str]) -> Told:
 
 def of_vq(words: list[str]) -> Told:
     options = parse_vq(words)
-    (seed,) = options.seeds
+    (seed,) = run_seeds(options)
     if options.learner_type == "it_prompt":
-        label, tasks = it_options.method_label(it_learner.options_of(options)), it_data.scenario(options, seed)
+        label, tasks = it_options.method_label(options), it_data.scenario(options, seed)
     else:
         label, tasks = vq_learner.method_name(options), vq_data.scenario(options, seed)
-    return label, vq_data.protocol_name(options, tasks), seed, str(Path(options.log_dir) / "repeat-1")
+    return label, vq_data.protocol_name(options, tasks), seed, str(Path(log_dir_of(options)) / "repeat-1")
 
 
 def of_alta(words: list[str]) -> Told:

@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.datasets.incremental import Scenario
 from vq_prompt.cncm import ClassMemory
 from vq_prompt.it_evaluation import KnownFeatures, Learned, infer_tasks, predict, zero_shot
-from vq_prompt.it_options import it_options
+from vq_prompt.it_options import ITOptions, settled
 from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
 from vq_prompt.it_training import rebalance, train_task
 from vq_prompt.prompts import attend
@@ -125,7 +125,7 @@ def plain_steps(stage, total, state):
 
 
 def learn(encoder, parts, images, name="ITPrompt", **changes):
-    options = it_options(name, {"epochs": 2, "batch_size": 5, "tpi_hidden": 5} | changes)
+    options = settled(ITOptions(learner_name=name, epochs=2, batch_size=5, tpi_hidden=5, **changes))
     text = F.normalize(torch.randn(CLASSES, encoder.dim, generator=torch.Generator().manual_seed(6)), dim=1)
     return train_task(encoder, parts, text, 1, range(2, 4), batches_of(images), options, plain_steps)
 
@@ -142,7 +142,7 @@ LOSSES = {  # options -> the parts that have a gradient, with the entry of the t
 def test_training_moves_exactly_its_parts(encoder, images, case):
     changes, moving = LOSSES[case]
     name = case if case.startswith("IT") else "ITPromptCNCM"
-    options = it_options(name, changes)
+    options = settled(ITOptions(learner_name=name, **changes))
     parts = parts_of(encoder, options.train_head, options.selector == "softmax")
     before, frozen = copy.deepcopy(parts.state_dict()), copy.deepcopy(encoder.state_dict())
     log = learn(encoder, parts, images, name, **changes)
@@ -171,7 +171,8 @@ def test_plain_clip_is_untouched_by_learning(images):
             return (*clip(images, tokens), zero_shot(encoder.plain(images), names))
 
     before, parts = outputs(), parts_of(encoder)
-    options, text = it_options("ITPrompt", {"epochs": 2, "lr": 0.1}), F.normalize(torch.randn(CLASSES, DIM), dim=1)
+    options = settled(ITOptions(learner_name="ITPrompt", epochs=2, lr=0.1))
+    text = F.normalize(torch.randn(CLASSES, DIM), dim=1)
     for task in range(TASKS):
         labels = torch.tensor([0, 1, 0, 1, 1]) + 2 * task
         classes, drawn = range(2 * task, 2 * task + 2), Batches([(images, labels)] * 4)
@@ -203,10 +204,8 @@ class Images(torch.utils.data.Dataset):
 def learned():
     encoder = Encoder(tower("clip"), LAYERS)
     text = F.normalize(torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(6)), dim=1)
-    return Learned(
-        it_options("ITPrompt", {}), encoder, parts_of(encoder), text, Scenario(range(CLASSES), 2, 2), ClassMemory(),
-        ClassMemory(),
-    )  # fmt: skip
+    options, tasks = settled(ITOptions(learner_name="ITPrompt")), Scenario(range(CLASSES), 2, 2)
+    return Learned(options, encoder, parts_of(encoder), text, tasks, ClassMemory(), ClassMemory())
 
 
 def test_images_are_looked_at_again_only_for_another_entry(learned):
@@ -246,7 +245,7 @@ def test_prediction_after_two_of_three_tasks(learned, scope):
     for selector, tasks in expected.items():
         for classifier, score in scores.items():
             given = {"selector": selector, "classifier": classifier, "scope": scope}
-            learned.options = it_options("ITPrompt", given)
+            learned.options = settled(ITOptions(learner_name="ITPrompt", **given))
             entries = infer_tasks(learned, u, true_tasks, 1)
             assert torch.equal(entries, tasks)
             outside = torch.tensor([[c // 2 != t for c in range(4)] for t in tasks.tolist()])

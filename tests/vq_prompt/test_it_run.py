@@ -161,7 +161,7 @@ def test_bounds(world, tmp_path, learner):
     [
         ({"prompt_length": 5}, "prompt_length 5: one half goes before the keys"),
         ({"selector": "sofmax"}, r"selector sofmax: unknown. Did you mean softmax\?"),
-        ({"prompt_lenght": 4}, r"unknown key: prompt_lenght \(did you mean prompt_length\?\)"),
+        ({"prompt_lenght": 4}, r"prompt_lenght: unknown option. Did you mean prompt_length\?"),
         ({"backbone": "vit_dino1k", "text_guide": "ce"}, "text_guide ce: vit_dino1k has no texts"),
         ({"dataroot": "nowhere", "clip_weights": "ViT-B/17"}, r"(?s)CIFAR100\s+missing: .*Did you mean ViT-B/16"),
         ({"prompt_layers": [0, 4]}, r"prompt_layers \[0, 4\]: the backbone has blocks 0 to 3"),

@@ -15,7 +15,8 @@ import yaml
 from common.evaluation.metrics import task_matrix_metrics
 from tests.vq_prompt.conftest import EXPERIMENTS
 from vq_prompt import vq_learner
-from vq_prompt.options import CONFIGS, parse_args
+from vq_prompt.base_options import CONFIGS, log_dir_of, run_seeds, scale_of
+from vq_prompt.options import parse
 from vq_prompt.prompts import Network
 from vq_prompt.report import COLUMNS
 from vq_prompt.run import main
@@ -64,15 +65,15 @@ def test_scripts_ask_for_the_papers_values(asked):
     for script, (configs, folders, seeds, param, weights) in SCRIPTS.items():
         commands = asked(script)
         for found, config, folder, weight in zip(commands, configs, folders, weights, strict=True):
-            options = parse_args(found)
+            options = parse(found)
             assert (options.config, options.log_dir) == (f"vq_prompt/configs/{config}.yaml", f"outputs/{folder}")
             assert (options.seeds, options.prompt_param, options.pretrained_weight) == (seeds, param, weight)
-            assert options.repeat == len(seeds) and options.scale == "paper"
+            assert run_seeds(options) == seeds and scale_of(options) == "paper"
             assert options.ca_batch_size_ratio == (2 if script == "cub-200" else 4)
             assert method_name(options) == METHODS.get(script, "VQ-Prompt")
-            mini = parse_args([*found, "--scale", "mini"])
+            mini = parse([*found, "--scale", "mini"])
             assert (mini.dataroot, mini.pretrained_weight, mini.device) == ("mini", "mini", "auto")
-            assert mini.log_dir == f"outputs/{folder}-mini" and mini.prompt_param[1] % 2 == 0 or "ncm" in script
+            assert log_dir_of(mini) == f"outputs/{folder}-mini" and mini.prompt_param[1] % 2 == 0 or "ncm" in script
 
 
 PUBLISHED = {  # configuration: dataset, classes a task, schedule, batch size, iter_step
@@ -84,9 +85,12 @@ PUBLISHED = {  # configuration: dataset, classes a task, schedule, batch size, i
 }
 
 
+VQ = ["--learner_type", "prompt", "--learner_name", "VQPrompt", "--prompt_param", "10", "8", "1"]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_configurations(name):
-    options = parse_args(["--learner_type", "prompt", "--learner_name", "VQPrompt", "--config", f"configs/{name}.yaml"])
+    options = parse([*VQ, "--config", f"configs/{name}.yaml"])
     dataset, size, schedule, batch, iterations = PUBLISHED[name]
     assert (options.dataset, options.first_split_size, options.other_split_size) == (dataset, size, size)
     assert (options.schedule, options.batch_size, options.iter_step) == (schedule, batch, iterations)
@@ -195,15 +199,15 @@ def test_variants(run, tmp_path):
         (["--prompt_param", "10", "7", "1"], "half of a prompt goes to the keys"),
         (["--prompt_param", "10", "8"], "give pool size, prompt length and temperature"),
         (["--memory", "20"], "--memory 20: old classes' logits are at -inf"),
-        (["--oracle_flag"], "--oracle_flag: what it did is not known"),
+        (["--oracle_flag"], "--oracle_flag True: what it did is not known"),
         (["--gpuid", "0", "1"], "--gpuid 0 1: a single device only"),
-        (["--learner_type", "promt"], "learner_type 'promt': unknown. Did you mean prompt?"),
-        (["--learner_name", "VQPromt"], "learner_name 'VQPromt': unknown. Did you mean VQPrompt?"),
-        (["--set", "first_split=2"], "unknown key: first_split (did you mean first_split_size?)"),
-        (["--set", "lr=fast"], "lr is 'fast', which is no float"),
+        (["--learner_type", "promt"], "learner_type promt: unknown. Did you mean prompt?"),
+        (["--learner_name", "VQPromt"], "learner_name VQPromt: unknown. Did you mean VQPrompt?"),
+        (["--set", "first_split=2"], "first_split: unknown option. Did you mean first_split_size?"),
+        (["--set", "lr=fast"], "lr fast: a number is expected"),
         (["--set", "first_split_size=7"], "increment 50 does not divide the 93 classes"),
-        (["--set", "dataset=CIFAR10"], "dataset 'CIFAR10': unknown. Did you mean CIFAR100?"),
-        (["--set", "optimizer=SGD"], "only AdamW"),
+        (["--set", "dataset=CIFAR10"], "dataset CIFAR10: unknown. Did you mean CIFAR100?"),
+        (["--set", "optimizer=SGD"], "optimizer SGD: unknown. Known are AdamW."),
         (["--set", "vq_weight_convention=papers"], "Did you mean paper?"),
         (["--set", "batch_size=512"], "fewer than a batch of 512"),
         (["--config", "configs/cifar100_prompt_vq.yaml"], "cifar-100_prompt_vq.yaml?"),
@@ -345,6 +349,6 @@ def test_another_configuration_is_refused_and_models_nobody_recorded(run, comman
     assert "holds models that no run recorded" in capsys.readouterr().err
 
 
-def test_configs_have_no_key_that_is_unknown():
+def test_configs_are_all_published():
     names = {path.stem for path in CONFIGS.glob("*.yaml")}
     assert {*PUBLISHED, "mini"} <= names
