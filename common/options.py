@@ -469,6 +469,7 @@ def _canonical(known: Mapping[str, Declared], words: Sequence[str]) -> list[str]
     for word in words:
         name, equals, value = word.partition("=")
         if name.startswith("-") and name.replace("_", "-") in flags:
+            found += [flag] if flag else []  # argparse says that its value is missing
             spelling, item = flags[name.replace("_", "-")]
             takes_value = not equals and item.kind is not bool and not item.about.words
             flag, sets = (spelling if takes_value else ""), False
@@ -480,7 +481,7 @@ def _canonical(known: Mapping[str, Declared], words: Sequence[str]) -> list[str]
             found += [word] if equals else []
             sets = True
         else:
-            found += [flag] if flag else []  # argparse says that its value is missing
+            found += [flag] if flag else []
             sets, flag = sets and not word.startswith("-"), ""
             found.append(f"--set={word}" if sets or not takes_words and ASSIGNMENT.match(word) else word)
     return found + ([flag] if flag else [])
