@@ -5,12 +5,12 @@ and types of the published ones; images are single-colour JPEGs of 16 to 40 pixe
 class. Load with verify=False, since there are far fewer images than published.
 """
 
-import argparse
 import colorsys
 import io
 import json
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from scipy.io import savemat
 from common.datasets.layout import CAPTIONS
 from common.datasets.mtil import EUROSAT_FOLDERS
 from common.datasets.names import read_names
+from common.errors import exit_cleanly
+from common.options import option, read
 
 CATS = {
     "Abyssinian",
@@ -372,12 +374,18 @@ def write(root: str | Path, names: Iterable[str] = ALL) -> None:
         writer(Path(root))
 
 
+@dataclass(frozen=True)
+class Options:
+    root: Path = option(help="folder to write into", positional=True)
+    names: list[str] = option([], "data sets, without any all of them", positional=True, choices=ALL)
+
+
+@exit_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    about = "Write made-up images in the true layouts of the data sets."
+    options = read(Options, argv, "tests.fake_data", about)
+    write(options.root, options.names or ALL)
+
+
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write made-up images in the true layouts of the data sets.")
-    parser.add_argument("root", type=Path, metavar="ROOT")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)} (default: all)")
-    args = parser.parse_args()
-    unknown = set(args.names) - set(ALL)
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known are {', '.join(ALL)}")
-    write(args.root, args.names or ALL)
+    main()

@@ -7,7 +7,6 @@ survives, and so does one whose `old` is no longer there exactly once: the lists
 one survives.
 """
 
-import argparse
 import ast
 import multiprocessing
 import os
@@ -18,11 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
+
+from common.errors import UserError, exit_cleanly
+from common.options import option, read, unknown
 
 ROOT = Path(__file__).parents[1]
 MINUTES = 15  # for the tests of one mistake; one that makes a run endless is noticed by this
@@ -39,8 +43,9 @@ def mistakes(parts: list[str]) -> list[dict[str, str]]:
         about |= {"first": f"test_whole_run{kind}*.py"}
         found += [about | entry for entry in yaml.safe_load(path.read_text())]
     known = {mistake["part"] for mistake in found}
-    if unknown := set(parts) - known:
-        sys.exit(f"error: no list of {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    for part in parts:
+        if part not in known:
+            raise UserError(unknown(f"PARTS {part}", part, sorted(known)))
     return [mistake for mistake in found if mistake["part"] in parts or not parts]
 
 
@@ -99,22 +104,26 @@ def run_tests(tree: Path, tests: list[str], log: Path) -> None:
     sys.exit(int(pytest.main(["-x", "-n", "0", "-rfE", "-p", "no:cacheprovider", "--rootdir", str(tree), *tests])))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__.split("\n\n")[0])
-    parser.add_argument("parts", nargs="*", help="lists, such as zscl or zscl_cil; default: all")
-    parser.add_argument("--list", action="store_true", help="name the mistakes and stop")
-    parser.add_argument("--only", default="", help="those whose name holds this text")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at a time")
-    args = parser.parse_args()
-    found = [mistake for mistake in mistakes(args.parts) if args.only in mistake["name"]]
-    if args.list:
+@dataclass(frozen=True)
+class Options:
+    parts: list[str] = option([], "lists, such as zscl or zscl_cil (all)", positional=True)
+    list: bool = option(False, "name the mistakes and stop")
+    only: str = option("", "those whose name holds this text", empty=True)
+    jobs: int = option(os.cpu_count(), "how many at a time", at_least=1)
+
+
+@exit_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    options = read(Options, argv, "tests.mutants", __doc__.split("\n\n")[0])
+    found = [mistake for mistake in mistakes(options.parts) if options.only in mistake["name"]]
+    if options.list:
         print("\n".join(f"{mistake['part']}: {mistake['name']}" for mistake in found))
         return
     os.environ["OMP_NUM_THREADS"] = "1"
     FORKS.set_forkserver_preload(LIBRARIES)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.jobs) as pool:
         trees: queue.Queue[Path] = queue.Queue()
-        for job in range(args.jobs):
+        for job in range(options.jobs):
             trees.put(copy_of_tree(Path(folder) / str(job)))
 
         def check(mistake: dict[str, str]) -> bool:

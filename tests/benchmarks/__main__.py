@@ -1,14 +1,15 @@
 """Time the papers' real code paths on random weights and synthetic data: `python -m tests.benchmarks --help`."""
 
-import argparse
 import json
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from common.errors import UserError, exit_cleanly
+from common.errors import exit_cleanly
+from common.options import option, read
 from common.runs import write_text
 from common.training.device import pick_device
 from tests.benchmarks import alta, inflora, it_prompt, moe_adapters, moe_adapters_cil, vq_prompt, zscl, zscl_cil
@@ -47,80 +48,74 @@ examples:
 """
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks",
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+KEPT = "results/benchmarks/<device>.csv"
+
+
+def writable(path: Path) -> str | None:
+    """A check of files that are written at the end."""
+    if path.is_dir():
+        return "it is a folder. Name a file."
+    free = path == Path(KEPT) or os.access(path.parent, os.W_OK)
+    return None if free else "its folder does not exist or cannot be written. Choose another."
+
+
+@dataclass(frozen=True)
+class Options:
+    paper: str = option(help="whose, or loaders, or all of them", positional=True, choices=(*PAPERS, "loaders", "all"))
+    small: bool = option(False, "tiny towers and images instead of the paper's sizes")
+    device: str = option("auto", "auto (CUDA when there is one), cpu, cuda or cuda:<index>")
+    steps: int | None = option(None, "timed calls of each row (50, 20 with --small)", at_least=1)
+    batch_size: int | None = option(None, "images a step instead of the paper's", flags=("--batch-size",), at_least=1)
+    classes: list[int] = option([], "class counts instead of the paper's", words=True, at_least=1)
+    workers: list[int] = option([], "loaders: worker processes to try", words=True, at_least=0)
+    step_rate: float | None = option(
+        None, "loaders: images a second that a step would take", flags=("--step-rate",), above=0
     )
-    parser.add_argument("paper", help=f"{', '.join(PAPERS)}, loaders, or all of them")
-    parser.add_argument("--small", action="store_true", help="tiny towers and images instead of the paper's sizes")
-    parser.add_argument("--device", default="auto", help="auto (CUDA when there is one), cpu, cuda or cuda:<index>")
-    parser.add_argument("--steps", type=int, help="timed calls of each row (default: 50, 20 with --small)")
-    parser.add_argument("--batch-size", type=int, help="images a step instead of the paper's")
-    parser.add_argument("--classes", type=int, nargs="+", metavar="N", help="class counts instead of the paper's")
-    parser.add_argument("--workers", type=int, nargs="+", metavar="N", help="loaders: worker processes to try")
-    parser.add_argument("--step-rate", type=float, metavar="N", help="loaders: images a second that a step would take")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the rows there too")
-    parser.add_argument(
-        "--record", type=Path, nargs="?", const=Path(), metavar="FILE.csv",
-        help="keep the rows there, each in the place of an older one (default: results/benchmarks/<device>.csv)",
+    out: Path | None = option(None, "FILE.json: write the rows there too", check=writable)
+    record: Path | None = option(
+        None, f"FILE.csv: keep the rows there, each in the place of an older one ({KEPT} without a file)",
+        alone=KEPT, check=writable,
     )  # fmt: skip
-    return parser.parse_args(argv)
 
 
-def sizes_of(args: argparse.Namespace) -> Sizes:
-    """The sizes asked for; UserError for a number below one."""
-    given = {"steps": [args.steps], "batch-size": [args.batch_size], "classes": args.classes or []}
-    given |= {"step-rate": [args.step_rate]}
-    for flag, values in given.items():
-        if any(value is not None and value < 1 for value in values):
-            raise UserError(f"--{flag}: give numbers of 1 or more.")
-    if any(count < 0 for count in args.workers or []):
-        raise UserError("--workers: give numbers of 0 or more.")
-    device = pick_device(args.device)
-    steps = args.steps or (20 if args.small else 50)
-    warmup = min(10, steps) if device.type == "cuda" else 3 if args.small else 1
-    return Sizes(device, args.small, steps, warmup, args.batch_size, tuple(args.classes or ()))
+def parse(argv: Sequence[str] | None = None) -> Options:
+    return read(Options, argv, "tests.benchmarks", DESCRIPTION, EPILOG)
 
 
-def benchmarks_of(name: str) -> list[str]:
-    """The papers, or loaders, that a name stands for; UserError for one that is unknown."""
-    if name == "all":
-        return [*PAPERS, "loaders"]
-    if name not in PAPERS and name != "loaders":
-        raise UserError(f"unknown paper {name!r}. There are benchmarks of: {', '.join(PAPERS)}, loaders; or say all.")
-    return [name]
+def sizes_of(options: Options) -> Sizes:
+    device, small = pick_device(options.device), options.small
+    steps = options.steps or (20 if small else 50)
+    warmup = min(10, steps) if device.type == "cuda" else 3 if small else 1
+    return Sizes(device, small, steps, warmup, options.batch_size, tuple(options.classes))
 
 
 @exit_cleanly
-def main(argv: list[str] | None = None) -> None:
-    args = parse_args(argv)
-    names, sizes = benchmarks_of(args.paper), sizes_of(args)
-    if args.out and not os.access(args.out.parent, os.W_OK):
-        raise UserError(f"--out {args.out}: its folder does not exist or cannot be written. Choose another.")
+def main(argv: Sequence[str] | None = None) -> None:
+    options = parse(argv)
+    names, sizes = [*PAPERS, "loaders"] if options.paper == "all" else [options.paper], sizes_of(options)
+    usual = records.file_of(context(sizes)["device"])
+    kept = usual if options.record == Path(KEPT) else options.record
+    if kept:
+        records.read(kept)  # refused now rather than after hours
     if sizes.device.type == "cpu":
         torch.set_num_threads(1)
     sizes = replace(sizes, matmul=matmul_rate(sizes.device, sizes.precision))
     found: dict[str, list[Row]] = {}
     about = context(sizes)
-    kept = records.file_of(about["device"]) if args.record == Path() else args.record
-    if kept:
-        records.read(kept)  # refused now rather than after hours
     print("  ".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     for name in names:
         if name == "loaders":
-            lines = [] if sizes.small else records.read(records.file_of(about["device"]))
-            found[name] = loaders.rows(sizes, loaders.step_rates(found, lines, args.step_rate), args.workers)
+            lines = [] if sizes.small else records.read(usual)
+            rates = loaders.step_rates(found, lines, options.step_rate)
+            found[name] = loaders.rows(sizes, rates, options.workers)
         else:
             found[name] = PAPERS[name](sizes)
         print(f"\n{name}\n{table(found[name])}", flush=True)
         if kept:
             clock = {"clock": "wall"} if name == "loaders" else {}
             records.record(kept, about | clock, {name: found[name]}, sizes)
-    if args.out:
-        write_text(args.out, json.dumps(as_json(about, found), indent=1) + "\n")
+    if options.out:
+        write_text(options.out, json.dumps(as_json(about, found), indent=1) + "\n")
 
 
 if __name__ == "__main__":

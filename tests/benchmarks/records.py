@@ -35,10 +35,14 @@ def read(path: Path) -> list[dict[str, str]]:
     """The lines of a file that `record` wrote, none where there is no file; UserError for another file."""
     if not path.exists():
         return []
-    lines = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
-    if tuple(lines.fieldnames or ()) != COLUMNS:
+    try:
+        table = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))
+        lines, columns = list(table), tuple(table.fieldnames or ())
+    except (OSError, ValueError, csv.Error):
+        lines, columns = [], ()
+    if columns != COLUMNS or any(None in line or None in line.values() for line in lines):  # too long or too short
         raise UserError(f"{path}: not a table of these benchmarks. Move it away, or name another file.")
-    return list(lines)
+    return lines
 
 
 def record(path: Path, about: dict[str, Any], rows: dict[str, list[Row]], sizes: Sizes) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.benchmarks.__main__ import main
+from tests.benchmarks.__main__ import KEPT, main, parse
 from tests.benchmarks.measure import VOID_ABOVE
 from tests.benchmarks.memory import LiveBytes, counted_peak
 
@@ -114,9 +114,17 @@ def test_count_of_live_bytes(run: Callable[[], None], megabytes: int) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["moe_adaptors"], "unknown paper 'moe_adaptors'"),
+        (["moe_adaptors"], "PAPER moe_adaptors: unknown. Did you mean moe_adapters?"),
+        ([], "PAPER: missing"),
         (["moe_adapters", "--steps", "0"], "--steps"),
+        (["moe_adapters", "--classes", "4", "0"], "--classes 0: give 1 or more"),
         (["moe_adapters", "--out", "nowhere/to/speed.json"], "its folder does not exist"),
+        (["moe_adapters", "--out", "."], "--out .: it is a folder"),
+        (["moe_adapters", "--record", "."], "--record .: it is a folder"),
+        (["moe_adapters", "--record", __file__], "test_benchmarks.py: not a table of these benchmarks"),
+        (["loaders", "--workers", "0", "-1"], "--workers -1: give 0 or more"),
+        (["loaders", "--step-rate", "0"], "--step-rate 0.0: give more than 0"),
+        (["loaders", "--step-rate", "inf"], "--step-rate inf: give more than 0"),
     ],
 )
 def test_mistakes_are_told_in_one_message(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,3 +133,16 @@ def test_mistakes_are_told_in_one_message(arguments: list[str], told: str, capsy
     captured = capsys.readouterr()
     assert stop.value.code == 2
     assert captured.err.startswith("error: ") and told in captured.err and captured.err.count("\n") == 1
+
+
+def test_a_record_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "kept.csv").write_bytes(b"\x80\x02}q")
+    with pytest.raises(SystemExit) as stop:
+        main(["moe_adapters", "--record", str(tmp_path / "kept.csv")])
+    captured = capsys.readouterr()
+    assert stop.value.code == 2 and captured.out == "" and "not a table of these benchmarks" in captured.err
+
+
+def test_a_record_is_kept_by_default_under_the_device() -> None:
+    assert parse(["alta", "--record", "--small"]).record == Path(KEPT)
+    assert parse(["alta", "--record", "kept.csv"]).record == Path("kept.csv") and parse(["alta"]).record is None
