@@ -13,7 +13,7 @@ from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
 from common.errors import UserError
 from common.machine import RunOptions
-from common.options import LARGEST_SEED, check_rules, nearest, option, read, read_file
+from common.options import LARGEST_SEED, check_rules, did_you_mean, option, read, read_file
 from common.training.precision import PRECISIONS
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -200,8 +200,7 @@ def find_configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if path is None:
         raise UserError(f"--config-file: missing. There are {', '.join(known)}.")
     if not Path(path).expanduser().is_file():
-        hint = f" Did you mean {near}?" if (near := nearest(path, known)) else ""
-        raise UserError(f"--config-file {path}: no such file.{hint} There are {', '.join(known)}.")
+        raise UserError(f"--config-file {path}: no such file.{did_you_mean(path, known)} There are {', '.join(known)}.")
     return read_file(path), path
 
 

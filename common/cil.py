@@ -128,9 +128,10 @@ def find_configuration(folder: Path) -> Callable[[Mapping[str, Any]], tuple[dict
         place = next((place for place in places if place.is_dir()), places[0])
         files = [file.relative_to(place).as_posix() for file in sorted(place.rglob("*.yaml"))]
         there = ", ".join(files) or f"none below {' or '.join(map(str, dict.fromkeys(places)))}"
-        if name is None:
+        if not name:
             raise UserError(f"--config-name: missing. There are {there}.")
-        raise UserError(f"--config-name {name}: unknown.{did_you_mean(name, files)} There are {there}.")
+        hint = did_you_mean(name, files)
+        raise UserError(f"--config-name {name}: none in --config-path {where}.{hint} There are {there}.")
 
     return find
 

@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from string import Formatter
 from typing import Any, TypeVar
 
 import yaml
@@ -219,6 +218,11 @@ def did_you_mean(word: Any, known: Iterable[Any]) -> str:
     return f" Did you mean {lower[near[0]]}?" if near else ""
 
 
+def unknown(what: str, word: Any, known: Iterable[Any]) -> str:
+    """The message about a word that is none of the known ones."""
+    return f"{what}: unknown.{did_you_mean(word, known)} Known are {', '.join(map(str, known))}."
+
+
 def _unlock(config: DictConfig) -> None:
     """Frozen dataclasses make read-only configurations, sections each on their own."""
     OmegaConf.set_readonly(config, False)
@@ -246,6 +250,8 @@ def _assign(config: DictConfig, known: Mapping[str, Declared], key: str, name: s
     item = known[key]
     try:
         plain = _plain(item, value)
+        if (plain in ("", []) or "" in _listed(plain)) and not (item.about.empty or item.about.ignored):
+            raise UserError(f"it is empty. Give {KINDS.get(item.kind, 'a value')}.")
         if isinstance(plain, bool) and item.kind in (int, float, str):
             raise ValueError
         OmegaConf.update(config, key, plain, merge=False)
@@ -273,8 +279,12 @@ def _plain(item: Declared, value: Any) -> Any:
     return item.about.convert(value) if item.about.convert and value is not None else value
 
 
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _joined(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return " ".join(map(str, _listed(value)))
 
 
 # Checking
@@ -304,16 +314,13 @@ def _check(config: DictConfig, known: Mapping[str, Declared], spelled: Mapping[s
 
 
 def _check_value(item: Declared, value: Any, name: str) -> None:
-    about, values = item.about, value if isinstance(value, list) else [value]
-    if value in ("", []) and not about.empty:
-        raise UserError(f"{name}: it is empty. Give {KINDS.get(item.kind, 'a value')}.")
+    about, values = item.about, _listed(value)
     if about.unique and len(set(values)) < len(values):
         raise UserError(f"{name} {_joined(value)}: a value occurs twice.")
     for one in values:
         choices = about.presets or about.choices
         if choices and not any(type(one) is type(known) and one == known for known in choices):
-            known = ", ".join(map(str, choices))
-            raise UserError(f"{name} {one}: unknown.{did_you_mean(one, choices)} Known are {known}.")
+            raise UserError(unknown(f"{name} {one}", one, choices))
         bounds = {key: getattr(about, key) for key in RANGES if getattr(about, key) is not None}
         finite = not isinstance(one, float) or math.isfinite(one)
         if not finite or not all(RANGES[key][0](one, bound) for key, bound in bounds.items()):
@@ -325,11 +332,8 @@ def _check_value(item: Declared, value: Any, name: str) -> None:
 
 def one_placeholder(template: str) -> str | None:
     """A check of templates, which name the class once, as {}."""
-    try:
-        fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-    except ValueError:  # a single brace
-        fields = []
-    return None if fields == [""] else "give {} once, where the class name stands."
+    once = template.count("{}") == 1 and not set("{}") & set(template.replace("{}", ""))
+    return None if once else "give {} once, where the class name stands."
 
 
 def check_rules(rules: Iterable[Rule]) -> None:

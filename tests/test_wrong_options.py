@@ -29,9 +29,9 @@ ENTRIES = {  # the program, its options, and words that lack nothing but the dat
         ["--config", f"{ROOT}/inflora/configs/cifar100_inflora.json", "--data-path", "nowhere", "--save", "out"],
     ),
     "vq_prompt.run": (
-        "vq_prompt.options.VQOptions",
+        "vq_prompt.vq_options.VQOptions",
         ["--config", "configs/cifar-100_prompt_vq.yaml", "--learner_type", "prompt", "--learner_name", "VQPrompt",
-         "dataroot=nowhere"],
+         "dataroot=nowhere", "--prompt_param", "10", "2", "1"],
     ),
     "vq_prompt.run it": (
         "vq_prompt.it_options.ITOptions",
@@ -42,11 +42,11 @@ ENTRIES = {  # the program, its options, and words that lack nothing but the dat
         "alta.options.Options",
         ["--config-file", f"{ROOT}/alta/configs/il_cifar100.yaml", "--cifar100_dir", "nowhere", "--save", "out"],
     ),
-    "results": ("results.__main__.BuildOptions", ["--runs", "nowhere"]),
-    "results verify": ("results.__main__.VerifyOptions", ["verify", "mtil-order1"]),
-    "results first-row": ("results.__main__.FirstRowOptions", ["first-row", "nowhere"]),
-    "results run": ("results.__main__.RunOptions", ["run", "inflora-cifar100", "--dry-run"]),
-    "common.datasets": ("common.datasets.__main__.Options", ["check", "--data-location", "nowhere", "MNIST"]),
+    "results": ("results.options.Build", ["--runs", "nowhere"]),
+    "results verify": ("results.options.Verify", ["verify", "mtil-order1"]),
+    "results first-row": ("results.options.FirstRow", ["first-row", "nowhere"]),
+    "results run": ("results.options.Run", ["run", "--dry-run", "inflora-cifar100"]),
+    "common.datasets": ("common.datasets.__main__.Check", ["check", "--data-location", "nowhere", "MNIST"]),
     "tests.benchmarks": ("tests.benchmarks.__main__.Options", ["zscl"]),
 }  # fmt: skip
 
@@ -80,7 +80,7 @@ def wrong_values(item: Declared) -> Iterator[str]:
 def wrong_words(entry: str, item: Declared) -> Iterator[list[str]]:
     for value in wrong_values(item):
         if item.about.positional:
-            yield [word if word != ENTRIES[entry][1][-1] else value for word in ENTRIES[entry][1]]
+            yield [*ENTRIES[entry][1][:-1], value]
         elif item.kind is bool:
             yield [*ENTRIES[entry][1], f"{item.key if item.about.off else item.flags[0]}={value}"]
         else:
@@ -154,7 +154,7 @@ BY_HAND = [  # entry point, words, what the message names
         "--prompt_param 10 2", "--prompt_param 10 2 nan", "--n_centroids 0", "--crct_epochs 0", "--ca_lr -1",
         "--ca_batch_size_ratio 0", "--ca_weight_decay nan", "--memory 5", "--oracle_flag", "--gpuid 0 1", "lr=nan",
         "prompt_lr_mult=-1", "weight_decay=-1", "schedule=[]", "iter_step=-1", "max_task=0", "batch_size=0",
-        "first_split_size=0", "workers=-1", "dataset=nosuch dataroot=mini", "schedule_type=cosine",
+        "first_split_size=0", "workers=-1", "dataset=nosuch dataroot=mini", "schedule_type=cosines",
         "vq_weight_convention=codes", "--overwrite 2",
     )),
     *(("vq_prompt.run it", words) for words in (
@@ -184,8 +184,8 @@ def test_nonsense_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     message = refused(entry, [*ENTRIES[entry][1], *words.split()], tmp_path, capsys)
-    name = words.split()[0].partition("=")[0]
-    assert name.lstrip("-").rpartition(".")[2] in message, message
+    names = [word.partition("=")[0] for word in words.split() if word.startswith("--") or "=" in word]
+    assert any(name.lstrip("-").rpartition(".")[2] in message for name in names), message
 
 
 @pytest.mark.parametrize("word", ["data_location=", "devices="])

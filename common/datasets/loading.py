@@ -61,7 +61,6 @@ def load(
     train_transform: Transform | None = None,
     eval_transform: Transform | None = None,
     verify: bool = True,
-    sun397_order: str = "sorted",
     imagenet100_lists: str | Path | None = None,
     options: dict[str, object] | None = None,
 ) -> ImageSet:
@@ -69,7 +68,7 @@ def load(
 
     train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images.
     verify checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken
-    as they are. sun397_order: "sorted", or "torchvision" for the order in which the file system lists SUN397.
+    as they are.
     imagenet100_lists: a folder with ImageNet100's subset lists (see imagenet_incremental.imagenet100).
     options: of the set's own reader: `split` of ImageNetR, `lists` of DomainNet.
     Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
@@ -83,7 +82,7 @@ def load(
         check_miniature([name])
         return load_domain(name, train_transform, eval_transform)
     root = Path(root).expanduser()
-    data = read(name, root, verify, sun397_order, imagenet100_lists, options)
+    data = read(name, root, verify, imagenet100_lists, options)
     problem = count_problem(name, data) if verify else None
     if problem:
         raise UserError(
@@ -93,7 +92,7 @@ def load(
     data.train.transform = train_transform
     if data.test is not None:
         data.test.transform = eval_transform
-    notes = [f"file order: {sun397_order}"] if name == "SUN397" else []
+    notes = ["file order: sorted"] if name == "SUN397" else []
     data.fingerprint = fingerprint(data.train, data.test, root, notes)
     return data
 
@@ -102,7 +101,6 @@ def read(
     name: str,
     root: Path,
     verify: bool,
-    sun397_order: str = "sorted",
     imagenet100_lists: str | Path | None = None,
     options: dict[str, object] | None = None,
 ) -> ImageSet:
@@ -113,7 +111,7 @@ def read(
             f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
             f"{how_to_get(name, str(root))}"
         )
-    known = {"SUN397": {"order": sun397_order}, "ImageNet100": {"lists": imagenet100_lists}}
+    known = {"ImageNet100": {"lists": imagenet100_lists}}
     try:
         data = READERS[name](root, verify, **known.get(name, {}), **(options or {}))
     except UserError:

@@ -240,22 +240,16 @@ def stanford_cars(root: Path, verify: bool) -> ImageSet:
     return _from_lists("StanfordCars", "stanford_cars", train, test, root / "stanford_cars/devkit")
 
 
-def sun397(root: Path, verify: bool, order: str = "sorted") -> ImageSet:
-    """SUN397, 80/20 split of all images.
+def sun397(root: Path, verify: bool) -> ImageSet:
+    """SUN397, 80/20 split of all images, their paths sorted before.
 
     torchvision lists the files as the file system happens to, so upstream's split can not be reproduced.
-    Order "sorted" sorts the paths before the split; "torchvision" keeps the listed order. The fingerprint
-    tells them apart.
     """
     from torchvision import datasets
 
     whole = datasets.SUN397(root, loader=str)
     names = agreed_names("SUN397", "sun397", whole.classes)
     files = _files(whole)
-    if order not in ("sorted", "torchvision"):
-        raise UserError(f"SUN397: unknown order {order!r}; known are sorted and torchvision.")
-    rank = range(len(files))
-    if order == "sorted":
-        rank = sorted(rank, key=lambda i: Path(files.paths[i]).as_posix())
+    rank = sorted(range(len(files)), key=lambda i: Path(files.paths[i]).as_posix())
     parts = _split_files([files.paths[i] for i in rank], [files.labels[i] for i in rank])
     return ImageSet("SUN397", *parts, names, read_templates("sun397"))

@@ -127,14 +127,6 @@ def test_sun397_is_sorted_before_the_split(fake_root: Path) -> None:
     permutation = torch.randperm(len(everything), generator=torch.Generator().manual_seed(42)).tolist()
     assert ordered.train.paths == [everything[i] for i in permutation[:635]]
     assert ordered.fingerprint["notes"] == ["file order: sorted"]
-    listed = load("SUN397", fake_root, verify=False, sun397_order="torchvision")
-    assert sorted(listed.train.paths + listed.test.paths) == everything
-    assert listed.fingerprint["notes"] == ["file order: torchvision"]
-    assert (
-        listed.fingerprint["md5"] != ordered.fingerprint["md5"] or listed.train.paths == ordered.train.paths
-    )
-    with pytest.raises(UserError, match="unknown order 'random'"):
-        load("SUN397", fake_root, verify=False, sun397_order="random")
 
 
 def test_fingerprint_depends_on_files_and_labels_not_on_the_place(fake_root: Path, tmp_path: Path) -> None:
