@@ -6,7 +6,6 @@ A run's seeds, scale, folder and device are derived from them by the functions b
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common import vit
 from common.machine import RunOptions
@@ -106,7 +105,7 @@ def run_seeds(options: Options) -> list[int]:
 
 def seed_rules(options: Options) -> list[Rule]:
     """No two repeats under one seed."""
-    seeds: list[Any] = run_seeds(options)
+    seeds = run_seeds(options)
     twice = f"--seeds {' '.join(map(str, seeds))}, one a run: one occurs twice. Those not given are the run's index."
     return [(len(set(seeds)) < len(seeds), twice)]
 

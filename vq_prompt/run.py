@@ -8,8 +8,6 @@ import contextlib
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from common.errors import UserError, all_checked, exit_cleanly
 from common.machine import choose_machine
 from common.training.device import automatic_workers
