@@ -53,10 +53,8 @@ class DataSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    pretrained: bool = option(
-        help="always true", group="section model of the configuration",
-        check=only(True, "there is no model without CLIP's weights."),
-    )  # fmt: skip
+    pretrained: bool = option(help="always true", group="section model of the configuration",
+        check=only(True, "there is no model without CLIP's weights."))
     use_replay: bool = option(help="whether methods with an adapter replay from a buffer")
 
 
@@ -101,9 +99,8 @@ class TrainerSection:
 
 @dataclass(frozen=True)
 class TrainSection:
-    batch_size: int = option(
-        help="images a step, and samples replayed", group="sections train and eval of the configuration", at_least=1
-    )
+    batch_size: int = option(help="images a step, and samples replayed",
+        group="sections train and eval of the configuration", at_least=1)
     alpha: float = option(help="weight of the replayed samples' cross-entropy", at_least=0)
     beta: float = option(help="weight of the squared difference to their recorded logits", at_least=0)
     num_classes: int | None = option(None, "read nowhere, as in the original", at_least=1)
@@ -119,57 +116,43 @@ class EvalSection:
 class Options(RunOptions):
     """The original's flags, ours, and the sections of its configuration files."""
 
-    config_file: str = option(
-        help="YAML file of the keys below, as the nine in alta/configs",
-        group="the original's flags", flags=("--config-file",), decides=False,
-    )  # fmt: skip
-    method: str = option(
-        "oritext_mlp2cprompt_oriimg", "what is matched with what; the default is ALTA", choices=tuple(METHODS)
-    )
-    il_setting: str = option(
-        "class-il", "which of the two is printed; both are recorded", choices=("class-il", "task-il"), decides=False
-    )
+    config_file: str = option(help="YAML file of the keys below, as the nine in alta/configs",
+        group="the original's flags", decides=False)
+    method: str = option("oritext_mlp2cprompt_oriimg", "what is matched with what; the default is ALTA",
+        choices=tuple(METHODS))
+    il_setting: str = option("class-il", "which of the two is printed; both are recorded",
+        choices=("class-il", "task-il"), decides=False)
     visual: str = option("RN50", "CLIP", choices=VISUALS)
     buffer_size: int = option(200, "samples in the replay buffer", at_least=0)
     seed: int = option(42, "of everything that is drawn", at_least=0, at_most=LARGEST_SEED)
     cifar10_dir: str = option("./data", "folder of CIFAR-10", decides=False)
     cifar100_dir: str = option("./data", "folder of CIFAR-100", decides=False)
     tinyimagenet_dir: str = option("./data/tiny-imagenet-200", "folder of TinyImageNet", decides=False)
-    lr_policy: str = option(
-        "released", "schedule of the learning rate: see alta/README.md",
-        group="ours, with effect on the numbers", choices=LR_POLICIES,
-    )  # fmt: skip
-    precision: str = option(
-        "auto", "auto: fp16, the original's, on a GPU and fp32 on a CPU",
-        choices=("auto", "fp16", *PRECISIONS), decides=False,
-    )  # fmt: skip
-    encoding: str = option(
-        "auto", "of texts; auto: full in fp16, else cut behind the last end token",
-        choices=("auto", *ENCODINGS), decides=False,
-    )  # fmt: skip
+    lr_policy: str = option("released", "schedule of the learning rate: see alta/README.md",
+        group="ours, with effect on the numbers", choices=LR_POLICIES)
+    precision: str = option("auto", "auto: fp16, the original's, on a GPU and fp32 on a CPU",
+        choices=("auto", "fp16", *PRECISIONS), decides=False)
+    encoding: str = option("auto", "of texts; auto: full in fp16, else cut behind the last end token",
+        choices=("auto", *ENCODINGS), decides=False)
     clip_norm: bool = option(False, "normalise images as CLIP, not as the data set")
     seen_only: bool = option(False, "class-IL among the classes seen, not among all")
     joint_task_classes: int | None = option(None, "joint_*.yaml: task-IL masks to tasks of so many classes", at_least=1)
-    clip_weights: str | None = option(
-        None, "file of CLIP weights to take for --visual's published ones", flags=("--model",), decides=False
-    )
+    clip_weights: str | None = option(None, "file of CLIP weights to take for --visual's published ones",
+        flags=("--model",), decides=False)
     dataset: DataSection = field(default_factory=DataSection)
     model: ModelSection = field(default_factory=ModelSection)
     OPTIM: OptimSection = field(default_factory=OptimSection)
     TRAINER: TrainerSection = field(default_factory=TrainerSection)
     train: TrainSection = field(default_factory=TrainSection)
     eval: EvalSection = field(default_factory=EvalSection)
-    scale: str = option(
-        "paper", "mini: the embedded miniature", group="run", presets={"paper": None, MINI: miniature}, decides=False
-    )
-    save: str | None = option(
-        None, "output folder (runs/alta/<config>-<method>-<visual>-buffer<n>-seed<k>)", decides=False
-    )
+    scale: str = option("paper", "mini: the embedded miniature", group="run", presets={"paper": None, MINI: miniature},
+        decides=False)
+    save: str | None = option(None, "output folder (runs/alta/<config>-<method>-<visual>-buffer<n>-seed<k>)",
+        decides=False)
     tsne: bool = option(False, "draw raw and task-aware representations of test images", decides=False)
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1", decides=False)
-    workers: int | None = option(
-        None, "loader processes (dataset.num_workers, at most one a core)", at_least=0, decides=False
-    )
+    workers: int | None = option(None, "loader processes (dataset.num_workers, at most one a core)", at_least=0,
+        decides=False)
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:

@@ -60,15 +60,11 @@ class HydraSection:
 class CILOptions(RunOptions):
     """The keys that both originals have, then ours. A paper's own follow in a class derived from this."""
 
-    config_path: str = option(
-        ".", "folder of the configuration, from here or from the paper's folder",
-        group="configuration", flags=("--config-path", "-cp"), decides=False,
-    )  # fmt: skip
+    config_path: str = option(".", "folder of the configuration, from here or from the paper's folder",
+        group="configuration", flags=("--config-path", "-cp"), decides=False)
     config_name: str = option(help="its file", flags=("--config-name", "-cn"), decides=False)
     scale: str = option("paper", "ours: mini is the embedded miniature, in seconds", presets={"paper": None})
-    dataset: str = option(
-        help="cifar100, tinyimagenet, imagenet100, imagenet1000", group="protocol", convert=known_set
-    )
+    dataset: str = option(help="cifar100, tinyimagenet, imagenet100, imagenet1000", group="protocol", convert=known_set)
     dataset_root: str = option("", "folder of the data sets, or mini", empty=True, decides=False)
     class_order: str = option(
         "", "class_orders/cifar100.yaml and the like, or a file", empty=True, decides=False
@@ -77,9 +73,8 @@ class CILOptions(RunOptions):
     increment: int = option(help="classes of every later task", at_least=1)
     scenario: str = option("class", choices=("class",))
     prompt_template: str = option(help="the prompt, {} standing for the class", check=one_placeholder)
-    eval_transform: str = option(
-        "train", "ours: test images in random crops, as the originals evaluate, or centred", choices=("train", "test")
-    )
+    eval_transform: str = option("train", "ours: test images in random crops, as the originals evaluate, or centred",
+        choices=("train", "test"))
     model_name: str = option("ViT-B/16", "CLIP: a published name, a file, or mini")
     batch_size: int = option(64, group="training", at_least=1)
     lr: float = option(help="peak learning rate", above=0)

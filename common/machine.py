@@ -22,28 +22,18 @@ class RunOptions:
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1", group="run", decides=False)
     threads: int | None = option(None, "CPU threads of torch (its own choice)", at_least=1, decides=False)
     workers: int | None = option(None, "loader processes (automatic: one a core)", at_least=0, decides=False)
-    no_verify: bool = option(
-        False, "accept data sets whose counts differ from the published ones", flags=("--no-verify",), decides=False
-    )
-    save_interval: float = option(
-        10.0, "seconds between saves within a task", flags=("--save-interval",), at_least=0, decides=False
-    )
+    no_verify: bool = option(False, "accept data sets whose counts differ from the published ones", decides=False)
+    save_interval: float = option(10.0, "seconds between saves within a task", at_least=0, decides=False)
     overwrite: bool = option(False, "start the output folder anew", decides=False)
-    precision: str = option(
-        "fp32", "tf32 or bf16 are faster on a GPU and move the numbers: another run, another method's name",
-        group="speed and watching", choices=PRECISIONS, decides=False,
-    )  # fmt: skip
-    compile: bool = option(
-        False, "compile the transformer blocks with torch.compile (moves numbers by rounding)", decides=False
-    )
-    checkpoint_activations: bool = option(
-        False, "keep the blocks' inputs alone and compute them again in the backward pass: less memory",
-        flags=("--checkpoint-activations",), decides=False,
-    )  # fmt: skip
-    tensorboard: bool = option(
-        False, "write loss curves and accuracies into tensorboard/ in the run's folder (needs the package)",
-        decides=False,
-    )  # fmt: skip
+    precision: str = option("fp32",
+        "tf32 or bf16 are faster on a GPU and move the numbers: another run, another method's name",
+        group="speed and watching", choices=PRECISIONS, decides=False)
+    compile: bool = option(False, "compile the transformer blocks with torch.compile (moves numbers by rounding)",
+        decides=False)
+    checkpoint_activations: bool = option(False,
+        "keep the blocks' inputs alone and compute them again in the backward pass: less memory", decides=False)
+    tensorboard: bool = option(False,
+        "write loss curves and accuracies into tensorboard/ in the run's folder (needs the package)", decides=False)
 
 
 @dataclass(frozen=True)

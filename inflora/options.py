@@ -48,31 +48,26 @@ def part_of_a_folder(name: str) -> str | None:
 class Options(RunOptions):
     """A run's settings are the keys of the configuration without the seed, which stands in the run's labels."""
 
-    config: str = option(
-        help="JSON file of settings, as the twelve in inflora/configs", group="configuration", decides=False
-    )
-    scale: str = option(
-        "paper", "mini: the embedded miniature", presets={"paper": None, "mini": CONFIGS / "mini.json"}, decides=False
-    )
+    config: str = option(help="JSON file of settings, as the twelve in inflora/configs", group="configuration",
+        decides=False)
+    scale: str = option("paper", "mini: the embedded miniature", presets={"paper": None, "mini": CONFIGS / "mini.json"},
+        decides=False)
     model_name: str = option(help="the method; SeqLoRA and Joint are its bounds", choices=tuple(METHODS))
     backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys")
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the backbones' files", decides=False)
-    seed: list[int] = option(
-        help="one, or several: a run each", at_least=0, at_most=LARGEST_SEED, unique=True, decides=False
-    )
+    seed: list[int] = option(help="one, or several: a run each", at_least=0, at_most=LARGEST_SEED, unique=True,
+        decides=False)
     dataset: str = option(help="data set", group="protocol", choices=tuple(DATASETS))
-    data_path: str = option(help="folder of the data, or mini", flags=("--data-path",), decides=False)
-    split: str = option(
-        "40", "ImageNet-R: a seed, upstream (the first of the run's), folders, or a folder of lists; DomainNet: lists",
-        check=known_split,
-    )  # fmt: skip
+    data_path: str = option(help="folder of the data, or mini", decides=False)
+    split: str = option("40",
+        "ImageNet-R: a seed, upstream (the first of the run's), folders, or a folder of lists; DomainNet: lists",
+        check=known_split)
     shuffle: bool = option(False, "draw the class order from the seed")
     init_cls: int = option(help="classes of the first task", at_least=1)
     increment: int = option(help="classes of every later task", at_least=1)
     total_sessions: int = option(help="tasks over which the threshold rises; there are so many branches", at_least=1)
-    decimals: int | None = option(
-        None, "round accuracies as upstream's curves: 2 (without: not at all)", at_least=0, at_most=10
-    )
+    decimals: int | None = option(None, "round accuracies as upstream's curves: 2 (without: not at all)", at_least=0,
+        at_most=10)
     optim: str = option(help="optimiser", group="training", choices=("adam", "sgd"))
     epochs: int = option(help="passes over a task", at_least=1)
     lrate: float = option(help="learning rate", above=0)
@@ -82,26 +77,21 @@ class Options(RunOptions):
     init_weight_decay: float | None = option(None, "of the first task, instead of weight_decay", at_least=0)
     fc_lrate: float | None = option(None, "learning rate of the classifier, of the methods that have one", above=0)
     lrate_decay: float = option(0.1, "of those methods: what a milestone multiplies the rates by", above=0, at_most=1)
-    milestones: list[int] | None = option(
-        None, "of those methods: epochs at which the rates fall (18; on DomainNet 4)", at_least=1, empty=True
-    )
+    milestones: list[int] | None = option(None, "of those methods: epochs at which the rates fall (18; on DomainNet 4)",
+        at_least=1, empty=True)
     batch_size: int = option(help="images a step", at_least=1)
-    decay_finished: bool = option(
-        True, "weight decay leaves finished branches alone, as under torch 2; without: as torch 1.10",
-        off=("--keep-finished",),
-    )  # fmt: skip
-    num_workers: int | None = option(
-        None, "loader processes, at most one a core; --workers is taken as it is", at_least=0, decides=False
-    )
+    decay_finished: bool = option(True,
+        "weight decay leaves finished branches alone, as under torch 2; without: as torch 1.10",
+        off=("--keep-finished",))
+    num_workers: int | None = option(None, "loader processes, at most one a core; --workers is taken as it is",
+        at_least=0, decides=False)
     rank: int = option(help="width of a LoRA branch", group="method", at_least=1)
     lamb: float = option(help="share of the inputs that counts as old, in the first task", above=0, below=1)
     lame: float = option(help="the share that the later tasks' rise towards: lamb to 1", above=0, at_most=1)
     save: str = option("logs", "folder that the original's log folders lie in", group="output", decides=False)
     net_type: str = option("sip", "a part of the folder's name", check=part_of_a_folder)
-    device: str = option(
-        "auto", "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1",
-        group="run", convert=first_device, decides=False,
-    )  # fmt: skip
+    device: str = option("auto", "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1", group="run",
+        convert=first_device, decides=False)
     prefix: Any = option(None, ignored=NOT_READ)
     memory_size: Any = option(None, ignored=NO_MEMORY)
     memory_per_class: Any = option(None, ignored=NO_MEMORY)

@@ -45,10 +45,8 @@ NOT_READ = "upstream never reads it"
 class Options(CILOptions):
     """The keys of configs/class/*.yaml. Those that are ignored stand in the originals' files."""
 
-    scale: str = option(
-        "paper", "ours: mini is the embedded miniature, in seconds",
-        presets={"paper": None, "mini": FOLDER / "configs" / "cil_mini.yaml"},
-    )  # fmt: skip
+    scale: str = option("paper", "ours: mini is the embedded miniature, in seconds",
+        presets={"paper": None, "mini": FOLDER / "configs" / "cil_mini.yaml"})
     method: str = option(help="what is learned", group="method", choices=tuple(METHODS))
     eval_noise: bool = option(True, "ours: gate noise in evaluation too, as the original; false takes it out")
     l2: Any = option(0, ignored=NOT_READ)

@@ -28,18 +28,12 @@ def frozen_list(path: str) -> str | None:
 class Options(MTILOptions):
     """The method's flags; those that MTIL's papers share are in the base."""
 
-    method: str = option(
-        "finetune", "nothing else reaches the adapters upstream",
-        group="adapters", choices=("finetune",), decides=False,
-    )  # fmt: skip
-    train_mode: str = option(
-        "adapter", "whole, text and image belong to ZSCL", flags=("--train-mode",), choices=("adapter",), decides=False
-    )
+    method: str = option("finetune", "nothing else reaches the adapters upstream", group="adapters",
+        choices=("finetune",), decides=False)
+    train_mode: str = option("adapter", "whole, text and image belong to ZSCL", choices=("adapter",), decides=False)
     ffn_adapt: bool = option(False, "insert adapters; goes with --apply_moe")
-    ffn_adapt_where: str = option(
-        "AdapterDoubleEncoder", "both encoders, or the image encoder alone",
-        choices=("AdapterDoubleEncoder", "AdapterImageEncoder"),
-    )  # fmt: skip
+    ffn_adapt_where: str = option("AdapterDoubleEncoder", "both encoders, or the image encoder alone",
+        choices=("AdapterDoubleEncoder", "AdapterImageEncoder"))
     ffn_option: str = option("parallel", "beside the MLP", choices=("parallel",), decides=False)
     ffn_num: int = option(64, "width of an expert's bottleneck", at_least=1)
     apply_moe: bool = option(False, "several experts a block, and a router a task")
@@ -47,59 +41,39 @@ class Options(MTILOptions):
     experts_num: int = option(2, "experts a block", at_least=1)
     topk: int = option(2, "experts that a router picks for a sample", at_least=1)
     task_num: int = option(11, "routers a block; there is one autoencoder more", at_least=1)
-    task_id: int = option(
-        ORIGINAL_CLIP, "router to train; with --train_chooser the autoencoder; with --no-ddas the router of all images "
-        "(-1: the original CLIP)", at_least=ORIGINAL_CLIP,
-    )  # fmt: skip
+    task_id: int = option(ORIGINAL_CLIP,
+        "router to train; with --train_chooser the autoencoder; with --no-ddas the router of all images " "(-1: the original CLIP)",
+        at_least=ORIGINAL_CLIP)
     is_train: bool = option(False, "gate noise in training")
     frozen: bool = option(False, "do not train the experts named in --frozen-path")
-    frozen_path: str = option(
-        "frozen_list", "file that lists the frozen experts; a sequence keeps it in its folder",
-        flags=("--frozen-path",), check=frozen_list,
-    )  # fmt: skip
-    freeze_bug_text_index: bool = option(
-        False, "freeze visual experts by the text counts, as the original before 2024-07-18",
-        flags=("--freeze-bug-text-index",),
-    )  # fmt: skip
-    balance_loss_weight: float = option(
-        0.0, "weight of the balance loss that upstream computes and drops", flags=("--balance-loss-weight",), at_least=0
-    )
+    frozen_path: str = option("frozen_list", "file that lists the frozen experts; a sequence keeps it in its folder",
+        check=frozen_list)
+    freeze_bug_text_index: bool = option(False,
+        "freeze visual experts by the text counts, as the original before 2024-07-18")
+    balance_loss_weight: float = option(0.0, "weight of the balance loss that upstream computes and drops", at_least=0)
     repeat_train: bool = option(False, "start from --load")
-    few_shot: int = option(
-        -1, "images a class to train on; -1: all", at_least=-1,
-        check=lambda count: None if count else "give a positive number, or -1 for all images.",
-    )  # fmt: skip
-    train_chooser: bool = option(
-        False, "train the autoencoder of --task_id; in a sequence all of them, before the adapters",
-        group="DDAS: autoencoders that find an image's router",
-    )  # fmt: skip
-    chooser_iterations: list[int] = option(
-        [1000, 300], "steps in a sequence: of the reference set, of each task", flags=("--chooser-iterations",),
-        at_least=1, check=lambda steps: None if len(steps) == 2 else "give two: of the reference set, of each task.",
-    )  # fmt: skip
-    chooser_features: str = option(
-        "alexnet", "features: alexnet (fetched), mini, or an AlexNet file", flags=("--chooser-features",)
-    )
+    few_shot: int = option(-1, "images a class to train on; -1: all", at_least=-1,
+        check=lambda count: None if count else "give a positive number, or -1 for all images.")
+    train_chooser: bool = option(False,
+        "train the autoencoder of --task_id; in a sequence all of them, before the adapters",
+        group="DDAS: autoencoders that find an image's router")
+    chooser_iterations: list[int] = option([1000, 300], "steps in a sequence: of the reference set, of each task",
+        at_least=1, check=lambda steps: None if len(steps) == 2 else "give two: of the reference set, of each task.")
+    chooser_features: str = option("alexnet", "features: alexnet (fetched), mini, or an AlexNet file")
     autorouter: bool = option(False, "DDAS names the task of every batch of --batch-size-eval images")
-    threshold: float | None = option(
-        None, "mean squared error above which a batch goes to the original CLIP (0.0655 full-shot, 0.0585 5-shot)",
-        at_least=0, at_most=1,
-    )  # fmt: skip
+    threshold: float | None = option(None,
+        "mean squared error above which a batch goes to the original CLIP (0.0655 full-shot, 0.0585 5-shot)",
+        at_least=0, at_most=1)
     load_autochooser: str | None = option(None, "autoencoders of the checkpoint; of a folder: its own files without")
-    ddas_per_image: bool = option(False, "decide for every image by itself", flags=("--ddas-per-image",))
-    oracle_task_id: bool = option(
-        False, "instead of DDAS: the data set's own router once learnt, else the original CLIP",
-        flags=("--oracle-task-id",),
-    )  # fmt: skip
-    no_ddas: bool = option(False, "instead of DDAS: all images to the router --task_id", flags=("--no-ddas",))
+    ddas_per_image: bool = option(False, "decide for every image by itself")
+    oracle_task_id: bool = option(False,
+        "instead of DDAS: the data set's own router once learnt, else the original CLIP")
+    no_ddas: bool = option(False, "instead of DDAS: all images to the router --task_id")
     non_text: bool = option(False, "class vectors of the original CLIP for every router")
-    scale: str = option(
-        "paper", "mini: the embedded miniature, in minutes", group="named sets of values",
-        presets={"paper": None, "mini": CONFIGS / "mini.yaml"},
-    )  # fmt: skip
-    preset: str | None = option(
-        None, "the script behind the released few-shot checkpoint", presets={"fewshot_v1": CONFIGS / "fewshot_v1.yaml"}
-    )
+    scale: str = option("paper", "mini: the embedded miniature, in minutes", group="named sets of values",
+        presets={"paper": None, "mini": CONFIGS / "mini.yaml"})
+    preset: str | None = option(None, "the script behind the released few-shot checkpoint",
+        presets={"fewshot_v1": CONFIGS / "fewshot_v1.yaml"})
     eval_interval: int | None = option(None, ignored=NO_EVALUATION)
     eval_every_epoch: bool = option(False, ignored=NO_EVALUATION)
 

@@ -46,9 +46,8 @@ class Options(RunOptions):
     learner_type: str = option(help="the paper", group="method")
     learner_name: str = option(help="its method")
     scale: str = option("paper", "ours: mini is the embedded miniature", presets={"paper": None}, decides=False)
-    dataset: str = option(
-        help="images", group="data and tasks", choices=("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet")
-    )
+    dataset: str = option(help="images", group="data and tasks",
+        choices=("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet"))
     dataroot: str = option("data", "folder of the data sets, or mini", decides=False)
     first_split_size: int = option(help="classes of the first task", at_least=1)
     other_split_size: int = option(help="classes of every later task", at_least=1)
@@ -56,10 +55,9 @@ class Options(RunOptions):
     rand_split: bool = option(True, "shuffle the classes by the seed, of which 0 keeps their order")
     upper_bound_flag: bool = option(False, "one task with all classes")
     validation: bool = option(False, "hold a fifth of the training images out and test on them")
-    split: str = option(
-        "auto", "ours: of ImageNet-R: auto (its lists, or where there are none seed 40), lists, their folder, a seed",
-        check=_split,
-    )  # fmt: skip
+    split: str = option("auto",
+        "ours: of ImageNet-R: auto (its lists, or where there are none seed 40), lists, their folder, a seed",
+        check=_split)
     memory: int = option(0, "images kept of old tasks; more than 0 is refused", at_least=0, check=_memory)
     oracle_flag: bool = option(False, "refused: what it did is not known", check=_oracle)
     optimizer: str = option("AdamW", "the only one", group="training", choices=("AdamW",))
@@ -73,21 +71,15 @@ class Options(RunOptions):
     model_type: str = option("zoo", ignored=DEAD)
     model_name: str = option("vit_pt_imnet", ignored=DEAD)
     debug_mode: int = option(0, ignored=DEAD)
-    config: str = option(
-        CONFIG, "yaml file; configs/<name>.yaml stands for the one of that name in vq_prompt/configs",
-        group="run", decides=False,
-    )  # fmt: skip
+    config: str = option(CONFIG, "yaml file; configs/<name>.yaml stands for the one of that name in vq_prompt/configs",
+        group="run", decides=False)
     log_dir: str = option("outputs/out", "output folder; '-mini' is appended at that scale", decides=False)
     repeat: int = option(1, "runs, one a seed", at_least=1, decides=False)
-    seeds: list[int] = option(
-        [], "a seed for each run; those missing are the run's index",
-        words=True, empty=True, unique=True, at_least=0, at_most=LARGEST_SEED, decides=False,
-    )  # fmt: skip
+    seeds: list[int] = option([], "a seed for each run; those missing are the run's index", words=True, empty=True,
+        unique=True, at_least=0, at_most=LARGEST_SEED, decides=False)
     overwrite: int = option(0, "0: go on with what is there; 1: start anew", choices=(0, 1), decides=False)
-    gpuid: list[int] = option(
-        [0], "CUDA index of a single card, or the CPU where there is none; negative: the CPU",
-        words=True, check=_one_device, decides=False,
-    )  # fmt: skip
+    gpuid: list[int] = option([0], "CUDA index of a single card, or the CPU where there is none; negative: the CPU",
+        words=True, check=_one_device, decides=False)
     device: str | None = option(None, "auto, cpu, cuda, cuda:1, instead of --gpuid", decides=False)
     workers: int = option(4, "loader processes, at most one a core", at_least=0, decides=False)
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the ViTs' files", decides=False)

@@ -44,31 +44,22 @@ class ITOptions(Options):
 
     learner_type: str = option(help="it_prompt, or prompt, which has options of its own", group="IT-Prompt")
     learner_name: str = option(choices=tuple(PRESETS))
-    scale: str = option(
-        "paper", "mini is the embedded miniature, in minutes; its values act where this stands",
-        presets={"paper": None, "mini": CONFIGS / "mini_it_prompt.yaml"}, decides=False,
-    )  # fmt: skip
-    backbone: str = option(
-        CLIP_BACKBONE, "CLIP, or a ViT, which has no texts",
-        choices=(CLIP_BACKBONE, *(f"vit_{name}" for name in vit.available())),
-    )  # fmt: skip
+    scale: str = option("paper", "mini is the embedded miniature, in minutes; its values act where this stands",
+        presets={"paper": None, "mini": CONFIGS / "mini_it_prompt.yaml"}, decides=False)
+    backbone: str = option(CLIP_BACKBONE, "CLIP, or a ViT, which has no texts",
+        choices=(CLIP_BACKBONE, *(f"vit_{name}" for name in vit.available())))
     clip_weights: str = option("ViT-B/16", "of CLIP: a published name, a file, or mini")
-    selector: str | None = option(
-        None, "what infers an image's task; by the learner", choices=("softmax", "cncm", "key", "oracle")
-    )
+    selector: str | None = option(None, "what infers an image's task; by the learner",
+        choices=("softmax", "cncm", "key", "oracle"))
     tpi_hidden: int = option(512, "width of the softmax selector", at_least=1)
     classifier: str | None = option(None, "what answers; by the learner", choices=("softmax", "cncm", "text"))
     scope: str = option("seen", "answer among all classes seen, or the inferred task's", choices=("seen", "task"))
-    train_head: Any = option(
-        "auto", "train a softmax head; auto: where it answers, or no text guides the prompts",
-        choices=("auto", True, False), convert=_auto_or_bool,
-    )  # fmt: skip
-    text_guide: str | None = option(
-        None, "the texts' loss; ce with CLIP, off with a ViT", choices=("ce", "cosine", "off"), convert=_off
-    )
-    text_classes: str = option(
-        "current", "the texts that ce compares: the task's, or all seen", choices=("current", "seen")
-    )
+    train_head: Any = option("auto", "train a softmax head; auto: where it answers, or no text guides the prompts",
+        choices=("auto", True, False), convert=_auto_or_bool)
+    text_guide: str | None = option(None, "the texts' loss; ce with CLIP, off with a ViT",
+        choices=("ce", "cosine", "off"), convert=_off)
+    text_classes: str = option("current", "the texts that ce compares: the task's, or all seen",
+        choices=("current", "seen"))
     template: str = option("a photo of {}", "of the texts, {} for the class", check=one_placeholder)
     logit_scale: float = option(100.0, "of ce", above=0)
     lambda_text: float = option(1.0, "weight of the texts' loss", at_least=0)

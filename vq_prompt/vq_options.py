@@ -25,35 +25,28 @@ class VQOptions(Options):
 
     learner_type: str = option(help="prompt, or it_prompt, which has options of its own", group="VQ-Prompt")
     learner_name: str = option(choices=("VQPrompt", "NCM"))
-    scale: str = option(
-        "paper", "mini is the embedded miniature, in minutes; its values act where this stands",
-        presets={"paper": None, "mini": CONFIGS / "mini.yaml"}, decides=False,
-    )  # fmt: skip
+    scale: str = option("paper", "mini is the embedded miniature, in minutes; its values act where this stands",
+        presets={"paper": None, "mini": CONFIGS / "mini.yaml"}, decides=False)
     pretrained_weight: str = option(
         "sup1k", f"{', '.join(vit.available())}, or a file in timm's keys",
         flags=("--pretrained_weight", "--pretrained_weigh"), decides=False,  # the second stands in cub-200.sh
     )  # fmt: skip
-    prompt_param: list[float] = option(
-        [1.0, 1.0, 1.0], "pool size, prompt length, temperature", words=True, check=_three
-    )
+    prompt_param: list[float] = option([1.0, 1.0, 1.0], "pool size, prompt length, temperature", words=True,
+        check=_three)
     schedule_type: str = option("coswm", "how the rate falls within a task", choices=SCHEDULES)
-    schedule: list[int] = option(
-        [], "coswm: iterations of freeze, epochs of warm-up, epochs; else it ends with the epochs", at_least=0
-    )
+    schedule: list[int] = option([],
+        "coswm: iterations of freeze, epochs of warm-up, epochs; else it ends with the epochs", at_least=0)
     iter_step: int = option(0, "iterations that coswm takes for an epoch", at_least=0)
-    adaptive_pred: bool = option(
-        True, "NO statistics and NO classifier re-training; --no_ca is ours, well named",
-        off=("--adaptive_pred", "--no_ca"),
-    )  # fmt: skip
+    adaptive_pred: bool = option(True, "NO statistics and NO classifier re-training; --no_ca is ours, well named",
+        off=("--adaptive_pred", "--no_ca"))
     n_centroids: int = option(1, "Gaussians a class", at_least=1)
     crct_epochs: int = option(10, "epochs of re-training", at_least=1)
     ca_lr: float = option(1e-4, "its learning rate", above=0)
     ca_weight_decay: float = option(5e-4, "its weight decay", at_least=0)
     ca_batch_size_ratio: float = option(4.0, "its samples a Gaussian: batch size times this", above=0)
-    vq_weight_convention: str = option(
-        "code", "weights of commitment and codebook loss: 0.4 and 0.1 (code), or swapped (paper)",
-        group="VQ-Prompt, ours", choices=tuple(CONVENTIONS),
-    )  # fmt: skip
+    vq_weight_convention: str = option("code",
+        "weights of commitment and codebook loss: 0.4 and 0.1 (code), or swapped (paper)", group="VQ-Prompt, ours",
+        choices=tuple(CONVENTIONS))
     quantize: bool = option(True, "false: the mixture of all prompts itself, Soft-Prompt")
     normalize_query: bool = option(False, "normalise the query as the keys are")
     prompt_lr_mult: float = option(5.0, "the prompts' rate as a multiple of lr", above=0)

@@ -49,73 +49,50 @@ class Options(MTILOptions):
     """ZSCL's own flags, before those that MoE-Adapters has too."""
 
     scale: str = option("paper", "ours: mini is the embedded miniature, in minutes", presets=SCALES)
-    method: str = option(
-        "finetune", "ZSCL turns distillation on; lwf is finetune and lwa is ZSCL, as in the older scripts",
-        group="method", choices=("finetune", "ZSCL", "icarl"), convert=lambda name: OLD_SPELLINGS.get(name, name),
-    )  # fmt: skip
-    train_mode: str = option(
-        "whole", "which encoders are trained", flags=("--train-mode",), choices=("whole", "text", "image")
-    )
-    dataset_order: list[str] | None = option(
-        None, "iCaRL's tasks, instead of --train-dataset; order1 and order2 work too", convert=known_order, unique=True
-    )
+    method: str = option("finetune",
+        "ZSCL turns distillation on; lwf is finetune and lwa is ZSCL, as in the older scripts", group="method",
+        choices=("finetune", "ZSCL", "icarl"), convert=lambda name: OLD_SPELLINGS.get(name, name))
+    train_mode: str = option("whole", "which encoders are trained", choices=("whole", "text", "image"))
+    dataset_order: list[str] | None = option(None,
+        "iCaRL's tasks, instead of --train-dataset; order1 and order2 work too", convert=known_order, unique=True)
     memory_size: int = option(10000, "iCaRL's exemplars, K", at_least=1)
-    icarl_quota: str = option(
-        "upstream", "ours: exemplars of the newest set, K - K/t as in the original's code, or K/t",
-        flags=("--icarl-quota",), choices=("upstream", "exact"),
-    )  # fmt: skip
-    icarl_herding: str = option(
-        "upstream", "ours: images taken by the original's shifted index, or those that herding means",
-        flags=("--icarl-herding",), choices=("upstream", "fixed"),
-    )  # fmt: skip
-    icarl_lr: float | None = option(
-        None, "ours: peak learning rate of iCaRL, which ignores --lr: 5e-5 for Aircraft and MNIST, 1e-5 for others",
-        flags=("--icarl-lr",), above=0,
-    )  # fmt: skip
+    icarl_quota: str = option("upstream",
+        "ours: exemplars of the newest set, K - K/t as in the original's code, or K/t", choices=("upstream", "exact"))
+    icarl_herding: str = option("upstream",
+        "ours: images taken by the original's shifted index, or those that herding means",
+        choices=("upstream", "fixed"))
+    icarl_lr: float | None = option(None,
+        "ours: peak learning rate of iCaRL, which ignores --lr: 5e-5 for Aircraft and MNIST, 1e-5 for others", above=0)
 
-    image_loss: bool = option(
-        False, "L_img: distil each image's view of the sentences", group="distillation (--method ZSCL and icarl)"
-    )
+    image_loss: bool = option(False, "L_img: distil each image's view of the sentences",
+        group="distillation (--method ZSCL and icarl)")
     text_loss: bool = option(False, "L_txt: distil each sentence's view of the images")
     ablation_loss_2: bool = option(False, "L_ii: distil image-image similarities")
     feature_mse: bool = option(False, "L_mse on the features")
     weight_adjust: bool = option(False, "weight 0.5 on L_img, L_txt, L_ii")
     T: float = option(2.0, "temperature", above=0)
-    ref_dataset: str | None = option(
-        None, "reference images: ImageNet, ImageNetSM, ImageNetSUB, conceptual_captions, a data set, or current",
-        flags=("--ref-dataset",), convert=source(IMAGE_SOURCES, CURRENT),
-    )  # fmt: skip
-    ref_sentences: str | None = option(
-        None,
+    ref_dataset: str | None = option(None,
+        "reference images: ImageNet, ImageNetSM, ImageNetSUB, conceptual_captions, a data set, or current",
+        convert=source(IMAGE_SOURCES, CURRENT))
+    ref_sentences: str | None = option(None,
         "conceptual_captions, random, a data set (its class prompts), or current; without it those of --ref-dataset",
-        flags=("--ref-sentences",), convert=source(SENTENCE_SOURCES, CURRENT),
-    )  # fmt: skip
-    text_datasets: list[str] | None = option(
-        None, "class prompts of these data sets as sentences; seen: all learnt",
-        flags=("--text-datasets",), convert=text_sources,
-    )  # fmt: skip
-    ref_model: str | None = option(
-        None, "the teacher's checkpoint, or previous; default: pre-trained CLIP", flags=("--ref-model",)
-    )
-    ref_wise: bool = option(False, "teacher = (1 - alpha) CLIP + alpha theta0", flags=("--ref-wise",))
+        convert=source(SENTENCE_SOURCES, CURRENT))
+    text_datasets: list[str] | None = option(None, "class prompts of these data sets as sentences; seen: all learnt",
+        convert=text_sources)
+    ref_model: str | None = option(None, "the teacher's checkpoint, or previous; default: pre-trained CLIP")
+    ref_wise: bool = option(False, "teacher = (1 - alpha) CLIP + alpha theta0")
     ref_wise_alpha: float = option(0.8, "its alpha", at_least=0, at_most=1)
     num: float = option(64.0, "classes of ImageNetSM; images of ImageNetSUB, or a share of at most 1", above=0)
-    reference_pass: str = option(
-        "auto",
-        "ours: task and reference images through the student together (fewer launches), or one after the other (half "
-        "the activations); auto: joint on a CPU, separate on a GPU",
-        flags=("--reference-pass",), choices=("auto", "joint", "separate"), decides=False,
-    )  # fmt: skip
-    cache_dir: str = option(
-        "~/.cache/zscl", "ours: keeps the teacher's features for later runs; none: keep nothing",
-        flags=("--cache-dir",), decides=False,
-    )  # fmt: skip
+    reference_pass: str = option("auto",
+        "ours: task and reference images through the student together (fewer launches), or one after the other (half " "the activations); auto: joint on a CPU, separate on a GPU",
+        choices=("auto", "joint", "separate"), decides=False)
+    cache_dir: str = option("~/.cache/zscl", "ours: keeps the teacher's features for later runs; none: keep nothing",
+        decides=False)
 
     we: bool = option(False, "weight ensemble: save a running mean", group="weight space", flags=("--we", "--swa"))
     we_wise: bool = option(False, "WE pulled to theta0", flags=("--we_wise", "--swa_wise"))
-    we_wise_alpha: float = option(
-        0.98, "weight of WE against theta0", flags=("--we_wise_alpha", "--swa_wise_alpha"), at_least=0, at_most=1
-    )
+    we_wise_alpha: float = option(0.98, "weight of WE against theta0", flags=("--we_wise_alpha", "--swa_wise_alpha"),
+        at_least=0, at_most=1)
     moving_avg: bool = option(False, "pull the live weights to a reference")
     mv_avg_decay: float = option(0.999, "weight of the live weights in it", at_least=0, at_most=1)
     mv_avg_model: str = option("n", "theta0, before the last pull, or CLIP", choices=("n", "t", "zeroshot"))
@@ -125,18 +102,13 @@ class Options(MTILOptions):
     wise_ft_model: str = option("n", "with theta0 or with CLIP", choices=("n", "zeroshot"))
     wise_ft_alpha: float = option(0.8, "weight of the fine-tuned model", at_least=0, at_most=1)
 
-    first_tasks: int | None = option(
-        None, "ours: stop after so many tasks; without it the run goes on",
-        group="how far to train, and watching it", flags=("--first-tasks",), at_least=1, decides=False,
-    )  # fmt: skip
-    eval_interval: int | None = option(
-        None, "evaluate every so many steps, before the step", flags=("--eval-interval",), at_least=1, decides=False
-    )
-    eval_every_epoch: bool = option(False, "evaluate before each epoch", flags=("--eval-every-epoch",), decides=False)
+    first_tasks: int | None = option(None, "ours: stop after so many tasks; without it the run goes on",
+        group="how far to train, and watching it", at_least=1, decides=False)
+    eval_interval: int | None = option(None, "evaluate every so many steps, before the step", at_least=1, decides=False)
+    eval_every_epoch: bool = option(False, "evaluate before each epoch", decides=False)
 
-    wise_ft: bool = option(
-        False, "evaluate alpha x --load + (1 - alpha) x CLIP", group="what --eval-only evaluates instead of --load"
-    )
+    wise_ft: bool = option(False, "evaluate alpha x --load + (1 - alpha) x CLIP",
+        group="what --eval-only evaluates instead of --load")
     alpha: float = option(0.5, "its alpha", at_least=0, at_most=1)
     load_federate: list[str] | None = option(None, "evaluate the uniform average of these checkpoints")
 
@@ -145,21 +117,21 @@ class Options(MTILOptions):
     baseline: bool = option(False, ignored=NOT_READ)
     trio: bool = option(False, ignored=NOT_READ)
     rff: bool = option(False, ignored=NOT_READ)
-    fc_init: bool = option(False, flags=("--fc-init",), ignored=NOT_READ)
-    fc_setnone: bool = option(False, flags=("--fc-setnone",), ignored=NOT_READ)
-    dataset_shift: bool = option(False, flags=("--dataset-shift",), ignored=NOT_READ)
-    freeze_encoder: bool = option(False, flags=("--freeze-encoder",), ignored=NOT_READ)
+    fc_init: bool = option(False, ignored=NOT_READ)
+    fc_setnone: bool = option(False, ignored=NOT_READ)
+    dataset_shift: bool = option(False, ignored=NOT_READ)
+    freeze_encoder: bool = option(False, ignored=NOT_READ)
     fisher: str | None = option(None, ignored=NOT_READ)
     fisher_floor: str | None = option(None, ignored=NOT_READ)
     exp_name: str | None = option(None, ignored=NOT_READ)
-    freeze_fc: str | None = option(None, flags=("--freeze-fc",), ignored=NOT_READ)
+    freeze_fc: str | None = option(None, ignored=NOT_READ)
     basic_model_load: str | None = option(None, ignored=NOT_READ)
     fc_load: str | None = option(None, ignored=NOT_READ)
     keep_old_heads: str | None = option(None, ignored=NOT_READ)
-    control_dataset: str | None = option(None, flags=("--control-dataset",), ignored=NOT_READ)
-    control_dataset_add: str | None = option(None, flags=("--control-dataset-add",), ignored=NOT_READ)
+    control_dataset: str | None = option(None, ignored=NOT_READ)
+    control_dataset_add: str | None = option(None, ignored=NOT_READ)
     n_class: str | None = option(None, ignored=NOT_READ)
-    results_db: str | None = option(None, flags=("--results-db",), ignored=NOT_READ)
+    results_db: str | None = option(None, ignored=NOT_READ)
 
 
 def parse(argv: list[str] | None = None) -> Options:
