@@ -27,7 +27,7 @@ from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import heat_map, write_matrix
 from common.evaluation.seen_classes import PooledTest
 from common.machine import Machine, RunOptions
-from common.options import LARGEST_SEED, Rule, did_you_mean, one_placeholder, option, read_file, settings
+from common.options import SEED, Rule, did_you_mean, one_placeholder, option, read_file, scale_option, settings
 from common.runs import Run, file_md5, free_file, load_tensors, mini_folder, save_tensors
 from common.training.schedules import cosine_with_warmup
 
@@ -63,12 +63,11 @@ class CILOptions(RunOptions):
     config_path: str = option(".", "folder of the configuration, from here or from the paper's folder",
         group="configuration", flags=("--config-path", "-cp"), decides=False)
     config_name: str = option(help="its file", flags=("--config-name", "-cn"), decides=False)
-    scale: str = option("paper", "ours: mini is the embedded miniature, in seconds", presets={"paper": None})
+    scale: str = scale_option(None)
     dataset: str = option(help="cifar100, tinyimagenet, imagenet100, imagenet1000", group="protocol", convert=known_set)
     dataset_root: str = option("", "folder of the data sets, or mini", empty=True, decides=False)
-    class_order: str = option(
-        "", "class_orders/cifar100.yaml and the like, or a file", empty=True, decides=False
-    )  # the order itself is among a run's settings
+    # the order itself is among a run's settings, as is the fingerprint of the data
+    class_order: str = option("", "class_orders/cifar100.yaml and the like, or a file", empty=True, decides=False)
     initial_increment: int = option(help="classes of the first task", at_least=1)
     increment: int = option(help="classes of every later task", at_least=1)
     scenario: str = option("class", choices=("class",))
@@ -82,13 +81,11 @@ class CILOptions(RunOptions):
     weight_decay: float = option(0.0, at_least=0)
     epochs: int = option(1, "ours: passes over a task; the originals always make one", at_least=1)
     warmup: int = option(30, "ours: steps of warm-up; 30 in the originals' code", at_least=0)
-    seed: int = option(42, at_least=0, at_most=LARGEST_SEED)
+    seed: int = option(42, **SEED)
     save: str | None = option(None, "ours: output folder instead of hydra.run.dir", group="output", decides=False)
     log_path: str = option("metrics.json", "file in the run's folder", check=free_file, decides=False)
     workdir: str = option("", "accepted: paths need no prefix here", empty=True, decides=False)
-    imagenet100_lists: str | None = option(
-        None, "ours: folder of train_100.txt, val_100.txt", decides=False
-    )  # the data's fingerprint tells
+    imagenet100_lists: str | None = option(None, "ours: folder of train_100.txt, val_100.txt", decides=False)
     hydra: HydraSection = field(default_factory=HydraSection)
 
 

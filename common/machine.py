@@ -25,15 +25,12 @@ class RunOptions:
     no_verify: bool = option(False, "accept data sets whose counts differ from the published ones", decides=False)
     save_interval: float = option(10.0, "seconds between saves within a task", at_least=0, decides=False)
     overwrite: bool = option(False, "start the output folder anew", decides=False)
-    precision: str = option("fp32",
-        "tf32 or bf16 are faster on a GPU and move the numbers: another run, another method's name",
+    precision: str = option("fp32", "tf32 and bf16 are faster on a GPU and move the numbers: another run",
         group="speed and watching", choices=PRECISIONS, decides=False)
-    compile: bool = option(False, "compile the transformer blocks with torch.compile (moves numbers by rounding)",
+    compile: bool = option(False, "compile the blocks with torch.compile (moves numbers by rounding)", decides=False)
+    checkpoint_activations: bool = option(False, "compute activations anew in the backward pass: less memory",
         decides=False)
-    checkpoint_activations: bool = option(False,
-        "keep the blocks' inputs alone and compute them again in the backward pass: less memory", decides=False)
-    tensorboard: bool = option(False,
-        "write loss curves and accuracies into tensorboard/ in the run's folder (needs the package)", decides=False)
+    tensorboard: bool = option(False, "curves into tensorboard/ in the run's folder (needs the package)", decides=False)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, canonical
 from common.machine import RunOptions
-from common.options import LARGEST_SEED, Rule, one_placeholder, option
+from common.options import SEED, Rule, one_placeholder, option
 
 ORDERS = {"order1": MTIL_ORDER_1, "order2": MTIL_ORDER_2}
 
@@ -29,7 +29,7 @@ def mtil_names(names: list[str]) -> list[str]:
 class MTILOptions(RunOptions):
     """The flags of both, under the originals' names and defaults. A paper's own follow in a class derived from this."""
 
-    train_dataset: list[str] | None = option(None, "data set, or the sequence; order1 and order2 stand for the paper's",
+    train_dataset: list[str] | None = option(None, "data set, or a sequence; order1, order2: the paper's",
         group="training", convert=mtil_names, unique=True)
     lr: list[float] = option([1e-3], "peak learning rate", at_least=0)
     wd: float = option(0.0, "weight decay", at_least=0)
@@ -39,13 +39,11 @@ class MTILOptions(RunOptions):
     epochs: int | None = option(None, "training length; excludes --iterations", at_least=1)
     iterations: list[int] | None = option(None, "training length; one more step is taken", at_least=1)
     batch_size: int = option(64, "images a step, of references too", at_least=1)
-    seed: int = option(42, "set anew for every task", at_least=0, at_most=LARGEST_SEED)
-    template: str | None = option(None, "training prompt instead of the data set's first, {} for the class",
-        check=one_placeholder)
+    seed: int = option(42, "set anew for every task", **SEED)
+    template: str | None = option(None, "prompt instead of the data set's first, {}: class", check=one_placeholder)
     loss_interval: int = option(1000, "print the losses every so many steps", at_least=1, decides=False)
     eval_only: bool = option(False, "evaluate --load: a checkpoint, or a folder of a sequence's", group="evaluation")
-    eval_datasets: list[str] | None = option(None, "data sets to evaluate; order1 and order2 stand for the paper's",
-        convert=mtil_names)
+    eval_datasets: list[str] | None = option(None, "data sets to evaluate", convert=mtil_names, unique=True)
     batch_size_eval: int = option(128, "images a batch of evaluation", at_least=1)
     model: str = option("ViT-B/16", "CLIP: a published name, a checkpoint file, or mini", group="data and weights")
     data_location: str = option("./data", "folder of all data sets, or mini", decides=False)

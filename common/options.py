@@ -42,9 +42,11 @@ Preset = Path | Callable[[Any], Content] | None  # a file of values, or a functi
 
 REQUIRED = "???"  # OmegaConf's word for a value that must be given
 LARGEST_SEED = 2**32 - 1  # NumPy's
+SHARE = {"at_least": 0, "at_most": 1}  # ranges, as `option` takes them
+SEED = {"at_least": 0, "at_most": LARGEST_SEED}
 Entry = tuple[str, str, Any]  # key, what messages call the option, value
 Rule = tuple[Any, str]  # what is wrong if true, and how it is told
-ASSIGNMENT = re.compile(r"\+?[A-Za-z_][\w.]*=")
+ASSIGNMENT = re.compile(r"\+?[A-Za-z_][\w.-]*=")
 RANGES = {  # fields of About: what must hold, and how it is told
     "at_least": (operator.ge, "{} or more"),
     "above": (operator.gt, "more than {}"),
@@ -105,6 +107,11 @@ def option(default: Any = REQUIRED, help: str = "", **about: Any) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def scale_option(mini: Preset, **about: Any) -> Any:
+    """--scale, whose value mini stands for the values of a file, or of a function."""
+    return option("paper", "mini: the embedded miniature, in minutes", presets={"paper": None, "mini": mini}, **about)
+
+
 def ignored(names: str, why: str) -> type:
     """A base of an options dataclass: options of these names that are accepted and have no effect."""
     fields = [(name, Any, option(None, ignored=why)) for name in names.split()]
@@ -131,16 +138,9 @@ def declared(options: type, prefix: str = "") -> list[Declared]:
 
 
 def settings(options: Any) -> dict[str, Any]:
-    """What decides a run's numbers, as plain values: the fields of a section under the section's name."""
-    values: dict[str, Any] = {}
-    for item in declared(type(options)):
-        if item.about.decides and not item.about.ignored:
-            *sections, name = item.key.split(".")
-            owner, place = options, values
-            for section in sections:
-                owner, place = getattr(owner, section), place.setdefault(section, {})
-            place[name] = getattr(owner, name)
-    return values
+    """What decides a run's numbers, as plain values by dotted key."""
+    items = [item for item in declared(type(options)) if item.about.decides and not item.about.ignored]
+    return {item.key: operator.attrgetter(item.key)(options) for item in items}
 
 
 # Reading
@@ -183,7 +183,7 @@ def read(
             content = preset(config) if callable(preset) else read_file(preset)
             waiting[:0] = _entries(known, content, f"{name} {value}" if callable(preset) else str(preset))
     if asks_help:
-        print(_parser(known, about, config).format_help())
+        _parser(known, about, config).print_help()
         raise SystemExit(0)
     _check(config, known, spelled)
     return OmegaConf.to_object(config)
@@ -356,10 +356,10 @@ class _Keep(argparse.Action):
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, flag: str | None = None) -> None:
         if self.dest == "set":
-            key, equals, value = value.lstrip("+").partition("=")
+            name, equals, value = value.lstrip("+").partition("=")
             if not equals:
-                parser.error(f"{key!r} is not understood: give --flag VALUE or key=value")
-            namespace.given.append((key, key, value))
+                parser.error(f"{name!r} is not understood: give --flag VALUE or key=value")
+            namespace.given.append((name.replace("-", "_"), name, value))
         else:
             namespace.given.append((self.dest, flag or self.metavar, self.const if self.nargs == 0 else value))
 

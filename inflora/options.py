@@ -11,7 +11,7 @@ from common import vit
 from common.datasets.incremental import Scenario
 from common.errors import UserError
 from common.machine import RunOptions
-from common.options import LARGEST_SEED, check_rules, option, read, read_file
+from common.options import LARGEST_SEED, SEED, check_rules, ignored, option, read, read_file, scale_option
 from inflora.methods import METHODS
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -21,7 +21,7 @@ DATASETS = {  # key of the configurations: name in common.datasets, classes
     "domainnet": ("DomainNet", 345),
 }
 MINI_CLASSES = 40
-NOT_READ, NO_MEMORY = "upstream never reads it", "there is no memory of images"
+DEAD = "prefix memory_size memory_per_class fixed_memory embd_dim num_heads EPSILON init_lr_decay"
 
 
 def first_device(text: str) -> str:
@@ -45,29 +45,24 @@ def part_of_a_folder(name: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Options(RunOptions):
+class Options(RunOptions, ignored(DEAD, "the code has no use for it")):
     """A run's settings are the keys of the configuration without the seed, which stands in the run's labels."""
 
-    config: str = option(help="JSON file of settings, as the twelve in inflora/configs", group="configuration",
-        decides=False)
-    scale: str = option("paper", "mini: the embedded miniature", presets={"paper": None, "mini": CONFIGS / "mini.json"},
-        decides=False)
+    config: str = option(help="JSON file, as the twelve in inflora/configs", group="configuration", decides=False)
+    scale: str = scale_option(CONFIGS / "mini.json", decides=False)
     model_name: str = option(help="the method; SeqLoRA and Joint are its bounds", choices=tuple(METHODS))
     backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys")
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the backbones' files", decides=False)
-    seed: list[int] = option(help="one, or several: a run each", at_least=0, at_most=LARGEST_SEED, unique=True,
-        decides=False)
+    seed: list[int] = option(help="one, or several: a run each", unique=True, decides=False, **SEED)
     dataset: str = option(help="data set", group="protocol", choices=tuple(DATASETS))
     data_path: str = option(help="folder of the data, or mini", decides=False)
-    split: str = option("40",
-        "ImageNet-R: a seed, upstream (the first of the run's), folders, or a folder of lists; DomainNet: lists",
+    split: str = option("40", "ImageNet-R: a seed, upstream (the run's first), folders, or lists; DomainNet: lists",
         check=known_split)
     shuffle: bool = option(False, "draw the class order from the seed")
     init_cls: int = option(help="classes of the first task", at_least=1)
     increment: int = option(help="classes of every later task", at_least=1)
     total_sessions: int = option(help="tasks over which the threshold rises; there are so many branches", at_least=1)
-    decimals: int | None = option(None, "round accuracies as upstream's curves: 2 (without: not at all)", at_least=0,
-        at_most=10)
+    decimals: int | None = option(None, "round accuracies, as upstream's curves to 2", at_least=0, at_most=10)
     optim: str = option(help="optimiser", group="training", choices=("adam", "sgd"))
     epochs: int = option(help="passes over a task", at_least=1)
     lrate: float = option(help="learning rate", above=0)
@@ -77,14 +72,11 @@ class Options(RunOptions):
     init_weight_decay: float | None = option(None, "of the first task, instead of weight_decay", at_least=0)
     fc_lrate: float | None = option(None, "learning rate of the classifier, of the methods that have one", above=0)
     lrate_decay: float = option(0.1, "of those methods: what a milestone multiplies the rates by", above=0, at_most=1)
-    milestones: list[int] | None = option(None, "of those methods: epochs at which the rates fall (18; on DomainNet 4)",
-        at_least=1, empty=True)
+    milestones: list[int] | None = option(None, "epochs of that: 18, on DomainNet 4", at_least=1, empty=True)
     batch_size: int = option(help="images a step", at_least=1)
-    decay_finished: bool = option(True,
-        "weight decay leaves finished branches alone, as under torch 2; without: as torch 1.10",
+    decay_finished: bool = option(True, "no weight decay of finished branches, as under torch 2, not 1.10",
         off=("--keep-finished",))
-    num_workers: int | None = option(None, "loader processes, at most one a core; --workers is taken as it is",
-        at_least=0, decides=False)
+    num_workers: int | None = option(None, "loader processes, at most one a core", at_least=0, decides=False)
     rank: int = option(help="width of a LoRA branch", group="method", at_least=1)
     lamb: float = option(help="share of the inputs that counts as old, in the first task", above=0, below=1)
     lame: float = option(help="the share that the later tasks' rise towards: lamb to 1", above=0, at_most=1)
@@ -92,14 +84,6 @@ class Options(RunOptions):
     net_type: str = option("sip", "a part of the folder's name", check=part_of_a_folder)
     device: str = option("auto", "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1", group="run",
         convert=first_device, decides=False)
-    prefix: Any = option(None, ignored=NOT_READ)
-    memory_size: Any = option(None, ignored=NO_MEMORY)
-    memory_per_class: Any = option(None, ignored=NO_MEMORY)
-    fixed_memory: Any = option(None, ignored=NO_MEMORY)
-    embd_dim: Any = option(None, ignored="the backbone has its own width")
-    num_heads: Any = option(None, ignored="the backbone has its own heads")
-    EPSILON: Any = option(None, ignored=NOT_READ)
-    init_lr_decay: Any = option(None, ignored="the schedules have no use for it")
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
@@ -107,24 +91,17 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
     Raises UserError for what is unknown, missing or out of range, and for values that contradict each other.
     """
-    options = read(
-        Options, argv, "inflora.main", "InfLoRA (arXiv 2404.00228): class-incremental learning, one run a seed.",
-        "Try: python -m inflora.main --config inflora/configs/cifar100_inflora.json --scale mini --seed 0.",
-        configuration,
-    )  # fmt: skip
+    about = "InfLoRA (arXiv 2404.00228): class-incremental learning, one run a seed."
+    usage = "Try: python -m inflora.main --config inflora/configs/cifar100_inflora.json --scale mini --seed 0."
+    options = read(Options, argv, "inflora.main", about, usage, configuration)
     tasks = len(scenario(options, seed=0).tasks)
-    sessions = (
-        f"total_sessions {options.total_sessions}, but {classes(options)} classes in steps of {options.init_cls} and "
-        f"then {options.increment} make {tasks} tasks."
-    )
-    no_rate = f"{options.model_name} needs fc_lrate."
-    check_rules(
-        [
-            (tasks > options.total_sessions, sessions),
-            (METHODS[options.model_name].two_rates and options.fc_lrate is None, no_rate),
-            (options.lame < options.lamb, f"lame {options.lame}: give lamb ({options.lamb}) to 1."),
-        ]
-    )
+    steps = f"{classes(options)} classes in steps of {options.init_cls}, then {options.increment}"
+    two_rates = METHODS[options.model_name].two_rates
+    check_rules([
+        (tasks > options.total_sessions, f"total_sessions {options.total_sessions}, but {steps}, make {tasks} tasks."),
+        (two_rates and options.fc_lrate is None, f"{options.model_name} needs fc_lrate."),
+        (options.lame < options.lamb, f"lame {options.lame}: give lamb ({options.lamb}) to 1."),
+    ])  # fmt: skip
     return options
 
 

@@ -23,7 +23,7 @@ from common.errors import exit_cleanly
 from common.evaluation.metrics import CILStep
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from common.machine import RUNS_TWICE, Machine, choose_machine
-from common.options import check_rules, option, read
+from common.options import check_rules, ignored, option, read, scale_option
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.blocks import prepare
@@ -38,23 +38,16 @@ ROUTER = 0  # the one that all tasks share
 TEST_BATCH = 64  # upstream cil/main.py:L55; with the noise a number of the protocol
 FOLDER = Path(__file__).parent
 METHODS = {"MoE-Adapters": "MoE-Adapters", "zeroshot": "Continual-CLIP"}  # as configurations and as records name them
-NOT_READ = "upstream never reads it"
+NOT_READ = "l2 ce_method we avg_freq ref_dataset ref_sentences"
 
 
 @dataclass(frozen=True)
-class Options(CILOptions):
+class Options(CILOptions, ignored(NOT_READ, "upstream never reads it")):
     """The keys of configs/class/*.yaml. Those that are ignored stand in the originals' files."""
 
-    scale: str = option("paper", "ours: mini is the embedded miniature, in seconds",
-        presets={"paper": None, "mini": FOLDER / "configs" / "cil_mini.yaml"})
+    scale: str = scale_option(FOLDER / "configs" / "cil_mini.yaml")
     method: str = option(help="what is learned", group="method", choices=tuple(METHODS))
     eval_noise: bool = option(True, "ours: gate noise in evaluation too, as the original; false takes it out")
-    l2: Any = option(0, ignored=NOT_READ)
-    ce_method: Any = option(0, ignored=NOT_READ)
-    we: Any = option(None, ignored=NOT_READ)
-    avg_freq: Any = option(None, ignored=NOT_READ)
-    ref_dataset: Any = option(None, ignored=NOT_READ)
-    ref_sentences: Any = option(None, ignored=NOT_READ)
 
 
 def parse(argv: list[str] | None = None) -> Options:

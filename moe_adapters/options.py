@@ -6,14 +6,15 @@ from pathlib import Path
 
 from common.machine import RUNS_TWICE
 from common.mtil import MTILOptions, mtil_protocol, sequence_rules
-from common.options import Rule, check_rules, option, read
+from common.options import SHARE, Rule, check_rules, ignored, option, read, scale_option
 from common.processes import process_count
 from common.runs import free_file, mini_folder
 from moe_adapters.adapters import ORIGINAL_CLIP
 
 CONFIGS = Path(__file__).parent / "configs"
 REFERENCE_SET = "TinyImagenet"  # what the first autoencoder learns: images of no task
-NO_EVALUATION = "its evaluation call has the wrong arity and always failed upstream"
+PRESETS = {"fewshot_v1": CONFIGS / "fewshot_v1.yaml"}
+NO_EFFECT = "upstream reads it nowhere, or into an evaluation that always failed"
 
 
 def frozen_list(path: str) -> str | None:
@@ -25,7 +26,7 @@ def frozen_list(path: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Options(MTILOptions):
+class Options(MTILOptions, ignored("multi_experts eval_interval eval_every_epoch", NO_EFFECT)):
     """The method's flags; those that MTIL's papers share are in the base."""
 
     method: str = option("finetune", "nothing else reaches the adapters upstream", group="adapters",
@@ -37,54 +38,40 @@ class Options(MTILOptions):
     ffn_option: str = option("parallel", "beside the MLP", choices=("parallel",), decides=False)
     ffn_num: int = option(64, "width of an expert's bottleneck", at_least=1)
     apply_moe: bool = option(False, "several experts a block, and a router a task")
-    multi_experts: bool = option(False, ignored="read nowhere upstream")
     experts_num: int = option(2, "experts a block", at_least=1)
     topk: int = option(2, "experts that a router picks for a sample", at_least=1)
     task_num: int = option(11, "routers a block; there is one autoencoder more", at_least=1)
-    task_id: int = option(ORIGINAL_CLIP,
-        "router to train; with --train_chooser the autoencoder; with --no-ddas the router of all images " "(-1: the original CLIP)",
-        at_least=ORIGINAL_CLIP)
+    task_id: int = option(ORIGINAL_CLIP, "router (with --train_chooser autoencoder) to train; with --no-ddas that of all "
+        "images (-1: the original CLIP)", at_least=ORIGINAL_CLIP)
     is_train: bool = option(False, "gate noise in training")
     frozen: bool = option(False, "do not train the experts named in --frozen-path")
-    frozen_path: str = option("frozen_list", "file that lists the frozen experts; a sequence keeps it in its folder",
-        check=frozen_list)
-    freeze_bug_text_index: bool = option(False,
-        "freeze visual experts by the text counts, as the original before 2024-07-18")
+    frozen_path: str = option("frozen_list", "list of frozen experts; a sequence's: in its folder", check=frozen_list)
+    freeze_bug_text_index: bool = option(False, "freeze visual experts by the text counts, as before 2024-07-18")
     balance_loss_weight: float = option(0.0, "weight of the balance loss that upstream computes and drops", at_least=0)
     repeat_train: bool = option(False, "start from --load")
     few_shot: int = option(-1, "images a class to train on; -1: all", at_least=-1,
         check=lambda count: None if count else "give a positive number, or -1 for all images.")
-    train_chooser: bool = option(False,
-        "train the autoencoder of --task_id; in a sequence all of them, before the adapters",
+    train_chooser: bool = option(False, "train the autoencoder of --task_id; in a sequence all of them first",
         group="DDAS: autoencoders that find an image's router")
     chooser_iterations: list[int] = option([1000, 300], "steps in a sequence: of the reference set, of each task",
         at_least=1, check=lambda steps: None if len(steps) == 2 else "give two: of the reference set, of each task.")
     chooser_features: str = option("alexnet", "features: alexnet (fetched), mini, or an AlexNet file")
     autorouter: bool = option(False, "DDAS names the task of every batch of --batch-size-eval images")
-    threshold: float | None = option(None,
-        "mean squared error above which a batch goes to the original CLIP (0.0655 full-shot, 0.0585 5-shot)",
-        at_least=0, at_most=1)
+    threshold: float | None = option(None, "squared error above which a batch goes to the original CLIP", **SHARE)
     load_autochooser: str | None = option(None, "autoencoders of the checkpoint; of a folder: its own files without")
     ddas_per_image: bool = option(False, "decide for every image by itself")
-    oracle_task_id: bool = option(False,
-        "instead of DDAS: the data set's own router once learnt, else the original CLIP")
+    oracle_task_id: bool = option(False, "instead of DDAS: the set's own router once learnt, else the original CLIP")
     no_ddas: bool = option(False, "instead of DDAS: all images to the router --task_id")
     non_text: bool = option(False, "class vectors of the original CLIP for every router")
-    scale: str = option("paper", "mini: the embedded miniature, in minutes", group="named sets of values",
-        presets={"paper": None, "mini": CONFIGS / "mini.yaml"})
-    preset: str | None = option(None, "the script behind the released few-shot checkpoint",
-        presets={"fewshot_v1": CONFIGS / "fewshot_v1.yaml"})
-    eval_interval: int | None = option(None, ignored=NO_EVALUATION)
-    eval_every_epoch: bool = option(False, ignored=NO_EVALUATION)
+    scale: str = scale_option(CONFIGS / "mini.yaml", group="named sets of values")
+    preset: str | None = option(None, "the script of the released few-shot checkpoint", presets=PRESETS)
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """The options of a command line; raises UserError for what is unknown, out of range, missing or contradictory."""
-    options = read(
-        Options, argv, "moe_adapters.main",
-        "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints.",
-        "Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini.",
-    )  # fmt: skip
+    about = "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints."
+    usage = "Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini."
+    options = read(Options, argv, "moe_adapters.main", about, usage)
     check_rules([*_missing(options), *_contradictions(options)])
     if not options.eval_only:
         check_rules(sequence_rules(options, options.train_dataset))

@@ -29,7 +29,7 @@ ENTRIES = {  # the program, its options, and words that lack nothing but the dat
         ["--config", f"{ROOT}/inflora/configs/cifar100_inflora.json", "--data-path", "nowhere", "--save", "out"],
     ),
     "vq_prompt.run": (
-        "vq_prompt.vq_options.VQOptions",
+        "vq_prompt.options.VQOptions",
         ["--config", "configs/cifar-100_prompt_vq.yaml", "--learner_type", "prompt", "--learner_name", "VQPrompt",
          "dataroot=nowhere", "--prompt_param", "10", "2", "1"],
     ),

@@ -13,7 +13,7 @@ from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
 from common.datasets.incremental import RemappedSubset, Scenario, protocol
 from common.errors import UserError
-from vq_prompt.base_options import Options
+from vq_prompt.options import Options
 
 MINI, MINI_NAME, MINI_CLASSES = "mini", "Characters", 40
 TRAIN_SHARE = 0.8  # under `validation`, of the training images (arXiv 2410.20444 A.2)

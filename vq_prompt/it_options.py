@@ -6,8 +6,8 @@ from typing import Any
 
 from common import vit
 from common.clip.pretrained import MINI, PUBLISHED
-from common.options import Rule, check_rules, one_placeholder, option
-from vq_prompt.base_options import CONFIGS, Options
+from common.options import Rule, check_rules, one_placeholder, option, scale_option
+from vq_prompt.options import CONFIGS, Options
 
 CLIP_BACKBONE = "clip_vitb16"
 PRESETS: dict[str, dict[str, Any]] = {  # by --learner_name; selector and classifier can be overridden
@@ -26,16 +26,8 @@ LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no 
 MINI_BLOCKS = 4  # of the miniature's CLIP and of its ViT
 
 
-def _off(value: Any) -> Any:
-    return "off" if value is False else value  # YAML's own reading of off
-
-
 def _auto_or_bool(value: Any) -> Any:
     return {"true": True, "false": False}.get(str(value).lower(), value)
-
-
-def _halves(length: int) -> str | None:
-    return "one half goes before the keys, one before the values; give an even number." if length % 2 else None
 
 
 @dataclass(frozen=True)
@@ -44,28 +36,26 @@ class ITOptions(Options):
 
     learner_type: str = option(help="it_prompt, or prompt, which has options of its own", group="IT-Prompt")
     learner_name: str = option(choices=tuple(PRESETS))
-    scale: str = option("paper", "mini is the embedded miniature, in minutes; its values act where this stands",
-        presets={"paper": None, "mini": CONFIGS / "mini_it_prompt.yaml"}, decides=False)
+    scale: str = scale_option(CONFIGS / "mini_it_prompt.yaml", decides=False)
     backbone: str = option(CLIP_BACKBONE, "CLIP, or a ViT, which has no texts",
         choices=(CLIP_BACKBONE, *(f"vit_{name}" for name in vit.available())))
     clip_weights: str = option("ViT-B/16", "of CLIP: a published name, a file, or mini")
-    selector: str | None = option(None, "what infers an image's task; by the learner",
-        choices=("softmax", "cncm", "key", "oracle"))
+    selector: str | None = option(None, "infers the task; by the learner", choices=("softmax", "cncm", "key", "oracle"))
     tpi_hidden: int = option(512, "width of the softmax selector", at_least=1)
     classifier: str | None = option(None, "what answers; by the learner", choices=("softmax", "cncm", "text"))
     scope: str = option("seen", "answer among all classes seen, or the inferred task's", choices=("seen", "task"))
     train_head: Any = option("auto", "train a softmax head; auto: where it answers, or no text guides the prompts",
         choices=("auto", True, False), convert=_auto_or_bool)
-    text_guide: str | None = option(None, "the texts' loss; ce with CLIP, off with a ViT",
-        choices=("ce", "cosine", "off"), convert=_off)
-    text_classes: str = option("current", "the texts that ce compares: the task's, or all seen",
-        choices=("current", "seen"))
+    text_guide: str | None = option(None, "the texts' loss; ce with CLIP, off with a ViT", choices=("ce", "cosine", "off"),
+        convert=lambda value: "off" if value is False else value)  # YAML's own reading of off
+    text_classes: str = option("current", "texts that ce compares: the task's, or all", choices=("current", "seen"))
     template: str = option("a photo of {}", "of the texts, {} for the class", check=one_placeholder)
     logit_scale: float = option(100.0, "of ce", above=0)
     lambda_text: float = option(1.0, "weight of the texts' loss", at_least=0)
     lambda_key: float = option(1.0, "weight of the key's loss", at_least=0)
     prompt_layers: list[int] = option([0, 1, 2, 3, 4], "blocks with prompts, from 0 on", at_least=0, unique=True)
-    prompt_length: int = option(8, "prompts a block", at_least=2, check=_halves)
+    prompt_length: int = option(8, "prompts a block, half before the keys, half before the values", at_least=2,
+        check=lambda length: "half goes before the keys; give an even number." if length % 2 else None)
     prompt_init: float = option(1.0, "prompts start within plus and minus this", above=0)
     init_from_prev: bool = option(True, "prompts start as the last task's")
     epochs: int = option(20, "passes over a task", group="a task", at_least=1)
@@ -118,27 +108,19 @@ def settled(options: ITOptions) -> ITOptions:
 def _contradictions(options: ITOptions) -> list[Rule]:
     """Of what was given."""
     name, backbone, blocks = options.learner_name, options.backbone, _blocks(options)
-    is_resnet = options.is_clip and options.clip_weights in PUBLISHED and options.clip_weights.startswith("RN")
+    is_clip = options.is_clip
+    is_resnet = is_clip and options.clip_weights in PUBLISHED and options.clip_weights.startswith("RN")
     return [
-        (
-            not options.has_prompts and (options.selector or options.classifier),
-            f"{name} has no prompts: selector and classifier are not its options.",
-        ),
-        (
-            not options.is_clip and options.text_guide not in (None, "off"),
-            f"text_guide {options.text_guide}: {backbone} has no texts; leave it out or off.",
-        ),
-        (name == "ZeroShot" and not options.is_clip, f"ZeroShot needs CLIP's texts, which {backbone} has not."),
-        (
-            not options.is_clip and options.classifier == "text",
-            f"classifier text needs CLIP's texts, which {backbone} has not.",
-        ),
+        (not options.has_prompts and (options.selector or options.classifier),
+         f"{name} has no prompts: selector and classifier are not its options."),
+        (not is_clip and options.text_guide not in (None, "off"),
+         f"text_guide {options.text_guide}: {backbone} has no texts; leave it out or off."),
+        (not is_clip and name == "ZeroShot", f"ZeroShot needs CLIP's texts, which {backbone} has not."),
+        (not is_clip and options.classifier == "text", f"classifier text needs CLIP's texts, not {backbone}."),
         (is_resnet, f"clip_weights {options.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16."),
-        (
-            options.has_prompts and blocks and max(options.prompt_layers) >= blocks,
-            f"prompt_layers {options.prompt_layers}: the backbone has blocks 0 to {blocks - 1}.",
-        ),
-    ]
+        (options.has_prompts and blocks and max(options.prompt_layers) >= blocks,
+         f"prompt_layers {options.prompt_layers}: the backbone has blocks 0 to {blocks - 1}."),
+    ]  # fmt: skip
 
 
 def _blocks(options: ITOptions) -> int:
@@ -152,21 +134,14 @@ def _blocks(options: ITOptions) -> int:
 
 def _no_use(options: ITOptions) -> list[Rule]:
     """Of what has been settled: prompts that no loss reaches, an answer without its head."""
-    has_prompts, head, guide = options.has_prompts, options.train_head, options.text_guide
+    head, guide = options.train_head, options.text_guide
+    no_head = options.has_prompts and not head
     return [
-        (
-            options.classifier == "softmax" and not head,
-            "classifier softmax needs its head: train_head false contradicts it.",
-        ),
-        (
-            has_prompts and not head and guide == "off",
-            "text_guide off with train_head false: no loss would reach the prompts.",
-        ),
-        (
-            has_prompts and not head and options.lambda_text == 0,
-            "lambda_text 0 without a head: no loss would reach the prompts. text_guide: off trains the head.",
-        ),
-    ]
+        (options.classifier == "softmax" and not head, "classifier softmax needs its head: not train_head false."),
+        (no_head and guide == "off", "text_guide off with train_head false: no loss would reach the prompts."),
+        (no_head and options.lambda_text == 0,
+         "lambda_text 0 without a head: no loss would reach the prompts. text_guide: off trains the head."),
+    ]  # fmt: skip
 
 
 def method_label(options: ITOptions) -> str:

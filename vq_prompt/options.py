@@ -1,105 +1,165 @@
-"""The command line and the yaml configuration of either learner: `parse`, which reads those that belong to it.
+"""The options that VQ-Prompt and IT-Prompt share, under the original's names (run.py:L18-L64, configs/), and VQ-Prompt's.
 
-Values come as common.options has it: defaults, the yaml file, then the command line from left to right.
+A run's seeds, scale, folder and device are derived from them by the functions at the end.
 """
 
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from common.datasets.incremental import Scenario
-from common.errors import UserError
-from common.options import check_rules, declared, read, read_file, unknown
-from vq_prompt import it_data
-from vq_prompt import data as vq_data
-from vq_prompt.base_options import CONFIG, CONFIGS, Options, run_seeds, seed_rules
-from vq_prompt.it_options import ITOptions, settled
-from vq_prompt.vq_options import VQOptions, checked
+from common import vit
+from common.machine import RunOptions
+from common.options import LARGEST_SEED, SEED, Rule, check_rules, option, scale_option
+from common.runs import mini_folder
+from vq_prompt.prompts import CONVENTIONS, check_pool
+from vq_prompt.training import SCHEDULES, check_schedule
 
-ABOUT = "{name} over a sequence of tasks, a run for each seed. The command line overrides the yaml file of --config."
-
-
-class Learner(NamedTuple):
-    """finish: fills in what is open, and raises UserError for contradictions. scenario: (options, seed) -> tasks."""
-
-    name: str
-    options: type[Options]
-    finish: Callable[[Any], Any]
-    scenario: Callable[[Any, int], Scenario]
+CONFIGS = Path(__file__).parent / "configs"
+CONFIG = "configs/config.yaml"  # the original's default, which no configuration here is named
+DEAD = "no effect, as in the original"
+MEMORY = "old classes' logits are at -inf in training: an image of theirs would make the loss infinite. Leave it at 0."
+DEVICES = "a single device only (on several, the original sums the prompt loss over its copies of the model). Give one."
 
 
-LEARNERS = {  # by learner_type
-    "prompt": Learner("VQ-Prompt", VQOptions, checked, vq_data.scenario),
-    "it_prompt": Learner("IT-Prompt", ITOptions, settled, it_data.scenario),
-}
+def _split(split: str) -> str | None:
+    return f"a seed is at most {LARGEST_SEED}." if split.isdigit() and int(split) > LARGEST_SEED else None
 
 
-def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
-    """The options of a command line, of the class that its learner has, all of them settled.
+DATASETS = ("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet")
+VARIANTS = (  # keys of ours that make another method than the released code's
+    "vq_weight_convention", "quantize", "normalize_query", "prompt_lr_mult", "coswm_first_step_full_lr",
+    "ca_first_step_full_lr", "normalize_input",
+)  # fmt: skip
 
-    Raises UserError for what is unknown, missing, out of range or contradictory.
-    """
-    words = sys.argv[1:] if argv is None else list(argv)
-    given, content = dict(_named(words)), None
-    asks_help = not {"-h", "--help"}.isdisjoint(words)
-    try:
-        content = _configuration(given.get("config", CONFIG))
-    except UserError:
-        if not asks_help:
-            raise
-    kind = given.get("learner_type") or (content[0] if content else {}).get("learner_type")
-    kind = "prompt" if asks_help and not kind else kind
-    missing = f"--learner_type: missing. Give {' or '.join(LEARNERS)}."
-    wrong = unknown(f"--learner_type {kind}", kind, LEARNERS)
-    check_rules([(not kind, missing), (str(kind) not in LEARNERS, wrong)])
-    _refuse_foreign(kind, [*given, *(content[0] if content else ())])
-    learner = LEARNERS[kind]
-    (other,) = (name for name in LEARNERS if name != kind)
-    more = f"{LEARNERS[other].name}'s options: --learner_type {other} --help."
-    options = read(
-        learner.options, words, "vq_prompt.run", ABOUT.format(name=learner.name), more, lambda given: content
-    )
-    check_rules(seed_rules(options))
-    options = learner.finish(options)
-    _check_sizes(options, learner)
+
+@dataclass(frozen=True)
+class Options(RunOptions):
+    """A learner's own follow in a class derived from this."""
+
+    learner_type: str = option(help="the paper", group="method")
+    learner_name: str = option(help="its method")
+    scale: str = scale_option(None, decides=False)
+    dataset: str = option(help="images", group="data and tasks", choices=DATASETS)
+    dataroot: str = option("data", "folder of the data sets, or mini", decides=False)
+    first_split_size: int = option(help="classes of the first task", at_least=1)
+    other_split_size: int = option(help="classes of every later task", at_least=1)
+    max_task: int = option(-1, "learn the first so many tasks; -1 for all", at_least=-1,
+        check=lambda count: None if count else "give 1 or more, -1 for all.")
+    rand_split: bool = option(True, "shuffle the classes by the seed, of which 0 keeps their order")
+    upper_bound_flag: bool = option(False, "one task with all classes")
+    validation: bool = option(False, "hold a fifth of the training images out and test on them")
+    split: str = option("auto", "ours, ImageNet-R: auto (its lists, else seed 40), lists, their folder, a seed",
+        check=_split)
+    memory: int = option(0, "more than 0 is refused", at_least=0, check=lambda images: MEMORY if images else None)
+    oracle_flag: bool = option(False, "refused",
+        check=lambda given: "what it did is not known; leave it out." if given else None)
+    optimizer: str = option("AdamW", "the only one", group="training", choices=("AdamW",))
+    batch_size: int = option(help="images a step", at_least=1)
+    lr: float = option(0.0025, "learning rate at its highest", above=0)
+    weight_decay: float = option(0.0, "of AdamW", at_least=0)
+    temp: float = option(2.0, ignored=DEAD)
+    DW: bool = option(False, ignored="class weights are all ones, as in the original")
+    momentum: float = option(0.9, ignored=DEAD)
+    train_aug: bool = option(True, ignored=DEAD)
+    model_type: str = option("zoo", ignored=DEAD)
+    model_name: str = option("vit_pt_imnet", ignored=DEAD)
+    debug_mode: int = option(0, ignored=DEAD)
+    config: str = option(CONFIG, "yaml file; configs/<name>.yaml: the one in vq_prompt", group="files", decides=False)
+    log_dir: str = option("outputs/out", "output folder; '-mini' is appended at that scale", decides=False)
+    repeat: int = option(1, "runs, one a seed", at_least=1, decides=False)
+    seeds: list[int] = option([], "a seed for each run; those missing are the run's index", words=True, empty=True,
+        unique=True, decides=False, **SEED)
+    overwrite: int = option(0, "0: go on with what is there; 1: start anew", choices=(0, 1), decides=False)
+    gpuid: list[int] = option([0], "CUDA index, or the CPU where there is none; negative: the CPU", words=True,
+        check=lambda gpuid: None if len(gpuid) == 1 else DEVICES, decides=False)
+    device: str | None = option(None, "auto, cpu, cuda, cuda:1, instead of --gpuid", decides=False)
+    workers: int = option(4, "loader processes, at most one a core", at_least=0, decides=False)
+    weights: str = option(vit.DEFAULT_FOLDER, "folder of the ViTs' files", decides=False)
+
+    @property
+    def backbone_weights(self) -> str:
+        """The name or the file of the backbone's weights."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class VQOptions(Options):
+    """The options of VQ-Prompt and of its bound, the nearest class mean."""
+
+    learner_type: str = option(help="prompt, or it_prompt, which has options of its own", group="VQ-Prompt")
+    learner_name: str = option(choices=("VQPrompt", "NCM"))
+    scale: str = scale_option(CONFIGS / "mini.yaml", decides=False)
+    # the second spelling stands in cub-200.sh
+    pretrained_weight: str = option("sup1k", f"{', '.join(vit.available())}, or a file in timm's keys",
+        flags=("--pretrained_weight", "--pretrained_weigh"), decides=False)
+    prompt_param: list[float] = option([1.0, 1.0, 1.0], "pool size, prompt length, temperature", words=True,
+        check=lambda values: None if len(values) == 3 else "give pool size, prompt length and temperature.")
+    schedule_type: str = option("coswm", "how the rate falls within a task", choices=SCHEDULES)
+    schedule: list[int] = option([], "coswm: freeze (iterations), warm-up, epochs; else epochs last", at_least=0)
+    iter_step: int = option(0, "iterations that coswm takes for an epoch", at_least=0)
+    adaptive_pred: bool = option(True, "NO statistics, NO re-training", off=("--adaptive_pred", "--no_ca"))
+    n_centroids: int = option(1, "Gaussians a class", at_least=1)
+    crct_epochs: int = option(10, "epochs of re-training", at_least=1)
+    ca_lr: float = option(1e-4, "its learning rate", above=0)
+    ca_weight_decay: float = option(5e-4, "its weight decay", at_least=0)
+    ca_batch_size_ratio: float = option(4.0, "its samples a Gaussian: batch size times this", above=0)
+    vq_weight_convention: str = option("code", "commitment and codebook loss: 0.4 and 0.1, or swapped (paper)",
+        group="VQ-Prompt, ours", choices=tuple(CONVENTIONS))
+    quantize: bool = option(True, "false: the mixture of all prompts itself, Soft-Prompt")
+    normalize_query: bool = option(False, "normalise the query as the keys are")
+    prompt_lr_mult: float = option(5.0, "the prompts' rate as a multiple of lr", above=0)
+    coswm_first_step_full_lr: bool = option(True, "the first update of a task at the full rate, as the code has it")
+    ca_first_step_full_lr: bool = option(True, "the same of re-training")
+    normalize_input: bool = option(False, "normalise pixels by ImageNet's mean and deviation")
+
+    @property
+    def backbone_weights(self) -> str:
+        return self.pretrained_weight
+
+
+def samples_a_centroid(options: VQOptions) -> int:
+    return int(options.batch_size * options.ca_batch_size_ratio)
+
+
+def checked(options: VQOptions) -> VQOptions:
+    """The options themselves. Raises UserError for values that contradict each other."""
+    ratio, size = options.ca_batch_size_ratio, options.batch_size
+    none_left = f"--ca_batch_size_ratio {ratio}: of batch_size {size} no sample is left."
+    check_rules([(samples_a_centroid(options) < 1, none_left)])
+    check_schedule(options.schedule_type, options.schedule, options.iter_step)
+    if options.learner_name != "NCM":
+        check_pool(*options.prompt_param)
     return options
 
 
-def _named(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(name, value) of all that looks like --name VALUE, --name=VALUE or name=VALUE, with _ for -."""
-    for word, after in zip(words, [*words[1:], ""]):
-        name, equals, value = word.removeprefix("--set=").lstrip("+").partition("=")
-        if equals or name.startswith("--"):
-            yield name.lstrip("-").replace("-", "_"), value if equals else after
+def run_seeds(options: Options) -> list[int]:
+    """The seed of every repeat: those given, then the repeat's own index."""
+    return [*options.seeds[: options.repeat], *range(len(options.seeds), options.repeat)]
 
 
-def _configuration(name: str) -> tuple[dict[str, Any], str]:
-    """A yaml file's content and its name. Raises UserError if it can not be read."""
-    path = Path(name).expanduser()
-    if not path.is_file() and path.parent.name == CONFIGS.name:
-        path = CONFIGS / path.name
-    return read_file(path), str(path)
+def seed_rules(options: Options) -> list[Rule]:
+    """No two repeats under one seed."""
+    seeds = run_seeds(options)
+    twice = f"--seeds {' '.join(map(str, seeds))}, one a run: one occurs twice. Those not given are the run's index."
+    return [(len(set(seeds)) < len(seeds), twice)]
 
 
-def _refuse_foreign(kind: str, names: Sequence[str]) -> None:
-    """Raise UserError for names that are options of the other learner alone."""
-    known = {key: _names(learner.options) for key, learner in LEARNERS.items()}
-    (other,) = (key for key in LEARNERS if key != kind)
-    foreign = sorted({name for name in names if name in known[other] - known[kind]})
-    about = f"{LEARNERS[other].name}'s, and without effect on {LEARNERS[kind].name}. Leave them out."
-    check_rules([(foreign, f"{', '.join(foreign)}: {about}")])
+def scale_of(options: Options) -> str:
+    """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
+    return "mini" if vit.MINI in (options.scale, options.dataroot, options.backbone_weights) else "paper"
 
 
-def _names(options: type[Options]) -> set[str]:
-    items = declared(options)
-    return {flag.lstrip("-").replace("-", "_") for item in items for flag in (item.key, *item.flags)}
+def log_dir_of(options: Options) -> str:
+    """The output folder, '-mini' appended where the run is a miniature."""
+    return mini_folder(options.log_dir, scale_of(options))
 
 
-def _check_sizes(options: Options, learner: Learner) -> None:
-    """Raise UserError unless the split sizes divide the classes."""
-    try:
-        learner.scenario(options, run_seeds(options)[0])
-    except UserError as error:
-        sizes = f"first_split_size {options.first_split_size}, other_split_size {options.other_split_size}"
-        raise UserError(f"{sizes}: {error}") from error
+def device_of(options: Options) -> str:
+    """torch's name of the device: --device, else the CUDA index of --gpuid, CPU where that is negative.
+
+    The original's default, the first GPU, stands for whatever there is.
+    """
+    if options.device is not None:
+        return options.device
+    if options.gpuid == [0]:
+        return "auto"
+    return "cpu" if options.gpuid[0] < 0 else f"cuda:{options.gpuid[0]}"

@@ -27,7 +27,7 @@ from common.processes import is_first_process
 from common.runs import Run
 from common.training.device import cost_records
 from common.training.distributed import wait_for_all
-from vq_prompt.base_options import Options, log_dir_of, run_seeds, scale_of
+from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
 from vq_prompt.data import data_name, protocol_name, split_in_use
 
 ARGUMENTS = (  # the original's, in its yaml's order

@@ -5,21 +5,57 @@ seen and records; the same command again goes on where it stopped. The tables ov
 """
 
 import contextlib
+import re
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError, all_checked, exit_cleanly
 from common.machine import choose_machine
+from common.options import check_rules, declared, read, read_file, unknown
 from common.training.device import automatic_workers
 from vq_prompt import it_learner, vq_learner
-from vq_prompt.base_options import device_of, log_dir_of, run_seeds, scale_of
 from vq_prompt.data import check_data
-from vq_prompt.options import parse
+from vq_prompt.it_options import ITOptions, settled
+from vq_prompt.options import CONFIG, CONFIGS, VQOptions, checked, device_of, log_dir_of, run_seeds, scale_of, seed_rules
 from vq_prompt.report import Tee, write_reports, write_xlsx
 
 # by learner_type: run_seed(options, machine, seed, repeat) -> R (T, T) float64, R[j, i] percent of task j after task i,
-# else 0; check(options) raises UserError for weights that are missing
+# else 0; check(options) raises UserError for weights that are missing; scenario(options, seed) -> tasks
 MODULES = {"prompt": vq_learner, "it_prompt": it_learner}
+# options, and what settles them or raises UserError for contradictions
+OPTIONS = {"prompt": (VQOptions, checked), "it_prompt": (ITOptions, settled)}
+NAMED = re.compile(r"(?:--set=|\+|--)?([A-Za-z_][\w-]*)(?:=(.*))?", re.DOTALL)
+
+
+def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
+    """The options of a command line, of the class that its learner has, all of them settled.
+
+    Raises UserError for what is unknown, missing, out of range or contradictory.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    found = [(NAMED.fullmatch(word), after) for word, after in zip(words, [*words[1:], ""])]
+    named = {match[1].replace("-", "_"): after if match[2] is None else match[2] for match, after in found if match}
+    asks_help = not {"-h", "--help"}.isdisjoint(words)
+    path = Path(named.get("config", CONFIG)).expanduser()
+    path = CONFIGS / path.name if not path.is_file() and path.parent.name == CONFIGS.name else path
+    content = {} if asks_help and not path.is_file() else read_file(path)
+    kind = named.get("learner_type") or content.get("learner_type") or ("prompt" if asks_help else "not given")
+    check_rules([(kind not in OPTIONS, unknown(f"--learner_type {kind}", kind, OPTIONS))])
+    (other,), (options, finish) = OPTIONS.keys() - {kind}, OPTIONS[kind]
+    own, others = ({item.key for item in declared(OPTIONS[name][0])} for name in (kind, other))
+    foreign = sorted((others - own) & {*named, *content})
+    check_rules([(foreign, f"{', '.join(foreign)}: of --learner_type {other}, without effect on {kind}. Leave it out.")])
+    about = "A run of VQ-Prompt or IT-Prompt for each seed. The command line overrides the yaml file of --config."
+    more = f"The other learner's options: --learner_type {other} --help."
+    settled_options = finish(read(options, words, "vq_prompt.run", about, more, lambda given: (content, str(path))))
+    check_rules(seed_rules(settled_options))
+    try:
+        MODULES[kind].scenario(settled_options, run_seeds(settled_options)[0])
+    except UserError as error:
+        raise UserError(f"first_split_size, other_split_size: {error}") from error
+    return settled_options
 
 
 @exit_cleanly

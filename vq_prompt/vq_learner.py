@@ -26,7 +26,6 @@ from common.training.batches import Batches, leave_signals_to_parent
 from common.training.blocks import prepare
 from common.training.device import seed_everything
 from common.training.distributed import gather_rows, rank, sum_over_processes, world_size
-from vq_prompt.base_options import scale_of
 from vq_prompt.classifier import (
     ClassStatistics, RetrainingOptions, draw, nearest_mean, retrain, task_statistics,
 )  # fmt: skip
@@ -38,7 +37,7 @@ from vq_prompt.report import (
     finish_run, is_evaluated, open_run, record_accuracies, record_costs, task_folder,
 )  # fmt: skip
 from vq_prompt.training import TrainingOptions, task_rate, train_task
-from vq_prompt.vq_options import VARIANTS, VQOptions, samples_a_centroid
+from vq_prompt.options import VARIANTS, VQOptions, samples_a_centroid, scale_of
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose

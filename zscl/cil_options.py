@@ -7,7 +7,7 @@ from typing import Any
 from common.cil import CILOptions, find_configuration, missing_rules
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.errors import UserError
-from common.options import Rule, check_rules, option, read, unknown
+from common.options import Rule, check_rules, option, read, scale_option, unknown
 from zscl.reference import CONCEPTUAL_CAPTIONS, RANDOM
 
 FOLDER = Path(__file__).parent
@@ -42,8 +42,7 @@ def one(number: int) -> str | None:
 class Options(CILOptions):
     """ZSCL's keys, before those that MoE-Adapters has too; defaults where the files of the original lack a key."""
 
-    scale: str = option("paper", "ours: mini is the embedded miniature, in minutes",
-        presets={"paper": None, "mini": CONFIGS / "cil_mini.yaml"})
+    scale: str = scale_option(CONFIGS / "cil_mini.yaml")
     method: str = option(help="what is learned how", group="method", choices=tuple(CIL_NAMES), convert=known_method)
     ce_method: Any = option(0, "classes of L_CE: 0 the task's, previous all seen, ext with 100 captions",
         choices=(0, "previous", "ext"), convert=lambda value: 0 if value == "0" else value)
@@ -51,20 +50,16 @@ class Options(CILOptions):
     we: int | None = option(None, "1: weight ensemble, with method ZSCL", check=one)
     avg_freq: int | None = option(None, "steps between two samples of it", at_least=1)
     ref_dataset: str | None = option(None, "of ZSCL: conceptual_captions; a data set or a folder of images instead")
-    ref_sentences: str | None = option(None, "conceptual_captions or random, by method",
-        choices=(CONCEPTUAL_CAPTIONS, RANDOM))
+    ref_sentences: str | None = option(None, "by method", choices=(CONCEPTUAL_CAPTIONS, RANDOM))
     ref_model: str | None = option(None, ignored="the original never reads it")
     memory_size: int = option(5000, "ours: iCaRL's exemplars; 5000 in the original's code", at_least=1)
-    teacher: str = option("snapshot",
-        "ours, of lwf, lwfvr, iCaRL: a snapshot, or aliased as released: the student itself",
+    teacher: str = option("snapshot", "ours, of lwf, lwfvr, iCaRL: aliased is the student itself, as released",
         choices=("snapshot", "aliased"))
     icarl_compat: bool = option(False, "ours: exemplars as the released code stores them")
     previous_compat: bool = option(False, "ours: ce_method previous leaves out as many names as the first task has")
-    cc_root: str | None = option(
-        None, "ours: folder of the caption list; dataset_root without it", decides=False
-    )  # the captions' fingerprint tells
-    reference_pass: str = option("auto", "ours: as of python -m zscl.main", choices=("auto", "joint", "separate"),
-        decides=False)
+    # the captions' fingerprint is among a run's settings
+    cc_root: str | None = option(None, "ours: folder of the caption list [dataset_root]", decides=False)
+    reference_pass: str = option("auto", "ours: as of zscl.main", choices=("auto", "joint", "separate"), decides=False)
 
 
 def parse(argv: list[str] | None = None) -> Options:

@@ -12,10 +12,9 @@ from pathlib import Path
 from common.datasets import canonical
 from common.datasets.layout import CAPTIONS
 from common.mtil import MTILOptions, mtil_names, sequence_rules
-from common.options import Rule, check_rules, option, read
+from common.options import SHARE, Rule, check_rules, ignored, option, read, scale_option
 from common.runs import mini_folder
 from zscl.reference import CLASS_SETS, IMAGE_SOURCES, SENTENCE_SOURCES, class_count, subset_size
-from zscl.training import TrainingOptions
 
 CURRENT, PREVIOUS, SEEN = "current", "previous", "seen"
 OLD_SPELLINGS = {"lwa": "ZSCL", "lwf": "finetune"}  # lwa: its name in older scripts; lwf never had code of its own
@@ -24,8 +23,10 @@ NAMELESS = ("TinyImagenet", CAPTIONS)
 IMAGENET = 1_000, 1_281_167  # its classes and training images; main.py counts those that are there
 TERM_FLAGS = {"image_loss": "img", "text_loss": "txt", "ablation_loss_2": "ii", "feature_mse": "mse"}
 ENSEMBLE_FLAGS = ("we", "we_wise", "moving_avg")
-NOT_READ = "read nowhere on MTIL upstream"
-SCALES = {"paper": None, "mini": Path(__file__).parent / "configs" / "mini.yaml"}
+NOT_READ = (
+    "fair lwf baseline trio rff fc_init fc_setnone dataset_shift freeze_encoder fisher fisher_floor exp_name freeze_fc "
+    "basic_model_load fc_load keep_old_heads control_dataset control_dataset_add n_class results_db"
+)
 
 
 def known_order(names: list[str]) -> list[str]:
@@ -45,24 +46,20 @@ def text_sources(names: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Options(MTILOptions):
+class Options(MTILOptions, ignored(NOT_READ, "read nowhere on MTIL upstream")):
     """ZSCL's own flags, before those that MoE-Adapters has too."""
 
-    scale: str = option("paper", "ours: mini is the embedded miniature, in minutes", presets=SCALES)
-    method: str = option("finetune",
-        "ZSCL turns distillation on; lwf is finetune and lwa is ZSCL, as in the older scripts", group="method",
-        choices=("finetune", "ZSCL", "icarl"), convert=lambda name: OLD_SPELLINGS.get(name, name))
+    scale: str = scale_option(Path(__file__).parent / "configs" / "mini.yaml")
+    method: str = option("finetune", "ZSCL distils; lwf is finetune and lwa ZSCL, as in the older scripts",
+        group="method", choices=("finetune", "ZSCL", "icarl"), convert=lambda name: OLD_SPELLINGS.get(name, name))
     train_mode: str = option("whole", "which encoders are trained", choices=("whole", "text", "image"))
-    dataset_order: list[str] | None = option(None,
-        "iCaRL's tasks, instead of --train-dataset; order1 and order2 work too", convert=known_order, unique=True)
+    dataset_order: list[str] | None = option(None, "iCaRL's --train-dataset", convert=known_order, unique=True)
     memory_size: int = option(10000, "iCaRL's exemplars, K", at_least=1)
-    icarl_quota: str = option("upstream",
-        "ours: exemplars of the newest set, K - K/t as in the original's code, or K/t", choices=("upstream", "exact"))
-    icarl_herding: str = option("upstream",
-        "ours: images taken by the original's shifted index, or those that herding means",
+    icarl_quota: str = option("upstream", "ours: exemplars of the newest set, K - K/t as in the code, or K/t",
+        choices=("upstream", "exact"))
+    icarl_herding: str = option("upstream", "ours: images by the original's shifted index, or as herding means",
         choices=("upstream", "fixed"))
-    icarl_lr: float | None = option(None,
-        "ours: peak learning rate of iCaRL, which ignores --lr: 5e-5 for Aircraft and MNIST, 1e-5 for others", above=0)
+    icarl_lr: float | None = option(None, "ours: instead of 5e-5 for Aircraft and MNIST, 1e-5 for others", above=0)
 
     image_loss: bool = option(False, "L_img: distil each image's view of the sentences",
         group="distillation (--method ZSCL and icarl)")
@@ -71,67 +68,40 @@ class Options(MTILOptions):
     feature_mse: bool = option(False, "L_mse on the features")
     weight_adjust: bool = option(False, "weight 0.5 on L_img, L_txt, L_ii")
     T: float = option(2.0, "temperature", above=0)
-    ref_dataset: str | None = option(None,
-        "reference images: ImageNet, ImageNetSM, ImageNetSUB, conceptual_captions, a data set, or current",
+    ref_dataset: str | None = option(None, "reference images: ImageNet, ImageNetSM, ImageNetSUB, a data set, current",
         convert=source(IMAGE_SOURCES, CURRENT))
-    ref_sentences: str | None = option(None,
-        "conceptual_captions, random, a data set (its class prompts), or current; without it those of --ref-dataset",
+    ref_sentences: str | None = option(None, "conceptual_captions, random, a set's prompts, current [of --ref-dataset]",
         convert=source(SENTENCE_SOURCES, CURRENT))
-    text_datasets: list[str] | None = option(None, "class prompts of these data sets as sentences; seen: all learnt",
-        convert=text_sources)
+    text_datasets: list[str] | None = option(None, "sentences: prompts of these; seen: all learnt", convert=text_sources)
     ref_model: str | None = option(None, "the teacher's checkpoint, or previous; default: pre-trained CLIP")
     ref_wise: bool = option(False, "teacher = (1 - alpha) CLIP + alpha theta0")
-    ref_wise_alpha: float = option(0.8, "its alpha", at_least=0, at_most=1)
+    ref_wise_alpha: float = option(0.8, "its alpha", **SHARE)
     num: float = option(64.0, "classes of ImageNetSM; images of ImageNetSUB, or a share of at most 1", above=0)
-    reference_pass: str = option("auto",
-        "ours: task and reference images through the student together (fewer launches), or one after the other (half " "the activations); auto: joint on a CPU, separate on a GPU",
+    reference_pass: str = option("auto", "ours: reference images with the task's, or after them (half the memory)",
         choices=("auto", "joint", "separate"), decides=False)
-    cache_dir: str = option("~/.cache/zscl", "ours: keeps the teacher's features for later runs; none: keep nothing",
-        decides=False)
+    cache_dir: str = option("~/.cache/zscl", "ours: keeps the teacher's features; none: nothing", decides=False)
 
     we: bool = option(False, "weight ensemble: save a running mean", group="weight space", flags=("--we", "--swa"))
     we_wise: bool = option(False, "WE pulled to theta0", flags=("--we_wise", "--swa_wise"))
-    we_wise_alpha: float = option(0.98, "weight of WE against theta0", flags=("--we_wise_alpha", "--swa_wise_alpha"),
-        at_least=0, at_most=1)
+    we_wise_alpha: float = option(0.98, "its alpha", flags=("--we_wise_alpha", "--swa_wise_alpha"), **SHARE)
     moving_avg: bool = option(False, "pull the live weights to a reference")
-    mv_avg_decay: float = option(0.999, "weight of the live weights in it", at_least=0, at_most=1)
+    mv_avg_decay: float = option(0.999, "weight of the live weights in it", **SHARE)
     mv_avg_model: str = option("n", "theta0, before the last pull, or CLIP", choices=("n", "t", "zeroshot"))
     avg_freq: int = option(100, "steps between two samples of these", at_least=1)
     l2: float = option(0.0, "weight consolidation: lambda of sum (theta - theta0)^2", at_least=0)
     wise_merge: bool = option(False, "WiSE-FT after the last step")
     wise_ft_model: str = option("n", "with theta0 or with CLIP", choices=("n", "zeroshot"))
-    wise_ft_alpha: float = option(0.8, "weight of the fine-tuned model", at_least=0, at_most=1)
+    wise_ft_alpha: float = option(0.8, "weight of the fine-tuned model", **SHARE)
 
-    first_tasks: int | None = option(None, "ours: stop after so many tasks; without it the run goes on",
-        group="how far to train, and watching it", at_least=1, decides=False)
+    first_tasks: int | None = option(None, "ours: stop after so many tasks; without it the run goes on", at_least=1,
+        group="how far to train, and watching it", decides=False)
     eval_interval: int | None = option(None, "evaluate every so many steps, before the step", at_least=1, decides=False)
     eval_every_epoch: bool = option(False, "evaluate before each epoch", decides=False)
 
     wise_ft: bool = option(False, "evaluate alpha x --load + (1 - alpha) x CLIP",
         group="what --eval-only evaluates instead of --load")
-    alpha: float = option(0.5, "its alpha", at_least=0, at_most=1)
+    alpha: float = option(0.5, "its alpha", **SHARE)
     load_federate: list[str] | None = option(None, "evaluate the uniform average of these checkpoints")
-
-    fair: bool = option(False, ignored=NOT_READ)
-    lwf: bool = option(False, ignored=NOT_READ)
-    baseline: bool = option(False, ignored=NOT_READ)
-    trio: bool = option(False, ignored=NOT_READ)
-    rff: bool = option(False, ignored=NOT_READ)
-    fc_init: bool = option(False, ignored=NOT_READ)
-    fc_setnone: bool = option(False, ignored=NOT_READ)
-    dataset_shift: bool = option(False, ignored=NOT_READ)
-    freeze_encoder: bool = option(False, ignored=NOT_READ)
-    fisher: str | None = option(None, ignored=NOT_READ)
-    fisher_floor: str | None = option(None, ignored=NOT_READ)
-    exp_name: str | None = option(None, ignored=NOT_READ)
-    freeze_fc: str | None = option(None, ignored=NOT_READ)
-    basic_model_load: str | None = option(None, ignored=NOT_READ)
-    fc_load: str | None = option(None, ignored=NOT_READ)
-    keep_old_heads: str | None = option(None, ignored=NOT_READ)
-    control_dataset: str | None = option(None, ignored=NOT_READ)
-    control_dataset_add: str | None = option(None, ignored=NOT_READ)
-    n_class: str | None = option(None, ignored=NOT_READ)
-    results_db: str | None = option(None, ignored=NOT_READ)
 
 
 def parse(argv: list[str] | None = None) -> Options:
@@ -241,30 +211,3 @@ def distils(options: Options) -> bool:
 
 def distillation_terms(options: Options) -> tuple[str, ...]:
     return tuple(term for flag, term in TERM_FLAGS.items() if getattr(options, flag))
-
-
-def training_options(options: Options, lr: float, iterations: int, epoch: int, joint: bool) -> TrainingOptions:
-    """The loop's options for one task; `epoch` is its number of batches an epoch."""
-    return TrainingOptions(
-        lr=lr,
-        iterations=iterations,
-        warmup=options.warmup_length,
-        label_smoothing=options.ls,
-        weight_decay=options.wd,
-        beta2=options.beta2,
-        train_mode=options.train_mode,
-        temperature=options.T,
-        terms=distillation_terms(options),
-        kd_weight=0.5 if options.weight_adjust else 1.0,
-        l2=options.l2,
-        ensemble=next((flag for flag in ENSEMBLE_FLAGS if getattr(options, flag)), None),
-        avg_freq=options.avg_freq,
-        we_wise_alpha=options.we_wise_alpha,
-        mv_avg_decay=options.mv_avg_decay,
-        mv_avg_model=options.mv_avg_model,
-        wise_merge=options.wise_ft_model if options.wise_merge else None,
-        wise_ft_alpha=options.wise_ft_alpha,
-        joint_pass=joint,
-        loss_interval=options.loss_interval,
-        eval_interval=epoch if options.eval_every_epoch else options.eval_interval or 0,
-    )

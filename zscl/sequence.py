@@ -26,10 +26,12 @@ from common.training.precision import deciding_settings
 from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
-from zscl.options import CURRENT, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, Options, distils, tasks, training_options
+from zscl.options import (
+    CURRENT, ENSEMBLE_FLAGS, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, Options, distillation_terms, distils, tasks,
+)  # fmt: skip
 from zscl.reference import reference_images, reference_tokens
 from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
-from zscl.training import joint_pass, train_task
+from zscl.training import TrainingOptions, joint_pass, train_task
 from zscl.weights import Weights, assign_, interpolate_, weights_of
 
 REFERENCE_STREAM = 1  # added to the seed: reference images are drawn apart from the task's (LwF draws the same set)
@@ -93,6 +95,33 @@ def learn_task(run: Run, options: Options, machine: Machine, models: Models, tas
         keep(reference.kept_at, reference.known.state_dict())
     run.record(cost_records(name, task_id + 1, run.seconds, machine.device))
     save_weights(run.folder / f"{name}.pth", student, weights)
+
+
+def training_options(options: Options, lr: float, iterations: int, epoch: int, joint: bool) -> TrainingOptions:
+    """The loop's options for one task; `epoch` is its number of batches an epoch."""
+    return TrainingOptions(
+        lr=lr,
+        iterations=iterations,
+        warmup=options.warmup_length,
+        label_smoothing=options.ls,
+        weight_decay=options.wd,
+        beta2=options.beta2,
+        train_mode=options.train_mode,
+        temperature=options.T,
+        terms=distillation_terms(options),
+        kd_weight=0.5 if options.weight_adjust else 1.0,
+        l2=options.l2,
+        ensemble=next((flag for flag in ENSEMBLE_FLAGS if getattr(options, flag)), None),
+        avg_freq=options.avg_freq,
+        we_wise_alpha=options.we_wise_alpha,
+        mv_avg_decay=options.mv_avg_decay,
+        mv_avg_model=options.mv_avg_model,
+        wise_merge=options.wise_ft_model if options.wise_merge else None,
+        wise_ft_alpha=options.wise_ft_alpha,
+        joint_pass=joint,
+        loss_interval=options.loss_interval,
+        eval_interval=epoch if options.eval_every_epoch else options.eval_interval or 0,
+    )
 
 
 def load_set(options: Options, name: str, transform: Callable) -> datasets.ImageSet:

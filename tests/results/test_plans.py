@@ -24,8 +24,8 @@ from results.plan import PLANS, Job, jobs_of, read_plan, table_names, tasks_of
 from results.published import read_published
 from vq_prompt import data as vq_data
 from vq_prompt import it_data, it_options, vq_learner
-from vq_prompt.base_options import log_dir_of, run_seeds
-from vq_prompt.options import parse as parse_vq
+from vq_prompt.options import log_dir_of, run_seeds
+from vq_prompt.run import parse as parse_vq
 from zscl import cil_options
 from zscl.methods import method_label
 from zscl.options import parse as parse_zscl

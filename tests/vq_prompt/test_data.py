@@ -11,11 +11,10 @@ from PIL import Image
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from common.options import declared
 from tests.golden_files import Golden
-from vq_prompt.base_options import Options
+from vq_prompt.options import Options, VQOptions
 from vq_prompt.data import DATASETS, PURPOSES, class_order, protocol_name, scenario, stream_seed, task_count
 from vq_prompt.report import as_yaml
 from vq_prompt.vq_learner import transforms
-from vq_prompt.vq_options import VQOptions
 
 ORDERS = Path(__file__).parents[3] / "shared" / "specs" / "class_orders"
 FIRST = {  # of Python's shuffle

@@ -7,10 +7,10 @@ import pytest
 from common.datasets.images import ImageSet
 from common.datasets.names import read_names
 from common.errors import UserError
-from vq_prompt.base_options import Options
+from vq_prompt.options import Options
 from vq_prompt.it_data import spoken_names
 from vq_prompt.it_options import ITOptions, method_label, settled
-from vq_prompt.options import parse
+from vq_prompt.run import parse
 
 DEFAULTS = {  # spec B5
     "learner_name": "ITPromptCNCM", "backbone": "clip_vitb16", "selector": "cncm", "classifier": "cncm",

@@ -4,11 +4,10 @@ import pytest
 import yaml
 
 from common.errors import UserError
-from vq_prompt.base_options import device_of, log_dir_of, run_seeds, scale_of
+from vq_prompt.options import VQOptions, device_of, log_dir_of, run_seeds, scale_of
 from vq_prompt.it_options import ITOptions
-from vq_prompt.options import parse
+from vq_prompt.run import parse
 from vq_prompt.run import main
-from vq_prompt.vq_options import VQOptions
 
 CIFAR = ["--config", "configs/cifar-100_prompt_vq.yaml"]
 VQ = [*CIFAR, "--learner_type", "prompt", "--learner_name", "VQPrompt", "--prompt_param", "10", "8", "1"]

@@ -15,8 +15,8 @@ import yaml
 from common.evaluation.metrics import task_matrix_metrics
 from tests.vq_prompt.conftest import EXPERIMENTS
 from vq_prompt import vq_learner
-from vq_prompt.base_options import CONFIGS, log_dir_of, run_seeds, scale_of
-from vq_prompt.options import parse
+from vq_prompt.options import CONFIGS, log_dir_of, run_seeds, scale_of
+from vq_prompt.run import parse
 from vq_prompt.prompts import Network
 from vq_prompt.report import COLUMNS
 from vq_prompt.run import main
