@@ -43,6 +43,7 @@ REQUIRED = "???"  # OmegaConf's word for a value that must be given
 LARGEST_SEED = 2**32 - 1  # NumPy's
 Rule = tuple[Any, str]  # what is wrong if true, and how it is told
 ASSIGNMENT = re.compile(r"\+?[A-Za-z_][\w.]*=")
+BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0", "none")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
 
@@ -162,7 +163,7 @@ def read(
         _refuse_presets(known, *content)
         _assign_all(config, known, spelled, *content)
     for key, name, value in given:
-        if known[key].about.adds:
+        if key in known and known[key].about.adds:
             value = [*(OmegaConf.select(config, key) or []), *value]
         _assign(config, known, spelled, key, value, name)
         preset = known[key].about.presets.get(value) if known[key].about.presets else None
@@ -259,6 +260,8 @@ def _assign(
         value = _plain(item, value)
         if isinstance(value, bool) and item.kind in (int, float, str):
             raise ValueError
+        if item.kind is bool and str(value).lower() not in BOOLEANS:  # OmegaConf takes any number
+            raise ValueError
         OmegaConf.update(config, key, value, merge=False)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
@@ -279,6 +282,8 @@ def _plain(item: Declared, value: Any) -> Any:
             value = value[1:-1]
     if item.is_list and not isinstance(value, list | str | None):
         value = [value]
+    if "" in (value if isinstance(value, list) else [value]) and (item.is_list or item.kind is Path):
+        raise UserError(f"it is empty. Give {KINDS.get(item.kind, 'a value')}.")
     if item.is_list and isinstance(value, list) and any(isinstance(part, bool) for part in value):
         raise ValueError
     return item.about.convert(value) if item.about.convert and value is not None else value
