@@ -216,7 +216,7 @@ def test_the_miniature(tmp_path, visual):
     ("changes", "flags", "told"),
     [
         ({"dataset": {"image_size": 224}}, [], "image_size 224, but ViT-B/16 takes images of 32 pixels"),
-        ({"dataset": {"n_tasks": 3}}, [], "100 classes, which dataset.n_tasks 3 of dataset.n_classes_per_task 50 do not"),
+        ({"dataset": {"n_tasks": 3}}, [], "which dataset.n_tasks 3 of dataset.n_classes_per_task 50 do not"),
         ({"dataset": {"name": "seq-cifar10O"}}, [], r"name seq-cifar10O: unknown. Did you mean seq-cifar10"),
         ({"OPTIM": {"LRR": 1}}, [], r"yaml: OPTIM.LRR: unknown option. Did you mean OPTIM.LR\?"),
         ({"train": {"alfa": 1}}, [], r"yaml: train.alfa: unknown option. Did you mean train.alpha\?"),
