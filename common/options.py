@@ -53,6 +53,7 @@ RANGES = {  # fields of About: what must hold, and how it is told
     "at_most": (operator.le, "at most {}"),
     "below": (operator.lt, "less than {}"),
 }
+BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0", "none")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
 
@@ -249,12 +250,7 @@ def _assign(config: DictConfig, known: Mapping[str, Declared], key: str, name: s
         raise UserError(f"{name}: unknown option.{did_you_mean(key, known)} --help lists all.")
     item = known[key]
     try:
-        plain = _plain(item, value)
-        if (plain in ("", []) or "" in _listed(plain)) and not (item.about.empty or item.about.ignored):
-            raise UserError(f"it is empty. Give {KINDS.get(item.kind, 'a value')}.")
-        if isinstance(plain, bool) and item.kind in (int, float, str):
-            raise ValueError
-        OmegaConf.update(config, key, plain, merge=False)
+        OmegaConf.update(config, key, _plain(item, value), merge=False)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
@@ -274,9 +270,13 @@ def _plain(item: Declared, value: Any) -> Any:
             value = value[1:-1]
     if item.is_list and not isinstance(value, list | str | None):
         value = [value]
-    if item.is_list and isinstance(value, list) and any(isinstance(part, bool) for part in value):
-        raise ValueError
-    return item.about.convert(value) if item.about.convert and value is not None else value
+    if (value in ("", []) or "" in _listed(value)) and not (item.about.empty or item.about.ignored):
+        raise UserError(f"it is empty. Give {KINDS.get(item.kind, 'a value')}.")
+    value = item.about.convert(value) if item.about.convert and value is not None else value
+    truths = [isinstance(part, bool) for part in _listed(value)]
+    if any(truths) and item.kind in (int, float, str) or item.kind is bool and str(value).lower() not in BOOLEANS:
+        raise ValueError  # OmegaConf takes a truth for a number, and any number for a truth
+    return value
 
 
 def _listed(value: Any) -> list[Any]:

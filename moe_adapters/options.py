@@ -41,8 +41,8 @@ class Options(MTILOptions, ignored("multi_experts eval_interval eval_every_epoch
     experts_num: int = option(2, "experts a block", at_least=1)
     topk: int = option(2, "experts that a router picks for a sample", at_least=1)
     task_num: int = option(11, "routers a block; there is one autoencoder more", at_least=1)
-    task_id: int = option(ORIGINAL_CLIP, "router (with --train_chooser autoencoder) to train; with --no-ddas that of all "
-        "images (-1: the original CLIP)", at_least=ORIGINAL_CLIP)
+    task_id: int = option(ORIGINAL_CLIP, "router (with --train_chooser autoencoder) to train; with --no-ddas that of "
+        "all images (-1: the original CLIP)", at_least=ORIGINAL_CLIP)
     is_train: bool = option(False, "gate noise in training")
     frozen: bool = option(False, "do not train the experts named in --frozen-path")
     frozen_path: str = option("frozen_list", "list of frozen experts; a sequence's: in its folder", check=frozen_list)

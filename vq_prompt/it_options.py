@@ -46,8 +46,8 @@ class ITOptions(Options):
     scope: str = option("seen", "answer among all classes seen, or the inferred task's", choices=("seen", "task"))
     train_head: Any = option("auto", "train a softmax head; auto: where it answers, or no text guides the prompts",
         choices=("auto", True, False), convert=_auto_or_bool)
-    text_guide: str | None = option(None, "the texts' loss; ce with CLIP, off with a ViT", choices=("ce", "cosine", "off"),
-        convert=lambda value: "off" if value is False else value)  # YAML's own reading of off
+    text_guide: str | None = option(None, "the texts' loss; ce with CLIP, off with a ViT",
+        choices=("ce", "cosine", "off"), convert=lambda value: value or "off")  # YAML reads off as false
     text_classes: str = option("current", "texts that ce compares: the task's, or all", choices=("current", "seen"))
     template: str = option("a photo of {}", "of the texts, {} for the class", check=one_placeholder)
     logit_scale: float = option(100.0, "of ce", above=0)

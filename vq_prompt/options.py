@@ -1,4 +1,4 @@
-"""The options that VQ-Prompt and IT-Prompt share, under the original's names (run.py:L18-L64, configs/), and VQ-Prompt's.
+"""What VQ-Prompt and IT-Prompt share, under the original's names (run.py:L18-L64, configs/), and VQ-Prompt's options.
 
 A run's seeds, scale, folder and device are derived from them by the functions at the end.
 """

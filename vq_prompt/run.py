@@ -18,7 +18,9 @@ from common.training.device import automatic_workers
 from vq_prompt import it_learner, vq_learner
 from vq_prompt.data import check_data
 from vq_prompt.it_options import ITOptions, settled
-from vq_prompt.options import CONFIG, CONFIGS, VQOptions, checked, device_of, log_dir_of, run_seeds, scale_of, seed_rules
+from vq_prompt.options import (
+    CONFIG, CONFIGS, VQOptions, checked, device_of, log_dir_of, run_seeds, scale_of, seed_rules,
+)  # fmt: skip
 from vq_prompt.report import Tee, write_reports, write_xlsx
 
 # by learner_type: run_seed(options, machine, seed, repeat) -> R (T, T) float64, R[j, i] percent of task j after task i,
@@ -46,7 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
     (other,), (options, finish) = OPTIONS.keys() - {kind}, OPTIONS[kind]
     own, others = ({item.key for item in declared(OPTIONS[name][0])} for name in (kind, other))
     foreign = sorted((others - own) & {*named, *content})
-    check_rules([(foreign, f"{', '.join(foreign)}: of --learner_type {other}, without effect on {kind}. Leave it out.")])
+    check_rules([(foreign, f"{', '.join(foreign)}: of --learner_type {other}, without effect here. Leave it out.")])
     about = "A run of VQ-Prompt or IT-Prompt for each seed. The command line overrides the yaml file of --config."
     more = f"The other learner's options: --learner_type {other} --help."
     settled_options = finish(read(options, words, "vq_prompt.run", about, more, lambda given: (content, str(path))))

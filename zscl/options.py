@@ -70,7 +70,7 @@ class Options(MTILOptions, ignored(NOT_READ, "read nowhere on MTIL upstream")):
     T: float = option(2.0, "temperature", above=0)
     ref_dataset: str | None = option(None, "reference images: ImageNet, ImageNetSM, ImageNetSUB, a data set, current",
         convert=source(IMAGE_SOURCES, CURRENT))
-    ref_sentences: str | None = option(None, "conceptual_captions, random, a set's prompts, current [of --ref-dataset]",
+    ref_sentences: str | None = option(None, "conceptual_captions, random, a set's prompts, current",
         convert=source(SENTENCE_SOURCES, CURRENT))
     text_datasets: list[str] | None = option(None, "sentences: prompts of these; seen: all learnt", convert=text_sources)
     ref_model: str | None = option(None, "the teacher's checkpoint, or previous; default: pre-trained CLIP")
