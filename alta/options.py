@@ -1,6 +1,6 @@
 """The command line, the original's flags then ours, and the configuration files, whose keys are the original's."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from alta.data import DATASETS, MINI, MINI_CLASSES, MINI_RESNET
 from alta.heads import ENCODINGS, METHODS
 from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
-from common.errors import UserError
 from common.machine import RunOptions
-from common.options import LARGEST_SEED, check_rules, did_you_mean, option, read, read_file
+from common.options import SEED, SHARE, check_rules, named_file, option, read, read_file, scale_option
 from common.training.precision import PRECISIONS
 
 CONFIGS = Path(__file__).parent / "configs"
+EXAMPLE = "alta/configs/il_cifar100.yaml"
 VISUALS = ("RN50", "RN101", "RN50x4", "RN50x16", "ViT-B/32", "ViT-B/16", MINI, MINI_RESNET)
 
 
@@ -28,11 +28,6 @@ def miniature(options: Any) -> dict[str, Any]:
             content["joint_task_classes"] = content["dataset"]["n_classes_per_task"]
         content["dataset"] |= {"n_tasks": 1, "n_classes_per_task": MINI_CLASSES}
     return content
-
-
-def only(known: Any, why: str = "") -> Callable[[Any], str | None]:
-    """A check of keys of the original that can say more than any of its configurations does."""
-    return lambda value: None if value == known else why or f"only {known} is known here."
 
 
 def whole_words(text: str) -> str | None:
@@ -53,8 +48,7 @@ class DataSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    pretrained: bool = option(help="always true", group="section model of the configuration",
-        check=only(True, "there is no model without CLIP's weights."))
+    pretrained: bool = option(help="CLIP's weights", group="section model of the configuration", choices=(True,))
     use_replay: bool = option(help="whether methods with an adapter replay from a buffer")
 
 
@@ -62,31 +56,30 @@ class ModelSection:
 class OptimSection:
     """Keys without effect under sgd may be left out; they are part of a run's settings all the same."""
 
-    NAME: str = option(help="sgd", group="section OPTIM of the configuration", check=only("sgd"))
+    NAME: str = option(help="optimiser", group="section OPTIM of the configuration", choices=("sgd",))
     LR: float = option(help="learning rate, from which --lr_policy makes that of an epoch", above=0)
     MAX_EPOCH: int = option(help="epochs of a task", at_least=1)
     WEIGHT_DECAY: float = option(help="weight decay", at_least=0)
     MOMENTUM: float = option(help="momentum", at_least=0, below=1)
-    SGD_DAMPNING: float = option(help="dampening of the momentum", at_least=0, at_most=1)
+    SGD_DAMPNING: float = option(help="dampening of the momentum", **SHARE)
     SGD_NESTEROV: bool = option(help="Nesterov's momentum")
     WARMUP_EPOCH: int = option(help="epochs at WARMUP_CONS_LR", at_least=0)
-    WARMUP_TYPE: str = option(help="constant", check=only("constant"))
+    WARMUP_TYPE: str = option(help="how the warm-up goes", choices=("constant",))
     WARMUP_CONS_LR: float = option(help="learning rate of the warm-up", at_least=0)
-    STAGED_LR: bool = option(False, "always false", check=only(False))
-    WARMUP_RECOUNT: bool = option(True, "always true", check=only(True))
-    RMSPROP_ALPHA: float | None = option(None, "without effect under sgd", at_least=0, at_most=1)
-    ADAM_BETA1: float | None = option(None, "without effect under sgd", at_least=0, below=1)
-    ADAM_BETA2: float | None = option(None, "without effect under sgd", at_least=0, below=1)
-    NEW_LAYERS: Any = option(None, "without effect under sgd", empty=True)
-    BASE_LR_MULT: float | None = option(None, "without effect under sgd", at_least=0)
+    STAGED_LR: bool = option(False, choices=(False,))
+    WARMUP_RECOUNT: bool = option(True, choices=(True,))
+    RMSPROP_ALPHA: float | None = option(None, "without effect under sgd, as the next four", **SHARE)
+    ADAM_BETA1: float | None = option(None, **SHARE)
+    ADAM_BETA2: float | None = option(None, **SHARE)
+    NEW_LAYERS: Any = option(None, empty=True)
+    BASE_LR_MULT: float | None = option(None, at_least=0)
 
 
 @dataclass(frozen=True)
 class CoopSection:
-    N_CTX: int = option(
-        help="context vectors where CTX_INIT is empty", group="section TRAINER.COOP of the configuration",
-        at_least=1, at_most=70,  # of CLIP's 77 tokens, which the class's name must fit into too
-    )  # fmt: skip
+    # the class's name must fit into CLIP's 77 tokens too
+    N_CTX: int = option(help="context vectors where CTX_INIT is empty", at_least=1, at_most=70,
+        group="section TRAINER.COOP of the configuration")
     CTX_INIT: str = option(help="words whose embeddings the context starts from", empty=True, check=whole_words)
     CLASS_TOKEN_POSITION: str = option(help="where the class's name stands", choices=("end", "middle", "front"))
     CSC: bool = option(False, "a context for each class where CTX_INIT is empty")
@@ -118,13 +111,11 @@ class Options(RunOptions):
 
     config_file: str = option(help="YAML file of the keys below, as the nine in alta/configs",
         group="the original's flags", decides=False)
-    method: str = option("oritext_mlp2cprompt_oriimg", "what is matched with what; the default is ALTA",
-        choices=tuple(METHODS))
-    il_setting: str = option("class-il", "which of the two is printed; both are recorded",
-        choices=("class-il", "task-il"), decides=False)
+    method: str = option("oritext_mlp2cprompt_oriimg", "the default is ALTA", choices=tuple(METHODS))
+    il_setting: str = option("class-il", "what is printed", choices=("class-il", "task-il"), decides=False)
     visual: str = option("RN50", "CLIP", choices=VISUALS)
     buffer_size: int = option(200, "samples in the replay buffer", at_least=0)
-    seed: int = option(42, "of everything that is drawn", at_least=0, at_most=LARGEST_SEED)
+    seed: int = option(42, "of everything that is drawn", **SEED)
     cifar10_dir: str = option("./data", "folder of CIFAR-10", decides=False)
     cifar100_dir: str = option("./data", "folder of CIFAR-100", decides=False)
     tinyimagenet_dir: str = option("./data/tiny-imagenet-200", "folder of TinyImageNet", decides=False)
@@ -137,54 +128,36 @@ class Options(RunOptions):
     clip_norm: bool = option(False, "normalise images as CLIP, not as the data set")
     seen_only: bool = option(False, "class-IL among the classes seen, not among all")
     joint_task_classes: int | None = option(None, "joint_*.yaml: task-IL masks to tasks of so many classes", at_least=1)
-    clip_weights: str | None = option(None, "file of CLIP weights to take for --visual's published ones",
-        flags=("--model",), decides=False)
+    clip_weights: str | None = option(None, "file of --visual's CLIP weights", flags=("--model",), decides=False)
     dataset: DataSection = field(default_factory=DataSection)
     model: ModelSection = field(default_factory=ModelSection)
     OPTIM: OptimSection = field(default_factory=OptimSection)
     TRAINER: TrainerSection = field(default_factory=TrainerSection)
     train: TrainSection = field(default_factory=TrainSection)
     eval: EvalSection = field(default_factory=EvalSection)
-    scale: str = option("paper", "mini: the embedded miniature", group="run", presets={"paper": None, MINI: miniature},
-        decides=False)
-    save: str | None = option(None, "output folder (runs/alta/<config>-<method>-<visual>-buffer<n>-seed<k>)",
-        decides=False)
+    scale: str = scale_option(miniature, group="output", decides=False)
+    save: str | None = option(None, "output folder (one below runs/alta that names the options)", decides=False)
     tsne: bool = option(False, "draw raw and task-aware representations of test images", decides=False)
-    device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1", decides=False)
-    workers: int | None = option(None, "loader processes (dataset.num_workers, at most one a core)", at_least=0,
-        decides=False)
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """The command line and its configuration, checked against each other. Raises UserError."""
     about = "ALTA (IEEE TMM 2023, document 10347466): continual learning on a frozen CLIP."
-    example = "Try: python -m alta.main --config-file alta/configs/il_cifar100.yaml --scale mini"
-    options = read(Options, argv, "alta.main", about, example, find_configuration)
+    example = f"Try: python -m alta.main --config-file {EXAMPLE} --scale mini"
+    options = read(Options, argv, "alta.main", about, example, named_file("config_file", EXAMPLE))
     data, optim, group, classes = options.dataset, options.OPTIM, options.joint_task_classes, classes_of(options)
     split = f"dataset.n_tasks {data.n_tasks} of dataset.n_classes_per_task {data.n_classes_per_task}"
     empty = f"--buffer_size 0, but {options.method} replays from the buffer. Give 1 or more, or a configuration with"
-    check_rules(
-        [
-            (data.n_tasks * data.n_classes_per_task != classes,
-             f"{data.name} has {classes} classes, which {split} do not make up."),
-            (optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0),
-             "OPTIM.SGD_NESTEROV: it needs an OPTIM.MOMENTUM above 0 and no OPTIM.SGD_DAMPNING."),
-            (replays(options) and options.buffer_size == 0, f"{empty} model.use_replay False (sgd_*.yaml)."),
-            (group and data.n_tasks > 1, "--joint_task_classes is for configurations of one task (joint_*.yaml)."),
-            (group and classes % group > 0, f"--joint_task_classes {group} does not divide {classes} classes."),
-        ]
-    )  # fmt: skip
+    nesterov = "OPTIM.SGD_NESTEROV: it needs an OPTIM.MOMENTUM above 0 and no OPTIM.SGD_DAMPNING."
+    tasks = data.n_tasks * data.n_classes_per_task
+    check_rules([
+        (tasks != classes, f"{data.name} has {classes} classes, which {split} do not make up."),
+        (optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0), nesterov),
+        (replays(options) and options.buffer_size == 0, f"{empty} model.use_replay False (sgd_*.yaml)."),
+        (group and data.n_tasks > 1, "--joint_task_classes is for configurations of one task (joint_*.yaml)."),
+        (group and classes % group > 0, f"--joint_task_classes {group} does not divide {classes} classes."),
+    ])  # fmt: skip
     return options
-
-
-def find_configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The file of --config-file, and its name. Raises UserError."""
-    path, known = given.get("config_file"), [f"alta/configs/{file.name}" for file in sorted(CONFIGS.glob("*_*.yaml"))]
-    if path is None:
-        raise UserError(f"--config-file: missing. There are {', '.join(known)}.")
-    if not Path(path).expanduser().is_file():
-        raise UserError(f"--config-file {path}: no such file.{did_you_mean(path, known)} There are {', '.join(known)}.")
-    return read_file(path), path
 
 
 def usual(options: Options, name: str) -> Any:

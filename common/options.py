@@ -212,6 +212,17 @@ def read_file(path: Path | str) -> dict[str, Any]:
     return content
 
 
+def named_file(key: str, example: str) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]:
+    """The `file` of `read` for an option that names the configuration."""
+
+    def find(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        if not given.get(key):
+            raise UserError(f"--{key}: missing. Give a file, such as {example}.")
+        return read_file(given[key]), given[key]
+
+    return find
+
+
 def did_you_mean(word: Any, known: Iterable[Any]) -> str:
     """A hint at the known word that was probably meant, upper and lower case apart; "" for none."""
     lower = {str(other).lower(): other for other in known}

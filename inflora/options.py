@@ -9,9 +9,8 @@ import numpy as np
 
 from common import vit
 from common.datasets.incremental import Scenario
-from common.errors import UserError
 from common.machine import RunOptions
-from common.options import LARGEST_SEED, SEED, check_rules, ignored, option, read, read_file, scale_option
+from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file, option, read, scale_option
 from inflora.methods import METHODS
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -106,13 +105,11 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
 
 def configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The JSON file that --config names, as `common.options.read` wants it, without the original's key `device`."""
-    if "config" not in given:
-        raise UserError("--config: missing. Give a JSON file, such as inflora/configs/cifar100_inflora.json.")
-    content = read_file(given["config"])
+    """The JSON file that --config names, without the original's key `device`, which --device overrides there too."""
+    content, source = named_file("config", "inflora/configs/cifar100_inflora.json")(given)
     if "device" in content:
-        print(f"note: without effect: {given['config']}: device (--device says where)")
-    return {key: value for key, value in content.items() if key != "device"}, given["config"]
+        print(f"note: without effect: {source}: device (--device says where)")
+    return {key: value for key, value in content.items() if key != "device"}, source
 
 
 def classes(options: Options) -> int:

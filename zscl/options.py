@@ -77,7 +77,7 @@ class Options(MTILOptions, ignored(NOT_READ, "read nowhere on MTIL upstream")):
     ref_wise: bool = option(False, "teacher = (1 - alpha) CLIP + alpha theta0")
     ref_wise_alpha: float = option(0.8, "its alpha", **SHARE)
     num: float = option(64.0, "classes of ImageNetSM; images of ImageNetSUB, or a share of at most 1", above=0)
-    reference_pass: str = option("auto", "ours: reference images with the task's, or after them (half the memory)",
+    reference_pass: str = option("auto", "ours: reference images with the task's, or after them",
         choices=("auto", "joint", "separate"), decides=False)
     cache_dir: str = option("~/.cache/zscl", "ours: keeps the teacher's features; none: nothing", decides=False)
 
