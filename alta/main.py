@@ -14,7 +14,7 @@ from alta.buffer import Buffer
 from alta.data import CHARACTERS, DATASETS, MINI, MINI_RESNET, load, load_clip, require
 from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, features_of, forgetting
 from alta.heads import METHODS, Head, PromptOptions
-from alta.options import Options, data_folder, encoding_of, parse, precision_of, replays, usual
+from alta.options import CONFIGS, Options, data_folder, parse, replays
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, ModifiedResNet
 from common.clip.pretrained import find_weights
@@ -23,7 +23,7 @@ from common.datasets.incremental import Scenario, task_subset
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
 from common.machine import Machine, choose_machine
-from common.options import settings
+from common.options import read_file, settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches
 from common.training.blocks import prepare
@@ -77,6 +77,17 @@ def weights_of(options: Options) -> Path | None:
     return find_weights(weights or visual) if weights or visual not in (MINI, MINI_RESNET) else None
 
 
+def precision_of(options: Options, device: torch.device) -> str:
+    """What --precision comes to on a device."""
+    return {"auto": "fp16" if device.type == "cuda" else "fp32"}.get(options.precision, options.precision)
+
+
+def encoding_of(options: Options, device: torch.device) -> str:
+    """What --encoding comes to on a device."""
+    halved = precision_of(options, device) == "fp16"
+    return {"auto": "full" if halved else "cut"}.get(options.encoding, options.encoding)
+
+
 def build(options: Options, machine: Machine) -> Learned:
     precision, device = precision_of(options, machine.device), machine.device
     halves = "fp16" if precision == "fp16" else "fp32"  # of the weights; tf32 and bf16 are ways to compute
@@ -128,6 +139,12 @@ def check_images(data: ImageSet, tasks: Scenario) -> None:
 def data_label(options: Options) -> str:
     name = options.dataset.name
     return CHARACTERS if name == MINI else DATASETS[name].label
+
+
+def usual(options: Options, name: str) -> Any:
+    """The value of a flag that no name speaks of: the default, or the miniature's."""
+    own = read_file(CONFIGS / "mini.yaml") if options.scale == MINI else {}
+    return own.get(name, getattr(Options, name))
 
 
 def protocols(options: Options) -> dict[str, str]:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alta.data import DATASETS, MINI, MINI_CLASSES, MINI_RESNET
 from alta.heads import ENCODINGS, METHODS
 from alta.training import LR_POLICIES
@@ -160,12 +158,6 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     return options
 
 
-def usual(options: Options, name: str) -> Any:
-    """The value of a flag that no name speaks of: the default, or the miniature's."""
-    own = read_file(CONFIGS / "mini.yaml") if options.scale == MINI else {}
-    return own.get(name, getattr(Options, name))
-
-
 def replays(options: Options) -> bool:
     """Whether there is a buffer: use_replay, and a method with an adapter; others never replay (main.py:L57-L58)."""
     return options.model.use_replay and METHODS[options.method].adapts
@@ -179,14 +171,3 @@ def data_folder(options: Options) -> str:
 
 def classes_of(options: Options) -> int:
     return MINI_CLASSES if options.dataset.name == MINI else DATASETS[options.dataset.name].classes
-
-
-def precision_of(options: Options, device: torch.device) -> str:
-    """What --precision comes to on a device."""
-    return {"auto": "fp16" if device.type == "cuda" else "fp32"}.get(options.precision, options.precision)
-
-
-def encoding_of(options: Options, device: torch.device) -> str:
-    """What --encoding comes to on a device."""
-    halved = precision_of(options, device) == "fp16"
-    return {"auto": "full" if halved else "cut"}.get(options.encoding, options.encoding)

@@ -8,7 +8,6 @@ weighs them. The loop of a task is MTIL's (`training.py`).
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from common import clip
 from common.cil import (

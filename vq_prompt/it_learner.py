@@ -30,9 +30,16 @@ from vq_prompt import report
 from vq_prompt.cncm import ClassMemory
 from vq_prompt.it_data import scenario, spoken_names, transforms
 from vq_prompt.it_evaluation import Learned, evaluate, plain_features, test_features
-from vq_prompt.it_options import ITOptions, method_label
+from vq_prompt.it_options import PRESETS, ITOptions
 from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
 from vq_prompt.it_training import PseudoFeatures, rebalance, task_features, train_task
+
+LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no full text was at hand
+    "ITPromptCNCM": "IT-Prompt + C-NCM (our reading)",
+    "ITPrompt": "IT-Prompt (our reading)",
+    "ZeroShot": "Zero-shot CLIP",
+    "NCM": "NCM, no prompts (CLIP)",
+}
 
 
 def check(options: ITOptions) -> None:
@@ -46,6 +53,18 @@ def weights_file(options: ITOptions) -> Path | None:
     if name == vit.MINI:
         return None
     return pretrained.find_weights(name) if options.is_clip else vit.find_weights(name, options.weights)
+
+
+def method_label(options: ITOptions) -> str:
+    """The method as records name it: the learner's label, then what makes it another method than its preset."""
+    told = {"scope": "seen", "text_guide": "ce", "text_classes": "current", "rebalance": True}
+    told |= PRESETS[options.learner_name]
+    if not options.has_prompts:
+        return LABELS[options.learner_name]
+    if not options.is_clip:
+        told["text_guide"] = "off"
+    changed = [f"{key} {getattr(options, key)}" for key, value in told.items() if getattr(options, key) != value]
+    return ", ".join([LABELS[options.learner_name], *changed])
 
 
 def backbone_label(options: ITOptions) -> str:

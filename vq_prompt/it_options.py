@@ -17,12 +17,6 @@ PRESETS: dict[str, dict[str, Any]] = {  # by --learner_name; selector and classi
     "ZeroShot": {"selector": "none", "classifier": "text"},
     "NCM": {"selector": "none", "classifier": "cncm", "n_clusters": 1},
 }
-LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no full text was at hand
-    "ITPromptCNCM": "IT-Prompt + C-NCM (our reading)",
-    "ITPrompt": "IT-Prompt (our reading)",
-    "ZeroShot": "Zero-shot CLIP",
-    "NCM": "NCM, no prompts (CLIP)",
-}
 MINI_BLOCKS = 4  # of the miniature's CLIP and of its ViT
 
 
@@ -142,15 +136,3 @@ def _no_use(options: ITOptions) -> list[Rule]:
         (no_head and options.lambda_text == 0,
          "lambda_text 0 without a head: no loss would reach the prompts. text_guide: off trains the head."),
     ]  # fmt: skip
-
-
-def method_label(options: ITOptions) -> str:
-    """The method as records name it: the learner's label, then what makes it another method than its preset."""
-    told = {"scope": "seen", "text_guide": "ce", "text_classes": "current", "rebalance": True}
-    told |= PRESETS[options.learner_name]
-    if not options.has_prompts:
-        return LABELS[options.learner_name]
-    if not options.is_clip:
-        told["text_guide"] = "off"
-    changed = [f"{key} {getattr(options, key)}" for key, value in told.items() if getattr(options, key) != value]
-    return ", ".join([LABELS[options.learner_name], *changed])

@@ -9,6 +9,7 @@ One process learns the tasks of a class order one after the other and tests afte
 
 import copy
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,12 +28,13 @@ from common.runs import Run
 from common.training.batches import Batches
 from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
-from zscl.cil_options import PREVIOUS_MODEL, Options, method_label, parse
+from zscl.cil_options import CIL_NAMES, PREVIOUS_MODEL, Options, parse
 from zscl.cil_reference import (
     CILReference, caption_root, captions_fingerprint, keep_known, pretrained_reference, previous_reference,
     reference_set, texts_of,
 )  # fmt: skip
 from zscl.cil_training import train_task
+from zscl.reference import CONCEPTUAL_CAPTIONS
 from zscl.training import TrainingOptions, joint_pass, trainable_parameters
 
 
@@ -58,6 +60,21 @@ def main(argv: list[str] | None = None) -> None:
         record_task(run, found, steps, time.monotonic() - started, options.log_path)
     trained = [] if options.method == "zeroshot" else trainable_parameters(model, "whole")
     finish_run(run, found, steps, sum(parameter.numel() for parameter in trained))
+
+
+def method_label(options: Options) -> str:
+    """The method as the records name it; in brackets all that makes it another than the tables' row of that name."""
+    variants = ["CLIP"] if options.method == "iCaRL" else []  # published rows named iCaRL are of another network
+    if options.method == "ZSCL":
+        variants += [] if options.we else ["no WE"]
+        other = options.ref_dataset != CONCEPTUAL_CAPTIONS
+        variants += [f"reference images: {Path(options.ref_dataset).name}"] if other else []
+    variants += ["aliased teacher"] if options.method in PREVIOUS_MODEL and options.teacher == "aliased" else []
+    variants += ["released memory"] if options.method == "iCaRL" and options.icarl_compat else []
+    variants += {"ext": ["CE with captions"], "previous": ["CE over all seen"]}.get(options.ce_method, [])
+    variants += [f"WC {options.l2:g}"] if options.l2 else []
+    variants += ["centre-crop test"] if options.eval_transform == "test" else []
+    return CIL_NAMES[options.method] + (f" ({', '.join(variants)})" if variants else "")
 
 
 def reference_fingerprint(options: Options) -> dict[str, Any]:

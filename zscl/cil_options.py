@@ -108,18 +108,3 @@ def notes(options: Options) -> list[str]:
         "previous_compat": options.previous_compat and options.ce_method != "previous",
     }
     return [f"{key} has no effect with method={method}." for key, surprising in idle.items() if surprising]
-
-
-def method_label(options: Options) -> str:
-    """The method as the records name it; in brackets all that makes it another than the tables' row of that name."""
-    variants = ["CLIP"] if options.method == "iCaRL" else []  # published rows named iCaRL are of another network
-    if options.method == "ZSCL":
-        variants += [] if options.we else ["no WE"]
-        other = options.ref_dataset != CONCEPTUAL_CAPTIONS
-        variants += [f"reference images: {Path(options.ref_dataset).name}"] if other else []
-    variants += ["aliased teacher"] if options.method in PREVIOUS_MODEL and options.teacher == "aliased" else []
-    variants += ["released memory"] if options.method == "iCaRL" and options.icarl_compat else []
-    variants += {"ext": ["CE with captions"], "previous": ["CE over all seen"]}.get(options.ce_method, [])
-    variants += [f"WC {options.l2:g}"] if options.l2 else []
-    variants += ["centre-crop test"] if options.eval_transform == "test" else []
-    return CIL_NAMES[options.method] + (f" ({', '.join(variants)})" if variants else "")

@@ -23,9 +23,10 @@ from moe_adapters.options import protocol as moe_protocol
 from results.plan import PLANS, Job, jobs_of, read_plan, table_names, tasks_of
 from results.published import read_published
 from vq_prompt import data as vq_data
-from vq_prompt import it_data, it_options, vq_learner
+from vq_prompt import it_data, it_learner, vq_learner
 from vq_prompt.options import log_dir_of, run_seeds
 from vq_prompt.run import parse as parse_vq
+from zscl import cil as zscl_cil
 from zscl import cil_options
 from zscl.methods import method_label
 from zscl.options import parse as parse_zscl
@@ -65,7 +66,7 @@ def of_cil(options: cil_options.Options | moe_cil.Options, label: str) -> Told:
 
 def of_zscl_cil(words: list[str]) -> Told:
     options = cil_options.parse(words)
-    return of_cil(options, cil_options.method_label(options))
+    return of_cil(options, zscl_cil.method_label(options))
 
 
 def of_moe_cil(words: list[str]) -> Told:
@@ -85,7 +86,7 @@ def of_vq(words: list[str]) -> Told:
     options = parse_vq(words)
     (seed,) = run_seeds(options)
     if options.learner_type == "it_prompt":
-        label, tasks = it_options.method_label(options), it_data.scenario(options, seed)
+        label, tasks = it_learner.method_label(options), it_data.scenario(options, seed)
     else:
         label, tasks = vq_learner.method_name(options), vq_data.scenario(options, seed)
     return label, vq_data.protocol_name(options, tasks), seed, str(Path(log_dir_of(options)) / "repeat-1")

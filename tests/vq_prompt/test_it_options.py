@@ -9,7 +9,8 @@ from common.datasets.names import read_names
 from common.errors import UserError
 from vq_prompt.options import Options
 from vq_prompt.it_data import spoken_names
-from vq_prompt.it_options import ITOptions, method_label, settled
+from vq_prompt.it_learner import method_label
+from vq_prompt.it_options import ITOptions, settled
 from vq_prompt.run import parse
 
 DEFAULTS = {  # spec B5

@@ -9,8 +9,8 @@ import torch
 from common.evaluation.cil_log import read_metrics
 from results.collect import read_file
 from tests.zscl.cil_runs import cifar, named
-from zscl.cil import main
-from zscl.cil_options import CONFIGS, method_label, notes, parse
+from zscl.cil import main, method_label
+from zscl.cil_options import CONFIGS, notes, parse
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 UPSTREAM = """

@@ -12,7 +12,6 @@ from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.datasets.loading import READERS
 from common.datasets.names import read_names
 from common.datasets.transforms import clip_eval, clip_train
-from common.errors import UserError
 from tests import fake_data
 
 SIZES = {  # name: (train, test, classes, templates) of the made-up sets
