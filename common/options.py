@@ -139,22 +139,21 @@ def declared(options: type, prefix: str = "") -> list[Declared]:
 
 
 def settings(options: Any) -> dict[str, Any]:
-    """What decides a run's numbers, as plain values by dotted key."""
-    items = [item for item in declared(type(options)) if item.about.decides and not item.about.ignored]
-    return {item.key: operator.attrgetter(item.key)(options) for item in items}
+    """What decides a run's numbers, as plain values: the fields of a section under the section's name."""
+    values = OmegaConf.create()
+    for item in declared(type(options)):
+        if item.about.decides and not item.about.ignored:
+            OmegaConf.update(values, item.key, operator.attrgetter(item.key)(options))
+    return OmegaConf.to_container(values)
 
 
 # Reading
 
 
 def read(
-    options: type[Options],
-    argv: Sequence[str] | None,
-    prog: str,
-    description: str = "",
-    epilog: str = "",
+    options: type[Options], argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = "",
     file: Callable[[Mapping[str, Any]], tuple[Content, str] | None] = lambda given: None,
-) -> Options:
+) -> Options:  # fmt: skip
     """An instance of `options`; argv None is the process's own command line. --help prints and exits.
 
     `file` finds the configuration: what the command line gives by key -> its content and what messages call it, or None
@@ -198,8 +197,7 @@ def read_file(path: Path | str) -> dict[str, Any]:
         if path.suffix == ".json":
             content = json.loads(text)
         else:  # OmegaConf's loader takes 1e-5 for a number, which plain YAML does not
-            loaded = OmegaConf.create(text) if text.strip() else None
-            content = OmegaConf.to_container(loaded, resolve=False) if loaded is not None else None
+            content = OmegaConf.to_container(OmegaConf.create(text if text.strip() else "[]"), resolve=False)
     except OSError as error:
         names = [other.name for other in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, names)
@@ -216,9 +214,13 @@ def named_file(key: str, example: str) -> Callable[[Mapping[str, Any]], tuple[di
     """The `file` of `read` for an option that names the configuration."""
 
     def find(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        if not given.get(key):
+        path, folder = given.get(key), Path(example).parent
+        if not path:
             raise UserError(f"--{key}: missing. Give a file, such as {example}.")
-        return read_file(given[key]), given[key]
+        if not Path(path).expanduser().is_file():
+            known = [folder / file.name for file in (Path(__file__).parents[1] / folder).iterdir()]
+            raise UserError(f"--{key} {path}: no such file.{did_you_mean(path, known)}")
+        return read_file(path), path
 
     return find
 
@@ -420,7 +422,7 @@ def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: Dic
             how |= {"nargs": "?", "const": alone} if alone is not None and item.kind is not bool else {}
             group.add_argument(*_spellings(item), dest=item.key, **how)
     if not positional:
-        text = "the same as --KEY VALUE; so does KEY=VALUE alone"
+        text = "the same as --KEY VALUE, as is KEY=VALUE alone; in flags - and _ are the same"
         parser.add_argument("--set", action=_Keep, metavar="KEY=VALUE ...", help=text)
     parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
     return parser
@@ -444,7 +446,7 @@ def _help(item: Declared, value: Any) -> str:
         value = value[name]
     choices = ", ".join(map(str, item.about.presets or item.about.choices))
     shown = "must be given" if value == REQUIRED else _joined(value)
-    silent = item.kind is bool or value in (None, "", [])
+    silent = item.about.off or value is False or value in (None, "", [])
     parts = [item.about.help, f"({choices})" if choices else "", "" if silent else f"[{shown}]"]
     return " ".join(part for part in parts if part).replace("%", "%%")
 

@@ -71,7 +71,7 @@ class Options(RunOptions, ignored(DEAD, "the code has no use for it")):
     init_weight_decay: float | None = option(None, "of the first task, instead of weight_decay", at_least=0)
     fc_lrate: float | None = option(None, "learning rate of the classifier, of the methods that have one", above=0)
     lrate_decay: float = option(0.1, "of those methods: what a milestone multiplies the rates by", above=0, at_most=1)
-    milestones: list[int] | None = option(None, "epochs of that: 18, on DomainNet 4", at_least=1, empty=True)
+    milestones: list[int] | None = option(None, "epochs at which they fall: 18, on DomainNet 4", at_least=1, empty=True)
     batch_size: int = option(help="images a step", at_least=1)
     decay_finished: bool = option(True, "no weight decay of finished branches, as under torch 2, not 1.10",
         off=("--keep-finished",))
@@ -94,10 +94,10 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     usage = "Try: python -m inflora.main --config inflora/configs/cifar100_inflora.json --scale mini --seed 0."
     options = read(Options, argv, "inflora.main", about, usage, configuration)
     tasks = len(scenario(options, seed=0).tasks)
-    steps = f"{classes(options)} classes in steps of {options.init_cls}, then {options.increment}"
+    steps = f"{classes(options)} classes in steps of {options.init_cls} and then {options.increment}"
     two_rates = METHODS[options.model_name].two_rates
     check_rules([
-        (tasks > options.total_sessions, f"total_sessions {options.total_sessions}, but {steps}, make {tasks} tasks."),
+        (tasks > options.total_sessions, f"total_sessions {options.total_sessions}, but {steps} make {tasks} tasks."),
         (two_rates and options.fc_lrate is None, f"{options.model_name} needs fc_lrate."),
         (options.lame < options.lamb, f"lame {options.lame}: give lamb ({options.lamb}) to 1."),
     ])  # fmt: skip
@@ -105,7 +105,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
 
 
 def configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-    """The JSON file that --config names, without the original's key `device`, which --device overrides there too."""
+    """The JSON file that --config names, without the original's key `device`: --device says where."""
     content, source = named_file("config", "inflora/configs/cifar100_inflora.json")(given)
     if "device" in content:
         print(f"note: without effect: {source}: device (--device says where)")

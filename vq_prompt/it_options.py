@@ -49,7 +49,7 @@ class ITOptions(Options):
     lambda_key: float = option(1.0, "weight of the key's loss", at_least=0)
     prompt_layers: list[int] = option([0, 1, 2, 3, 4], "blocks with prompts, from 0 on", at_least=0, unique=True)
     prompt_length: int = option(8, "prompts a block, half before the keys, half before the values", at_least=2,
-        check=lambda length: "half goes before the keys; give an even number." if length % 2 else None)
+        check=lambda length: "one half goes before the keys, give an even number." if length % 2 else None)
     prompt_init: float = option(1.0, "prompts start within plus and minus this", above=0)
     init_from_prev: bool = option(True, "prompts start as the last task's")
     epochs: int = option(20, "passes over a task", group="a task", at_least=1)
@@ -131,7 +131,7 @@ def _no_use(options: ITOptions) -> list[Rule]:
     head, guide = options.train_head, options.text_guide
     no_head = options.has_prompts and not head
     return [
-        (options.classifier == "softmax" and not head, "classifier softmax needs its head: not train_head false."),
+        (options.classifier == "softmax" and not head, "classifier softmax: train_head false contradicts it."),
         (no_head and guide == "off", "text_guide off with train_head false: no loss would reach the prompts."),
         (no_head and options.lambda_text == 0,
          "lambda_text 0 without a head: no loss would reach the prompts. text_guide: off trains the head."),

@@ -27,6 +27,7 @@ from vq_prompt.report import Tee, write_reports, write_xlsx
 # else 0; check(options) raises UserError for weights that are missing; scenario(options, seed) -> tasks
 MODULES = {"prompt": vq_learner, "it_prompt": it_learner}
 # options, and what settles them or raises UserError for contradictions
+NAMES = {"prompt": "VQ-Prompt", "it_prompt": "IT-Prompt"}
 OPTIONS = {"prompt": (VQOptions, checked), "it_prompt": (ITOptions, settled)}
 NAMED = re.compile(r"(?:--set=|\+|--)?([A-Za-z_][\w-]*)(?:=(.*))?", re.DOTALL)
 
@@ -37,8 +38,8 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
     Raises UserError for what is unknown, missing, out of range or contradictory.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    found = [(NAMED.fullmatch(word), after) for word, after in zip(words, [*words[1:], ""])]
-    named = {match[1].replace("-", "_"): after if match[2] is None else match[2] for match, after in found if match}
+    matches = [(NAMED.fullmatch(word), after) for word, after in zip(words, [*words[1:], ""])]
+    named = {match[1].replace("-", "_"): after if match[2] is None else match[2] for match, after in matches if match}
     asks_help = not {"-h", "--help"}.isdisjoint(words)
     path = Path(named.get("config", CONFIG)).expanduser()
     path = CONFIGS / path.name if not path.is_file() and path.parent.name == CONFIGS.name else path
@@ -48,16 +49,18 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
     (other,), (options, finish) = OPTIONS.keys() - {kind}, OPTIONS[kind]
     own, others = ({item.key for item in declared(OPTIONS[name][0])} for name in (kind, other))
     foreign = sorted((others - own) & {*named, *content})
-    check_rules([(foreign, f"{', '.join(foreign)}: of --learner_type {other}, without effect here. Leave it out.")])
-    about = "A run of VQ-Prompt or IT-Prompt for each seed. The command line overrides the yaml file of --config."
-    more = f"The other learner's options: --learner_type {other} --help."
-    settled_options = finish(read(options, words, "vq_prompt.run", about, more, lambda given: (content, str(path))))
-    check_rules(seed_rules(settled_options))
+    about = f"{NAMES[other]}'s, and without effect on {NAMES[kind]}. Leave them out."
+    check_rules([(foreign, f"{', '.join(foreign)}: {about}")])
+    about = f"{NAMES[kind]}: a run for each seed. The command line overrides the yaml file of --config."
+    more = f"{NAMES[other]}'s options: --learner_type {other} --help."
+    found = finish(read(options, words, "vq_prompt.run", about, more, lambda given: (content, str(path))))
+    check_rules(seed_rules(found))
     try:
-        MODULES[kind].scenario(settled_options, run_seeds(settled_options)[0])
+        MODULES[kind].scenario(found, run_seeds(found)[0])
     except UserError as error:
-        raise UserError(f"first_split_size, other_split_size: {error}") from error
-    return settled_options
+        sizes = f"first_split_size {found.first_split_size}, other_split_size {found.other_split_size}"
+        raise UserError(f"{sizes}: {error}") from error
+    return found
 
 
 @exit_cleanly

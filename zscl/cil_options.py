@@ -13,15 +13,10 @@ from zscl.reference import CONCEPTUAL_CAPTIONS, RANDOM
 FOLDER = Path(__file__).parent
 CONFIGS = FOLDER / "configs"
 IMAGES = (CONCEPTUAL_CAPTIONS, *(name for name in PUBLISHED if name != CAPTIONS))  # of ref_dataset, besides a folder
-CIL_NAMES = {  # method -> what tables call it
-    "zeroshot": "Continual-CLIP",
-    "finetune": "Fine-tuning",
-    "ext": "Fine-tuning",  # its name in cifar100_2-2_new.yaml
-    "lwf": "LwF",
-    "lwfvr": "LwF-VR",
-    "iCaRL": "iCaRL",
-    "ZSCL": "ZSCL",
-}
+CIL_NAMES = {  # method -> what tables call it; ext is a name of cifar100_2-2_new.yaml
+    "zeroshot": "Continual-CLIP", "finetune": "Fine-tuning", "ext": "Fine-tuning", "lwf": "LwF", "lwfvr": "LwF-VR",
+    "iCaRL": "iCaRL", "ZSCL": "ZSCL",
+}  # fmt: skip
 REFERENCE_TEXTS = {"lwf": None, "lwfvr": RANDOM, "iCaRL": None, "ZSCL": CONCEPTUAL_CAPTIONS}
 PREVIOUS_MODEL = ("lwf", "lwfvr", "iCaRL")  # methods whose teacher is the model before the task
 
@@ -42,8 +37,8 @@ def one(number: int) -> str | None:
 class Options(CILOptions):
     """ZSCL's keys, before those that MoE-Adapters has too; defaults where the files of the original lack a key."""
 
-    scale: str = scale_option(CONFIGS / "cil_mini.yaml")
     method: str = option(help="what is learned how", group="method", choices=tuple(CIL_NAMES), convert=known_method)
+    scale: str = scale_option(CONFIGS / "cil_mini.yaml")
     ce_method: Any = option(0, "classes of L_CE: 0 the task's, previous all seen, ext with 100 captions",
         choices=(0, "previous", "ext"), convert=lambda value: 0 if value == "0" else value)
     l2: float = option(0.0, "weight of the weight consolidation", at_least=0)

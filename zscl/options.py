@@ -49,9 +49,9 @@ def text_sources(names: list[str]) -> list[str]:
 class Options(MTILOptions, ignored(NOT_READ, "read nowhere on MTIL upstream")):
     """ZSCL's own flags, before those that MoE-Adapters has too."""
 
-    scale: str = scale_option(Path(__file__).parent / "configs" / "mini.yaml")
     method: str = option("finetune", "ZSCL distils; lwf is finetune and lwa ZSCL, as in the older scripts",
         group="method", choices=("finetune", "ZSCL", "icarl"), convert=lambda name: OLD_SPELLINGS.get(name, name))
+    scale: str = scale_option(Path(__file__).parent / "configs" / "mini.yaml")
     train_mode: str = option("whole", "which encoders are trained", choices=("whole", "text", "image"))
     dataset_order: list[str] | None = option(None, "iCaRL's --train-dataset", convert=known_order, unique=True)
     memory_size: int = option(10000, "iCaRL's exemplars, K", at_least=1)
@@ -68,7 +68,7 @@ class Options(MTILOptions, ignored(NOT_READ, "read nowhere on MTIL upstream")):
     feature_mse: bool = option(False, "L_mse on the features")
     weight_adjust: bool = option(False, "weight 0.5 on L_img, L_txt, L_ii")
     T: float = option(2.0, "temperature", above=0)
-    ref_dataset: str | None = option(None, "reference images: ImageNet, ImageNetSM, ImageNetSUB, a data set, current",
+    ref_dataset: str | None = option(None, "images: ImageNet, ImageNetSM, ImageNetSUB, a data set, or current: the task's",
         convert=source(IMAGE_SOURCES, CURRENT))
     ref_sentences: str | None = option(None, "conceptual_captions, random, a set's prompts, current",
         convert=source(SENTENCE_SOURCES, CURRENT))

@@ -150,7 +150,7 @@ def test_a_missing_key(configured, capsys, key):
 def test_dead_keys_are_named(configured, capsys):
     parse(configured("cifar100_inflora", memory_size=2000, device=["0", "1"]))
     said = capsys.readouterr().out
-    assert "memory_size (there is no memory of images)" in said and "device (--device says where)" in said
+    assert "memory_size (the code has no use for it)" in said and "device (--device says where)" in said
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_off_in_a_file(tmp_path):
         ("ITPromptCNCM", "lambda_text=0", "no loss would reach the prompts"),
         ("ZeroShot", "selector=cncm", "ZeroShot has no prompts"),
         ("NCM", "classifier=cncm", "NCM has no prompts"),
-        ("ITPrompt", "--n_centroids 2 --no_ca", "n_centroids, no_ca: VQ-Prompt's, and without effect on IT-Prompt"),
+        ("ITPrompt", "--n_centroids 2 --ca_lr 1", "ca_lr, n_centroids: VQ-Prompt's, and without effect on IT-Prompt"),
         ("ITPrompt", "schedule=[1]", "schedule: VQ-Prompt's, and without effect on IT-Prompt. Leave them out."),
     ],
 )  # fmt: skip

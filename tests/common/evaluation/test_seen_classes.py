@@ -13,8 +13,10 @@ from common.clip.model import CLIP
 from common.datasets.incremental import load_incremental, seen_subset
 from common.datasets.transforms import clip_eval
 from common.evaluation.seen_classes import evaluate_seen, seen_batches
+from common.machine import Machine
 from tests.common.test_cil import OPTIONS
 
+MACHINE = Machine(torch.device("cpu"), 0)
 CENTRE = replace(OPTIONS, eval_transform="test")
 
 
@@ -44,7 +46,7 @@ def plain_predictions(model: CLIP, found: Protocol, task_id: int) -> tuple[list[
 
 
 def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: Protocol) -> None:
-    test = pooled_test(CENTRE, found, 64)
+    test = pooled_test(CENTRE, MACHINE, found, 64)
     for task_id in (0, 3):  # the second reads what the first has decoded
         step = evaluate_seen(model, found.tokens, test, task_id, seed=5)
         predictions, labels = plain_predictions(model, found, task_id)
@@ -56,7 +58,7 @@ def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: 
 
 def test_train_crops_are_drawn_anew_at_every_test_and_follow_from_the_seed(model: CLIP) -> None:
     found = load_protocol(OPTIONS, 32)
-    test, rows = pooled_test(OPTIONS, found, 64), np.arange(10)
+    test, rows = pooled_test(OPTIONS, MACHINE, found, 64), np.arange(10)
     crops = {seed: next(seen_batches(test, rows, seed, torch.device("cpu")))[0] for seed in (5, 6)}
     again = next(seen_batches(test, rows, 5, torch.device("cpu")))[0]
     assert torch.equal(crops[5], again) and not torch.equal(crops[5], crops[6])
@@ -67,7 +69,7 @@ def test_train_crops_are_drawn_anew_at_every_test_and_follow_from_the_seed(model
 
 
 def test_centre_crops_know_no_seed(model: CLIP, found: Protocol) -> None:
-    test = pooled_test(CENTRE, found, 50)
+    test = pooled_test(CENTRE, MACHINE, found, 50)
     one, other = (evaluate_seen(model, found.tokens, test, 2, seed) for seed in (1, 2))
     assert one.predictions.tolist() == other.predictions.tolist()
 
@@ -76,7 +78,7 @@ def test_of_equal_prompts_the_first_class_in_the_order_wins(model: CLIP, found: 
     """ImageNet's two "sunglasses": no image of the second is ever right."""
     tokens = found.tokens.clone()
     tokens[3] = tokens[1]
-    step = evaluate_seen(model, tokens, pooled_test(CENTRE, found, 64), 0, seed=0)
+    step = evaluate_seen(model, tokens, pooled_test(CENTRE, MACHINE, found, 64), 0, seed=0)
     assert 3 not in step.predictions and 1 in step.predictions
 
 
@@ -85,5 +87,5 @@ def test_of_equal_prompts_the_first_wins_however_their_products_are_rounded(mode
     """Equal columns of a matrix may give products that differ in the last bit, by their place in a tile."""
     fives = replace(CENTRE, initial_increment=5, increment=5)
     found = load_protocol(fives, 32)
-    test, tokens = pooled_test(fives, found, batch_size), found.tokens[:1].expand(len(found.tokens), -1)
+    test, tokens = pooled_test(fives, MACHINE, found, batch_size), found.tokens[:1].expand(len(found.tokens), -1)
     assert set(evaluate_seen(model, tokens, test, 1, seed=0).predictions.tolist()) == {0}
