@@ -10,7 +10,7 @@ from typing import Any
 
 from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, canonical
 from common.machine import RunOptions
-from common.options import SEED, Rule, one_placeholder, option
+from common.options import SEED, Rule, exclusive, one_placeholder, option
 
 ORDERS = {"order1": MTIL_ORDER_1, "order2": MTIL_ORDER_2}
 
@@ -62,10 +62,16 @@ def of_task(values: Sequence[Any], task_id: int) -> Any:
     return values[task_id] if len(values) > 1 else values[0]
 
 
-def sequence_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
-    """One value for all tasks, or one for each."""
-    rules = []
-    for flag, values in (("--lr", options.lr), ("--iterations", options.iterations or [0])):
-        wrong = f"{flag} has {len(values)} values for {len(tasks)} data sets; give one, or one each."
-        rules.append((len(values) not in (1, len(tasks)), wrong))
-    return rules
+def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
+    """What both refuse: nothing to do, no length, no folder; one value for all tasks, or one for each."""
+    training, count = not options.eval_only, len(tasks)
+    each = {"--lr": len(options.lr), "--iterations": len(options.iterations or [0])}
+    return [
+        (training and not tasks, "nothing to do: give --train-dataset to train, or --eval-only with --eval-datasets."),
+        (training and not (options.epochs or options.iterations),
+         "how long to train is missing; give --iterations or --epochs."),
+        exclusive(options, "epochs", "iterations"),
+        (training and not options.save, "--save is missing: the folder for checkpoints and records."),
+        *((training and values not in (1, count), f"{flag} has {values} values for {count} data sets; give one, or one "
+           "each.") for flag, values in each.items()),
+    ]  # fmt: skip

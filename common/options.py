@@ -349,6 +349,12 @@ def one_placeholder(template: str) -> str | None:
     return None if once else "give {} once, where the class name stands."
 
 
+def exclusive(options: Any, *names: str) -> Rule:
+    """The rule that at most one of these options is given."""
+    given = [name for name in names if getattr(options, name)]
+    return len(given) > 1, f"--{' and --'.join(given)} exclude each other; give one of them."
+
+
 def check_rules(rules: Iterable[Rule]) -> None:
     """Raise UserError for the first rule that is broken."""
     for wrong, message in rules:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.machine import RUNS_TWICE
-from common.mtil import MTILOptions, mtil_protocol, sequence_rules
-from common.options import SHARE, Rule, check_rules, ignored, option, read, scale_option
+from common.mtil import MTILOptions, mtil_protocol, mtil_rules
+from common.options import SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
 from common.processes import process_count
 from common.runs import free_file, mini_folder
 from moe_adapters.adapters import ORIGINAL_CLIP
@@ -72,53 +72,38 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     about = "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints."
     usage = "Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini."
     options = read(Options, argv, "moe_adapters.main", about, usage)
-    check_rules([*_missing(options), *_contradictions(options)])
-    if not options.eval_only:
-        check_rules(sequence_rules(options, options.train_dataset))
-        check_rules([] if is_sequence(options) else _one_task_rules(options))
+    check_rules([*mtil_rules(options, options.train_dataset or []), *_rules(options)])
+    check_rules([] if options.eval_only or is_sequence(options) else _one_task_rules(options))
     return options
 
 
-def _missing(options: Options) -> list[Rule]:
-    training, load = not options.eval_only, options.load
+def _rules(options: Options) -> list[Rule]:
+    training, load, tasks = not options.eval_only, options.load, len(options.train_dataset or [])
     chooser_only = options.train_chooser and not is_sequence(options)
-    routed = options.autorouter or options.oracle_task_id or options.no_ddas
-    nothing = "nothing to do: give --train-dataset to train, or --eval-only with --load and --eval-datasets."
-    threshold = "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features)."
-    no_load = "--eval-only needs --load (only --no-ddas can do without: the zero-shot row)."
-    selector = "how images find their router is missing; give --autorouter, --oracle-task-id or --no-ddas."
-    length = "how long to train is missing; give --iterations or --epochs."
+    by_number = options.oracle_task_id or options.no_ddas
+    picks, routers, router = options.topk, options.task_num, options.task_id
     adapters = "needs --ffn_adapt --apply_moe."
     return [
-        (training and not options.train_dataset, nothing),
-        (training and not (options.epochs or options.iterations), length),
-        (training and not options.save, "--save is missing: the folder for checkpoints and records."),
         (training and not chooser_only and not options.ffn_adapt, f"training {adapters}"),
-        (options.eval_only and not options.eval_datasets, "--eval-only needs --eval-datasets."),
-        (options.eval_only and not load and not options.no_ddas, no_load),
-        (options.eval_only and load and not options.ffn_adapt, f"evaluating --load {load} {adapters}"),
-        (options.autorouter and options.threshold is None, threshold),
-        (options.eval_datasets and not routed, selector),
-    ]
-
-
-def _contradictions(options: Options) -> list[Rule]:
-    selectors, tasks = (options.autorouter, options.oracle_task_id, options.no_ddas), len(options.train_dataset or [])
-    single = "--ffn_adapt and --apply_moe go together: a single adapter without routers is not part of this project."
-    whole = "--balance-loss-weight needs the whole batch in one process. Run it without torchrun."
-    router = f"--task_id {options.task_id}: the routers are 0 to {options.task_num - 1}; -1 is the original CLIP."
-    picks = f"--topk {options.topk} is more than --experts_num {options.experts_num}."
-    by_number = options.oracle_task_id or options.no_ddas
-    return [
-        (options.epochs and options.iterations, "--epochs and --iterations exclude each other; give one of them."),
-        (sum(selectors) > 1, "--autorouter, --oracle-task-id and --no-ddas exclude each other."),
-        (options.ffn_adapt != options.apply_moe, single),
-        (options.topk > options.experts_num, picks),
+        (not training and not options.eval_datasets, "--eval-only needs --eval-datasets."),
+        (not training and not load and not options.no_ddas,
+         "--eval-only needs --load (only --no-ddas can do without: the zero-shot row)."),
+        (not training and load and not options.ffn_adapt, f"evaluating --load {load} {adapters}"),
+        (options.autorouter and options.threshold is None,
+         "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features)."),
+        (options.eval_datasets and not (options.autorouter or by_number),
+         "how images find their router is missing; give --autorouter, --oracle-task-id or --no-ddas."),
+        exclusive(options, "autorouter", "oracle_task_id", "no_ddas"),
+        (options.ffn_adapt != options.apply_moe,
+         "--ffn_adapt and --apply_moe go together: a single adapter without routers is not part of this project."),
+        (picks > options.experts_num, f"--topk {picks} is more than --experts_num {options.experts_num}."),
         (options.checkpoint_activations, f"--checkpoint-activations: {RUNS_TWICE}"),
-        (options.balance_loss_weight and process_count() > 1, whole),
-        (tasks > options.task_num, f"{tasks} tasks need as many routers: --task_num {tasks} or more."),
-        (by_number and options.task_id >= options.task_num, router),
-    ]
+        (options.balance_loss_weight and process_count() > 1,
+         "--balance-loss-weight needs the whole batch in one process. Run it without torchrun."),
+        (tasks > routers, f"{tasks} tasks need as many routers: --task_num {tasks} or more."),
+        (by_number and router >= routers,
+         f"--task_id {router}: the routers are 0 to {routers - 1}; -1 is the original CLIP."),
+    ]  # fmt: skip
 
 
 def _one_task_rules(options: Options) -> list[Rule]:

@@ -61,7 +61,8 @@ def fields(entry: str) -> list[Declared]:
 def wrong_values(item: Declared) -> Iterator[str]:
     """Of one option: another type, not a number, beyond each bound, unknown, empty, twice, not a template or a name."""
     about = item.about
-    yield from {int: ["fast", "1.5", "nan"], float: ["fast", "nan", "inf", "-inf"], bool: ["perhaps"]}.get(item.kind, [])
+    types = {int: ["fast", "1.5", "nan"], float: ["fast", "nan", "inf", "-inf"], bool: ["perhaps"]}
+    yield from types.get(item.kind, [])
     for bound, further in ((about.at_least, -1), (about.above, 0), (about.at_most, 1), (about.below, 0)):
         if bound is not None:
             yield str(bound + further)
@@ -197,7 +198,9 @@ def test_empty_words(word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert f"{name}: it is empty" in refused(entry, [*ENTRIES[entry][1], name, ""], tmp_path, capsys)
 
 
-def test_a_record_that_is_no_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_record_that_is_no_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -5,14 +5,15 @@ sets are a sequence that one process learns. Three words stand for what differs 
 current` and `--ref-sentences current`, `--ref-model previous`, `--text-datasets seen`.
 """
 
+import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.datasets import canonical
 from common.datasets.layout import CAPTIONS
-from common.mtil import MTILOptions, mtil_names, sequence_rules
-from common.options import SHARE, Rule, check_rules, ignored, option, read, scale_option
+from common.mtil import MTILOptions, mtil_names, mtil_rules
+from common.options import SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
 from common.runs import mini_folder
 from zscl.reference import CLASS_SETS, IMAGE_SOURCES, SENTENCE_SOURCES, class_count, subset_size
 
@@ -68,11 +69,11 @@ class Options(MTILOptions, ignored(NOT_READ, "read nowhere on MTIL upstream")):
     feature_mse: bool = option(False, "L_mse on the features")
     weight_adjust: bool = option(False, "weight 0.5 on L_img, L_txt, L_ii")
     T: float = option(2.0, "temperature", above=0)
-    ref_dataset: str | None = option(None, "images: ImageNet, ImageNetSM, ImageNetSUB, a data set, or current: the task's",
+    ref_dataset: str | None = option(None, "ImageNet, ImageNetSM, ImageNetSUB, a data set, or current: the task's",
         convert=source(IMAGE_SOURCES, CURRENT))
     ref_sentences: str | None = option(None, "conceptual_captions, random, a set's prompts, current",
         convert=source(SENTENCE_SOURCES, CURRENT))
-    text_datasets: list[str] | None = option(None, "sentences: prompts of these; seen: all learnt", convert=text_sources)
+    text_datasets: list[str] | None = option(None, "prompts of these; seen: all learnt", convert=text_sources)
     ref_model: str | None = option(None, "the teacher's checkpoint, or previous; default: pre-trained CLIP")
     ref_wise: bool = option(False, "teacher = (1 - alpha) CLIP + alpha theta0")
     ref_wise_alpha: float = option(0.8, "its alpha", **SHARE)
@@ -108,7 +109,7 @@ def parse(argv: list[str] | None = None) -> Options:
     """Read and check the command line; raises UserError for what contradicts itself or is missing."""
     about = "ZSCL (arXiv 2303.06628) and its baselines on MTIL: train a task or a sequence, evaluate it."
     options = read(Options, argv, "zscl.main", about, "Try: bash zscl/scripts/ZSCL.sh 1 --scale mini.")
-    check_rules([*_method_rules(options), *_rules(options), *_evaluation_rules(options), *_averaging_rules(options)])
+    check_rules([*_method_rules(options), *mtil_rules(options, tasks(options)), *_rules(options)])
     if "ImageNetSM" in (options.ref_dataset, options.ref_sentences, *(options.text_datasets or ())):
         class_count(options.num, IMAGENET[0])
     if options.ref_dataset == "ImageNetSUB":
@@ -116,74 +117,42 @@ def parse(argv: list[str] | None = None) -> Options:
     return options
 
 
-def _rules(options: Options) -> list[Rule]:
-    """What is missing or contradictory."""
-    training, names = not options.eval_only, tasks(options)
-    nothing = "nothing to do: give --train-dataset to train, or --eval-only with --eval-datasets."
-    length = "how long to train is missing; give --iterations or --epochs."
-    folder = "--save is missing: the folder for checkpoints and records."
-    nameless = [name for name in (*names, *(options.eval_datasets or ())) if name in NAMELESS]
-    both = "--eval-interval and --eval-every-epoch exclude each other."
-    return [
-        (training and not (options.train_dataset or options.dataset_order), nothing),
-        (training and not (options.epochs or options.iterations), length),
-        (options.epochs and options.iterations, "--epochs and --iterations exclude each other; give one of them."),
-        (options.eval_interval and options.eval_every_epoch, both),
-        (training and not options.save, folder),
-        (nameless, f"{', '.join(nameless)} has no class names here: it is neither a task nor a test set."),
-        *(sequence_rules(options, names) if training and names else []),
-    ]
-
-
 def _method_rules(options: Options) -> list[Rule]:
     training, icarl, terms = not options.eval_only, options.method == "icarl", distillation_terms(options)
-    count = len(tasks(options))
-    order = "--method icarl learns all tasks in one process: give --dataset_order instead of --train-dataset."
+    size, count = options.memory_size, len(tasks(options))
     own = "--method icarl distils on exemplars and the task's prompts: leave out --ref-dataset, --ref-sentences and "
-    own += "--text-datasets."
-    memory = f"--memory_size {options.memory_size}: {count} tasks share the exemplars. Give {count} or more."
     needs = "--method ZSCL distils on reference images: --ref-dataset is missing (ImageNet in the paper; current: LwF)."
-    idle = f"{' and '.join(terms)}: distillation terms need --method ZSCL or icarl."
-    teachers = "--ref-model and --ref-wise both choose the teacher; give one of them."
     return [
-        (icarl and training and (options.train_dataset or not options.dataset_order), order),
+        (icarl and training and (options.train_dataset or not options.dataset_order),
+         "--method icarl learns all tasks in one process: give --dataset_order instead of --train-dataset."),
         (icarl and training and options.load, "--method icarl starts from CLIP: --load does not go with it."),
-        (icarl and (options.ref_dataset or options.ref_sentences or options.text_datasets), own),
-        (icarl and options.memory_size < count, memory),
+        (icarl and (options.ref_dataset or options.ref_sentences or options.text_datasets), own + "--text-datasets."),
+        (icarl and size < count, f"--memory_size {size}: {count} tasks share the exemplars. Give {count} or more."),
         (not icarl and options.dataset_order, "--dataset_order belongs to --method icarl; use --train-dataset."),
         (options.method == "ZSCL" and training and not options.ref_dataset, needs),
-        (options.method == "finetune" and terms, idle),
-        (options.ref_model and options.ref_wise, teachers),
-    ]
+        (options.method == "finetune" and terms, f"{' and '.join(terms)}: losses that need --method ZSCL or icarl."),
+        exclusive(options, "ref_model", "ref_wise"),
+    ]  # fmt: skip
 
 
-def _evaluation_rules(options: Options) -> list[Rule]:
-    folder = options.load and Path(options.load).is_dir()
-    sets = options.eval_only and not options.eval_datasets and (folder or not options.save)
-    late = "--wise_ft and --load_federate belong to --eval-only; --wise_merge is WiSE-FT in training."
-    both = "--load and --load_federate both say what is evaluated; give one of them."
-    one = f"--wise_ft evaluates one checkpoint, and {options.load} is a folder. Name a file in it."
-    start = f"--load {options.load}: a folder; training starts from a checkpoint in it."
+def _rules(options: Options) -> list[Rule]:
+    training, folder = not options.eval_only, options.load and Path(options.load).is_dir()
+    nameless = [name for name in (*tasks(options), *(options.eval_datasets or ())) if name in NAMELESS]
+    averages, shortest = any(getattr(options, flag) for flag in ENSEMBLE_FLAGS), min(options.iterations or [math.inf])
     return [
-        (sets, "--eval-only needs --eval-datasets."),
-        (not options.eval_only and (options.wise_ft or options.load_federate), late),
-        (options.load and options.load_federate, both),
-        (options.wise_ft and folder, one),
-        (not options.eval_only and folder, start),
-    ]
-
-
-def _averaging_rules(options: Options) -> list[Rule]:
-    averages = [flag for flag in ENSEMBLE_FLAGS if getattr(options, flag)]
-    shortest = min(options.iterations or [options.avg_freq])
-    both = f"--{' and --'.join(averages)} exclude each other; no published number combines them."
-    merge = "--wise_merge with --we or --we_wise: the saved mean would lose the merge. Give one of them."
-    rare = f"--avg_freq {options.avg_freq}: give a number from 1 to --iterations ({shortest}), or nothing is averaged."
-    return [
-        (len(averages) > 1, both),
-        (options.wise_merge and (options.we or options.we_wise), merge),
-        (averages and options.avg_freq > shortest, rare),
-    ]
+        (nameless, f"{', '.join(nameless)} has no class names here: it is neither a task nor a test set."),
+        (not (training or options.eval_datasets) and (folder or not options.save), "--eval-only needs --eval-datasets."),
+        (training and (options.wise_ft or options.load_federate),
+         "--wise_ft and --load_federate belong to --eval-only; --wise_merge is WiSE-FT in training."),
+        (options.wise_ft and folder, f"--wise_ft evaluates one checkpoint, --load {options.load} is a folder."),
+        (training and folder, f"--load {options.load}: a folder; training starts from a checkpoint in it."),
+        (options.wise_merge and (options.we or options.we_wise),
+         "--wise_merge with --we or --we_wise: the saved mean would lose the merge. Give one of them."),
+        (averages and options.avg_freq > shortest,
+         f"--avg_freq {options.avg_freq}: give a number from 1 to --iterations ({shortest}), or nothing is averaged."),
+        *(exclusive(options, *names) for names in (("eval_interval", "eval_every_epoch"), ("load", "load_federate"),
+                                                   ENSEMBLE_FLAGS)),
+    ]  # fmt: skip
 
 
 # What follows from the options

@@ -278,7 +278,7 @@ def test_flags_that_upstream_never_reads_are_named(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main([*given, "--multi_experts", "--eval-interval", "5"])
     said = capsys.readouterr().out
-    assert said.startswith("note: without effect: --multi_experts (upstream reads it nowhere, or into an evaluation that")
+    assert said.startswith("note: without effect: --multi_experts (upstream reads it nowhere, or into an evaluation")
     assert ", --eval-interval (" in said
 
 
