@@ -240,9 +240,8 @@ def unknown(what: str, word: Any, known: Iterable[Any]) -> str:
 def _unlock(config: DictConfig) -> None:
     """Frozen dataclasses make read-only configurations, sections each on their own."""
     OmegaConf.set_readonly(config, False)
-    for key in config:
-        if OmegaConf.is_dict(config._get_node(key)):
-            _unlock(config._get_node(key))
+    for section in filter(OmegaConf.is_dict, (OmegaConf.select(config, key) for key in config)):
+        _unlock(section)
 
 
 def _entries(known: Mapping[str, Declared], content: Content, source: str, prefix: str = "") -> list[Entry]:

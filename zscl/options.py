@@ -141,7 +141,8 @@ def _rules(options: Options) -> list[Rule]:
     averages, shortest = any(getattr(options, flag) for flag in ENSEMBLE_FLAGS), min(options.iterations or [math.inf])
     return [
         (nameless, f"{', '.join(nameless)} has no class names here: it is neither a task nor a test set."),
-        (not (training or options.eval_datasets) and (folder or not options.save), "--eval-only needs --eval-datasets."),
+        (not training and not options.eval_datasets and (folder or not options.save),
+         "--eval-only needs --eval-datasets."),
         (training and (options.wise_ft or options.load_federate),
          "--wise_ft and --load_federate belong to --eval-only; --wise_merge is WiSE-FT in training."),
         (options.wise_ft and folder, f"--wise_ft evaluates one checkpoint, --load {options.load} is a folder."),
