@@ -20,8 +20,8 @@ class RunOptions:
     """Of these only the precision decides numbers; it joins a run's settings by itself where it is not fp32."""
 
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1", group="run", decides=False)
-    threads: int | None = option(None, "CPU threads of torch (its own choice)", at_least=1, at_most=1024, decides=False)
-    workers: int | None = option(None, "loader processes (one a core)", at_least=0, at_most=1024, decides=False)
+    threads: int | None = option(None, "CPU threads of torch (its own choice)", at_least=1, at_most=256, decides=False)
+    workers: int | None = option(None, "loader processes (one a core)", at_least=0, at_most=256, decides=False)
     no_verify: bool = option(False, "accept data sets whose counts differ from the published ones", decides=False)
     save_interval: float = option(10.0, "seconds between saves within a task", at_least=0, decides=False)
     overwrite: bool = option(False, "start the output folder anew", decides=False)

@@ -42,6 +42,7 @@ Preset = Path | Callable[[Any], Content] | None  # a file of values, or a functi
 
 REQUIRED = "???"  # OmegaConf's word for a value that must be given
 LARGEST_SEED = 2**32 - 1  # NumPy's
+LARGEST_COUNT = 10**9  # of whatever has no bound of its own
 SHARE = {"at_least": 0, "at_most": 1}  # ranges, as `option` takes them
 SEED = {"at_least": 0, "at_most": LARGEST_SEED}
 Entry = tuple[str, str, Any]  # key, what messages call the option, value
@@ -189,11 +190,21 @@ def read(
     return OmegaConf.to_object(config)
 
 
+def words_by_key(kinds: Sequence[type], argv: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
+    """What a command line of options of any of `kinds` gives by key, unread, and whether it asks for help."""
+    known = {item.key: item for kind in kinds for item in declared(kind)}
+    config = OmegaConf.merge(*(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(kind))) for kind in kinds))
+    words = _canonical(known, sys.argv[1:] if argv is None else argv)
+    parser = _parser(known, dict.fromkeys(("prog", "description", "epilog"), ""), config)
+    found, asks_help = _command_line(known, parser, words)
+    return {key: value for key, _, value in found}, asks_help
+
+
 def read_file(path: Path | str) -> dict[str, Any]:
     """The content of a YAML or JSON file. Raises UserError if it can not be read or holds no keys with values."""
     path = Path(path).expanduser()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             content = json.loads(text)
         else:  # OmegaConf's loader takes 1e-5 for a number, which plain YAML does not
@@ -202,9 +213,10 @@ def read_file(path: Path | str) -> dict[str, Any]:
         names = [other.name for other in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, names)
         raise UserError(f"configuration {path}: it can not be read ({error.strerror}).{hint}") from error
-    except (ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+    except (ValueError, AssertionError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
-        raise UserError(f"configuration {path}: not {kind} ({' '.join(str(error).split())[:200]}).") from error
+        reason = " ".join(str(error).split())[:200] or "no keys with values"
+        raise UserError(f"configuration {path}: not {kind} ({reason}).") from error
     if not isinstance(content, dict):
         raise UserError(f"configuration {path}: keys with values are expected.")
     return content
@@ -276,14 +288,16 @@ def _plain(item: Declared, value: Any) -> Any:
         if value == "null" and item.optional:
             return None
         if item.is_list and not value.startswith("${"):
-            parts = value.removeprefix("[").removesuffix("]").split(",")
-            value = [part.strip() for part in parts if part.strip()]
+            inner = value.removeprefix("[").removesuffix("]").strip()
+            value = [part.strip() for part in inner.split(",")] if inner else []
         elif len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]
     if item.is_list and not isinstance(value, list | str | None):
         value = [value]
     if (value in ("", []) or "" in _listed(value)) and not (item.about.empty or item.about.ignored):
         raise UserError(f"it is empty. Give {KINDS.get(item.kind, 'a value')}.")
+    if any(isinstance(part, str) and ("\0" in part or item.about.presets and "${" in part) for part in _listed(value)):
+        raise ValueError
     value = item.about.convert(value) if item.about.convert and value is not None else value
     truths = [isinstance(part, bool) for part in _listed(value)]
     if any(truths) and item.kind in (int, float, str) or item.kind is bool and str(value).lower() not in BOOLEANS:
@@ -334,6 +348,8 @@ def _check_value(item: Declared, value: Any, name: str) -> None:
         if choices and not any(type(one) is type(known) and one == known for known in choices):
             raise UserError(unknown(f"{name} {one}", one, choices))
         bounds = {key: getattr(about, key) for key in RANGES if getattr(about, key) is not None}
+        if isinstance(one, int) and about.at_most is None and one > LARGEST_COUNT:
+            bounds["at_most"] = LARGEST_COUNT
         finite = not isinstance(one, float) or math.isfinite(one)
         if not finite or not all(RANGES[key][0](one, bound) for key, bound in bounds.items()):
             told = ", ".join(RANGES[key][1].format(bound) for key, bound in bounds.items())
@@ -450,7 +466,7 @@ def _help(item: Declared, value: Any) -> str:
     for name in item.key.split("."):
         value = value[name]
     choices = ", ".join(map(str, item.about.presets or item.about.choices))
-    shown = "must be given" if value == REQUIRED else _joined(value)
+    shown = {REQUIRED: "no default", "True": f"on; {item.key}=false: off"}.get(str(value), _joined(value))
     silent = item.about.off or value is False or value in (None, "", [])
     parts = [item.about.help, f"({choices})" if choices else "", "" if silent else f"[{shown}]"]
     return " ".join(part for part in parts if part).replace("%", "%%")
@@ -462,7 +478,7 @@ def _command_line(known: Mapping[str, Declared], parser: _Parser, words: Sequenc
     if rest and not namespace.help:
         word = rest[0].partition("=")[0]
         if not word.startswith("-"):
-            raise UserError(f"{word!r} is not understood. Options are --flag VALUE or key=value; --help lists all.")
+            raise UserError(f"{word!r} is not understood. Options are --flag VALUE; --help lists all.")
         flags = [flag for item in known.values() for flag in item.flags]
         raise UserError(f"{word}: unknown option.{did_you_mean(word, flags)} --help lists all.")
     return namespace.given, namespace.help
@@ -475,9 +491,10 @@ def _canonical(known: Mapping[str, Declared], words: Sequence[str]) -> list[str]
         for item in known.values() for flag in _spellings(item)
     }  # fmt: skip
     has_set = not any(item.about.positional for item in known.values())
+    several = [flag for item in known.values() if item.about.words for flag in _spellings(item)]
     found: list[str] = []
     flag, sets = "", False  # the flag whose value comes next, and whether --set's come
-    for word in words:
+    for word, before in zip(words, ["", *words]):
         if flag and not word.startswith("--"):
             found.append(f"{flag}={word}")
             flag = ""
@@ -485,6 +502,7 @@ def _canonical(known: Mapping[str, Declared], words: Sequence[str]) -> list[str]
         found += [flag] if flag else []  # argparse says that its value is missing
         flag = word if takes_value.get(word) else ""
         sets = has_set and (word == "--set" or sets and not word.startswith("-"))
-        assigns = has_set and (sets or ASSIGNMENT.match(word))
+        assigns = has_set and before not in several and (sets or ASSIGNMENT.match(word))
         found += [] if flag or word == "--set" and sets else [f"--set={word}" if assigns else word]
+    found += ["--set="] if has_set and "--set" in words[-1:] else []
     return found + ([flag] if flag else [])

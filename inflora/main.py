@@ -81,7 +81,7 @@ def data_source(options: Options) -> tuple[str, str | Path, dict[str, object]]:
     root = root.parent if root.name == own else root
     if name == "ImageNetR":
         return name, root, {"split": options.seed[0] if options.split == "upstream" else options.split}
-    return name, root, {"lists": None if options.split.isdigit() else options.split}
+    return name, root, {"lists": None if options.split.isdecimal() else options.split}
 
 
 def load_data(options: Options, size: int) -> ImageSet:

@@ -30,12 +30,12 @@ def first_device(text: str) -> str:
         print(f"note: --device {text}: one device is used, {first}")
     if first == "-1":
         return "cpu"
-    return f"cuda:{first}" if first.isdigit() else first
+    return f"cuda:{first}" if first.isdecimal() else first
 
 
 def known_split(split: str) -> str | None:
     """A check of ImageNet-R's seeds; the files of other splits are looked for when the data are."""
-    return f"a seed is at most {LARGEST_SEED}." if split.isdigit() and int(split) > LARGEST_SEED else None
+    return f"a seed is at most {LARGEST_SEED}." if split.isdecimal() and int(split) > LARGEST_SEED else None
 
 
 def part_of_a_folder(name: str) -> str | None:

@@ -66,7 +66,6 @@ def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
     """
     checks = [
         lambda: require_files(options.load, options.load_autochooser),
-        lambda: require_one_file(options),
         lambda: datasets.require(data_names(options), options.data_location, verify=not options.no_verify),
         lambda: None if options.model == MINI else find_weights(options.model),
         lambda: load_extractor(options, machine),
@@ -80,12 +79,6 @@ def require_files(*paths: str | None) -> None:
     missing = [f"{path} does not exist." for path in paths if path and not Path(path).exists()]
     if missing:
         raise UserError("\n".join(missing))
-
-
-def require_one_file(options: Options) -> None:
-    """Raise UserError if one task is to be trained from a folder."""
-    if not (options.eval_only or is_sequence(options)) and options.load and Path(options.load).is_dir():
-        raise UserError(f"--load {options.load}: a folder. Training one task starts from a checkpoint's file.")
 
 
 def open_run(options: Options, machine: Machine) -> Run:

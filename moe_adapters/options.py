@@ -89,6 +89,8 @@ def _rules(options: Options) -> list[Rule]:
         (not training and not load and not options.no_ddas,
          "--eval-only needs --load (only --no-ddas can do without: the zero-shot row)."),
         (not training and load and not options.ffn_adapt, f"evaluating --load {load} {adapters}"),
+        (training and load and Path(load).is_dir(),
+         f"--load {load}: a folder; training starts from a checkpoint in it."),
         (options.autorouter and options.threshold is None,
          "--autorouter needs --threshold (0.0655 full-shot, 0.0585 5-shot; it belongs to the features)."),
         (options.eval_datasets and not (options.autorouter or by_number),

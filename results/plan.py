@@ -32,7 +32,8 @@ from results.labels import INCREMENTAL
 
 PLANS = Path(__file__).parent / "plans"
 SEED = "{seed}"  # in a command and its folder, the seed
-OWN_FLAGS = ("save", "seed", "scale")  # what a plan, and not the caller, tells each command
+# what a plan, and not the caller, tells each command
+OWN_FLAGS = ("save", "seed", "seeds", "repeat", "scale", "log_dir", "hydra.run.dir")
 Kinds = dict[str, tuple[type, ...]]
 OPTIONAL: Kinds = {"mini_folder": (str,), "petaflops": (int, float)}
 REQUIRED: Kinds = {
@@ -174,7 +175,8 @@ def _check_seeds(where: str, row: Row, seeds: Sequence[int]) -> None:
 
 def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence[str]) -> list[Job]:
     """All rows x seeds, `seeds` instead of the plan's if given, and `flags` behind every command. Raises UserError."""
-    own = [flag for flag in flags if flag.lstrip("-").partition("=")[0] in OWN_FLAGS]
+    names = [flag.removeprefix("--set=").lstrip("-+").partition("=")[0].replace("-", "_") for flag in flags]
+    own = [flag for flag, name in zip(flags, names) if name in OWN_FLAGS]
     if own:
         raise UserError(
             f"{', '.join(own)} behind --: the plan tells each command its own. Use --scale and --seeds before it, or "

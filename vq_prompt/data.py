@@ -102,7 +102,7 @@ def split_of(options: Options, root: Path) -> int | str:
         return str(beside)
     if options.split == "auto":
         return RULE_SEED
-    return int(options.split) if options.split.isdigit() else options.split
+    return int(options.split) if options.split.isdecimal() else options.split
 
 
 def check_data(options: Options) -> None:

@@ -21,7 +21,7 @@ DEVICES = "a single device only (on several, the original sums the prompt loss o
 
 
 def _split(split: str) -> str | None:
-    return f"a seed is at most {LARGEST_SEED}." if split.isdigit() and int(split) > LARGEST_SEED else None
+    return f"a seed is at most {LARGEST_SEED}." if split.isdecimal() and int(split) > LARGEST_SEED else None
 
 
 DATASETS = ("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet")

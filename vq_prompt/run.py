@@ -5,15 +5,13 @@ seen and records; the same command again goes on where it stopped. The tables ov
 """
 
 import contextlib
-import re
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError, all_checked, exit_cleanly
 from common.machine import choose_machine
-from common.options import check_rules, declared, read, read_file, unknown
+from common.options import check_rules, declared, read, read_file, unknown, words_by_key
 from common.training.device import automatic_workers
 from vq_prompt import it_learner, vq_learner
 from vq_prompt.data import check_data
@@ -29,7 +27,6 @@ MODULES = {"prompt": vq_learner, "it_prompt": it_learner}
 # options, and what settles them or raises UserError for contradictions
 NAMES = {"prompt": "VQ-Prompt", "it_prompt": "IT-Prompt"}
 OPTIONS = {"prompt": (VQOptions, checked), "it_prompt": (ITOptions, settled)}
-NAMED = re.compile(r"(?:--set=|\+|--)?([A-Za-z_][\w-]*)(?:=(.*))?", re.DOTALL)
 
 
 def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
@@ -37,15 +34,15 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
 
     Raises UserError for what is unknown, missing, out of range or contradictory.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
-    matches = [(NAMED.fullmatch(word), after) for word, after in zip(words, [*words[1:], ""])]
-    named = {match[1].replace("-", "_"): after if match[2] is None else match[2] for match, after in matches if match}
-    asks_help = not {"-h", "--help"}.isdisjoint(words)
+    named, asks_help = words_by_key((VQOptions, ITOptions), argv)
     path = Path(named.get("config", CONFIG)).expanduser()
     path = CONFIGS / path.name if not path.is_file() and path.parent.name == CONFIGS.name else path
+    if "config" not in named and not asks_help and not path.is_file():
+        raise UserError("--config: missing. Give a yaml file, such as configs/cifar-100_prompt_vq.yaml.")
     content = {} if asks_help and not path.is_file() else read_file(path)
-    kind = named.get("learner_type") or content.get("learner_type") or ("prompt" if asks_help else "not given")
-    check_rules([(kind not in OPTIONS, unknown(f"--learner_type {kind}", kind, OPTIONS))])
+    kind = str(named.get("learner_type") or content.get("learner_type") or ("prompt" if asks_help else "")).strip("'\"")
+    missing, wrong = f"--learner_type: missing. Give {' or '.join(OPTIONS)}.", f"--learner_type {kind}"
+    check_rules([(not kind, missing), (kind not in OPTIONS, unknown(wrong, kind, OPTIONS))])
     (other,), (options, finish) = OPTIONS.keys() - {kind}, OPTIONS[kind]
     own, others = ({item.key for item in declared(OPTIONS[name][0])} for name in (kind, other))
     foreign = sorted((others - own) & {*named, *content})
@@ -53,7 +50,7 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
     check_rules([(foreign, f"{', '.join(foreign)}: {about}")])
     about = f"{NAMES[kind]}: a run for each seed. The command line overrides the yaml file of --config."
     more = f"{NAMES[other]}'s options: --learner_type {other} --help."
-    found = finish(read(options, words, "vq_prompt.run", about, more, lambda given: (content, str(path))))
+    found = finish(read(options, argv, "vq_prompt.run", about, more, lambda given: (content, str(path))))
     check_rules(seed_rules(found))
     try:
         MODULES[kind].scenario(found, run_seeds(found)[0])

@@ -30,7 +30,7 @@ def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageS
     Raises UserError for what is missing, and for lists that name missing files or contradict themselves.
     """
     folder = root / FOLDER
-    if isinstance(split, int) or str(split).isdigit():
+    if isinstance(split, int) or str(split).isdecimal():
         parts, wnids = _split_by_seed(folder, int(split))
     elif split == "folders":
         parts, wnids = _split_by_folders(folder)

@@ -30,6 +30,8 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"--device {name}: not a device. Use auto, cpu, cuda or cuda:<index>.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"--device {name}: only cpu and cuda are supported. Use auto, cpu, cuda or cuda:<index>.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."

@@ -112,6 +112,7 @@ def test_keys_with_values() -> None:
     assert parse("--overwrite", "false").overwrite is False and parse("--overwrite", "lr=3").lr == [3.0]
     assert parse("schedule=null").schedule is None and parse("template='{} a=b'").template == "{} a=b"
     assert parse("--template", "x={}").template == "x={}"  # the value of a flag, not of a key x
+    assert message("--seeds", "first=3") == "--seeds first=3: a whole number, or a list of such, is expected."
 
 
 def test_the_last_word_counts_and_presets_act_where_they_stand() -> None:
@@ -174,7 +175,12 @@ def test_what_has_no_effect_is_said(capsys: pytest.CaptureFixture) -> None:
         (["--lr", "--mean"], "--lr: expected one argument. --help lists all options."),
         (["--incremint", "3"], "--incremint: unknown option. Did you mean --increment? --help lists all."),
         (["incremint=3"], "incremint: unknown option. Did you mean increment? --help lists all."),
-        (["mini"], "'mini' is not understood. Options are --flag VALUE or key=value; --help lists all."),
+        (["mini"], "'mini' is not understood. Options are --flag VALUE; --help lists all."),
+        (["--lr", "1,,2"], "--lr: it is empty. Give a number."),
+        (["--first", "1000000001"], "--first 1000000001: give 1 or more, at most 1000000000."),
+        (["--template", "a\0{}"], "--template a\0{}: a text is expected."),
+        (["--scale", "${method}"], "--scale ${method}: a text is expected."),
+        (["--set"], "'' is not understood: give --flag VALUE or key=value. --help lists all options."),
         (["--set", "mini"], "'mini' is not understood: give --flag VALUE or key=value. --help lists all options."),
         (["output.folder=${nothing}"], "output.folder: Interpolation key 'nothing' not found."),
     ],
@@ -198,6 +204,7 @@ def test_a_wrong_word_is_one_message(words: list[str], told: str) -> None:
         ("first: 3", "--dataset, --output.folder: missing. --help says what to give."),
         ("", "configuration digits.yaml: keys with values are expected."),
         ("[1, 2]", "configuration digits.yaml: keys with values are expected."),
+        ("3", "configuration digits.yaml: not YAML (no keys with values)."),
     ],
 )  # fmt: skip
 def test_a_wrong_file_is_one_message(folder: Path, text: str, told: str) -> None:
@@ -258,7 +265,7 @@ def test_help_comes_without_a_configuration(capsys: pytest.CaptureFixture) -> No
 
     with pytest.raises(SystemExit):
         read(Options, ["-h"], "paper.main", file=missing)
-    assert "a data set (digits, letters) [must be given]" in " ".join(capsys.readouterr().out.split())
+    assert "a data set (digits, letters) [no default]" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(UserError, match="--config: missing"):
         read(Options, [], "paper.main", file=missing)
 

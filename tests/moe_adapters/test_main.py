@@ -247,7 +247,7 @@ def test_contradicting_flags(capsys: pytest.CaptureFixture, tmp_path: Path, flag
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--load", "."], "--load .: a folder. Training one task starts from a checkpoint's file."),
+        (["--load", "."], "--load .: a folder; training starts from a checkpoint in it."),
         (["--frozen-path", "."], "give a file's name"),
         (["--frozen-path", "nowhere/list"], "--frozen-path nowhere/list: no file can be written there"),
     ],

@@ -7,7 +7,7 @@ set -euo pipefail
 SCRIPTS=$(dirname "$0")
 NAME=${1:?"name a script: bash zscl/scripts/first_row.sh ZSCL 1"}
 NAME=${NAME%.sh} && shift
-case " $* " in *" --scale mini "* | *" --scale=mini "*)
+case " $* " in *" --scale mini "* | *"scale=mini "*)
   echo "error: a miniature run is never held against published numbers; give a run at paper scale." >&2 && exit 2 ;;
 esac
 bash "$SCRIPTS/$NAME.sh" "$@" --first-tasks 1
@@ -16,7 +16,7 @@ RUN=ckpt/${NAME}_order$ORDER
 while [ $# -gt 0 ]; do # a --save of the caller's
   case $1 in
     --save) RUN=$2 && shift ;;
-    --save=*) RUN=${1#--save=} ;;
+    --save=* | save=*) RUN=${1#*=} ;;
   esac
   shift
 done

@@ -6,7 +6,7 @@
 #   SLOW_MNIST_RATES the learning rates of the two scripts that learn MNIST at 1e-5 as well
 case "${1:-}" in
   1 | 2) ORDER=$1 && shift ;;
-  "" | -*) ORDER=1 ;;
+  "" | -* | *=*) ORDER=1 ;;
   *) echo "error: the order is 1 or 2, not $1. Flags come behind it." >&2 && exit 2 ;;
 esac
 # 5e-5 for Aircraft and MNIST, 1e-5 for the others.

@@ -8,7 +8,7 @@
 set -euo pipefail
 source "$(dirname "$0")/order.sh"
 case " $* " in
-  *" --image_loss "* | *" --text_loss "* | *" --ablation_loss_2 "* | *" --feature_mse "*) LOSSES= ;;
+  *image[_-]loss* | *text[_-]loss* | *ablation[_-]loss[_-]2* | *feature[_-]mse*) LOSSES= ;;
   *) LOSSES="--image_loss --text_loss" ;;
 esac
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL $LOSSES \
