@@ -45,6 +45,7 @@ LARGEST_SEED = 2**32 - 1  # NumPy's
 LARGEST_COUNT = 10**9  # of whatever has no bound of its own
 SHARE = {"at_least": 0, "at_most": 1}  # ranges, as `option` takes them
 SEED = {"at_least": 0, "at_most": LARGEST_SEED}
+Parsed = argparse.Namespace  # which iBOT's published checkpoint holds, too
 Entry = tuple[str, str, Any]  # key, what messages call the option, value
 Rule = tuple[Any, str]  # what is wrong if true, and how it is told
 ASSIGNMENT = re.compile(r"\+?[A-Za-z_][\w.-]*=")
@@ -388,7 +389,7 @@ class _Parser(argparse.ArgumentParser):
 class _Keep(argparse.Action):
     """Keep (key, what messages call it, value) in the order of the command line."""
 
-    def __call__(self, parser: Any, namespace: argparse.Namespace, value: Any, flag: str | None = None) -> None:
+    def __call__(self, parser: Any, namespace: Parsed, value: Any, flag: str | None = None) -> None:
         if self.dest == "set":
             name, equals, value = value.lstrip("+").partition("=")
             if not equals:
@@ -474,7 +475,7 @@ def _help(item: Declared, value: Any) -> str:
 
 def _command_line(known: Mapping[str, Declared], parser: _Parser, words: Sequence[str]) -> tuple[list[Entry], bool]:
     """What is given, from left to right, and whether help is asked for."""
-    namespace, rest = parser.parse_known_args(words, argparse.Namespace(given=[]))
+    namespace, rest = parser.parse_known_args(words, Parsed(given=[]))
     if rest and not namespace.help:
         word = rest[0].partition("=")[0]
         if not word.startswith("-"):

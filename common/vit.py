@@ -9,7 +9,6 @@ The model has no head: images (B, 3, S, S) -> the class token after the last nor
 each paper's own matter.
 """
 
-import argparse
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.options import Parsed
 from common.runs import load_tensors
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def _read(path: Path) -> dict[str, object]:
             return load_file(path)
         except (SafetensorError, OSError) as error:
             raise UserError(f"ViT weights {path}: the file is cut or no checkpoint ({error}).") from error
-    with torch.serialization.safe_globals([argparse.Namespace]):  # iBOT's full checkpoint holds its options as one
+    with torch.serialization.safe_globals([Parsed]):  # iBOT's full checkpoint holds its options as one
         content = load_tensors(path)
     if not isinstance(content, dict):
         raise UserError(f"ViT weights {path}: it holds a {type(content).__name__} instead of a dictionary.")

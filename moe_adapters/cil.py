@@ -37,11 +37,11 @@ ROUTER = 0  # the one that all tasks share
 TEST_BATCH = 64  # upstream cil/main.py:L55; with the noise a number of the protocol
 FOLDER = Path(__file__).parent
 METHODS = {"MoE-Adapters": "MoE-Adapters", "zeroshot": "Continual-CLIP"}  # as configurations and as records name them
-NOT_READ = "l2 ce_method we avg_freq ref_dataset ref_sentences"
+UNREAD = "l2 ce_method we avg_freq ref_dataset ref_sentences"
 
 
 @dataclass(frozen=True)
-class Options(CILOptions, ignored(NOT_READ, "upstream never reads it")):
+class Options(CILOptions, ignored(UNREAD, "upstream never reads it")):
     """The keys of configs/class/*.yaml. Those that are ignored stand in the originals' files."""
 
     scale: str = scale_option(FOLDER / "configs" / "cil_mini.yaml")

@@ -24,7 +24,7 @@ NAMELESS = ("TinyImagenet", CAPTIONS)
 IMAGENET = 1_000, 1_281_167  # its classes and training images; main.py counts those that are there
 TERM_FLAGS = {"image_loss": "img", "text_loss": "txt", "ablation_loss_2": "ii", "feature_mse": "mse"}
 ENSEMBLE_FLAGS = ("we", "we_wise", "moving_avg")
-NOT_READ = (
+UNREAD = (
     "fair lwf baseline trio rff fc_init fc_setnone dataset_shift freeze_encoder fisher fisher_floor exp_name freeze_fc "
     "basic_model_load fc_load keep_old_heads control_dataset control_dataset_add n_class results_db"
 )
@@ -47,7 +47,7 @@ def text_sources(names: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Options(MTILOptions, ignored(NOT_READ, "read nowhere on MTIL upstream")):
+class Options(MTILOptions, ignored(UNREAD, "read nowhere on MTIL upstream")):
     """ZSCL's own flags, before those that MoE-Adapters has too."""
 
     method: str = option("finetune", "ZSCL distils; lwf is finetune and lwa ZSCL, as in the older scripts",

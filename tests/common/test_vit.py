@@ -3,7 +3,6 @@
 Full-size files hold one random number a key, spread over its shape: every key and shape is there, in kilobytes.
 """
 
-import argparse
 
 import huggingface_hub.constants
 import pytest
@@ -15,6 +14,7 @@ from timm.models.vision_transformer import VisionTransformer
 from common import vit
 from common.errors import UserError
 from common.mini import VIT_SIZES, vit_state_dict
+from common.options import Parsed
 
 HEADS = {"head.weight": (21843, 768), "head.bias": (21843,)}
 PROJECTION = {"head.mlp.0.weight": (2048, 768), "head.last_layer.weight_g": (8192, 1)}
@@ -42,7 +42,7 @@ def ibot21k(weights):
     head = spread(PROJECTION)
     student = prefixed("module.backbone.", weights) | {"module.backbone.masked_embed": torch.zeros(1, 768)}
     teacher = prefixed("backbone.", weights) | head
-    return {"student": student, "teacher": teacher, "epoch": 80, "args": argparse.Namespace(arch="vit_base", lr=1e-3)}
+    return {"student": student, "teacher": teacher, "epoch": 80, "args": Parsed(arch="vit_base", lr=1e-3)}
 
 
 def moco1k(weights):

@@ -74,7 +74,7 @@ def test_device(words, device):
     [
         (CIFAR, "--learner_type: missing. Give prompt or it_prompt."),
         ([*CIFAR, "--learner_type", "prompt"], "--learner_name: missing"),
-        (["--learner_type", "prompt", "--learner_name", "NCM"], "--config: missing. Give a yaml file, such as configs/"),
+        (["--learner_type", "prompt", "--learner_name", "NCM"], "--config: missing. Give a yaml file"),
         ([*VQ, "--n_clusters", "3"], "n_clusters: IT-Prompt's, and without effect on VQ-Prompt. Leave them out."),
         ([*VQ, "--set", "selector=key", "scope=task"], "scope, selector: IT-Prompt's"),
         ([*VQ, "--repeat", "2", "--seeds", "3", "3"], "--seeds 3 3: a value occurs twice"),
