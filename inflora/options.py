@@ -14,11 +14,8 @@ from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file,
 from inflora.methods import METHODS
 
 CONFIGS = Path(__file__).parent / "configs"
-DATASETS = {  # key of the configurations: name in common.datasets, classes
-    "cifar100": ("CIFAR100", 100),
-    "ImageNet_R": ("ImageNetR", 200),
-    "domainnet": ("DomainNet", 345),
-}
+# key of the configurations: name in common.datasets, classes
+DATASETS = {"cifar100": ("CIFAR100", 100), "ImageNet_R": ("ImageNetR", 200), "domainnet": ("DomainNet", 345)}
 MINI_CLASSES = 40
 DEAD = "prefix memory_size memory_per_class fixed_memory embd_dim num_heads EPSILON init_lr_decay"
 

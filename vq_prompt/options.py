@@ -25,10 +25,6 @@ def _split(split: str) -> str | None:
 
 
 DATASETS = ("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet")
-VARIANTS = (  # keys of ours that make another method than the released code's
-    "vq_weight_convention", "quantize", "normalize_query", "prompt_lr_mult", "coswm_first_step_full_lr",
-    "ca_first_step_full_lr", "normalize_input",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,15 @@ from vq_prompt.report import (
     finish_run, is_evaluated, open_run, record_accuracies, record_costs, task_folder,
 )  # fmt: skip
 from vq_prompt.training import TrainingOptions, task_rate, train_task
-from vq_prompt.options import VARIANTS, VQOptions, samples_a_centroid, scale_of
+from vq_prompt.options import VQOptions, samples_a_centroid, scale_of
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
+VARIANTS = (  # keys of ours that make another method than the released code's
+    "vq_weight_convention", "quantize", "normalize_query", "prompt_lr_mult", "coswm_first_step_full_lr",
+    "ca_first_step_full_lr", "normalize_input",
+)  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
