@@ -305,11 +305,10 @@ class Run:
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings under dotted keys, those that are None left out: what a run of before had not is None here."""
+    """Settings under dotted keys."""
     found: dict[str, Any] = {}
     for key, value in settings.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        found |= {name: entry for name, entry in inner.items() if entry is not None}
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
 
 

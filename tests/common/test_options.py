@@ -194,6 +194,7 @@ def test_a_wrong_word_is_one_message(words: list[str], told: str) -> None:
     [
         ("lr: fast", "digits.yaml: lr fast: a number, or a list of such, is expected."),
         ("lr: true", "digits.yaml: lr True: a number, or a list of such, is expected."),
+        ("beta: true", "digits.yaml: beta True: a number is expected."),
         ("beta: .nan", "digits.yaml: beta nan: give 0 or more, less than 1."),
         ("first: 0", "digits.yaml: first 0: give 1 or more."),
         ("seeds: []", "digits.yaml: seeds: it is empty. Give a whole number."),
