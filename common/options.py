@@ -300,9 +300,9 @@ def _plain(item: Declared, value: Any) -> Any:
     if any(isinstance(part, str) and ("\0" in part or item.about.presets and "${" in part) for part in _listed(value)):
         raise ValueError
     value = item.about.convert(value) if item.about.convert and value is not None else value
-    truths = [isinstance(part, bool) for part in _listed(value)]
-    if any(truths) and item.kind in (int, float, str) or item.kind is bool and str(value).lower() not in BOOLEANS:
-        raise ValueError  # OmegaConf takes a truth for a number, and any number for a truth
+    truth = any(isinstance(part, bool) for part in _listed(value))
+    if item.kind is str and truth or item.kind is bool and str(value).lower() not in BOOLEANS:
+        raise ValueError  # OmegaConf takes a truth for a text, and any number for a truth
     return value
 
 
