@@ -61,7 +61,7 @@ def fields(entry: str) -> list[Declared]:
 def wrong_values(item: Declared) -> Iterator[str]:
     """Of one option: another type, not a number, beyond each bound, unknown, empty, twice, not a template or a name."""
     about = item.about
-    types = {int: ["fast", "1.5", "nan"], float: ["fast", "nan", "inf", "-inf"], bool: ["perhaps"]}
+    types = {int: ["fast", "1.5"], float: ["fast", "nan", "inf"], bool: ["perhaps"]}
     yield from types.get(item.kind, [])
     for bound, further in ((about.at_least, -1), (about.above, 0), (about.at_most, 1), (about.below, 0)):
         if bound is not None:
