@@ -1,4 +1,4 @@
-"""C-NCM, the cluster-based nearest class mean classifier of IT-Prompt, and what is kept of a feature (spec B2.4, B3).
+"""C-NCM, the cluster-based nearest class mean classifier of IT-Prompt, and what is kept of a feature.
 
 Only the name, and that it has a preprocessing and a classifier part, is known of it (Applied Sciences 2025, 15(6),
 2966, 3.4); the rest is our reading, every choice an argument. Features are unit vectors (N, D) of any float dtype.

@@ -1,4 +1,4 @@
-"""IT-Prompt's class orders, transforms and class names (spec B4); the sets themselves are read by vq_prompt.data."""
+"""IT-Prompt's class orders, transforms and class names; the sets themselves are read by vq_prompt.data."""
 
 from common.datasets.images import ImageSet, Transform
 from common.datasets.incremental import Scenario, read_class_order

@@ -1,4 +1,4 @@
-"""A run of IT-Prompt under one seed: its tasks, their stages, its checkpoints (spec B4). The loop is `run_seed`.
+"""A run of IT-Prompt under one seed: its tasks, their stages, its checkpoints. The loop is `run_seed`.
 
 Each task has one file, class.pth, written again after each of its stages; a killed run repeats no finished stage.
 """

@@ -1,4 +1,4 @@
-"""IT-Prompt: a frozen CLIP with one entry of visual prompts a task, task inference, and the losses (spec B2).
+"""IT-Prompt: a frozen CLIP with one entry of visual prompts a task, task inference, and the losses.
 
 No code was published; what is known of the method, and what is our reading of it, stands in the README. Notation:
 u (B, E) and z (B, E) are the unit features of an image without prompts and with the prompts of an entry, text (C, E)

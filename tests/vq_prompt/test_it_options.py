@@ -13,7 +13,7 @@ from vq_prompt.it_learner import method_label
 from vq_prompt.it_options import ITOptions, settled
 from vq_prompt.run import parse
 
-DEFAULTS = {  # spec B5
+DEFAULTS = {
     "learner_name": "ITPromptCNCM", "backbone": "clip_vitb16", "selector": "cncm", "classifier": "cncm",
     "scope": "seen", "train_head": False, "text_guide": "ce", "text_classes": "current", "template": "a photo of {}",
     "logit_scale": 100.0, "lambda_text": 1.0, "lambda_key": 1.0, "tpi_hidden": 512, "prompt_layers": [0, 1, 2, 3, 4],
