@@ -17,7 +17,7 @@ from alta.heads import Head
 from common.evaluation.metrics import class_and_task_il
 from common.files import atomic_write
 from common.training.batches import leave_signals_to_parent
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import all_gather_rows, local_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +31,7 @@ Features = tuple[Tensor, Tensor]  # v (N, D) and labels (N,) of a test set
 @torch.no_grad()
 def features_of(head: Head, examples: Dataset, batch_size: int, workers: int, device: torch.device) -> Features:
     """CLIP's features of a test set's images, in its order; each process encodes its part."""
-    own = own_rows(len(examples))
+    own = local_rows(len(examples))
     loader = DataLoader(
         Subset(examples, range(own.start, own.stop)), batch_size, num_workers=workers, pin_memory=device.type == "cuda",
         worker_init_fn=leave_signals_to_parent, generator=torch.Generator(),
@@ -40,7 +40,7 @@ def features_of(head: Head, examples: Dataset, batch_size: int, workers: int, de
     for images, targets in loader:
         features.append(head.features(images.to(device, non_blocking=True)))
         labels.append(targets.to(device, non_blocking=True))
-    return gather_rows(torch.cat(features), len(examples)), gather_rows(torch.cat(labels), len(examples))
+    return all_gather_rows(torch.cat(features), len(examples)), all_gather_rows(torch.cat(labels), len(examples))
 
 
 @torch.no_grad()

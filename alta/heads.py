@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.clip.model import CLIP
 from common.clip.tokenizer import encode, tokenize
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import all_gather_rows, local_rows
 
 HARD_PROMPT = "a photo of a {}"  # whatever CTX_INIT is; names as listed, no period (upstream main.py:L64)
 REDUCTION = 16  # CLIP's embedding width by the adapter's
@@ -233,9 +233,9 @@ class Head(nn.Module):
             return self._encode(self.prompts(), slice(None))
         first = 0 if self.frozen_texts is None else len(self.frozen_texts)
         prompts = self.prompt_learner(first, self._length())
-        own = own_rows(len(prompts))  # each process encodes its part
+        own = local_rows(len(prompts))  # each process encodes its part
         live = self._encode(prompts[own], slice(first + own.start, first + own.stop))
-        live = gather_rows(live, len(prompts))
+        live = all_gather_rows(live, len(prompts))
         return live if self.frozen_texts is None else torch.cat([self.frozen_texts, live])
 
     def texts(self) -> dict[str, Tensor]:

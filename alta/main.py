@@ -19,7 +19,7 @@ from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, ModifiedResNet
 from common.clip.pretrained import find_weights
 from common.datasets.images import ImageSet
-from common.datasets.incremental import Scenario, task_subset
+from common.incremental.scenario import Scenario, task_subset
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
 from common.machine import Machine, choose_machine

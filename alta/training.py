@@ -19,7 +19,7 @@ from alta.buffer import Buffer
 from alta.heads import Head
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
-from common.training.distributed import gather_rows, parallel
+from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import set_lr
 
 LR_POLICIES = ("released", "global_cosine", "task_cosine", "constant")
@@ -121,7 +121,7 @@ def train_task(
     for step in steps(stage, options.epochs * len(batches), state):
         set_lr(optimizer, learning_rate(options.rate, task, step // len(batches)))
         images, labels = batches[step]
-        features = gather_rows(head.features(images), len(labels))
+        features = all_gather_rows(head.features(images), len(labels))
         replay = buffer.get_data(options.replay_size) if buffer is not None and buffer.filled else None
         logits, loss, *replayed = call(step_losses, features, labels, replay)
         log.ce[step] = loss.detach()

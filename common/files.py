@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import UserError
-from common.processes import is_first_process, process_count
+from common.processes import is_main_process, process_count
 
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
@@ -22,14 +22,14 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
     """
     if process_count() == 1:
         return write_alone(path, write)
-    from common.training.distributed import wait_for_all
+    from common.training.distributed import barrier
 
-    wait_for_all()  # nobody still has to look whether the file is there
+    barrier()  # nobody still has to look whether the file is there
     try:
-        if is_first_process():
+        if is_main_process():
             write_alone(path, write)
     finally:
-        wait_for_all()
+        barrier()
 
 
 def write_alone(path: Path | str, write: Callable[[BinaryIO], None]) -> None:

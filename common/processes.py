@@ -8,6 +8,6 @@ def process_count() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def is_first_process() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes: the only one, or the first that torchrun started."""
     return os.environ.get("RANK", "0") == "0"

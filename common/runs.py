@@ -32,10 +32,10 @@ from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_alone, write_text
-from common.processes import is_first_process
+from common.processes import is_main_process
 from common.tensorboard import Watcher
 from common.training import precision
-from common.training.distributed import agreed, wait_for_all, world_size
+from common.training.distributed import any_rank, barrier, world_size
 from common.training.finite import require_finite, require_finite_state
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
@@ -138,13 +138,13 @@ class Run:
         self.folder, self.prefix = Path(folder), f"{name}." if name else ""
         self.labels = labels | {"method": labels["method"] + precision.label()} if precision.label() else labels
         self.save_interval, self.seconds = save_interval, 0.0  # seconds: spent in the latest stage, resumes included
-        if is_first_process():
+        if is_main_process():
             self._take_folder(overwrite)
-        wait_for_all()
+        barrier()
         self.is_new = not self.path("config.yaml").exists()
         self._settle_config(settings | precision.deciding_settings(), precision.provenance() | (about or {}))
         self.records: list[dict[str, Any]] = self._read_records()
-        watched = precision.chosen().tensorboard and is_first_process()
+        watched = precision.chosen().tensorboard and is_main_process()
         self.watcher = Watcher(self.folder / TENSORBOARD / name) if watched else None
 
     def path(self, name: str) -> Path:
@@ -238,7 +238,7 @@ class Run:
         saved = step
         started = last_save = time.monotonic()
         cost = 0.0
-        silent = None if is_first_process() else True
+        silent = None if is_main_process() else True
         bar = tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True, disable=silent)
         with _SignalsNoted() as stop, bar:
             while step < total:
@@ -248,7 +248,7 @@ class Run:
                 if "log" in state:
                     log = state["log"].tensors
                     require_finite(stage, {name: values[step - 1 : step] for name, values in log.items()}, step - 1)
-                now, asked = time.monotonic(), agreed(stop.asked)
+                now, asked = time.monotonic(), any_rank(stop.asked)
                 self.seconds = seconds + now - started
                 if asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
                     if self.watcher and "log" in state:
@@ -268,7 +268,7 @@ class Run:
 
     def _save(self, stage: str, step: int, state: dict[str, Any]) -> None:
         """Of several processes, which hold the same, the first one saves, at a moment of its own choice."""
-        if not is_first_process():
+        if not is_main_process():
             return
         content = {"stage": stage, "step": step, "seconds": self.seconds, "rng": _generators()}
         content["state"] = {name: _content(item) for name, item in state.items()}
@@ -300,7 +300,7 @@ class Run:
 
     def finish(self) -> None:
         """Drop the resume state: everything it led to is in checkpoints and records."""
-        if is_first_process():
+        if is_main_process():
             self.path("state.pth").unlink(missing_ok=True)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.datasets.incremental import Scenario
+from common.incremental.scenario import Scenario
 from common.evaluation.metrics import forgetting_continuum, inflora_grouped
 
 DECIMALS = 2

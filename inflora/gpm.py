@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from common.training.distributed import sum_over_processes
-from common.training.precision import exact, tower
+from common.training.precision import full_precision, tower
 from inflora.lora import Network
 
 
@@ -63,7 +63,7 @@ def second_moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -
         tokens += x.shape[0] * x.shape[1]
         for layer, block in enumerate(vit.blocks[:layers]):
             H_transposed = block.norm1(x).flatten(0, 1)
-            with exact():
+            with full_precision():
                 sums[layer] = sums[layer] + H_transposed.t() @ H_transposed
             if layer + 1 < layers:
                 x = tower(block)(x)
@@ -71,7 +71,7 @@ def second_moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -
     return [sum_over_processes(total) / tokens for total in sums]
 
 
-@exact()
+@full_precision()
 def design(C: Tensor, memory: Memory | None, rank: int) -> Tensor:
     """B_t (r, d): the main directions of the new task's inputs, outside the space of the old ones.
 
@@ -83,7 +83,7 @@ def design(C: Tensor, memory: Memory | None, rank: int) -> Tensor:
     return U[:, :rank].t() / 3**0.5
 
 
-@exact()
+@full_precision()
 def remember(C: Tensor, memory: Memory | None, epsilon: float, dual: bool) -> Memory:
     """The memory of a layer after a task whose inputs, under the trained model, have the second moment C (d, d).
 

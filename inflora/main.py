@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from common import datasets, vit
 from common.datasets.images import ImageSet
-from common.datasets.incremental import Scenario, protocol, seen_subset, task_subset
+from common.incremental.scenario import Scenario, protocol, seen_subset, task_subset
 from common.datasets.transforms import characters_train, vit_eval, vit_train
 from common.errors import UserError, exit_cleanly
 from common.evaluation.metrics import over_repeats
@@ -26,7 +26,7 @@ from common.options import settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.blocks import prepare
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import all_gather_rows, local_rows
 from common.training.device import cost_records, seed_everything
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
@@ -279,7 +279,7 @@ def align_task(
 @torch.inference_mode()
 def features_of(network: Network, examples: Dataset, machine: Machine, batch_size: int) -> tuple[Tensor, Tensor]:
     """Features (N, d) and labels (N,) of a set, in its order, on the network's device; each process does its part."""
-    count, own = len(examples), own_rows(len(examples))
+    count, own = len(examples), local_rows(len(examples))
     loader = DataLoader(
         Subset(examples, range(own.start, own.stop)),
         batch_size,
@@ -291,7 +291,7 @@ def features_of(network: Network, examples: Dataset, machine: Machine, batch_siz
     for images, targets in tqdm(loader, desc="features", unit="batch", leave=False, dynamic_ncols=True, disable=None):
         features.append(network.features(images.to(machine.device, non_blocking=True)))
         labels.append(targets.to(machine.device))
-    return gather_rows(torch.cat(features), count), gather_rows(torch.cat(labels), count)
+    return all_gather_rows(torch.cat(features), count), all_gather_rows(torch.cat(labels), count)
 
 
 def evaluate(

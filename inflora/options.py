@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from common import vit
-from common.datasets.incremental import Scenario
+from common.incremental.scenario import Scenario
 from common.machine import RunOptions
 from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file, option, read, scale_option
 from inflora.methods import METHODS

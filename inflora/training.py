@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
-from common.training.distributed import gather_rows, parallel
+from common.training.distributed import all_gather_rows, parallel
 from inflora.gpm import Memory, design, remember, second_moments
 from inflora.lora import Network
 
@@ -115,7 +115,7 @@ def train_task(
 
 def task_loss(network: Network, task: int, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Cross-entropy () among the task's own classes, and the logits (B, classes) of the whole batch."""
-    logits = gather_rows(network.classifier_pool[task](network.features(images)), len(targets))
+    logits = all_gather_rows(network.classifier_pool[task](network.features(images)), len(targets))
     return F.cross_entropy(logits, targets), logits
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.clip.model import CLIP, LayerNorm, ResidualAttentionBlock
 from common.training.distributed import draw_whole, sum_over_processes
-from common.training.precision import exact
+from common.training.precision import full_precision
 
 ADAPTER_SCALE = 0.1  # s, a constant that multiplies the bias as well
 ADAPTER_DROPOUT = 0.1  # between ReLU and up_proj, in train mode
@@ -171,7 +171,7 @@ class MoEBlock(ResidualAttentionBlock):
         out = h + self.mlp(self.ln_2(h))
         if self.task_id == ORIGINAL_CLIP:
             return out
-        with exact():  # which experts are the best may hang on the last digit
+        with full_precision():  # which experts are the best may hang on the last digit
             chosen, gates = self.route(h[:, 0])
         mixture = mixture_of_all_experts if self.topk == len(self.adaptmlp_list) else mixture_of_experts
         return out + mixture(h, chosen, gates, self.adaptmlp_list, self.drop)

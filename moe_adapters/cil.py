@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import clip
-from common.cil import (
+from common.incremental.cil import (
     CILOptions, Protocol, check_inputs, checkpoint_path, find_configuration, finish_run, learning_rate,
     load_checkpoint, load_protocol, missing_rules, open_run, pooled_test, record_task, save_checkpoint, stream_seed,
     tested_steps,
 )  # fmt: skip
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
-from common.datasets.incremental import task_subset
+from common.incremental.scenario import task_subset
 from common.errors import exit_cleanly
 from common.evaluation.metrics import CILStep
 from common.evaluation.seen_classes import PooledTest, evaluate_seen

@@ -12,7 +12,7 @@ from common.clip.model import CLIP
 from common.errors import UserError
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
-from common.training.distributed import gather_rows, parallel, world_size
+from common.training.distributed import all_gather_rows, parallel, world_size
 from common.training.schedules import cosine_with_warmup, set_lr
 from moe_adapters.adapters import (
     MoEBlock,
@@ -107,7 +107,7 @@ def clip_logits(model: CLIP, images: Tensor, tokens: Tensor, image_first: bool, 
     share_batches(model, batch_size if world_size() > 1 else None)
     encoders = {
         "text": lambda: F.normalize(model.encode_text(tokens, cut=False), dim=-1),
-        "image": lambda: gather_rows(F.normalize(model.encode_image(images), dim=-1), batch_size),
+        "image": lambda: all_gather_rows(F.normalize(model.encode_image(images), dim=-1), batch_size),
     }
     features = {name: encoders[name]() for name in (("image", "text") if image_first else ("text", "image"))}
     return model.logit_scale.exp() * features["image"] @ features["text"].t()

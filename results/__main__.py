@@ -25,7 +25,7 @@ from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, Da
 from results.first_row import as_text, first_row
 from results.options import RUNS, Build, FirstRow, Run, Verify, parse
 from results.published import Published, read_curves, read_published
-from results.run import run
+from results.launch.run import run
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a CSV field as a formula
 COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"

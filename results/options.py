@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.options import LARGEST_SEED, check_rules, option, read, unknown
-from results import plan
+from results.launch import plan
 from results.collect import SCALES
 
 # where the scripts save
@@ -30,7 +30,7 @@ ones; exit code 1 when they differ.
 RUN_HELP = f"""\
 Run what is missing of a published table, skip what is done, go on with the rest.
 
-A table is a plan, rows x seeds (results/plans/*.yaml; below is what stands in one). Each run is one of the
+A table is a plan, rows x seeds (results/launch/plans/*.yaml; below is what stands in one). Each run is one of the
 repository's own scripts, started as by hand. The same command again goes on after Ctrl-C, a kill or a power cut: runs
 that are done by their records are skipped, the others resume by themselves, and what an earlier launcher left running
 is waited for. A run that fails is tried once more; then it is reported with the end of its log, and the exit code is 1.

@@ -1,8 +1,8 @@
 """Planted mistakes: which of them would the tests let through? `python -m tests.mutants [PART ...]`.
 
-Each tests/<folder>/mutants*.yaml lists mistakes as {name, file, old, new}: in a copy of the tree the one place where
+Each tests/**/mutants*.yaml lists mistakes as {name, file, old, new}: in a copy of the tree the one place where
 `file` reads `old` is made to read `new`, and the tests of that folder run up to the first failure, whole runs first
-(those of mutants_cil.yaml: test_whole_run_cil*.py, or what an entry names as `first`). A mistake that no test notices
+(those of mutants_b5.yaml: test_whole_run_b5*.py, or what an entry names as `first`). A mistake that no test notices
 survives, and so does one whose `old` is no longer there exactly once: the lists move with the code. Exit code 1 where
 one survives.
 """
@@ -35,11 +35,11 @@ FORKS = multiprocessing.get_context("forkserver")  # imports the libraries once,
 
 
 def mistakes(parts: list[str]) -> list[dict[str, str]]:
-    """Every mistake of the lists of these parts, or of all; the part of zscl/mutants_cil.yaml is zscl_cil."""
+    """Every mistake of the lists of these parts, or of all; the part of zscl/cil/mutants.yaml is zscl_cil."""
     found = []
-    for path in sorted(ROOT.glob("tests/*/mutants*.yaml")):
-        kind = path.stem.removeprefix("mutants")
-        about = {"part": path.parent.name + kind, "folder": f"tests/{path.parent.name}"}
+    for path in sorted(ROOT.glob("tests/**/mutants*.yaml")):
+        kind, folder = path.stem.removeprefix("mutants"), path.parent.relative_to(ROOT)
+        about = {"part": "_".join(folder.parts[1:]) + kind, "folder": folder.as_posix()}
         about |= {"first": f"test_whole_run{kind}*.py"}
         found += [about | entry for entry in yaml.safe_load(path.read_text())]
     known = {mistake["part"] for mistake in found}

@@ -30,9 +30,9 @@ from inflora.training import train_task as train_inflora
 from moe_adapters.adapters import insert_adapters
 from moe_adapters.training import TrainingOptions as MoEOptions
 from moe_adapters.training import train_adapters
-from vq_prompt.it_options import ITOptions, settled
-from vq_prompt.it_prompt import Encoder, Entries, Parts, Selector
-from vq_prompt.it_training import train_task as train_it
+from vq_prompt.it_prompt.options import ITOptions, settled
+from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
+from vq_prompt.it_prompt.training import train_task as train_it
 from vq_prompt.prompts import Network as VQNetwork
 from vq_prompt.training import TrainingOptions as VQOptions
 from vq_prompt.training import train_task as train_vq

@@ -21,7 +21,7 @@ ADAPTERS = ["--ffn_adapt", "--apply_moe", "--no-ddas"]
 ROOT = Path(__file__).parents[1]
 ENTRIES = {  # the program, its options, and words that lack nothing but the data
     "zscl.main": ("zscl.options.Options", MTIL),
-    "zscl.cil": ("zscl.cil_options.Options", [*CIFAR, "--config-name", "cifar100_10-10-ZSCL.yaml"]),
+    "zscl.cil": ("zscl.cil.options.Options", [*CIFAR, "--config-name", "cifar100_10-10-ZSCL.yaml"]),
     "moe_adapters.main": ("moe_adapters.options.Options", [*MTIL, *ADAPTERS]),
     "moe_adapters.cil": ("moe_adapters.cil.Options", [*CIFAR, "--config-name", "cifar100_10-10-MoE-Adapters.yaml"]),
     "inflora.main": (
@@ -34,7 +34,7 @@ ENTRIES = {  # the program, its options, and words that lack nothing but the dat
          "dataroot=nowhere", "--prompt_param", "10", "2", "1"],
     ),
     "vq_prompt.run it": (
-        "vq_prompt.it_options.ITOptions",
+        "vq_prompt.it_prompt.options.ITOptions",
         ["--config", "configs/cifar-100_it_prompt.yaml", "--learner_type", "it_prompt", "--learner_name", "ITPrompt",
          "dataroot=nowhere"],
     ),

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from common import datasets
 from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
-from common.datasets.incremental import RemappedSubset, Scenario, protocol
+from common.incremental.scenario import RemappedSubset, Scenario, protocol
 from common.errors import UserError
 from vq_prompt.options import Options
 

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.training.distributed import gather_rows
-from common.training.precision import exact, run_block, tower
+from common.training.distributed import all_gather_rows
+from common.training.precision import full_precision, run_block, tower
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -37,7 +37,7 @@ class Selection(NamedTuple):
     index: Tensor  # (B,) the nearest prompt; of equals the first
 
 
-@exact()
+@full_precision()
 def select(prompts: Tensor, keys: Tensor, query: Tensor, tau: float, normalize_query: bool = False) -> Selection:
     """Prompts (N, Lp, D), keys (N, D), query (B, D) -> the mixture and its nearest prompt (models/zoo.py:L51-L72).
 
@@ -125,7 +125,7 @@ class PromptPool(nn.Module):
         prompt, loss = selection.soft, query.new_zeros(())
         if self.quantize:
             chosen = prompts[selection.index]
-            everything = [gather_rows(part, batch_size) for part in (selection.soft, chosen)]
+            everything = [all_gather_rows(part, batch_size) for part in (selection.soft, chosen)]
             commitment, codebook = prompt_losses(*everything)
             loss = self.weights[0] * commitment + self.weights[1] * codebook
             prompt = straight_through(selection.soft, chosen)

@@ -17,16 +17,16 @@ import numpy as np
 import yaml
 
 from common.datasets.images import ImageSet
-from common.datasets.incremental import Scenario
+from common.incremental.scenario import Scenario
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from common.evaluation.report import heat_map, write_matrix
 from common.errors import UserError
 from common.files import atomic_write, write_text
 from common.machine import Machine
-from common.processes import is_first_process
+from common.processes import is_main_process
 from common.runs import Run
 from common.training.device import cost_records
-from common.training.distributed import wait_for_all
+from common.training.distributed import barrier
 from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
 from vq_prompt.data import data_name, protocol_name, split_in_use
 
@@ -74,9 +74,9 @@ def open_run(
     decides = decides | {"seed": seed, "data": data.fingerprint}
     run = Run(folder, decides, labels, "", bool(options.overwrite), options.save_interval, machine.about)
     if options.overwrite:
-        if is_first_process():
+        if is_main_process():
             shutil.rmtree(models, ignore_errors=True)
-        wait_for_all()
+        barrier()
     elif run.is_new and any(models.glob("*/class.pth")):
         run.path("config.yaml").unlink()
         raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
@@ -225,7 +225,7 @@ class Tee(io.TextIOBase):
 
     def __init__(self, path: Path) -> None:
         self.terminal = sys.stdout
-        self.file = open(path if is_first_process() else os.devnull, "a", encoding="utf-8")
+        self.file = open(path if is_main_process() else os.devnull, "a", encoding="utf-8")
 
     def write(self, text: str) -> int:
         self.file.write(text)

@@ -13,9 +13,10 @@ from common.errors import UserError, all_checked, exit_cleanly
 from common.machine import choose_machine
 from common.options import check_rules, declared, read, read_file, unknown, words_by_key
 from common.training.device import automatic_workers
-from vq_prompt import it_learner, vq_learner
+from vq_prompt import learner as vq_learner
+from vq_prompt.it_prompt import learner as it_learner
 from vq_prompt.data import check_data
-from vq_prompt.it_options import ITOptions, settled
+from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.options import (
     CONFIG, CONFIGS, VQOptions, checked, device_of, log_dir_of, run_seeds, scale_of, seed_rules,
 )  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
-from common.training.distributed import gather_rows, parallel
+from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import coda_cosine, multistep
 from vq_prompt.prompts import Network
 
@@ -108,7 +108,7 @@ def task_loss(network: Network, images: Tensor, labels: Tensor, first: int, seen
     """
     features, prompt_loss = network(images, batch_size=len(labels))
     logits = F.linear(features, network.last.weight[first:seen], network.last.bias[first:seen])
-    return F.cross_entropy(gather_rows(logits, len(labels)), labels - first) + prompt_loss, prompt_loss
+    return F.cross_entropy(all_gather_rows(logits, len(labels)), labels - first) + prompt_loss, prompt_loss
 
 
 def train_task(

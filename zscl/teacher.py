@@ -18,7 +18,7 @@ from common.clip.model import CLIP
 from common.errors import UserError
 from common.runs import load_tensors, save_tensors
 from common.training.batches import Batches
-from common.training.distributed import gather_rows
+from common.training.distributed import all_gather_rows
 
 SENTENCES_AT_ONCE = 512
 
@@ -69,7 +69,7 @@ class Reference:
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         """This process's images (b, 3, R, R), and the teacher's normalised features of the whole batch, R (B, D)."""
         images, indices = self.batches[step][0], self.batches.indices(step)
-        return images, self.known.find(indices, lambda: gather_rows(self._encode(images), len(indices)))
+        return images, self.known.find(indices, lambda: all_gather_rows(self._encode(images), len(indices)))
 
     @torch.no_grad()
     def _encode(self, images: Tensor) -> Tensor:

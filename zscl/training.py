@@ -17,7 +17,7 @@ from tqdm import tqdm
 from common.clip.model import CLIP
 from common.runs import Steps, Tensors
 from common.training.batches import Batches
-from common.training.distributed import gather_rows, parallel
+from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import cosine_with_warmup, set_lr
 from zscl.losses import feature_mse, image_image_loss, image_loss, text_loss
 from zscl.teacher import Reference
@@ -181,13 +181,13 @@ def backward(
 def task_terms(model: CLIP, text: Tensor, images: Tensor, labels: Tensor, options: TrainingOptions) -> Terms:
     """L_CE of the whole batch, from this process's images and all labels."""
     text = text if text.is_floating_point() else class_features(model, text)
-    return cross_entropy(model, text, gather_rows(model.encode_image(images), len(labels)), labels, options)
+    return cross_entropy(model, text, all_gather_rows(model.encode_image(images), len(labels)), labels, options)
 
 
 def reference_terms(model: CLIP, distilled: Distilled, options: TrainingOptions) -> Terms:
     """The distillation terms of all reference images, of which this process encodes its own."""
     images, teacher, sentences = distilled
-    student = gather_rows(model.encode_image(images), len(teacher))
+    student = all_gather_rows(model.encode_image(images), len(teacher))
     return distillation_terms(model, student, teacher, sentences, options)
 
 
@@ -199,8 +199,8 @@ def joint_terms(
     reference_images, teacher, sentences = distilled
     both = model.encode_image(torch.cat([images, reference_images]))
     features, student = both.split([len(images), len(reference_images)])
-    losses = cross_entropy(model, text, gather_rows(features, len(labels)), labels, options)
-    return losses | distillation_terms(model, gather_rows(student, len(teacher)), teacher, sentences, options)
+    losses = cross_entropy(model, text, all_gather_rows(features, len(labels)), labels, options)
+    return losses | distillation_terms(model, all_gather_rows(student, len(teacher)), teacher, sentences, options)
 
 
 def cross_entropy(model: CLIP, text: Tensor, features: Tensor, labels: Tensor, options: TrainingOptions) -> Terms:

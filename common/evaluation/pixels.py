@@ -13,7 +13,7 @@ from common.clip.tokenizer import class_prompts
 from common.datasets.transforms import clip_eval_pixels
 from common.errors import UserError
 from common.training.batches import leave_signals_to_parent
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import all_gather_rows, local_rows
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def decode(dataset: Dataset, name: str, batch_size: int, workers: int = 0) -> tu
     150 kB an image at 224 pixels: 3.8 GB for the largest MTIL test set (Food, 25,250 images). Each process decodes its
     part and has all.
     """
-    count, own = len(dataset), own_rows(len(dataset))
+    count, own = len(dataset), local_rows(len(dataset))
     dataset = Subset(dataset, range(own.start, own.stop))
     loader = DataLoader(dataset, batch_size, num_workers=workers, worker_init_fn=leave_signals_to_parent)
     pixels, labels, filled = None, torch.empty(len(dataset), dtype=torch.long), 0
@@ -64,4 +64,4 @@ def decode(dataset: Dataset, name: str, batch_size: int, workers: int = 0) -> tu
         pixels[filled : filled + len(images)] = images
         labels[filled : filled + len(images)] = targets
         filled += len(images)
-    return gather_rows(pixels, count), gather_rows(labels, count)
+    return all_gather_rows(pixels, count), all_gather_rows(labels, count)

@@ -14,12 +14,12 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from common.clip.model import CLIP
-from common.datasets.incremental import Scenario, seen_rows
+from common.incremental.scenario import Scenario, seen_rows
 from common.datasets.transforms import clip_normalise
 from common.evaluation.metrics import CILStep
 from common.evaluation.pixels import decode
 from common.training.batches import Batches
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import all_gather_rows, local_rows
 
 PROMPTS_AT_ONCE = 256
 
@@ -65,7 +65,7 @@ def evaluate_seen(
     predictions = []
     for images, count in batches:
         chosen = seen_logits(model, images, tokens, text).argmax(dim=1)
-        predictions.append(chosen if text_per_batch else gather_rows(first[chosen], count))
+        predictions.append(chosen if text_per_batch else all_gather_rows(first[chosen], count))
     labels = torch.tensor(test.images.labels).numpy()[rows]
     return CILStep(torch.cat(predictions).cpu().numpy(), labels, test.scenario.task_ids(labels))
 
@@ -105,7 +105,7 @@ def seen_batches(
         if test.pixels is None:
             test.pixels, _ = decode(test.images, "test set", test.batch_size, test.workers)
         for part in torch.as_tensor(rows).split(test.batch_size):
-            own = part if whole else part[own_rows(len(part))]
+            own = part if whole else part[local_rows(len(part))]
             yield clip_normalise(test.pixels[own].to(device)), len(part)
         return
     stream = (test.batch_size, seed, test.workers, device)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import all_gather_rows, local_rows
 
 # A constant, not exp(logit_scale) as the model's own logits have; the order of the classes is the same.
 LOGIT_SCALE = 100.0
@@ -32,9 +32,9 @@ def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
 
     Each process encodes its part.
     """
-    device, own = model.logit_scale.device, pixels[own_rows(len(pixels))]
+    device, own = model.logit_scale.device, pixels[local_rows(len(pixels))]
     features = [model.encode_image(clip_normalise(batch.to(device))) for batch in own.split(batch_size)]
-    return gather_rows(torch.cat(features), len(pixels))
+    return all_gather_rows(torch.cat(features), len(pixels))
 
 
 def zeroshot_weights(text_embeddings: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.training.distributed import gather_rows, own_rows
+from common.training.distributed import all_gather_rows, local_rows
 
 
 class BatchStream(Protocol):
@@ -103,7 +103,7 @@ class Batches:
         """What this process loads of the batches from `step` on; of one in which it has no row, the first."""
         while True:
             drawn = self._drawn(step)
-            yield drawn if self.whole else drawn[own_rows(len(drawn))] or drawn[:1]
+            yield drawn if self.whole else drawn[local_rows(len(drawn))] or drawn[:1]
             step += 1
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -125,8 +125,8 @@ class Batches:
         self._next = step + 1
         if not self.whole:
             count = len(self._drawn(step))
-            own = own_rows(count)
-            images, labels = images[: own.stop - own.start], gather_rows(labels[: own.stop - own.start], count)
+            own = local_rows(count)
+            images, labels = images[: own.stop - own.start], all_gather_rows(labels[: own.stop - own.start], count)
         return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 

@@ -1,8 +1,8 @@
 """Several processes on one batch: `torchrun --nproc-per-node 2 -m inflora.main ...` gives one process's numbers.
 
-Every process holds the whole model. Of a batch it loads and encodes its own rows (`own_rows`), gathers everybody's
-results with their gradients (`gather_rows`), and from there on computes the same loss over the same whole batch.
-DistributedDataParallel (`parallel`) averages gradients over the processes; `gather_rows` hands back world-size times
+Every process holds the whole model. Of a batch it loads and encodes its own rows (`local_rows`), gathers everybody's
+results with their gradients (`all_gather_rows`), and from there on computes the same loss over the same whole batch.
+DistributedDataParallel (`parallel`) averages gradients over the processes; `all_gather_rows` hands back world-size times
 the gradient of the own rows, so that the average is the sum over all rows for what was computed row by row, and what
 it was for what every process computed alike. Random numbers are drawn for the whole batch in every process, which
 takes its rows of them. The first process writes. In a single process all of this does nothing.
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
-from common.processes import is_first_process, process_count
+from common.processes import is_main_process, process_count
 
 PATIENCE = timedelta(hours=2)  # the first process may write, or decode what the others know already
 
@@ -58,18 +58,18 @@ def join(name: str) -> str:
         atexit.register(dist.destroy_process_group)  # its threads must end before the interpreter does
         if cuda:
             torch.cuda.set_device(local)
-        if not is_first_process():
+        if not is_main_process():
             sys.stdout = open(os.devnull, "w")
     return f"cuda:{local}" if cuda else "cpu"
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Go on when every process is here."""
     if world_size() > 1:
-        agreed(False)
+        any_rank(False)
 
 
-def agreed(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether the flag is set in any process: the same answer in all of them, so that they go the same way."""
     if world_size() == 1:
         return flag
@@ -81,7 +81,7 @@ def agreed(flag: bool) -> bool:
 # Rows of a batch
 
 
-def own_rows(count: int, process: int | None = None) -> slice:
+def local_rows(count: int, process: int | None = None) -> slice:
     """Which of `count` rows are this process's (or that one's): a block of them, all blocks as even as can be."""
     process = rank() if process is None else process
     return slice(count * process // world_size(), count * (process + 1) // world_size())
@@ -92,8 +92,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, count: int) -> Tensor:
-        ctx.rows = own_rows(count)
-        parts = [own_rows(count, process) for process in range(world_size())]
+        ctx.rows = local_rows(count)
+        parts = [local_rows(count, process) for process in range(world_size())]
         longest = max(part.stop - part.start for part in parts)
         padded = own.new_zeros(longest, *own.shape[1:])
         padded[: len(own)] = own
@@ -106,8 +106,8 @@ class _Gather(torch.autograd.Function):
         return world_size() * gradient[ctx.rows], None
 
 
-def gather_rows(own: Tensor, count: int | None) -> Tensor:
-    """This process's rows (`own_rows(count)`) of something -> the rows of all, (count, ...), differentiable.
+def all_gather_rows(own: Tensor, count: int | None) -> Tensor:
+    """This process's rows (`local_rows(count)`) of something -> the rows of all, (count, ...), differentiable.
 
     count None: they are all there is.
     """
@@ -118,7 +118,7 @@ def draw_whole(draw: Callable[[Tensor], Tensor], own: Tensor, count: int | None)
     """draw(ones) for all `count` rows of a batch, of which `own` are this process's -> its rows; None: own is all."""
     shape = own.shape if count is None else (count, *own.shape[1:])
     drawn = draw(own.new_ones(shape))
-    return drawn if count is None else drawn[own_rows(count)]
+    return drawn if count is None else drawn[local_rows(count)]
 
 
 def sum_over_processes(total: Tensor) -> Tensor:

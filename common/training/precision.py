@@ -108,7 +108,7 @@ def tower(forward: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 @contextmanager
-def exact() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Where a method's own algebra stands: float32 whatever the precision, no autocast and no TF32."""
     if _choice.precision == "fp32":
         yield

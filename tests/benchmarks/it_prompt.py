@@ -14,15 +14,15 @@ from torch import Tensor
 
 from common.clip.model import CLIP, CLIPConfig
 from common.datasets.images import ImageArrays
-from common.datasets.incremental import RemappedSubset, Scenario
+from common.incremental.scenario import RemappedSubset, Scenario
 from common.datasets.transforms import clip_eval
 from tests.benchmarks import flops
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
-from vq_prompt.cncm import ClassMemory, nearest_class, preprocess
-from vq_prompt.it_evaluation import KnownFeatures, Learned, plain_features
-from vq_prompt.it_options import ITOptions, settled
-from vq_prompt.it_prompt import Encoder, Entries, Parts, clip_block
-from vq_prompt.it_training import PseudoFeatures, cosine_lr, rebalance, task_features, task_losses, train_task
+from vq_prompt.it_prompt.cncm import ClassMemory, nearest_class, preprocess
+from vq_prompt.it_prompt.evaluation import KnownFeatures, Learned, plain_features
+from vq_prompt.it_prompt.options import ITOptions, settled
+from vq_prompt.it_prompt.network import Encoder, Entries, Parts, clip_block
+from vq_prompt.it_prompt.training import PseudoFeatures, cosine_lr, rebalance, task_features, task_losses, train_task
 
 TASKS, CLASSES, LAYERS, LENGTH = 10, 100, (0, 1, 2, 3, 4), 8
 REAL = CLIPConfig(512, 224, 12, 768, 16, 77, 64, 64, 1, 1)  # the text tower has no part in this

@@ -18,7 +18,7 @@ from torch.utils.data import TensorDataset
 
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
-from common.datasets.incremental import Scenario
+from common.incremental.scenario import Scenario
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from moe_adapters import adapters
 from moe_adapters.adapters import mixture_of_experts, use_router

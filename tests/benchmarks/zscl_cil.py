@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.cil import learning_rate
+from common.incremental.cil import learning_rate
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.datasets.images import ImageArrays
-from common.datasets.incremental import Scenario, seen_subset
+from common.incremental.scenario import Scenario, seen_subset
 from common.datasets.transforms import clip_eval_pixels
 from common.evaluation.pixels import decode
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
@@ -31,8 +31,8 @@ from tests.benchmarks.zscl import (
     CAPTIONS, LONGEST_CAPTION, PLAIN_CAPTIONS, RANDOM_SENTENCES, SMALL_CAPTIONS, ReferenceImages, every_step, left_by,
     noting, uneven_clip, unit_vectors, without_key_biases,
 )  # fmt: skip
-from zscl.cil_reference import EXTRA_CAPTIONS, CILReference, Texts, with_captions
-from zscl.cil_training import KD_WEIGHT, train_task
+from zscl.cil.reference import EXTRA_CAPTIONS, CILReference, Texts, with_captions
+from zscl.cil.training import KD_WEIGHT, train_task
 from zscl.losses import distillation
 from zscl.teacher import KnownFeatures, sentence_features
 from zscl.training import TrainingOptions, trainable_parameters

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.datasets.incremental import Scenario
+from common.incremental.scenario import Scenario
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from tests.golden_files import Golden
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.datasets.incremental import Scenario
+from common.incremental.scenario import Scenario
 from inflora.alignment import align, class_statistics, scaled_means
 from inflora.evaluation import task_metrics
 from inflora.gpm import second_moments, threshold

@@ -12,8 +12,8 @@ import yaml
 
 from common import clip
 from common.clip.model import CLIP, CLIPConfig
-from common.datasets.incremental import Scenario
-from common.evaluation.cil_log import RELEASED_KEYS, read_metrics
+from common.incremental.scenario import Scenario
+from common.incremental.released_log import RELEASED_KEYS, read_metrics
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from common.runs import load_tensors
 from moe_adapters.adapters import is_adapter_key, use_router

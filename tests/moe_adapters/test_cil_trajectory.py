@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from common.clip.model import CLIP, CLIPConfig, build_model
 from common.clip.tokenizer import cut_prompts
-from common.datasets.incremental import Scenario
+from common.incremental.scenario import Scenario
 from common.evaluation.seen_classes import seen_logits
 from moe_adapters.adapters import is_adapter_key, use_router
 from moe_adapters.cil import ROUTER, Options, adapter_count, training_options, with_shared_router

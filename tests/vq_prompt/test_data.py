@@ -14,7 +14,7 @@ from tests.golden_files import Golden
 from vq_prompt.options import Options, VQOptions
 from vq_prompt.data import DATASETS, PURPOSES, class_order, protocol_name, scenario, stream_seed, task_count
 from vq_prompt.report import as_yaml
-from vq_prompt.vq_learner import transforms
+from vq_prompt.learner import transforms
 
 ORDERS = Path(__file__).parents[3] / "shared" / "specs" / "class_orders"
 FIRST = {  # of Python's shuffle

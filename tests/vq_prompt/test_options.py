@@ -5,7 +5,7 @@ import yaml
 
 from common.errors import UserError
 from vq_prompt.options import VQOptions, device_of, log_dir_of, run_seeds, scale_of
-from vq_prompt.it_options import ITOptions
+from vq_prompt.it_prompt.options import ITOptions
 from vq_prompt.run import parse
 from vq_prompt.run import main
 

@@ -14,13 +14,13 @@ import yaml
 
 from common.evaluation.metrics import task_matrix_metrics
 from tests.vq_prompt.conftest import EXPERIMENTS
-from vq_prompt import vq_learner
+from vq_prompt import learner as vq_learner
 from vq_prompt.options import CONFIGS, log_dir_of, run_seeds, scale_of
 from vq_prompt.run import parse
 from vq_prompt.prompts import Network
 from vq_prompt.report import COLUMNS
 from vq_prompt.run import main
-from vq_prompt.vq_learner import method_name
+from vq_prompt.learner import method_name
 
 SCRIPTS = {  # script: (configurations, output folders, seeds, prompt_param, weights, methods)
     "cifar-100": (["cifar-100_prompt_vq"], ["cifar-100/10-task/vq-prompt"], [0, 1, 2, 3, 4], [10, 8, 1], ["sup1k"]),

@@ -7,7 +7,7 @@ import pytest
 
 from common.datasets import captioned_images, captions, load
 from common.datasets.check import inspect
-from common.datasets.incremental import Scenario, load_incremental, read_class_order, task_subset
+from common.incremental.scenario import Scenario, load_incremental, read_class_order, task_subset
 from common.datasets.names import read_names
 from common.datasets.reference import tiny_imagenet
 from common.datasets.transforms import clip_eval

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from common import clip
-from common.cil import Protocol, load_protocol, pooled_test
+from common.incremental.cil import Protocol, load_protocol, pooled_test
 from common.clip.model import CLIP
-from common.datasets.incremental import load_incremental, seen_subset
+from common.incremental.scenario import load_incremental, seen_subset
 from common.datasets.transforms import clip_eval
 from common.evaluation.seen_classes import evaluate_seen, seen_batches
 from common.machine import Machine
-from tests.common.test_cil import OPTIONS
+from tests.common.incremental.test_cil import OPTIONS
 
 MACHINE = Machine(torch.device("cpu"), 0)
 CENTRE = replace(OPTIONS, eval_transform="test")

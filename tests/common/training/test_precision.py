@@ -21,7 +21,7 @@ from inflora.gpm import second_moments
 from inflora.lora import Network as LoRANetwork
 from moe_adapters.adapters import insert_adapters, use_router
 from tests import process_loops
-from vq_prompt.it_prompt import Encoder
+from vq_prompt.it_prompt.network import Encoder
 from vq_prompt.prompts import Network as VQNetwork
 
 CPU = torch.device("cpu")

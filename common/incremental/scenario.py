@@ -1,0 +1,265 @@
+"""Class-incremental learning: a labelled set in tasks by a class order, and the sets that the CIL protocols use.
+
+The split is that of continuum's ClassIncremental, which ZSCL and MoE-Adapters build on (Continvvm/continuum
+continuum/scenarios/class_incremental.py): a label becomes the position of its class in the order, a task is a block
+of positions, and the samples of a task stay in the order of the data set.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from torch.utils.data import Dataset
+
+from common.datasets.check import require
+from common.datasets.images import ImageSet, Transform
+from common.datasets.loading import canonical, load
+from common.errors import UserError
+
+ORDERS = Path(__file__).parents[1] / "datasets" / "orders"
+UPSTREAM_ORDERS = "class_orders"  # the folder that holds them in the original repositories
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Classes learned in the order `class_order`: the first `initial_increment`, then `increment` a task.
+
+    class_order holds original labels, each of 0 .. C-1 once. All other labels here are positions in it, in short:
+    new labels. Raises UserError if the order is no permutation or the increments do not divide the classes.
+    """
+
+    class_order: Sequence[int]
+    initial_increment: int
+    increment: int
+
+    def __post_init__(self) -> None:
+        order = tuple(self.class_order)
+        _check_order(order)
+        object.__setattr__(self, "class_order", tuple(map(int, order)))
+        first, step, classes = self.initial_increment, self.increment, len(order)
+        if not 1 <= first <= classes:
+            raise UserError(f"initial_increment {first}: the class order has {classes} classes; give 1 to {classes}.")
+        if step < 1 or (classes - first) % step:
+            raise UserError(
+                f"increment {step} does not divide the {classes - first} classes that follow the first {first} of "
+                f"{classes}; all tasks after the first one have the same size."
+            )
+
+    @property
+    def tasks(self) -> list[range]:
+        """The new labels of every task."""
+        starts = range(self.initial_increment, len(self.class_order), self.increment)
+        return [range(self.initial_increment), *(range(start, start + self.increment) for start in starts)]
+
+    def seen(self, task_id: int) -> int:
+        """How many classes are known once task `task_id` is learned: new labels below it; -1 is the last task."""
+        return self.tasks[task_id].stop
+
+    def remap(self, labels: Sequence[int]) -> np.ndarray:
+        """New labels (N,) int64 of original ones. Raises UserError for a label that is not in the order."""
+        labels = np.asarray(labels, dtype=np.int64)
+        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_order):
+            raise UserError(
+                f"the class order has {len(self.class_order)} classes, the data set has labels from {labels.min()} to "
+                f"{labels.max()}. Give the order of this data set."
+            )
+        return np.argsort(self.class_order)[labels]
+
+    def task_ids(self, new_labels: Sequence[int]) -> np.ndarray:
+        """The task (N,) int64 that each new label belongs to."""
+        stops = [task.stop for task in self.tasks]
+        return np.searchsorted(stops, np.asarray(new_labels, dtype=np.int64), side="right")
+
+    def classnames(self, names: Sequence[str]) -> list[str]:
+        """Names in original label order -> names in class order, so that entry j belongs to new label j."""
+        if len(names) != len(self.class_order):
+            raise UserError(
+                f"the class order has {len(self.class_order)} classes, the data set has {len(names)}. Give the order "
+                "of this data set."
+            )
+        return [names[label] for label in self.class_order]
+
+
+def _check_order(order: tuple[int, ...]) -> None:
+    wrong = [label for label in order if isinstance(label, bool) or not isinstance(label, int | np.integer)]
+    if not order or wrong:
+        raise UserError(f"a class order is a list of class numbers{f', not of {wrong[0]!r}' if wrong else ''}.")
+    outside = sorted({int(label) for label in order if not 0 <= label < len(order)})
+    if outside:
+        raise UserError(
+            f"the class order has {len(order)} entries, which must be 0 to {len(order) - 1}; {_few(outside)} is not."
+        )
+    if len(set(order)) < len(order):
+        missing = sorted(set(range(len(order))) - set(order))
+        repeated = sorted({int(label) for label in order if order.count(label) > 1})
+        raise UserError(f"the class order names {_few(repeated)} more than once and never {_few(missing)}.")
+
+
+def _few(labels: list[int]) -> str:
+    return ", ".join(map(str, labels[:5])) + (" ..." if len(labels) > 5 else "")
+
+
+class RemappedSubset(Dataset):
+    """Some samples of a data set under new labels: item i is (image of sample indices[i], labels[i]).
+
+    The transform is the data set's own.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int], labels: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.indices = [int(index) for index in indices]
+        self.labels = [int(label) for label in labels]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> tuple[object, int]:
+        return self.dataset[self.indices[index]][0], self.labels[index]
+
+    @property
+    def transform(self) -> Transform | None:
+        """The transform of the data set behind; to change it, load the set with another one."""
+        return self.dataset.transform
+
+
+def task_subset(dataset: Dataset, scenario: Scenario, task_id: int) -> RemappedSubset:
+    """The samples of one task (continuum's scenario[t]), in the order of the data set, under new labels.
+
+    `dataset` has `labels`, original ones. Raises UserError if the class order does not fit them.
+    """
+    labels = scenario.remap(dataset.labels)
+    task = scenario.tasks[task_id]
+    return _subset(dataset, labels, (labels >= task.start) & (labels < task.stop))
+
+
+def seen_subset(dataset: Dataset, scenario: Scenario, task_id: int) -> RemappedSubset:
+    """The samples of tasks 0 .. task_id together (continuum's scenario[:t + 1]), in the order of the data set.
+
+    For evaluation after every task, decode seen_subset(test, scenario, -1) once; `seen_rows` then tells which of its
+    samples belong to the test set of an earlier task.
+    """
+    labels = scenario.remap(dataset.labels)
+    return _subset(dataset, labels, labels < scenario.seen(task_id))
+
+
+def _subset(dataset: Dataset, labels: np.ndarray, members: np.ndarray) -> RemappedSubset:
+    indices = np.flatnonzero(members)
+    return RemappedSubset(dataset, indices, labels[indices])
+
+
+def seen_rows(new_labels: Sequence[int], scenario: Scenario, task_id: int) -> np.ndarray:
+    """Positions (n,) int64, rising, of the samples whose class is known after task `task_id`."""
+    return np.flatnonzero(np.asarray(new_labels) < scenario.seen(task_id))
+
+
+def protocol(name: str, scenario: Scenario) -> str:
+    """The protocol as records name it: cil-cifar100-10x10, cil-tinyimagenet-100+5x20, joint-cifar100 for one task.
+
+    It counts the tasks where the file names of the original configurations (cifar100_10-10, tinyimagenet_100-20)
+    name classes: base and classes a step.
+    """
+    steps = len(scenario.tasks) - 1
+    if steps == 0:
+        return f"joint-{name.lower()}"
+    if scenario.initial_increment == scenario.increment:
+        return f"cil-{name.lower()}-{steps + 1}x{scenario.increment}"
+    return f"cil-{name.lower()}-{scenario.initial_increment}+{steps}x{scenario.increment}"
+
+
+def read_class_order(source: str | Path) -> list[int]:
+    """The list under `class_order` of a YAML file.
+
+    "class_orders/cifar100.yaml", the path that the original commands give, stands for the order kept here where no
+    such file exists: cifar100, tinyimagenet, imagenet100, imagenet1000, and mini for the miniature. Raises UserError
+    if there is no such file or no such list in it.
+    """
+    path, shipped = Path(source).expanduser(), ", ".join(f"{UPSTREAM_ORDERS}/{name}" for name in _shipped())
+    if not path.is_file() and path.parent == Path(UPSTREAM_ORDERS) and path.name in _shipped():
+        path = ORDERS / path.name
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"class order {str(source)!r}: {error.strerror}. Give a YAML file with a list class_order, or one of "
+            f"{shipped}."
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"class order {path}: not YAML ({' '.join(str(error).split())}).") from error
+    order = content.get("class_order") if isinstance(content, dict) else None
+    if not isinstance(order, list):
+        raise UserError(f"class order {path}: the file has no list under the key class_order.")
+    return order
+
+
+def _shipped() -> list[str]:
+    return sorted(path.name for path in ORDERS.glob("*.yaml"))
+
+
+# The data sets of the CIL protocols
+
+
+@dataclass(frozen=True)
+class _ProtocolSet:
+    """name: in common.datasets. folder: below the data location in the original layout. template: its one prompt."""
+
+    name: str
+    folder: str
+    template: str
+
+
+PROTOCOL_SETS = {  # by the originals' `dataset` key; templates: ZSCL cil/configs/class/*.yaml
+    "cifar100": _ProtocolSet("CIFAR100", "cifar100", "a bad photo of a {}."),
+    "tinyimagenet": _ProtocolSet("TinyImageNet", "tinyimagenet", "a bad photo of a {}."),
+    "imagenet100": _ProtocolSet("ImageNet100", "", "a good photo of a {}."),
+    "imagenet1000": _ProtocolSet("ImageNet1000", "", "a good photo of a {}."),
+}
+
+
+def load_incremental(
+    name: str,
+    root: str | Path,
+    train_transform: Transform | None = None,
+    eval_transform: Transform | None = None,
+    verify: bool = True,
+    imagenet100_lists: str | Path | None = None,
+) -> ImageSet:
+    """The data set of a CIL protocol, by the original's key (cifar100, tinyimagenet, imagenet100, imagenet1000).
+
+    Labels, class names and the one template are those of ZSCL cil/continual_clip/datasets.py and its configurations;
+    CIFAR100's names keep their underscores there ("aquarium_fish"), unlike MTIL's. `root` may hold cifar100/ and
+    tinyimagenet/ as the originals do, or the sets themselves as for `common.datasets.load`; root "mini" gives the
+    miniature's characters whatever the name. Any other data set of common.datasets comes with its own names and
+    templates. imagenet100_lists: see `common.datasets.load`. Raises UserError as `load` does.
+    """
+    if str(root) == "mini":
+        from common.mini import incremental  # the miniature needs this package, hence not at the top
+
+        return incremental(train_transform, eval_transform)
+    known, place = _find(name, root)
+    data = load(known, place, train_transform, eval_transform, verify, imagenet100_lists=imagenet100_lists)
+    entry = PROTOCOL_SETS.get(name.lower())
+    if entry:
+        data.templates = [entry.template]
+    if known == "CIFAR100":
+        data.classnames = [text.replace(" ", "_") for text in data.classnames]
+    return data
+
+
+def require_incremental(
+    name: str, root: str | Path, verify: bool = True, imagenet100_lists: str | Path | None = None
+) -> None:
+    """Return if `load_incremental` will find the set complete, else raise UserError with all that is missing."""
+    if str(root) != "mini":
+        known, place = _find(name, root)
+        require([known], place, verify, imagenet100_lists)
+
+
+def _find(name: str, root: str | Path) -> tuple[str, Path]:
+    """The set's name in common.datasets and the folder it lies in: the original's own one below root, or root."""
+    entry, root = PROTOCOL_SETS.get(name.lower()), Path(root).expanduser()
+    if entry is None:
+        return canonical(name), root
+    own = root / entry.folder
+    return entry.name, own if own.is_dir() else root

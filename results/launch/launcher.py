@@ -1,0 +1,321 @@
+"""Running the jobs of a table through submitit: on this machine a few at a time, or on Slurm.
+
+    runs/tables/<table>/jobs.json   the job that was last started for each row and seed
+    runs/tables/<table>/logs/       what each command said, all its tries in one file
+    runs/tables/<table>/submitit/   submitit's own files
+
+A local job holds its lock file from before its command starts until the command has ended, and its lock file names the
+command's process. So a launcher that comes after one that was killed knows what still runs, waits for it or stops it,
+and never starts a run twice.
+"""
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
+
+from common.errors import Interrupted, UserError
+from common.files import write_text
+from results.launch.plan import Job
+from results.launch.progress import DONE, progress
+
+POLL = 0.2  # seconds between two looks at the jobs
+TRIES = 2
+LOG_LINES = 15  # of a failed command
+YEAR = 365 * 24 * 60  # minutes; a local job has no time limit
+TIMEOUTS = 1000  # on Slurm a job whose time is up is queued again, as often as it takes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where jobs run: submitit's executor and its parameters, and a slot for each job at a time.
+
+    A slot is what CUDA_VISIBLE_DEVICES says there, None for what it says here.
+    """
+
+    executor: str  # "local" or "slurm"
+    slots: list[str | None]
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Running:
+    """A job that was started, by this launcher or by one before it (then without a handle where it is local)."""
+
+    job: Job
+    handle: submitit.Job | None
+    slot: str | None
+    lock: Path
+    told: int | None = None  # the process that was told to stop: a second signal would cost what it wants to save
+
+    def ended(self) -> bool:
+        return (self.handle is None or self.handle.done()) and not is_busy(self.lock)
+
+    def stop(self) -> None:
+        """Tell a local run to save and stop; to be called until it has ended, as a job may just be starting."""
+        process = int((is_busy(self.lock) and self.lock.read_text()) or 0)
+        if process and process != self.told:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGTERM)
+            self.told = process
+
+
+@dataclass
+class Command:
+    """What submitit runs: the words as a process of its own, which writes to `log`. Returns the exit code.
+
+    `lock` is None on Slurm, which signals every process of a job by itself. `environment` overrides; None removes.
+    """
+
+    words: tuple[str, ...]
+    log: Path
+    lock: Path | None
+    environment: dict[str, str | None]
+    process: subprocess.Popen | None = field(default=None, init=False)
+
+    def __call__(self) -> int:
+        if self.lock is None:
+            return self._run()
+        with open(self.lock, "r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the run of a launcher that was killed in between
+            lock.truncate(0)
+            return self._run(lock)
+
+    def _run(self, lock: Any = None) -> int:
+        environment = {"PYTHON": sys.executable} | os.environ | self.environment
+        environment = {name: value for name, value in environment.items() if value is not None}
+        before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning is for this process; see checkpoint
+        with open(self.log, "ab") as log:
+            log.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')}: {shlex.join(self.words)}\n".encode())
+            log.flush()
+            self.process = subprocess.Popen(
+                [environment["PYTHON"] if word == "python" else word for word in self.words[:1]] + [*self.words[1:]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=lock is not None,  # away from the terminal's Ctrl-C, which the launcher hears
+                pass_fds=[lock.fileno()] if lock else [],  # the lock lives as long as the command
+            )
+        signal.signal(signal.SIGUSR2, before)
+        if lock:
+            lock.write(str(self.process.pid))
+            lock.flush()
+        if not lock:  # Popen.wait holds a lock of its own, which `checkpoint`, a signal's handler, would wait for
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        code = self.process.wait()
+        if lock:
+            lock.truncate(0)
+        return code
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Called by submitit on Slurm before the job's time is up or another takes its place: save, queue again."""
+        if self.process:
+            self.process.terminate()
+            os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(replace(self))
+
+
+def is_busy(lock: Path) -> bool:
+    """Whether a process holds this lock file."""
+    if not lock.exists():
+        return False
+    with open(lock) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextmanager
+def only_launcher(folder: Path) -> Iterator[None]:
+    """Refuse a second launcher of the same table while this one lives. Raises UserError."""
+    try:
+        for part in ("logs", "submitit", "locks"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "launcher.lock", "a+")
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}). Change its permissions.") from error
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by what is started
+        except OSError as error:
+            lock.seek(0)
+            raise UserError(
+                f"another launcher (process {lock.read().strip() or 'unknown'}) works on this table. Wait for it, or "
+                "see how far it is with --status."
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@dataclass
+class Launcher:
+    """The jobs of one table on their way: waiting, running, failed for good."""
+
+    folder: Path
+    place: Place
+    say: Callable[[str], None]
+    waiting: deque[Job] = field(default_factory=deque)
+    running: list[Running] = field(default_factory=list)
+    tries: Counter[str] = field(default_factory=Counter)
+    failed: dict[str, str] = field(default_factory=dict)  # name of a job: what it ended with
+
+    def run(self, jobs: list[Job]) -> None:
+        """Run what is not done. Raises Interrupted after Ctrl-C or SIGTERM, when all has stopped."""
+        for job in jobs:
+            if progress(job).state != DONE:
+                earlier = still_running(self.folder, job)
+                self.running += [earlier] if earlier else []
+                self.waiting += [] if earlier else [job]
+        for earlier in self.running:
+            self.say(f"{earlier.job.title}: still running, started by an earlier launcher; waiting for it")
+        with signals_noted() as signals:
+            while (self.waiting or self.running) and not signals:
+                self.start_next()
+                self.settle_ended()
+                time.sleep(POLL)
+            if signals:
+                self.stop_all(signals)
+        if signals:
+            left = "; some runs are still saving" if self.running else ""
+            raise Interrupted(f"Stopped{left}. The same command goes on from there; finished rows are not run again.")
+
+    def stop_all(self, signals: list[int]) -> None:
+        """Tell all runs to save and stop, and wait for those on this machine; a second signal ends the waiting."""
+        if self.running:
+            self.say(f"stopping; each run saves first: {'; '.join(each.job.title for each in self.running)}")
+        for each in self.running:
+            if isinstance(each.handle, submitit.SlurmJob):
+                each.handle.cancel(check=False)
+        self.running = [each for each in self.running if not isinstance(each.handle, submitit.SlurmJob)]
+        while self.running and len(signals) < 2:
+            for each in self.running:
+                each.stop()
+            time.sleep(POLL)
+            self.running = [each for each in self.running if not each.ended()]
+
+    def start_next(self) -> None:
+        """Start waiting jobs while there are slots; on the miniature rows may share a run, which is made once."""
+        while len(self.running) < len(self.place.slots):
+            busy = {each.job.folder for each in self.running}
+            job = next((job for job in self.waiting if job.folder not in busy), None)
+            if job is None:
+                return
+            self.waiting.remove(job)
+            if progress(job).state == DONE:
+                self.say(f"{job.title}: done; its run is another row's too")
+                continue
+            slot = next(iter(Counter(self.place.slots) - Counter(each.slot for each in self.running)))
+            self.tries[job.name] += 1
+            again = ", second try" if self.tries[job.name] > 1 else ""
+            self.say(f"{job.title}: {'submitted' if self.place.executor == 'slurm' else 'started'}{again}")
+            self.running.append(self.start(job, slot))
+
+    def start(self, job: Job, slot: str | None) -> Running:
+        """Hand a job to submitit, and note it."""
+        local, lock = self.place.executor == "local", lock_path(self.folder, job)
+        lock.touch()
+        environment = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
+        if local:  # submitit hides the devices from local jobs
+            environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} | environment
+        executor = submitit.AutoExecutor(
+            folder=self.folder / "submitit", cluster=self.place.executor, slurm_max_num_timeout=TIMEOUTS
+        )
+        executor.update_parameters(name=job.name, **{"timeout_min": YEAR} | self.place.parameters)
+        command = Command(job.words, log_path(self.folder, job), lock if local else None, environment)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the launcher alone
+        try:
+            handle = executor.submit(command)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise UserError(f"{job.title}: not submitted: {error}") from error
+        finally:
+            signal.signal(signal.SIGINT, before)
+        note = {"executor": self.place.executor, "job": handle.job_id, "slot": slot}
+        write_text(self.folder / "jobs.json", json.dumps(started(self.folder) | {job.name: note}, indent=1) + "\n")
+        return Running(job, handle, slot, lock)
+
+    def settle_ended(self) -> None:
+        """Take ended jobs off the list: done, once more, or failed."""
+        for each in [each for each in self.running if each.ended()]:
+            self.running.remove(each)
+            job, at = each.job, progress(each.job)
+            if at.state == DONE:
+                values = ", ".join(f"{metric} {value:.2f}" for metric, value in at.values.items())
+                self.say(f"{job.title}: done; {values}")
+                continue
+            code = exit_code(each.handle)
+            if self.tries[job.name] < TRIES:
+                self.say(f"{job.title}: {code}, after {at.tasks} tasks; see {log_path(self.folder, job)}")
+                self.waiting.appendleft(job)
+            else:
+                self.say(f"{job.title}: {code} again; given up")
+                self.failed[job.name] = code
+
+
+def log_path(folder: Path, job: Job) -> Path:
+    return folder / "logs" / f"{job.name}.log"
+
+
+def lock_path(folder: Path, job: Job) -> Path:
+    return folder / "locks" / job.name
+
+
+def started(folder: Path) -> dict[str, dict[str, Any]]:
+    """What was last started for each job, by this launcher or one before it."""
+    path = folder / "jobs.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def still_running(folder: Path, job: Job) -> Running | None:
+    """The job as an earlier launcher left it, if it is still on its way."""
+    note, lock = started(folder).get(job.name, {}), lock_path(folder, job)
+    if note.get("executor") == "slurm":
+        earlier = Running(job, submitit.SlurmJob(folder / "submitit", note["job"]), note["slot"], lock)
+        return None if earlier.ended() else earlier
+    return Running(job, None, note.get("slot"), lock) if is_busy(lock) else None
+
+
+def exit_code(handle: submitit.Job | None) -> str:
+    """How a job that is not done ended, in words."""
+    if handle is None or not handle.paths.result_pickle.exists():
+        return "ended unseen"
+    if handle.exception():  # of submitit or of what it called, not of the command
+        return f"not started (see {handle.paths.stderr})"
+    code = handle.result()
+    return {0: "ended without its last records", 130: "interrupted"}.get(code, f"failed with exit code {code}")
+
+
+def log_end(path: Path) -> str:
+    """The last lines of a log, indented."""
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join(f"    {line}" for line in lines[-LOG_LINES:])
+
+
+@contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """Ctrl-C and SIGTERM as a growing list, to be looked at between two rounds."""
+    noted: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: noted.append(number)) for number in numbers]
+    try:
+        yield noted
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)

@@ -1,0 +1,195 @@
+"""A published table as rows x seeds: results/launch/plans/<table>.yaml, read and checked.
+
+A plan is a few lines of YAML. Keys of the table stand for every row that does not say otherwise:
+
+    paper: inflora                                       # the folder's name, as in records
+    protocol: cil-cifar100-10x10                         # as in records; it tells the number of tasks
+    metrics: [acc, avg_acc]                              # what a finished run has on record after its last task
+    seeds: [0, 1, 2]
+    rows:
+      - method: InfLoRA                                  # as in records
+        command: bash inflora/scripts/cifar100_inflora.sh --seed {seed}
+        folder: logs/cifar100/.../{seed}                 # where that command keeps its run
+        mini_folder: logs-mini/cifar100/.../{seed}       # with --scale mini; without this key: folder + "-mini"
+        petaflops: 76                                    # of one seed at paper scale; leave it out if not counted
+
+A command is one process: of the scripts, those that end in `exec`, so that a signal reaches the run.
+"""
+
+import difflib
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.errors import UserError
+from common.protocols import MTIL_ORDER_1
+from results.labels import INCREMENTAL
+
+PLANS = Path(__file__).parent / "plans"
+SEED = "{seed}"  # in a command and its folder, the seed
+# what a plan, and not the caller, tells each command
+OWN_FLAGS = ("save", "seed", "seeds", "repeat", "scale", "log_dir", "hydra.run.dir")
+Kinds = dict[str, tuple[type, ...]]
+OPTIONAL: Kinds = {"mini_folder": (str,), "petaflops": (int, float)}
+REQUIRED: Kinds = {
+    "paper": (str,),
+    "protocol": (str,),
+    "method": (str,),
+    "metrics": (list,),
+    "seeds": (list,),
+    "command": (str,),
+    "folder": (str,),
+}
+ROW: Kinds = REQUIRED | OPTIONAL
+ITEMS = {"metrics": str, "seeds": int}  # of what a list is made
+EXPECTED = {str: "text", list: "a list", int: "a number"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method of a table; `command` and `folder` with {seed} where the seed stands."""
+
+    paper: str
+    protocol: str
+    method: str
+    metrics: list[str]
+    seeds: list[int]
+    command: str
+    folder: str
+    mini_folder: str
+    petaflops: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A table. `name` also names its folder below runs/tables."""
+
+    name: str
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A row under one seed at one scale: what to run, and where its records will be."""
+
+    name: str  # of its log and lock: number of the row, method, seed
+    title: str  # for people; with the protocol where rows have the same method
+    row: Row
+    seed: int
+    scale: str
+    words: tuple[str, ...]
+    folder: Path
+
+
+def tasks_of(protocol: str) -> int | None:
+    """The number of tasks in a protocol's name: 11 for MTIL, 1 for joint training; None where it is not told."""
+    if protocol.startswith("mtil-"):
+        return len(MTIL_ORDER_1)
+    match = INCREMENTAL.fullmatch(protocol)
+    if match is None:
+        return None
+    kind, _, base, steps, _, _ = match.groups()
+    if kind == "joint":
+        return 1
+    return int(steps) + bool(base) if steps else None
+
+
+def table_names() -> list[str]:
+    """The tables that have a plan."""
+    return sorted(path.stem for path in PLANS.glob("*.yaml"))
+
+
+def read_plan(table: str) -> Plan:
+    """The plan of a shipped table by its name, or of a YAML file by its path. Raises UserError."""
+    path = Path(table) if table.endswith((".yaml", ".yml")) else PLANS / f"{table}.yaml"
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except FileNotFoundError as error:
+        near = difflib.get_close_matches(table, table_names(), n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        known = ", ".join(table_names())
+        raise UserError(f"no table {table}.{hint} There are {known}; or give the path of a .yaml file.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())}).") from error
+    if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
+        raise UserError(f"{path}: a list under `rows` is expected, each with method, command and folder.")
+    _check_keys(f"{path}: ", content, {"rows": (list,)} | ROW)
+    shared = {key: value for key, value in content.items() if key != "rows"}
+    return Plan(path.stem, [_row(f"{path}: rows[{number}]", shared, row) for number, row in enumerate(content["rows"])])
+
+
+def _row(where: str, shared: dict[str, Any], own: Any) -> Row:
+    if not isinstance(own, dict):
+        raise UserError(f"{where}: keys and values are expected, not {own!r}.")
+    where += f" ({own['method']}): " if "method" in own else ": "
+    _check_keys(where, own, ROW)
+    values = dict.fromkeys(OPTIONAL) | shared | own
+    missing = [key for key in REQUIRED if key not in values]
+    if missing:
+        raise UserError(f"{where}missing {', '.join(missing)}.")
+    if tasks_of(values["protocol"]) is None:
+        raise UserError(
+            f"{where}protocol {values['protocol']}: its name does not tell the number of tasks, as mtil-order1, "
+            "cil-cifar100-10x10 or joint-cifar100 do."
+        )
+    for key in ("command", "folder", "mini_folder"):
+        unknown = set(re.findall(r"{.*?}", values[key] or "")) - {SEED}
+        if unknown:
+            raise UserError(f"{where}{key} holds {', '.join(sorted(unknown))}; only {SEED} is filled in.")
+    values["mini_folder"] = values["mini_folder"] or f"{values['folder']}-mini"
+    row = Row(**values)
+    _check_seeds(where, row, row.seeds)
+    return row
+
+
+def _check_keys(where: str, content: dict[str, Any], known: Kinds) -> None:
+    for key, value in content.items():
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UserError(f"{where}unknown key {key}.{hint} Known are {', '.join(known)}.")
+        if not isinstance(value, known[key]) or isinstance(value, bool):
+            raise UserError(f"{where}{key}: {EXPECTED[known[key][0]]} is expected, not {value!r}.")
+        kind = ITEMS.get(key)
+        if kind and not (value and all(type(item) is kind for item in value)):
+            what = "whole numbers" if kind is int else "names"
+            raise UserError(f"{where}{key}: a list of {what} is expected, not {value!r}.")
+
+
+def _check_seeds(where: str, row: Row, seeds: Sequence[int]) -> None:
+    """Several seeds must have folders of their own, and a command that is told which."""
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{where}seeds names one twice.")
+    for key in ("command", "folder", "mini_folder"):
+        if list(seeds) != row.seeds[:1] and SEED not in getattr(row, key):
+            raise UserError(f"{where}{key} lacks {SEED}: it is for the seed {row.seeds[0]} alone.")
+
+
+def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence[str]) -> list[Job]:
+    """All rows x seeds, `seeds` instead of the plan's if given, and `flags` behind every command. Raises UserError."""
+    names = [flag.removeprefix("--set=").lstrip("-+").partition("=")[0].replace("-", "_") for flag in flags]
+    own = [flag for flag, name in zip(flags, names) if name in OWN_FLAGS]
+    if own:
+        raise UserError(
+            f"{', '.join(own)} behind --: the plan tells each command its own. Use --scale and --seeds before it, or "
+            "a .yaml of your own."
+        )
+    jobs, shared = [], len({row.method for row in plan.rows}) < len(plan.rows)
+    for number, row in enumerate(plan.rows, 1):
+        _check_seeds(f"{plan.name}: {row.method}: ", row, seeds or row.seeds)
+        for seed in seeds or row.seeds:
+            words = shlex.split(row.command.replace(SEED, str(seed)))
+            words += (["--scale", scale] if scale != "paper" else []) + list(flags)
+            folder = Path((row.folder if scale == "paper" else row.mini_folder).replace(SEED, str(seed)))
+            name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9+.]+', '_', row.method)}-seed{seed}"
+            title = f"{row.method}, {row.protocol}, seed {seed}" if shared else f"{row.method}, seed {seed}"
+            jobs.append(Job(name, title, row, seed, scale, tuple(words), folder))
+    return jobs

@@ -1,0 +1,98 @@
+"""iCaRL's exemplars in the class-incremental protocol (cil/continual_clip/dynamic_dataset.py).
+
+They are chosen before a task is learned, from its first 10,000 samples by herding over the whole task, and feed the
+distillation terms only: no label of an exemplar is used. A memory is a list of tasks, each a list of indices into the
+task's samples. The images are random crops, frozen when they are chosen; the crop of a sample follows from the seed,
+so that indices are all that has to be kept.
+"""
+
+import json
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from common.incremental.cil import Protocol, stream_seed
+from common.clip.model import CLIP
+from common.incremental.scenario import task_subset
+from common.machine import Machine
+from common.runs import Run, write_text
+from common.training.batches import DrawnSamples, leave_signals_to_parent
+from zscl.cil.options import Options
+from zscl.icarl import herd
+
+CANDIDATES = 10_000  # a task's samples that may become exemplars: the first ones
+EXEMPLARS_AT_ONCE = 64  # a constant in the original's code, whatever the batch size
+Memory = list[list[int]]
+
+
+def updated_memory(memory: Memory, features: Tensor, memory_size: int, compat: bool = False) -> Memory:
+    """The memory with the exemplars of one more task, from the normalised features (n, D) of its candidates.
+
+    With t tasks the stored ones keep their first K / t and the new one gets K / t. Quirk (compat): the new one gets
+    K - K / t, all of K if it is the first, so the memory grows to nearly 2 K; and its images are taken by a stale
+    index, other ones than herding chose and some of them twice.
+    """
+    share = memory_size // (len(memory) + 1)
+    new = (memory_size - share or memory_size) if compat else share
+    return [*(indices[:share] for indices in memory), herd(features, new, "upstream" if compat else "fixed")]
+
+
+def memory_at(run: Run, options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP) -> Memory:
+    """The memory that task `task_id` distils on, its own exemplars included; `model` is the one before the task.
+
+    Kept in task_<k>.memory.json.
+    """
+    path = run.folder / f"task_{task_id}.memory.json"
+    if path.exists():
+        return json.loads(path.read_text())
+    earlier = json.loads((run.folder / f"task_{task_id - 1}.memory.json").read_text()) if task_id else []
+    features = candidate_features(options, machine, found, task_id, model)
+    memory = updated_memory(earlier, features, options.memory_size, options.icarl_compat)
+    write_text(path, json.dumps(memory))
+    return memory
+
+
+@torch.no_grad()
+def candidate_features(options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP) -> Tensor:
+    """Normalised features (n, D) of the samples of a task that may become exemplars."""
+    crops = FrozenCrops(task_subset(found.train, found.scenario, task_id), exemplar_seed(options, task_id))
+    candidates = Subset(crops, range(min(len(crops), CANDIDATES)))
+    loader = DataLoader(
+        candidates,
+        options.batch_size,
+        num_workers=machine.workers,
+        worker_init_fn=leave_signals_to_parent,
+        generator=torch.Generator(),
+    )
+    bar = tqdm(loader, desc=f"herding/task {task_id}", leave=False, dynamic_ncols=True, disable=None)
+    return torch.cat([F.normalize(model.encode_image(images.to(machine.device)), dim=-1) for images, _ in bar])
+
+
+class FrozenCrops(Dataset):
+    """The samples of `dataset`, each always under the same random crop."""
+
+    def __init__(self, dataset: Dataset, seed: int) -> None:
+        self.samples, self.size = DrawnSamples(dataset, seed), len(dataset)
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.samples[index, index]
+
+
+def exemplar_seed(options: Options, task_id: int) -> int:
+    return stream_seed(options.seed, task_id, "exemplars")
+
+
+def exemplars(options: Options, found: Protocol, memory: Sequence[Sequence[int]]) -> Dataset:
+    """The stored images, task after task, each in the order chosen."""
+    parts = []
+    for task_id, indices in enumerate(memory):
+        crops = FrozenCrops(task_subset(found.train, found.scenario, task_id), exemplar_seed(options, task_id))
+        parts.append(Subset(crops, indices))
+    return ConcatDataset([part for part in parts if len(part)])

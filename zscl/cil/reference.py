@@ -1,0 +1,232 @@
+"""What a class-incremental task distils on: teacher, reference images, reference texts, by method.
+
+    method  teacher                 images                          texts
+    ZSCL    CLIP as pre-trained     Conceptual Captions, or named   all captions
+    lwf     model before the task   the task's own, second loader   the task's prompts
+    lwfvr   model before the task   the task's own, second loader   1000 random sentences, drawn once a task
+    iCaRL   model before the task   exemplars                       the task's prompts
+
+(cil/continual_clip/models.py:L100-L182.)
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common import datasets
+from common.incremental.cil import Protocol, stream_seed
+from common.clip.model import CLIP
+from common.clip.tokenizer import cut_prompts, tokenize
+from common.datasets.images import ImageFiles, Transform, fingerprint
+from common.incremental.scenario import task_subset
+from common.datasets.transforms import clip_eval
+from common.errors import UserError
+from common.machine import Machine
+from common.runs import Run
+from common.training.batches import Batches
+from common.training.distributed import all_gather_rows
+from zscl.cil.memory import EXEMPLARS_AT_ONCE, exemplars, memory_at
+from zscl.cil.options import Options
+from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
+from zscl.teacher import KnownFeatures, keep, read_kept, sentence_features
+from zscl.training import Distilled
+
+KNOWN_FEATURES = "reference_features.pth"  # ZSCL's teacher never changes: what it said of an image serves later tasks
+EXTRA_CAPTIONS = 100  # of ce_method ext, a step
+CONTEXT = 77
+Texts = Callable[[int], Tensor]  # step -> prompts (K, L)
+
+
+@dataclass
+class CILReference:
+    """Reference images and texts of a task, and the teacher that looks at them.
+
+    What the teacher says is kept where it cannot change: features by image in `known` (not where each draw is a new
+    crop), of the texts in `sentences`. Quirk: with `teacher: aliased` the teacher is the student itself, and nothing
+    can be kept.
+    """
+
+    teacher: CLIP
+    batches: Batches  # labels are ignored
+    tokens: Tensor  # (M, L)
+    known: KnownFeatures | None
+    sentences: Tensor | None  # E, (M, D), normalised
+
+    def __getitem__(self, step: int) -> Distilled:
+        """This process's images (b, 3, R, R), the teacher's normalised features of the whole batch R (B, D), and of
+        the texts E (M, D)."""
+        images, indices = self.batches[step][0], self.batches.indices(step)
+        sentences = sentence_features(self.teacher, self.tokens) if self.sentences is None else self.sentences
+        if self.known is None:
+            return images, all_gather_rows(self._encode(images), len(indices)), sentences
+        return images, self.known.find(indices, lambda: all_gather_rows(self._encode(images), len(indices))), sentences
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor) -> Tensor:
+        teacher = self.teacher.to(images.device)  # moved when first needed
+        return F.normalize(teacher.encode_image(images), dim=-1)
+
+
+def pretrained_reference(
+    run: Run, options: Options, machine: Machine, task_id: int, pretrained: CLIP, before: CILReference | None
+) -> CILReference:
+    """ZSCL's: the same at every task but for the order of the images; `before` is an earlier task's, if at hand."""
+    if before:
+        images = before.batches.samples.dataset
+        return replace(before, batches=reference_batches(images, options, machine, task_id))
+    source = reference_set(options, clip_eval(pretrained.visual.input_resolution))
+    known = KnownFeatures(machine.device)
+    if kept := read_kept(run.path(KNOWN_FEATURES)):
+        known.load_state_dict(kept)
+    tokens = caption_tokens(source.captions).to(machine.device)
+    sentences = sentence_features(pretrained.to(machine.device), tokens)
+    batches = reference_batches(source.images, options, machine, task_id)
+    return CILReference(pretrained, batches, tokens, known, sentences)
+
+
+def previous_reference(
+    run: Run, options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP
+) -> CILReference:
+    """Of LwF, LwF-VR and iCaRL: `model` holds the weights before task `task_id`, and so does the teacher."""
+    device, task = machine.device, found.scenario.tasks[task_id]
+    known = None
+    if options.method == "iCaRL":
+        memory = memory_at(run, options, machine, found, task_id, model)
+        batches = Batches(
+            exemplars(options, found, memory), EXEMPLARS_AT_ONCE, 0, machine.workers, device, shuffle=False
+        )
+        known = KnownFeatures(device) if options.teacher == "snapshot" else None
+    else:
+        batches = reference_batches(task_subset(found.train, found.scenario, task_id), options, machine, task_id)
+    tokens = found.tokens[task.start : task.stop]
+    if options.method == "lwfvr":
+        seed = stream_seed(options.seed, task_id, "sentences")
+        tokens = cut_prompts(random_sentences(generator=torch.Generator().manual_seed(seed)))
+    tokens = tokens.to(device)
+    if options.teacher == "aliased":
+        return CILReference(model, batches, tokens, None, None)
+    teacher = copy.deepcopy(model).requires_grad_(False)
+    return CILReference(teacher, batches, tokens, known, sentence_features(teacher, tokens))
+
+
+def reference_batches(images: Dataset, options: Options, machine: Machine, task_id: int) -> Batches:
+    """Shuffled apart from the task's own batches, of the same size, the last one of an epoch smaller."""
+    seed = stream_seed(options.seed, task_id, "reference")
+    return Batches(images, options.batch_size, seed, machine.workers, machine.device)
+
+
+def keep_known(run: Run, reference: CILReference) -> None:
+    """Leave what ZSCL's teacher said of the images to the next task, should another process learn it."""
+    keep(run.path(KNOWN_FEATURES), reference.known.state_dict())
+
+
+# Reference images and captions
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """ZSCL's reference images, the captions, and what tells this choice of both from another."""
+
+    images: Dataset
+    captions: list[str]
+    fingerprint: dict[str, Any]
+
+
+def reference_set(options: Options, transform: Transform | None = None) -> ReferenceSet:
+    """The images and the captions that ref_dataset names.
+
+    conceptual_captions: the rows whose images could be gathered, with their captions. Any data set's training images,
+    or a folder's, stand in for the images where those cannot be had; the captions are then all of the caption file.
+    Raises UserError for what is not there.
+    """
+    name = options.ref_dataset
+    if name == CONCEPTUAL_CAPTIONS:
+        data = datasets.captioned_images(caption_root(options), transform)
+        return ReferenceSet(data.train, data.classnames, data.fingerprint | captions_fingerprint(data.classnames))
+    captions = datasets.captions(caption_root(options))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        images = folder_images(folder, transform)
+        found = fingerprint(images, None, folder)
+    else:
+        data = datasets.load(name, options.dataset_root, transform, None, not options.no_verify)
+        images, found = data.train, data.fingerprint
+    return ReferenceSet(images, captions, found | captions_fingerprint(captions))
+
+
+def captions_fingerprint(captions: list[str]) -> dict[str, Any]:
+    return {"captions": len(captions), "captions_md5": hashlib.md5("\n".join(captions).encode()).hexdigest()}
+
+
+def folder_images(folder: Path, transform: Transform | None = None) -> ImageFiles:
+    """All images below a folder, sorted by path, label 0. Raises UserError if there is none."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
+
+    paths = sorted(path for path in folder.rglob("*") if has_file_allowed_extension(path.name, IMG_EXTENSIONS))
+    if not paths:
+        raise UserError(f"ref_dataset={folder}: the folder holds no images ({', '.join(IMG_EXTENSIONS)}).")
+    return ImageFiles(paths, [0] * len(paths), transform)
+
+
+def caption_root(options: Options) -> str:
+    return options.cc_root or options.dataset_root
+
+
+def caption_tokens(captions: list[str]) -> Tensor:
+    """Tokens (M, L), cut behind the longest caption.
+
+    Quirk: over-long texts lose their end token (truncate="zscl"), so their features are all the same.
+    """
+    return cut_prompts(tokenize(captions, CONTEXT, truncate="zscl"))
+
+
+# The texts of L_CE
+
+
+def texts_of(options: Options, found: Protocol, task_id: int, device: torch.device) -> Texts:
+    """step -> prompts (K, L) that L_CE is computed over, by ce_method; the task's own classes come first.
+
+    0: these alone. previous: then all earlier classes. ext: then 100 captions, drawn anew at each step.
+    """
+    scenario, task = found.scenario, found.scenario.tasks[task_id]
+    own = found.tokens[task.start : task.stop]
+    if options.ce_method == "ext":
+        captions = datasets.captions(caption_root(options))
+        seed = stream_seed(options.seed, task_id, "sentences")
+        return with_captions(own, tokenize(captions, CONTEXT, truncate="zscl"), seed, device)
+    if options.ce_method == "previous":
+        count = earlier_classes(scenario.seen(task_id), task, scenario.initial_increment, options.previous_compat)
+        own = torch.cat([own, found.tokens[:count]])
+    own = own.to(device)
+    return lambda step: own
+
+
+def earlier_classes(seen: int, task: range, initial_increment: int, compat: bool) -> int:
+    """How many of the first classes join L_CE with ce_method previous: all but the task's own.
+
+    Quirk (compat): the original leaves out the last B names, B being the size of the *first* task, which is the same
+    where all tasks have one size (cil/continual_clip/models.py:L94-L114). In the first task there are none.
+    """
+    return max(0, seen - initial_increment) if compat else task.start
+
+
+def with_captions(own: Tensor, captions: Tensor, seed: int, device: torch.device, count: int = EXTRA_CAPTIONS) -> Texts:
+    """The prompts and `count` of the captions (M, 77), drawn without replacement, others at each step."""
+    wide = F.pad(own, (0, captions.shape[1] - own.shape[1]))
+    everything = cut_prompts(torch.cat([wide, captions])).to(device)
+    own, captions = everything[: len(own)], everything[len(own) :]
+
+    def texts(step: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        drawn = torch.randperm(len(captions), generator=generator)[:count].to(device)
+        return torch.cat([own, captions[drawn]])
+
+    return texts
