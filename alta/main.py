@@ -19,11 +19,12 @@ from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, ModifiedResNet
 from common.clip.pretrained import find_weights
 from common.datasets.images import ImageSet
-from common.incremental.scenario import Scenario, task_subset
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
+from common.incremental.scenario import Scenario, task_subset
 from common.machine import Machine, choose_machine
 from common.options import read_file, settings
+from common.protocols import Protocol
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches
 from common.training.blocks import prepare
@@ -150,9 +151,10 @@ def usual(options: Options, name: str) -> Any:
 def protocols(options: Options) -> dict[str, str]:
     """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
     data, told = options.dataset, replays(options) and options.buffer_size != usual(options, "buffer_size")
-    buffer = f"-buffer{options.buffer_size}" if told else ""
-    split = f"{data_label(options).lower()}-{data.n_tasks}x{data.n_classes_per_task}{buffer}"
-    return {setting: f"{kind}-{split}" for setting, kind in SETTINGS.items()}
+    buffer = options.buffer_size if told else None
+    sizes = (data.n_tasks, data.n_classes_per_task)
+    return {setting: str(Protocol(kind, data_label(options).lower(), *sizes, buffer=buffer))
+            for setting, kind in SETTINGS.items()}  # fmt: skip
 
 
 def method_label(options: Options) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2, canonical
+from common.datasets import canonical
 from common.machine import RunOptions
 from common.options import SEED, Rule, exclusive, one_placeholder, option
-
-ORDERS = {"order1": MTIL_ORDER_1, "order2": MTIL_ORDER_2}
+from common.protocols import MTIL_ORDERS, Protocol
 
 
 def mtil_names(names: list[str]) -> list[str]:
@@ -20,8 +19,8 @@ def mtil_names(names: list[str]) -> list[str]:
 
     Raises UserError for a name that is not known.
     """
-    if len(names) == 1 and names[0] in ORDERS:
-        return list(ORDERS[names[0]])
+    if len(names) == 1 and names[0] in MTIL_ORDERS:
+        return list(MTIL_ORDERS[names[0]])
     return [canonical(name) for name in names]
 
 
@@ -51,10 +50,10 @@ class MTILOptions(RunOptions):
     save: str | None = option(None, "output folder; '-mini' is appended at that scale", decides=False)
 
 
-def mtil_protocol(names: Sequence[str] | None) -> str:
-    """The name of the protocol that a sequence of tasks follows, as the records carry it."""
-    known = {order: f"mtil-{name}" for name, order in ORDERS.items()}
-    return known.get(tuple(names or ()), "mtil-custom")
+def mtil_protocol(names: Sequence[str] | None, shots: int | None = None) -> str:
+    """The protocol that a sequence of tasks follows, as records name it; shots: training images a class."""
+    known = {order: name for name, order in MTIL_ORDERS.items()}
+    return str(Protocol("mtil", known.get(tuple(names or ()), "custom"), shots=shots))
 
 
 def of_task(values: Sequence[Any], task_id: int) -> Any:

@@ -1,5 +1,11 @@
-"""Task sequences as plain data (ZSCL, arXiv 2303.06628, mtil/results.ipynb)."""
+"""Protocols: which sequence of tasks a number belongs to. Runs write their names into records, results parses them."""
 
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Self
+
+# The task sequences of MTIL (ZSCL, arXiv 2303.06628, mtil/results.ipynb)
 MTIL_ORDER_1 = (
     "Aircraft",
     "Caltech101",
@@ -26,3 +32,56 @@ MTIL_ORDER_2 = (
     "EuroSAT",
     "CIFAR100",
 )
+MTIL_ORDERS: dict[str, tuple[str, ...]] = {"order1": MTIL_ORDER_1, "order2": MTIL_ORDER_2}
+NAMES = (
+    re.compile(r"(?P<kind>mtil)-(?P<dataset>.+?)(-(?P<shots>\d+)shot)?"),
+    re.compile(
+        r"(?P<kind>cil|til|dil|joint)-(?P<dataset>[a-z0-9_]+)(-((?P<base>\d+)\+)?(?P<tasks>\d+)(x(?P<classes>\d+))?)?"
+        r"(-buffer(?P<buffer>\d+))?(-first(?P<first>\d+))?(?P<validation>-validation)?"
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A sequence of tasks and how it is tested; `str` gives its name, such as cil-tinyimagenet-100+5x20-buffer200."""
+
+    kind: str  # mtil; cil, til, dil: class-, task-, domain-incremental; joint: all classes at once; "" if unknown
+    dataset: str  # in small letters; of MTIL its order: order1, order2, custom; the whole name if the kind is unknown
+    tasks: int | None = None  # after the base task, where there is one
+    classes: int | None = None  # of each task but the base
+    base: int | None = None  # classes of a first task that differs from the others
+    buffer: int | None = None  # stored samples
+    shots: int | None = None  # training images a class
+    first: int | None = None  # only so many tasks were learned
+    validation: bool = False  # tested on held-out training images
+
+    @classmethod
+    @cache
+    def parse(cls, name: str) -> Self:
+        """The protocol of this name; of kind "" where the name is not known."""
+        match = next((match for pattern in NAMES if (match := pattern.fullmatch(name))), None)
+        if match is None:
+            return cls("", name)
+        fields = match.groupdict()
+        numbers = {key: int(text) for key, text in fields.items() if text and text.isdigit() and key != "dataset"}
+        return cls(fields["kind"], fields["dataset"], **numbers, validation=bool(fields.get("validation")))
+
+    def __str__(self) -> str:
+        if not self.kind:
+            return self.dataset
+        base = "" if self.base is None else f"{self.base}+"
+        classes = "" if self.classes is None else f"x{self.classes}"
+        parts = {
+            f"-{base}{self.tasks}{classes}": self.tasks,
+            f"-buffer{self.buffer}": self.buffer,
+            f"-{self.shots}shot": self.shots,
+            f"-first{self.first}": self.first,
+        }
+        suffix = "".join(text for text, number in parts.items() if number is not None)
+        return f"{self.kind}-{self.dataset}{suffix}{'-validation' if self.validation else ''}"
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The data sets of MTIL's sequence in the order learned; () where the name does not fix it."""
+        return MTIL_ORDERS.get(self.dataset, ()) if self.kind == "mtil" else ()

@@ -134,8 +134,7 @@ def output_folder(options: Options) -> Path:
 
 def protocol(options: Options) -> str:
     """The name of the protocol that a sequence follows, the few-shot ones' with the shots."""
-    name = mtil_protocol(options.train_dataset)
-    return name if options.few_shot < 0 else f"{name}-{options.few_shot}shot"
+    return mtil_protocol(options.train_dataset, None if options.few_shot < 0 else options.few_shot)
 
 
 def method_label(options: Options) -> str:

@@ -76,8 +76,8 @@ def data_name(options: Options) -> str:
 
 def protocol_name(options: Options, tasks: Scenario) -> str:
     """The protocol as records name it; what is no test of the whole sequence says so."""
-    cut = f"-first{options.max_task}" if task_count(options, tasks) < len(tasks.tasks) else ""
-    return protocol(data_name(options), tasks) + cut + ("-validation" if options.validation else "")
+    first = options.max_task if task_count(options, tasks) < len(tasks.tasks) else None
+    return protocol(data_name(options), tasks, first, options.validation)
 
 
 def source(options: Options) -> tuple[str, str | Path, dict[str, object]]:

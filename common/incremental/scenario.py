@@ -6,7 +6,7 @@ of positions, and the samples of a task stay in the order of the data set.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from common.datasets.check import require
 from common.datasets.images import ImageSet, Transform
 from common.datasets.loading import canonical, load
 from common.errors import UserError
+from common.protocols import Protocol
 
 ORDERS = Path(__file__).parents[1] / "datasets" / "orders"
 UPSTREAM_ORDERS = "class_orders"  # the folder that holds them in the original repositories
@@ -154,18 +155,18 @@ def seen_rows(new_labels: Sequence[int], scenario: Scenario, task_id: int) -> np
     return np.flatnonzero(np.asarray(new_labels) < scenario.seen(task_id))
 
 
-def protocol(name: str, scenario: Scenario) -> str:
+def protocol(name: str, scenario: Scenario, first: int | None = None, validation: bool = False) -> str:
     """The protocol as records name it: cil-cifar100-10x10, cil-tinyimagenet-100+5x20, joint-cifar100 for one task.
 
     It counts the tasks where the file names of the original configurations (cifar100_10-10, tinyimagenet_100-20)
     name classes: base and classes a step.
     """
-    steps = len(scenario.tasks) - 1
-    if steps == 0:
-        return f"joint-{name.lower()}"
-    if scenario.initial_increment == scenario.increment:
-        return f"cil-{name.lower()}-{steps + 1}x{scenario.increment}"
-    return f"cil-{name.lower()}-{scenario.initial_increment}+{steps}x{scenario.increment}"
+    joint = Protocol("joint", name.lower(), first=first, validation=validation)
+    tasks, base, classes = len(scenario.tasks), scenario.initial_increment, scenario.increment
+    if tasks == 1:
+        return str(joint)
+    equal = replace(joint, kind="cil", tasks=tasks, classes=classes)
+    return str(equal if base == classes else replace(equal, tasks=tasks - 1, base=base))
 
 
 def read_class_order(source: str | Path) -> list[int]:
