@@ -21,7 +21,8 @@ from common.clip.pretrained import find_weights
 from common.datasets.images import ImageSet
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
-from common.incremental.scenario import Scenario, task_subset
+from common.incremental.scenario import Scenario, require_images, task_subset
+from common.incremental.tasks import stream_seed, task_path, unfinished_tasks
 from common.machine import Machine, choose_machine
 from common.options import read_file, settings
 from common.protocols import Protocol
@@ -30,7 +31,6 @@ from common.training.batches import Batches
 from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
 
-SEED_STEP = 1000  # the batches of a run's tasks have streams of their own: seed * SEED_STEP + task
 SETTINGS = {"class-il": "cil", "task-il": "til"}
 
 
@@ -55,13 +55,11 @@ def main(argv: list[str] | None = None) -> None:
     seed_everything(options.seed)  # the adapter's initial weights
     learned = build(options, machine)
     run = open_run(options, machine, learned)
-    done = 0
-    while done < len(learned.tasks.tasks) and is_done(run, done):
-        done += 1
-    if 0 < done < len(learned.tasks.tasks):
-        read_task(run, learned, done - 1)
-    for task in range(done, len(learned.tasks.tasks)):
-        if task_path(run, task).exists():
+    unfinished = unfinished_tasks(
+        len(learned.tasks.tasks), lambda task: is_done(run, task), lambda task: read_task(run, learned, task)
+    )
+    for task in unfinished:
+        if task_path(run.folder, task).exists():
             read_task(run, learned, task)
         else:
             learn_task(run, options, machine, learned, task)
@@ -99,7 +97,7 @@ def build(options: Options, machine: Machine) -> Learned:
     data = load(options.dataset.name, data_folder(options), resolution, options.clip_norm, verify)
     size, coop, optim = options.dataset.n_classes_per_task, options.TRAINER.COOP, options.OPTIM
     tasks = Scenario(range(len(data.classnames)), size, size)
-    check_images(data, tasks)
+    require_images(data, tasks)
     prompts = PromptOptions(coop.CTX_INIT, coop.CLASS_TOKEN_POSITION, coop.N_CTX, coop.CSC)
     head = Head(clip, options.method, data.classnames, prompts, encoding_of(options, device))
     trained, optimizer = list(head.trained().values()), None
@@ -127,14 +125,6 @@ def check_tower(clip: CLIP, options: Options) -> None:
         holds = "ResNet" if is_resnet else "ViT"
         told = f"--visual {options.visual}, but {options.clip_weights} holds a {holds}."
         raise UserError(f"{told} Name the tower that it holds.")
-
-
-def check_images(data: ImageSet, tasks: Scenario) -> None:
-    """Raise UserError if a cut copy of a data set has no image of a task."""
-    for split, part in (("training", data.train), ("test", data.test)):
-        absent = sorted({*range(len(tasks.tasks))} - {*tasks.task_ids(part.labels).tolist()})
-        if absent:
-            raise UserError(f"{data.name} has no {split} image of the classes of task {absent[0]}. Get the whole set.")
 
 
 def data_label(options: Options) -> str:
@@ -195,12 +185,8 @@ def open_run(options: Options, machine: Machine, learned: Learned) -> Run:
 # Checkpoints
 
 
-def task_path(run: Run, task: int) -> Path:
-    return run.folder / f"task_{task}.pth"
-
-
 def is_done(run: Run, task: int) -> bool:
-    return task_path(run, task).exists() and bool(run.find(after_task=task + 1, metric="accuracy"))
+    return task_path(run.folder, task).exists() and bool(run.find(after_task=task + 1, metric="accuracy"))
 
 
 def save_task(run: Run, learned: Learned, task: int) -> None:
@@ -209,13 +195,13 @@ def save_task(run: Run, learned: Learned, task: int) -> None:
     content: dict[str, Any] = {"state_dict": {key: value.detach() for key, value in head.trained().items()}}
     content |= {"frozen_prompts": head.frozen_prompts, "last_context": head.last_context}
     content |= {"optimizer": optimizer and optimizer.state_dict(), "buffer": buffer and buffer.state_dict()}
-    save_tensors(task_path(run, task), content)
+    save_tensors(task_path(run.folder, task), content)
 
 
 @torch.no_grad()
 def read_task(run: Run, learned: Learned, task: int) -> None:
     """Put everything back to what it was after a task."""
-    saved, head = load_tensors(task_path(run, task)), learned.head
+    saved, head = load_tensors(task_path(run.folder, task)), learned.head
     for key, parameter in head.trained().items():
         parameter.copy_(saved["state_dict"][key])
     for key, context in head.last_context.items():
@@ -237,7 +223,7 @@ def learn_task(run: Run, options: Options, machine: Machine, learned: Learned, t
     if optimizer is not None:
         training, past = training_options(options), learned.tasks.tasks[task].start
         examples = task_subset(learned.data.train, learned.tasks, task)
-        seed = options.seed * SEED_STEP + task
+        seed = stream_seed(options.seed, task)
         batches = Batches(examples, options.train.batch_size, seed, machine.workers, machine.device)
         log, stage = TrainingLog(training.epochs * len(batches), machine.device), f"task {task}"
         epochs = train_task(head, task, past, batches, optimizer, buffer, training, log, stage, run.steps)

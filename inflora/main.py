@@ -17,17 +17,18 @@ from tqdm import tqdm
 
 from common import datasets, vit
 from common.datasets.images import ImageSet
-from common.incremental.scenario import Scenario, protocol, seen_subset, task_subset
 from common.datasets.transforms import characters_train, vit_eval, vit_train
 from common.errors import UserError, exit_cleanly
 from common.evaluation.metrics import over_repeats
+from common.incremental.scenario import Scenario, protocol, seen_subset, task_subset
+from common.incremental.tasks import stream_seed, task_path, unfinished_tasks
 from common.machine import Machine, choose_machine
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.blocks import prepare
-from common.training.distributed import all_gather_rows, local_rows
 from common.training.device import cost_records, seed_everything
+from common.training.distributed import all_gather_rows, local_rows
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from inflora.gpm import Memory, threshold
@@ -36,7 +37,6 @@ from inflora.methods import METHODS, logit_norm, training_options
 from inflora.options import DATASETS, Options, log_folder, parse, scenario
 from inflora.training import design_branch, remember_task, train_task
 
-SEED_STEP = 1000  # the streams of a run's tasks have seeds of their own: seed * SEED_STEP + task
 NAMES = {"cifar100": "CIFAR100", "ImageNet_R": "ImageNet_R", "domainnet": "DomainNet"}  # in records, as published
 
 
@@ -124,13 +124,11 @@ def run_seed(options: Options, machine: Machine, seed: int) -> dict[str, float]:
     learned = Learned(build_network(options, machine, tasks))
     data = load_data(options, learned.network.image_encoder.patch_embed.img_size[0])
     run = open_run(options, machine, seed, tasks, data)
-    done = 0
-    while done < len(tasks.tasks) and is_done(run, done):
-        done += 1
-    if 0 < done < len(tasks.tasks):
-        read_task(run, learned, options, done - 1)
-    for task in range(done, len(tasks.tasks)):
-        if task_path(run, task).exists():
+    unfinished = unfinished_tasks(
+        len(tasks.tasks), lambda task: is_done(run, task), lambda task: read_task(run, learned, options, task)
+    )
+    for task in unfinished:
+        if task_path(run.folder, task).exists():
             read_task(run, learned, options, task)
         else:
             learn_task(run, options, machine, tasks, data, learned, task, seed)
@@ -172,21 +170,17 @@ def open_run(options: Options, machine: Machine, seed: int, tasks: Scenario, dat
 # Checkpoints
 
 
-def task_path(run: Run, task: int) -> Path:
-    return run.folder / f"task_{task}.pth"
-
-
 def classes_path(run: Run, task: int) -> Path:
     return run.folder / f"classes_{task}.pth"
 
 
 def is_done(run: Run, task: int) -> bool:
-    return task_path(run, task).exists() and bool(run.find(after_task=task + 1, metric="acc"))
+    return task_path(run.folder, task).exists() and bool(run.find(after_task=task + 1, metric="acc"))
 
 
 def read_task(run: Run, learned: Learned, options: Options, task: int) -> None:
     """Put the network, the memories and the statistics back to what they were after a task."""
-    saved, method, network = load_tensors(task_path(run, task)), METHODS[options.model_name], learned.network
+    saved, method, network = load_tensors(task_path(run.folder, task)), METHODS[options.model_name], learned.network
     network.load_state_dict(saved["state_dict"])
     network.finish(task if method.designed else 0)
     device = network.image_encoder.cls_token.device
@@ -215,7 +209,7 @@ def learn_task(
     """Design, train, remember and, with +CA, align; then the task's checkpoint."""
     method, network, training = METHODS[options.model_name], learned.network, training_options(options, task)
     branch, first_class = (task if method.designed else 0), tasks.tasks[task].start
-    task_seed = seed * SEED_STEP + task
+    task_seed = stream_seed(seed, task)
     examples = task_subset(data.train, tasks, task)
     batches = Batches(examples, options.batch_size, task_seed, machine.workers, machine.device)
     if method.designed:
@@ -237,7 +231,7 @@ def learn_task(
     count = {"metric": "trainable_parameters", "value": sum(parameter.numel() for parameter in trained.values())}
     run.record([*cost_records(about["dataset"], task + 1, run.seconds, machine.device), about | count])
     memories = [memory.state_dict() for memory in learned.memories or []]
-    save_tensors(task_path(run, task), {"state_dict": network.state_dict(), "memories": memories})
+    save_tensors(task_path(run.folder, task), {"state_dict": network.state_dict(), "memories": memories})
 
 
 def design_or_read(run: Run, network: Network, task: int, memories: list[Memory] | None, batches: Batches) -> None:

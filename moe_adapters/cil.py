@@ -10,25 +10,38 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import clip
-from common.incremental.cil import (
-    CILOptions, Protocol, check_inputs, checkpoint_path, find_configuration, finish_run, learning_rate,
-    load_checkpoint, load_protocol, missing_rules, open_run, pooled_test, record_task, save_checkpoint, stream_seed,
-    tested_steps,
-)  # fmt: skip
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
-from common.incremental.scenario import task_subset
 from common.errors import exit_cleanly
 from common.evaluation.metrics import CILStep
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
+from common.incremental.data import IncrementalData, check_inputs, load_data
+from common.incremental.options import PURPOSES, CILOptions, find_configuration, missing_rules
+from common.incremental.run import (
+    finish_run,
+    load_checkpoint,
+    open_run,
+    record_task,
+    save_checkpoint,
+    tested_steps,
+)  # fmt: skip
+from common.incremental.scenario import task_subset
+from common.incremental.tasks import stream_seed, task_path
 from common.machine import RUNS_TWICE, Machine, choose_machine
 from common.options import check_rules, ignored, option, read, scale_option
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
+from common.training.schedules import cil_cosine_with_warmup
 from moe_adapters.adapters import (
-    ORIGINAL_CLIP, image_blocks, insert_adapters, is_adapter_key, text_blocks, trainable_parameters, use_router,
+    ORIGINAL_CLIP,
+    image_blocks,
+    insert_adapters,
+    is_adapter_key,
+    text_blocks,
+    trainable_parameters,
+    use_router,
 )  # fmt: skip
 from moe_adapters.training import TrainingOptions, train_adapters
 
@@ -66,10 +79,10 @@ def main(argv: list[str] | None = None) -> None:
     seed_everything(options.seed)  # the experts' initial weights
     model, *_ = clip.load(options.model_name, "cpu", precision="fp32")
     prepare(with_shared_router(model).to(machine.device))
-    found = load_protocol(options, model.visual.input_resolution)
-    run = open_run("moe_adapters", method_label(options), options, found, machine)
-    steps = learn_and_test(run, options, machine, model, found)
-    finish_run(run, found, steps, 0 if options.method == "zeroshot" else adapter_count(model))
+    data = load_data(options, model.visual.input_resolution)
+    run = open_run("moe_adapters", method_label(options), options, data, machine)
+    steps = learn_and_test(run, options, machine, model, data)
+    finish_run(run, data, steps, 0 if options.method == "zeroshot" else adapter_count(model))
 
 
 def method_label(options: Options) -> str:
@@ -95,20 +108,21 @@ def adapter_count(model: CLIP) -> int:
     return sum(parameter.numel() for parameter in trainable_parameters(model, ROUTER, frozen=set()).values())
 
 
-def learn_and_test(run: Run, options: Options, machine: Machine, model: CLIP, found: Protocol) -> list[CILStep]:
+def learn_and_test(run: Run, options: Options, machine: Machine, model: CLIP, data: IncrementalData) -> list[CILStep]:
     """Learn task after task, each from the weights of the one before, and test after each on all classes seen."""
-    test, steps = pooled_test(options, machine, found, TEST_BATCH), tested_steps(run)
+    test = PooledTest(data.test, data.scenario, options.eval_transform, TEST_BATCH, machine.workers)
+    steps = tested_steps(run)
     trains = options.method != "zeroshot"
     if trains and steps:
         load_adapters(run, model, len(steps) - 1)
-    for task_id in range(len(steps), len(found.scenario.tasks)):
-        if trains and checkpoint_path(run.folder, task_id).exists():
+    for task_id in range(len(steps), len(data.scenario.tasks)):
+        if trains and task_path(run.folder, task_id).exists():
             load_adapters(run, model, task_id)
         elif trains:
-            learn_task(run, options, machine, model, found, task_id)
+            learn_task(run, options, machine, model, data, task_id)
         started = time.monotonic()
-        steps.append(evaluate_task(options, model, found, test, task_id))
-        record_task(run, found, steps, time.monotonic() - started, options.log_path)
+        steps.append(evaluate_task(options, model, data, test, task_id))
+        record_task(run, data, steps, time.monotonic() - started, options.log_path)
     return steps
 
 
@@ -117,21 +131,21 @@ def load_adapters(run: Run, model: CLIP, task_id: int) -> None:
     model.load_state_dict(load_checkpoint(run, task_id), strict=False)
 
 
-def learn_task(run: Run, options: Options, machine: Machine, model: CLIP, found: Protocol, task_id: int) -> None:
+def learn_task(run: Run, options: Options, machine: Machine, model: CLIP, data: IncrementalData, task_id: int) -> None:
     """Train experts and router on one task, by cross-entropy over the task's own classes, and save them.
 
     The checkpoint holds the adapters under their official keys; CLIP itself never changes.
     """
-    task, seed = found.scenario.tasks[task_id], stream_seed(options.seed, task_id, "training")
-    examples = task_subset(found.train, found.scenario, task_id)
+    task, seed = data.scenario.tasks[task_id], stream_seed(options.seed, task_id, "training", PURPOSES)
+    examples = task_subset(data.train, data.scenario, task_id)
     examples.labels = [label - task.start for label in examples.labels]
     device = machine.device
     seed_everything(seed)
     batches = Batches(examples, options.batch_size, seed, machine.workers, device)
-    prompts = cut_prompts(found.tokens[task.start : task.stop]).to(device)
+    prompts = cut_prompts(data.tokens[task.start : task.stop]).to(device)
     about = training_options(options, options.epochs * len(batches))
     train_adapters(model, ROUTER, set(), prompts, batches, about, f"task {task_id}", run.steps)
-    run.record(cost_records(found.dataset, task_id + 1, run.seconds, device))
+    run.record(cost_records(data.dataset, task_id + 1, run.seconds, device))
     save_checkpoint(run, task_id, {key: value for key, value in model.state_dict().items() if is_adapter_key(key)})
 
 
@@ -144,20 +158,20 @@ def training_options(options: Options, total: int) -> TrainingOptions:
         label_smoothing=options.ls,
         weight_decay=options.weight_decay,
         image_first=True,
-        schedule=learning_rate,
+        schedule=cil_cosine_with_warmup,
     )
 
 
-def evaluate_task(options: Options, model: CLIP, found: Protocol, test: PooledTest, task_id: int) -> CILStep:
+def evaluate_task(options: Options, model: CLIP, data: IncrementalData, test: PooledTest, task_id: int) -> CILStep:
     """Predictions for all test images of the classes seen so far.
 
     Quirk `eval_noise`: upstream the gate noise stays on, and every batch of 64 images meets class texts under noise of
     their own (cil/clip/model.py:L14-L15, L629-L632). Without it the texts are encoded once.
     """
-    seed, zero_shot = stream_seed(options.seed, task_id, "evaluation"), options.method == "zeroshot"
+    seed, zero_shot = stream_seed(options.seed, task_id, "evaluation", PURPOSES), options.method == "zeroshot"
     noisy = options.eval_noise and not zero_shot
     use_router(model, ORIGINAL_CLIP if zero_shot else ROUTER, noise=noisy)
-    return evaluate_seen(model, found.tokens, test, task_id, seed, text_per_batch=noisy)
+    return evaluate_seen(model, data.tokens, test, task_id, seed, text_per_batch=noisy)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from common import datasets
 from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
 from common.incremental.scenario import RemappedSubset, Scenario, protocol
-from common.errors import UserError
 from vq_prompt.options import Options
 
 MINI, MINI_NAME, MINI_CLASSES = "mini", "Characters", 40
@@ -36,11 +35,6 @@ DATASETS = {  # by the option
     "CUB200": Known("CUB200", 200),
     "TinyImageNet": Known("TinyImageNet", 200),  # of IT-Prompt alone
 }
-
-
-def stream_seed(seed: int, task: int, purpose: str) -> int:
-    """The seed of one random stream of one task: what it yields hangs on nothing drawn before, so resume is exact."""
-    return (seed * 1_000 + task) * len(PURPOSES) + PURPOSES.index(purpose)
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -150,21 +144,3 @@ def under(dataset: Dataset, transform: Transform) -> Dataset:
     other = copy.copy(dataset)
     other.transform = transform
     return other
-
-
-def require_images(tasks: Scenario, count: int, data: ImageSet) -> None:
-    """Raise UserError for classes without training images and tasks without test images, among the first `count`."""
-    seen = tasks.tasks[count - 1].stop
-    trained = set(tasks.remap(data.train.labels).tolist())
-    tested = set(tasks.task_ids(tasks.remap(data.test.labels)).tolist())
-    bare = [tasks.class_order[label] for label in range(seen) if label not in trained]
-    untested = [task for task in range(count) if task not in tested]
-    problems = []
-    if bare:
-        names = ", ".join(f"{label} ({data.classnames[label]})" for label in bare[:5]) + (" ..." if bare[5:] else "")
-        problems.append(f"{len(bare)} classes have no training image: {names}. Get the whole data set.")
-    if untested:
-        told = ", ".join(map(str, untested[:5])) + (" ..." if untested[5:] else "")
-        problems.append(f"no test image of the classes of task {told}. Get the whole data set, or take larger tasks.")
-    if problems:
-        raise UserError("\n".join(f"{data.name}: {problem}" for problem in problems))

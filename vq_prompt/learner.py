@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from common import vit
 from common.datasets.images import ImageSet
-from common.incremental.scenario import RemappedSubset, Scenario, seen_subset, task_subset
 from common.datasets.transforms import characters_train, vit_eval, vit_train
 from common.errors import UserError
+from common.incremental.scenario import RemappedSubset, Scenario, require_images, seen_subset, task_subset
+from common.incremental.tasks import stream_seed, unfinished_tasks
 from common.machine import Machine
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, save_tensors
@@ -27,17 +28,25 @@ from common.training.blocks import prepare
 from common.training.device import seed_everything
 from common.training.distributed import all_gather_rows, rank, sum_over_processes, world_size
 from vq_prompt.classifier import (
-    ClassStatistics, RetrainingOptions, draw, nearest_mean, retrain, task_statistics,
+    ClassStatistics,
+    RetrainingOptions,
+    draw,
+    nearest_mean,
+    retrain,
+    task_statistics,
 )  # fmt: skip
-from vq_prompt.data import (
-    MINI, load_data, require_images, scenario, stream_seed, task_count, under,
-)  # fmt: skip
+from vq_prompt.data import MINI, PURPOSES, load_data, scenario, task_count, under
+from vq_prompt.options import VQOptions, samples_a_centroid, scale_of
 from vq_prompt.prompts import Network
 from vq_prompt.report import (
-    finish_run, is_evaluated, open_run, record_accuracies, record_costs, task_folder,
+    finish_run,
+    is_evaluated,
+    open_run,
+    record_accuracies,
+    record_costs,
+    task_folder,
 )  # fmt: skip
 from vq_prompt.training import TrainingOptions, task_rate, train_task
-from vq_prompt.options import VQOptions, samples_a_centroid, scale_of
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
@@ -92,12 +101,11 @@ def run_seed(options: VQOptions, machine: Machine, seed: int, repeat: int) -> np
     """Learn and evaluate all tasks under one seed; R (T, T), R[j, i] percent of task j after task i, 0 before."""
     learner = start(options, machine, seed, repeat)
     count = task_count(options, learner.tasks)
-    done = 0
-    while done < count and is_learned(learner, done) and is_evaluated(learner.run, done):
-        done += 1
-    if 0 < done < count:
-        read_task(learner, done - 1)
-    for task in range(done, count):
+
+    def is_done(task: int) -> bool:
+        return is_learned(learner, task) and is_evaluated(learner.run, task)
+
+    for task in unfinished_tasks(count, is_done, lambda task: read_task(learner, task)):
         if is_learned(learner, task):
             read_task(learner, task)
         else:
@@ -113,7 +121,7 @@ def start(options: VQOptions, machine: Machine, seed: int, repeat: int) -> Learn
     network = build_network(options, len(tasks.class_order)).to(machine.device)
     prepare(network)
     data = load_data(options, seed, *transforms(options, network.feat.patch_embed.img_size[0]))
-    require_images(tasks, task_count(options, tasks), data)
+    require_images(data, tasks, task_count(options, tasks), every_class=True)
     weights = {}
     if options.pretrained_weight != MINI:
         weights = {"backbone": file_md5(vit.find_weights(options.pretrained_weight, options.weights))}
@@ -181,7 +189,7 @@ def learn_task(learner: Learner, task: int) -> None:
 def train(learner: Learner, task: int, examples: RemappedSubset) -> int:
     """The training of a task; its number of updates."""
     options, machine, classes = learner.options, learner.machine, learner.tasks.tasks[task]
-    seed = stream_seed(learner.seed, task, "training")
+    seed = stream_seed(learner.seed, task, "training", PURPOSES)
     batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device, drop_last=True)
     if len(batches) == 0:
         raise UserError(
@@ -210,7 +218,7 @@ def training_features(learner: Learner, task: int, examples: RemappedSubset) -> 
     options, machine = learner.options, learner.machine
     if learner.network.prompt is None:
         examples = under(examples, learner.data.test.transform)
-    seed = stream_seed(learner.seed, task, "statistics")
+    seed = stream_seed(learner.seed, task, "statistics", PURPOSES)
     batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device, shuffle=False)
     features, labels = [], []
     for step in range(len(batches)):
@@ -227,7 +235,7 @@ def retrain_classifier(learner: Learner, task: int) -> None:
         print(f"task {task + 1}: no class varies, so there is nothing to re-train on", flush=True)
         return
     generator = torch.Generator(learner.machine.device)
-    generator.manual_seed(stream_seed(learner.seed, task, "retraining"))
+    generator.manual_seed(stream_seed(learner.seed, task, "retraining", PURPOSES))
     draws = draw(statistics, samples_a_centroid(options), options.crct_epochs, generator)
     retraining = RetrainingOptions(
         options.crct_epochs, options.ca_lr, options.ca_weight_decay, options.ca_first_step_full_lr

@@ -155,6 +155,30 @@ def seen_rows(new_labels: Sequence[int], scenario: Scenario, task_id: int) -> np
     return np.flatnonzero(np.asarray(new_labels) < scenario.seen(task_id))
 
 
+def require_images(
+    data: ImageSet, scenario: Scenario, task_count: int | None = None, every_class: bool = False
+) -> None:
+    """Raise UserError if a cut copy of a data set lacks the images of one of the first `task_count` tasks, or of all.
+
+    `every_class`: each of their classes, not each task alone, needs training images.
+    """
+    tasks, problems = scenario.tasks[:task_count], []
+    labels = {"training": scenario.remap(data.train.labels), "test": scenario.remap(data.test.labels)}
+    if every_class:
+        trained = set(labels.pop("training").tolist())
+        bare = [scenario.class_order[label] for label in range(tasks[-1].stop) if label not in trained]
+        names = ", ".join(f"{label} ({data.classnames[label]})" for label in bare[:5]) + (" ..." if bare[5:] else "")
+        if bare:
+            problems.append(f"{len(bare)} classes have no training image: {names}. Get the whole data set.")
+    for split, present in labels.items():
+        absent = sorted({*range(len(tasks))} - {*scenario.task_ids(present).tolist()})
+        told = f"no {split} image of the classes of task {_few(absent)}"
+        if absent:
+            problems.append(f"{told}. Get the whole data set, or take larger tasks.")
+    if problems:
+        raise UserError("\n".join(f"{data.name}: {problem}" for problem in problems))
+
+
 def protocol(name: str, scenario: Scenario, first: int | None = None, validation: bool = False) -> str:
     """The protocol as records name it: cil-cifar100-10x10, cil-tinyimagenet-100+5x20, joint-cifar100 for one task.
 

@@ -17,6 +17,16 @@ def cosine_with_warmup(step: int, base_lr: float, warmup: int, total: int) -> fl
     return 0.5 * base_lr * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
+def cil_cosine_with_warmup(step: int, lr: float, total: int, warmup: int = 30) -> float:
+    """Rate of step 0 .. total of a class-incremental task: 30 steps of warm-up, which short tasks never leave, then
+    half a cosine.
+
+    Quirk: tasks of exactly 30 batches divide by zero in the originals (cil/continual_clip/utils.py:L56-L75); their
+    last step has the full rate here.
+    """
+    return lr if step == total == warmup else cosine_with_warmup(step, lr, warmup, total)
+
+
 def set_lr(optimizer: "torch.optim.Optimizer", lr: float) -> None:  # noqa: F821
     """Give every parameter group this learning rate."""
     for group in optimizer.param_groups:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.incremental.cil import learning_rate
+from common.training.schedules import cil_cosine_with_warmup
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.datasets.images import ImageArrays
@@ -145,7 +145,7 @@ def train_plainly(
     optimizer = torch.optim.AdamW(trainable_parameters(student, "whole"), weight_decay=options.weight_decay)
     for step in steps("plain", options.iterations + 1, {}):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options.lr, options.iterations, options.warmup)
+            group["lr"] = cil_cosine_with_warmup(step, options.lr, options.iterations, options.warmup)
         pictures, labels = batch[step]
         text = F.normalize(student.encode_text(tokens, cut=False), dim=-1)
         logits = student.logit_scale.exp() * F.normalize(student.encode_image(pictures), dim=-1) @ text.t()

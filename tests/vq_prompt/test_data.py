@@ -1,5 +1,6 @@
 """Class orders, tasks, splits, transforms: the original's rules."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,13 @@ import yaml
 from PIL import Image
 
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
+from common.incremental.tasks import stream_seed
 from common.options import declared
 from tests.golden_files import Golden
-from vq_prompt.options import Options, VQOptions
-from vq_prompt.data import DATASETS, PURPOSES, class_order, protocol_name, scenario, stream_seed, task_count
-from vq_prompt.report import as_yaml
+from vq_prompt.data import DATASETS, PURPOSES, class_order, protocol_name, scenario, task_count
 from vq_prompt.learner import transforms
+from vq_prompt.options import Options, VQOptions
+from vq_prompt.report import as_yaml
 
 ORDERS = Path(__file__).parents[3] / "shared" / "specs" / "class_orders"
 FIRST = {  # of Python's shuffle
@@ -62,7 +64,8 @@ def test_every_data_set_that_can_be_chosen_is_known():
 
 
 def test_streams_are_apart():
-    streams = {stream_seed(seed, task, purpose) for seed in range(3) for task in range(20) for purpose in PURPOSES}
+    keys = product(range(3), range(20), PURPOSES)
+    streams = {stream_seed(*key, PURPOSES) for key in keys}
     assert len(streams) == 180
 
 

@@ -16,9 +16,10 @@ from common.clip import pretrained
 from common.clip.model import CLIP, VisionTransformer
 from common.clip.tokenizer import training_prompts
 from common.datasets.images import ImageSet
-from common.incremental.scenario import Scenario, task_subset
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
+from common.incremental.scenario import Scenario, require_images, task_subset
+from common.incremental.tasks import stream_seed, unfinished_tasks
 from common.machine import Machine
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, save_tensors
@@ -30,8 +31,8 @@ from vq_prompt import report
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.data import scenario, spoken_names, transforms
 from vq_prompt.it_prompt.evaluation import Learned, evaluate, plain_features, test_features
-from vq_prompt.it_prompt.options import PRESETS, ITOptions
 from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
+from vq_prompt.it_prompt.options import PRESETS, ITOptions
 from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, task_features, train_task
 
 LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no full text was at hand
@@ -99,7 +100,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int, repeat: int) -> np
     encoder, clip = load_encoder(options, machine)
     prepare(encoder)
     data = vq_data.load_data(options, seed, *transforms(options, encoder.resolution))
-    vq_data.require_images(tasks, count, data)
+    require_images(data, tasks, count, every_class=True)
     file = weights_file(options)
     decides = settings(options) | {"weights": {} if file is None else {"md5": file_md5(file)}}
     decides["zero_shot"] = "plain"  # an option of a single value in the runs of before, which are to go on
@@ -110,16 +111,16 @@ def run_seed(options: ITOptions, machine: Machine, seed: int, repeat: int) -> np
     seed_everything(seed)  # the initial entries, head and selector
     learned = Learned(options, encoder, build_parts(options, encoder, tasks), text, tasks, *memories(options))
     session = Session(options, machine, seed, repeat, run, data, learned)
-    done = 0
-    while done < count and report.is_evaluated(run, done):
-        done += 1
-    if done < count:
+    unfinished = unfinished_tasks(
+        count,
+        lambda task: report.is_evaluated(run, task),
+        lambda task: read_task(session, task, required=bool(stages(options, task))),
+    )
+    if unfinished:
         test = test_features(run, machine, learned, data)
-        if done:
-            read_task(session, done - 1, required=bool(stages(options, done - 1)))
-        for task in range(done, count):
-            learn_task(session, task)
-            evaluate(run, machine, learned, test, task)
+    for task in unfinished:
+        learn_task(session, task)
+        evaluate(run, machine, learned, test, task)
     return report.finish_run(run, count)
 
 
@@ -212,7 +213,7 @@ def stages(options: ITOptions, task: int) -> dict[str, Callable[[Session, int], 
 def train(session: Session, task: int) -> None:
     options, machine, learned = session.options, session.machine, session.learned
     examples = task_subset(session.data.train, learned.tasks, task)
-    seed = vq_data.stream_seed(session.seed, task, "training")
+    seed = stream_seed(session.seed, task, "training", vq_data.PURPOSES)
     batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device, drop_last=options.drop_last)
     epoch = len(batches)
     if epoch == 0:
@@ -256,7 +257,7 @@ def rebalance_head(session: Session, task: int) -> None:
 
 def _rebalance(session: Session, task: int, name: str, part: nn.Module, memory: ClassMemory) -> None:
     options = session.options
-    seed = 2 * vq_data.stream_seed(session.seed, task, "retraining") + ("selector", "head").index(name)
+    seed = 2 * stream_seed(session.seed, task, "retraining", vq_data.PURPOSES) + ("selector", "head").index(name)
     drawn = PseudoFeatures(memory, options.rebalance_per_class, options.rebalance_batch, seed)
     seen, stage = session.learned.tasks.seen(task), f"task {task + 1}, rebalance {name}"
     losses = rebalance(part, drawn, options.rebalance_epochs, seen, options.rebalance_lr, stage, session.run.steps)

@@ -15,14 +15,21 @@ from typing import Any
 import torch
 
 from common import clip, datasets
-from common.incremental.cil import (
-    Protocol, check_inputs, checkpoint_path, finish_run, load_checkpoint, load_protocol, open_run, pooled_test,
-    record_task, save_checkpoint, stream_seed, tested_steps,
-)  # fmt: skip
 from common.clip.model import CLIP
-from common.incremental.scenario import task_subset
 from common.errors import UserError, exit_cleanly
-from common.evaluation.seen_classes import evaluate_seen
+from common.evaluation.seen_classes import PooledTest, evaluate_seen
+from common.incremental.data import IncrementalData, check_inputs, load_data
+from common.incremental.options import PURPOSES
+from common.incremental.run import (
+    finish_run,
+    load_checkpoint,
+    open_run,
+    record_task,
+    save_checkpoint,
+    tested_steps,
+)  # fmt: skip
+from common.incremental.scenario import task_subset
+from common.incremental.tasks import stream_seed, task_path
 from common.machine import Machine, choose_machine
 from common.runs import Run
 from common.training.batches import Batches
@@ -30,8 +37,14 @@ from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
 from zscl.cil.options import CIL_NAMES, PREVIOUS_MODEL, Options, parse
 from zscl.cil.reference import (
-    CILReference, caption_root, captions_fingerprint, keep_known, pretrained_reference, previous_reference,
-    reference_set, texts_of,
+    CILReference,
+    caption_root,
+    captions_fingerprint,
+    keep_known,
+    pretrained_reference,
+    previous_reference,
+    reference_set,
+    texts_of,
 )  # fmt: skip
 from zscl.cil.training import train_task
 from zscl.reference import CONCEPTUAL_CAPTIONS
@@ -44,22 +57,23 @@ def main(argv: list[str] | None = None) -> None:
     machine = choose_machine(options)
     check_inputs(options, lambda: reference_fingerprint(options))
     pretrained = clip.load(options.model_name, "cpu", precision="fp32")[0].requires_grad_(False)
-    found = load_protocol(options, pretrained.visual.input_resolution)
-    check_memory(options, found)
+    data = load_data(options, pretrained.visual.input_resolution)
+    check_memory(options, data)
     more = {"reference": reference_fingerprint(options)}
-    run = open_run("zscl", method_label(options), options, found, machine, more)
-    model, test = copy.deepcopy(pretrained).to(machine.device), pooled_test(options, machine, found, options.batch_size)
+    run = open_run("zscl", method_label(options), options, data, machine, more)
+    model = copy.deepcopy(pretrained).to(machine.device)
+    test = PooledTest(data.test, data.scenario, options.eval_transform, options.batch_size, machine.workers)
     prepare(model, pretrained)
     steps, reference = tested_steps(run), None
-    for task_id in range(len(steps), len(found.scenario.tasks)):
+    for task_id in range(len(steps), len(data.scenario.tasks)):
         if options.method != "zeroshot":
-            reference = learn_task(run, options, machine, found, task_id, model, pretrained, reference)
+            reference = learn_task(run, options, machine, data, task_id, model, pretrained, reference)
         started = time.monotonic()
-        seed = stream_seed(options.seed, task_id, "evaluation")
-        steps.append(evaluate_seen(model, found.tokens, test, task_id, seed))
-        record_task(run, found, steps, time.monotonic() - started, options.log_path)
+        seed = stream_seed(options.seed, task_id, "evaluation", PURPOSES)
+        steps.append(evaluate_seen(model, data.tokens, test, task_id, seed))
+        record_task(run, data, steps, time.monotonic() - started, options.log_path)
     trained = [] if options.method == "zeroshot" else trainable_parameters(model, "whole")
-    finish_run(run, found, steps, sum(parameter.numel() for parameter in trained))
+    finish_run(run, data, steps, sum(parameter.numel() for parameter in trained))
 
 
 def method_label(options: Options) -> str:
@@ -84,14 +98,14 @@ def reference_fingerprint(options: Options) -> dict[str, Any]:
     return captions_fingerprint(datasets.captions(caption_root(options))) if options.ce_method == "ext" else {}
 
 
-def check_memory(options: Options, found: Protocol) -> None:
+def check_memory(options: Options, data: IncrementalData) -> None:
     """Raise UserError for a memory that holds more than the data set or less than an image a task."""
     if options.method != "iCaRL":
         return
-    images, tasks = len(found.train), len(found.scenario.tasks)
+    images, tasks = len(data.train), len(data.scenario.tasks)
     if not tasks <= options.memory_size <= images:
         raise UserError(
-            f"memory_size={options.memory_size}: {found.dataset} has {images:,} training images in {tasks} tasks; give "
+            f"memory_size={options.memory_size}: {data.dataset} has {images:,} training images in {tasks} tasks; give "
             f"{tasks} to {images}."
         )
 
@@ -100,7 +114,7 @@ def learn_task(
     run: Run,
     options: Options,
     machine: Machine,
-    found: Protocol,
+    data: IncrementalData,
     task_id: int,
     model: CLIP,
     pretrained: CLIP,
@@ -110,25 +124,25 @@ def learn_task(
 
     `before` is what an earlier task distilled on; what this one did is returned.
     """
-    if checkpoint_path(run.folder, task_id).exists():
+    if task_path(run.folder, task_id).exists():
         model.load_state_dict(load_checkpoint(run, task_id))
         return before
     if task_id:
         model.load_state_dict(load_checkpoint(run, task_id - 1))
-    device, seed = machine.device, stream_seed(options.seed, task_id, "training")
+    device, seed = machine.device, stream_seed(options.seed, task_id, "training", PURPOSES)
     seed_everything(seed)
-    task = task_subset(found.train, found.scenario, task_id)
+    task = task_subset(data.train, data.scenario, task_id)
     batches = Batches(task, options.batch_size, seed, machine.workers, device)
     reference = None
     if options.method == "ZSCL":
         reference = pretrained_reference(run, options, machine, task_id, pretrained, before)
     elif options.method in PREVIOUS_MODEL:
-        reference = previous_reference(run, options, machine, found, task_id, model)
+        reference = previous_reference(run, options, machine, data, task_id, model)
     train_task(
         model,
-        texts_of(options, found, task_id, device),
+        texts_of(options, data, task_id, device),
         batches,
-        found.scenario.tasks[task_id].start,
+        data.scenario.tasks[task_id].start,
         reference,
         training_options(options, len(batches), device),
         f"train/task {task_id}",

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from common.incremental.cil import Protocol, stream_seed
 from common.clip.model import CLIP
+from common.incremental.data import IncrementalData
+from common.incremental.options import PURPOSES
 from common.incremental.scenario import task_subset
+from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.runs import Run, write_text
 from common.training.batches import DrawnSamples, leave_signals_to_parent
@@ -41,7 +43,7 @@ def updated_memory(memory: Memory, features: Tensor, memory_size: int, compat: b
     return [*(indices[:share] for indices in memory), herd(features, new, "upstream" if compat else "fixed")]
 
 
-def memory_at(run: Run, options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP) -> Memory:
+def memory_at(run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, model: CLIP) -> Memory:
     """The memory that task `task_id` distils on, its own exemplars included; `model` is the one before the task.
 
     Kept in task_<k>.memory.json.
@@ -50,16 +52,16 @@ def memory_at(run: Run, options: Options, machine: Machine, found: Protocol, tas
     if path.exists():
         return json.loads(path.read_text())
     earlier = json.loads((run.folder / f"task_{task_id - 1}.memory.json").read_text()) if task_id else []
-    features = candidate_features(options, machine, found, task_id, model)
+    features = candidate_features(options, machine, data, task_id, model)
     memory = updated_memory(earlier, features, options.memory_size, options.icarl_compat)
     write_text(path, json.dumps(memory))
     return memory
 
 
 @torch.no_grad()
-def candidate_features(options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP) -> Tensor:
+def candidate_features(options: Options, machine: Machine, data: IncrementalData, task_id: int, model: CLIP) -> Tensor:
     """Normalised features (n, D) of the samples of a task that may become exemplars."""
-    crops = FrozenCrops(task_subset(found.train, found.scenario, task_id), exemplar_seed(options, task_id))
+    crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), exemplar_seed(options, task_id))
     candidates = Subset(crops, range(min(len(crops), CANDIDATES)))
     loader = DataLoader(
         candidates,
@@ -86,13 +88,13 @@ class FrozenCrops(Dataset):
 
 
 def exemplar_seed(options: Options, task_id: int) -> int:
-    return stream_seed(options.seed, task_id, "exemplars")
+    return stream_seed(options.seed, task_id, "exemplars", PURPOSES)
 
 
-def exemplars(options: Options, found: Protocol, memory: Sequence[Sequence[int]]) -> Dataset:
+def exemplars(options: Options, data: IncrementalData, memory: Sequence[Sequence[int]]) -> Dataset:
     """The stored images, task after task, each in the order chosen."""
     parts = []
     for task_id, indices in enumerate(memory):
-        crops = FrozenCrops(task_subset(found.train, found.scenario, task_id), exemplar_seed(options, task_id))
+        crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), exemplar_seed(options, task_id))
         parts.append(Subset(crops, indices))
     return ConcatDataset([part for part in parts if len(part)])

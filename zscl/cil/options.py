@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.incremental.cil import CILOptions, find_configuration, missing_rules
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.errors import UserError
+from common.incremental.options import CILOptions, find_configuration, missing_rules
 from common.options import Rule, check_rules, option, read, scale_option, unknown
 from zscl.reference import CONCEPTUAL_CAPTIONS, RANDOM
 

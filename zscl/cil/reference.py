@@ -22,13 +22,15 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from common import datasets
-from common.incremental.cil import Protocol, stream_seed
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts, tokenize
 from common.datasets.images import ImageFiles, Transform, fingerprint
-from common.incremental.scenario import task_subset
 from common.datasets.transforms import clip_eval
 from common.errors import UserError
+from common.incremental.data import IncrementalData
+from common.incremental.options import PURPOSES
+from common.incremental.scenario import task_subset
+from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.runs import Run
 from common.training.batches import Batches
@@ -93,22 +95,22 @@ def pretrained_reference(
 
 
 def previous_reference(
-    run: Run, options: Options, machine: Machine, found: Protocol, task_id: int, model: CLIP
+    run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, model: CLIP
 ) -> CILReference:
     """Of LwF, LwF-VR and iCaRL: `model` holds the weights before task `task_id`, and so does the teacher."""
-    device, task = machine.device, found.scenario.tasks[task_id]
+    device, task = machine.device, data.scenario.tasks[task_id]
     known = None
     if options.method == "iCaRL":
-        memory = memory_at(run, options, machine, found, task_id, model)
+        memory = memory_at(run, options, machine, data, task_id, model)
         batches = Batches(
-            exemplars(options, found, memory), EXEMPLARS_AT_ONCE, 0, machine.workers, device, shuffle=False
+            exemplars(options, data, memory), EXEMPLARS_AT_ONCE, 0, machine.workers, device, shuffle=False
         )
         known = KnownFeatures(device) if options.teacher == "snapshot" else None
     else:
-        batches = reference_batches(task_subset(found.train, found.scenario, task_id), options, machine, task_id)
-    tokens = found.tokens[task.start : task.stop]
+        batches = reference_batches(task_subset(data.train, data.scenario, task_id), options, machine, task_id)
+    tokens = data.tokens[task.start : task.stop]
     if options.method == "lwfvr":
-        seed = stream_seed(options.seed, task_id, "sentences")
+        seed = stream_seed(options.seed, task_id, "sentences", PURPOSES)
         tokens = cut_prompts(random_sentences(generator=torch.Generator().manual_seed(seed)))
     tokens = tokens.to(device)
     if options.teacher == "aliased":
@@ -119,7 +121,7 @@ def previous_reference(
 
 def reference_batches(images: Dataset, options: Options, machine: Machine, task_id: int) -> Batches:
     """Shuffled apart from the task's own batches, of the same size, the last one of an epoch smaller."""
-    seed = stream_seed(options.seed, task_id, "reference")
+    seed = stream_seed(options.seed, task_id, "reference", PURPOSES)
     return Batches(images, options.batch_size, seed, machine.workers, machine.device)
 
 
@@ -191,20 +193,20 @@ def caption_tokens(captions: list[str]) -> Tensor:
 # The texts of L_CE
 
 
-def texts_of(options: Options, found: Protocol, task_id: int, device: torch.device) -> Texts:
+def texts_of(options: Options, data: IncrementalData, task_id: int, device: torch.device) -> Texts:
     """step -> prompts (K, L) that L_CE is computed over, by ce_method; the task's own classes come first.
 
     0: these alone. previous: then all earlier classes. ext: then 100 captions, drawn anew at each step.
     """
-    scenario, task = found.scenario, found.scenario.tasks[task_id]
-    own = found.tokens[task.start : task.stop]
+    scenario, task = data.scenario, data.scenario.tasks[task_id]
+    own = data.tokens[task.start : task.stop]
     if options.ce_method == "ext":
         captions = datasets.captions(caption_root(options))
-        seed = stream_seed(options.seed, task_id, "sentences")
+        seed = stream_seed(options.seed, task_id, "sentences", PURPOSES)
         return with_captions(own, tokenize(captions, CONTEXT, truncate="zscl"), seed, device)
     if options.ce_method == "previous":
         count = earlier_classes(scenario.seen(task_id), task, scenario.initial_increment, options.previous_compat)
-        own = torch.cat([own, found.tokens[:count]])
+        own = torch.cat([own, data.tokens[:count]])
     own = own.to(device)
     return lambda step: own
 

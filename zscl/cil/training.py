@@ -10,12 +10,11 @@ from dataclasses import replace
 
 import torch
 
-from common.incremental.cil import learning_rate
 from common.clip.model import CLIP
 from common.runs import Steps, Tensors
 from common.training.batches import Batches
 from common.training.distributed import parallel
-from common.training.schedules import set_lr
+from common.training.schedules import cil_cosine_with_warmup, set_lr
 from zscl.cil.reference import CILReference, Texts
 from zscl.training import TrainingOptions, backward, note_terms, term_log, trainable_parameters
 from zscl.weights import WeightEnsemble, assign_, consolidate, copied, weights_of
@@ -52,7 +51,7 @@ def train_task(
     call = parallel(model, unused=reference is not None and not options.joint_pass)
     model.train()
     for step in steps(stage, options.iterations + 1, state):
-        set_lr(optimizer, learning_rate(step, options.lr, options.iterations, options.warmup))
+        set_lr(optimizer, cil_cosine_with_warmup(step, options.lr, options.iterations, options.warmup))
         images, labels = batches[step]
         optimizer.zero_grad()
         distilled = reference[step] if reference else None

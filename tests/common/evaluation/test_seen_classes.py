@@ -8,16 +8,21 @@ import torch
 import torch.nn.functional as F
 
 from common import clip
-from common.incremental.cil import Protocol, load_protocol, pooled_test
 from common.clip.model import CLIP
-from common.incremental.scenario import load_incremental, seen_subset
 from common.datasets.transforms import clip_eval
-from common.evaluation.seen_classes import evaluate_seen, seen_batches
+from common.evaluation.seen_classes import PooledTest, evaluate_seen, seen_batches
+from common.incremental.data import IncrementalData, load_data
+from common.incremental.options import CILOptions
+from common.incremental.scenario import load_incremental, seen_subset
 from common.machine import Machine
 from tests.common.incremental.test_cil import OPTIONS
 
 MACHINE = Machine(torch.device("cpu"), 0)
 CENTRE = replace(OPTIONS, eval_transform="test")
+
+
+def pooled_test(options: CILOptions, machine: Machine, data: IncrementalData, batch_size: int) -> PooledTest:
+    return PooledTest(data.test, data.scenario, options.eval_transform, batch_size, machine.workers)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +31,11 @@ def model() -> CLIP:
 
 
 @pytest.fixture(scope="module")
-def found() -> Protocol:
-    return load_protocol(CENTRE, 32)
+def found() -> IncrementalData:
+    return load_data(CENTRE, 32)
 
 
-def plain_predictions(model: CLIP, found: Protocol, task_id: int) -> tuple[list[int], list[int]]:
+def plain_predictions(model: CLIP, found: IncrementalData, task_id: int) -> tuple[list[int], list[int]]:
     """Batches of 7 under the evaluation transform, the texts anew at each, every column of the prompts."""
     data = load_incremental("characters", "mini", None, clip_eval(32))
     test = seen_subset(data.test, found.scenario, task_id)
@@ -45,7 +50,7 @@ def plain_predictions(model: CLIP, found: Protocol, task_id: int) -> tuple[list[
     return predictions, labels
 
 
-def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: Protocol) -> None:
+def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: IncrementalData) -> None:
     test = pooled_test(CENTRE, MACHINE, found, 64)
     for task_id in (0, 3):  # the second reads what the first has decoded
         step = evaluate_seen(model, found.tokens, test, task_id, seed=5)
@@ -57,7 +62,7 @@ def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: 
 
 
 def test_train_crops_are_drawn_anew_at_every_test_and_follow_from_the_seed(model: CLIP) -> None:
-    found = load_protocol(OPTIONS, 32)
+    found = load_data(OPTIONS, 32)
     test, rows = pooled_test(OPTIONS, MACHINE, found, 64), np.arange(10)
     crops = {seed: next(seen_batches(test, rows, seed, torch.device("cpu")))[0] for seed in (5, 6)}
     again = next(seen_batches(test, rows, 5, torch.device("cpu")))[0]
@@ -68,13 +73,13 @@ def test_train_crops_are_drawn_anew_at_every_test_and_follow_from_the_seed(model
     assert first.predictions.tolist() == second.predictions.tolist()
 
 
-def test_centre_crops_know_no_seed(model: CLIP, found: Protocol) -> None:
+def test_centre_crops_know_no_seed(model: CLIP, found: IncrementalData) -> None:
     test = pooled_test(CENTRE, MACHINE, found, 50)
     one, other = (evaluate_seen(model, found.tokens, test, 2, seed) for seed in (1, 2))
     assert one.predictions.tolist() == other.predictions.tolist()
 
 
-def test_of_equal_prompts_the_first_class_in_the_order_wins(model: CLIP, found: Protocol) -> None:
+def test_of_equal_prompts_the_first_class_in_the_order_wins(model: CLIP, found: IncrementalData) -> None:
     """ImageNet's two "sunglasses": no image of the second is ever right."""
     tokens = found.tokens.clone()
     tokens[3] = tokens[1]
@@ -86,6 +91,6 @@ def test_of_equal_prompts_the_first_class_in_the_order_wins(model: CLIP, found: 
 def test_of_equal_prompts_the_first_wins_however_their_products_are_rounded(model: CLIP, batch_size: int) -> None:
     """Equal columns of a matrix may give products that differ in the last bit, by their place in a tile."""
     fives = replace(CENTRE, initial_increment=5, increment=5)
-    found = load_protocol(fives, 32)
+    found = load_data(fives, 32)
     test, tokens = pooled_test(fives, MACHINE, found, batch_size), found.tokens[:1].expand(len(found.tokens), -1)
     assert set(evaluate_seen(model, tokens, test, 1, seed=0).predictions.tolist()) == {0}

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from common.incremental.cil import (
-    PURPOSES, CILOptions, find_configuration, learning_rate, load_protocol, missing_rules, scale_of, stream_seed,
-)  # fmt: skip
 from common.errors import UserError
+from common.incremental.data import load_data
+from common.incremental.options import PURPOSES, CILOptions, find_configuration, missing_rules
+from common.incremental.run import scale_of
+from common.incremental.tasks import stream_seed
 from common.options import check_rules, read
+from common.training.schedules import cil_cosine_with_warmup
 
 OPTIONS = CILOptions(
     dataset="characters", dataset_root="mini", class_order="class_orders/mini.yaml", initial_increment=4, increment=4,
@@ -22,32 +24,32 @@ OPTIONS = CILOptions(
 
 
 def test_every_stream_of_every_task_has_its_own_seed() -> None:
-    seeds = [stream_seed(*key) for key in product((0, 1, 42), range(50), PURPOSES)]
+    seeds = [stream_seed(*key, PURPOSES) for key in product((0, 1, 42), range(50), PURPOSES)]
     assert len(set(seeds)) == len(seeds) == 3 * 50 * len(PURPOSES)
 
 
 def test_rates_of_a_long_task() -> None:
     """Linear to the peak in 30 steps, a cosine to 0 at step T."""
-    rates = [learning_rate(step, 2.0, 130) for step in range(131)]
+    rates = [cil_cosine_with_warmup(step, 2.0, 130) for step in range(131)]
     assert rates[:30] == pytest.approx([2 * (step + 1) / 30 for step in range(30)])
     assert rates[30] == 2.0 and rates[80] == pytest.approx(1.0) and rates[130] == 0.0
 
 
 def test_the_miniature_as_a_protocol() -> None:
-    found = load_protocol(OPTIONS, 32)
-    assert (found.name, found.dataset, len(found.scenario.tasks)) == ("cil-characters-10x4", "Characters", 10)
+    found = load_data(OPTIONS, 32)
+    assert (found.protocol, found.dataset, len(found.scenario.tasks)) == ("cil-characters-10x4", "Characters", 10)
     assert len(found.tokens) == 40 and len(found.train) == 2000 and len(found.test) == 600
     assert sorted(set(found.test.labels)) == list(range(40))
     assert found.test[0][0].shape == (3, 32, 32) and found.test[0][0].dtype == torch.float32
-    centre = load_protocol(replace(OPTIONS, eval_transform="test"), 32)
+    centre = load_data(replace(OPTIONS, eval_transform="test"), 32)
     assert centre.test[0][0].dtype == torch.uint8
-    assert load_protocol(replace(OPTIONS, initial_increment=40), 32).name == "joint-characters"
-    assert load_protocol(replace(OPTIONS, initial_increment=20), 32).name == "cil-characters-20+5x4"
+    assert load_data(replace(OPTIONS, initial_increment=40), 32).protocol == "joint-characters"
+    assert load_data(replace(OPTIONS, initial_increment=20), 32).protocol == "cil-characters-20+5x4"
 
 
 def test_a_class_order_of_another_data_set() -> None:
     with pytest.raises(UserError, match="the class order has 100 classes, the data set has 40"):
-        load_protocol(replace(OPTIONS, class_order="class_orders/cifar100.yaml"), 32)
+        load_data(replace(OPTIONS, class_order="class_orders/cifar100.yaml"), 32)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ WORDS = [
 
 def given(*words: str) -> CILOptions:
     """The options of a command line without a file."""
-    return read(CILOptions, [*WORDS, *words], "common.incremental.cil")
+    return read(CILOptions, [*WORDS, *words], "common.incremental")
 
 
 @pytest.mark.parametrize(

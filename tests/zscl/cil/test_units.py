@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from common.incremental.cil import learning_rate
+from common.training.schedules import cil_cosine_with_warmup
 from tests.golden_files import Golden
 from zscl.cil.memory import updated_memory
 from zscl.cil.reference import earlier_classes, with_captions
@@ -57,7 +57,7 @@ def test_weight_ensemble() -> None:
 @pytest.mark.parametrize("case", range(len(SCHEDULE.meta["cases"])))
 def test_schedule(case: int) -> None:
     about = SCHEDULE.meta["cases"][case]
-    ours = [learning_rate(step, about["base_lr"], about["T"]) for step in range(about["T"] + 1)]
+    ours = [cil_cosine_with_warmup(step, about["base_lr"], about["T"]) for step in range(about["T"] + 1)]
     torch.testing.assert_close(
         torch.tensor(ours, dtype=torch.float64), SCHEDULE[f"c{case}/lr"].double(), rtol=1e-12, atol=0
     )
@@ -65,14 +65,15 @@ def test_schedule(case: int) -> None:
 
 def test_short_tasks_never_leave_the_warm_up() -> None:
     """T = 16 (CIFAR100 in steps of two): the last of 17 steps has 17/30 of the rate, and is a full step."""
-    rates = [learning_rate(step, 3.0, 16) for step in range(17)]
+    rates = [cil_cosine_with_warmup(step, 3.0, 16) for step in range(17)]
     assert rates == pytest.approx([(step + 1) / 10 for step in range(17)])
 
 
 def test_the_step_that_divides_by_zero_upstream_has_the_full_rate() -> None:
-    assert [learning_rate(step, 3.0, 30) for step in (28, 29, 30)] == pytest.approx([2.9, 3.0, 3.0])
-    assert learning_rate(31, 3.0, 31) == pytest.approx(0.0) and learning_rate(30, 3.0, 31) == pytest.approx(3.0)
-    assert learning_rate(2, 3.0, 2, warmup=2) == 3.0
+    assert [cil_cosine_with_warmup(step, 3.0, 30) for step in (28, 29, 30)] == pytest.approx([2.9, 3.0, 3.0])
+    assert cil_cosine_with_warmup(31, 3.0, 31) == pytest.approx(0.0)
+    assert cil_cosine_with_warmup(30, 3.0, 31) == pytest.approx(3.0)
+    assert cil_cosine_with_warmup(2, 3.0, 2, warmup=2) == 3.0
 
 
 def memories(compat: bool) -> list[list[list[int]]]:

@@ -1,0 +1,70 @@
+"""The data set of a class-incremental run of ZSCL or MoE-Adapters, cut into tasks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.clip.pretrained import MINI, find_weights
+from common.clip.tokenizer import training_prompts
+from common.datasets.transforms import clip_eval_pixels, clip_train
+from common.errors import all_checked
+from common.incremental.options import CILOptions
+from common.incremental.scenario import (
+    RemappedSubset,
+    Scenario,
+    load_incremental,
+    protocol,
+    read_class_order,
+    require_images,
+    require_incremental,
+    seen_subset,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IncrementalData:
+    """The tasks that a run learns and is tested on; labels are positions in the class order."""
+
+    protocol: str  # cil-cifar100-10x10
+    dataset: str  # CIFAR100
+    scenario: Scenario
+    train: Dataset  # original labels, under the train transform; common.incremental.scenario.task_subset cuts a task
+    test: RemappedSubset  # all test images, new labels, under what eval_transform names
+    tokens: Tensor  # (C, L) the prompt of every class in class order, cut behind the longest
+    fingerprint: dict[str, Any]
+
+
+def check_inputs(options: CILOptions, *others: Callable[[], Any]) -> None:
+    """Look for everything a run reads before CLIP is built; one UserError lists all that is missing."""
+    verify = not options.no_verify
+    all_checked(
+        [
+            lambda: read_scenario(options),
+            lambda: require_incremental(options.dataset, options.dataset_root, verify, options.imagenet100_lists),
+            lambda: None if options.model_name == MINI else find_weights(options.model_name),
+            *others,
+        ]
+    )
+
+
+def read_scenario(options: CILOptions) -> Scenario:
+    return Scenario(read_class_order(options.class_order), options.initial_increment, options.increment)
+
+
+def load_data(options: CILOptions, resolution: int) -> IncrementalData:
+    """The data set in tasks, with its prompts, for a CLIP of this input resolution.
+
+    Raises UserError as `load_incremental` and `Scenario` do, and where the class order is another data set's.
+    """
+    train = clip_train(resolution)
+    test = {"train": train, "test": clip_eval_pixels(resolution)}[options.eval_transform]
+    verify = not options.no_verify
+    data = load_incremental(options.dataset, options.dataset_root, train, test, verify, options.imagenet100_lists)
+    scenario = read_scenario(options)
+    tokens = training_prompts(scenario.classnames(data.classnames), options.prompt_template)
+    require_images(data, scenario)
+    images, name = seen_subset(data.test, scenario, -1), protocol(data.name, scenario)
+    return IncrementalData(name, data.name, scenario, data.train, images, tokens, data.fingerprint)

@@ -1,0 +1,128 @@
+"""A class-incremental run of ZSCL or MoE-Adapters: its folder, its checkpoints, its records."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from common.clip.pretrained import MINI, find_weights
+from common.errors import UserError
+from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
+from common.evaluation.report import heat_map, write_matrix
+from common.incremental.data import IncrementalData
+from common.incremental.options import CILOptions
+from common.incremental.released_log import load_steps, save_steps, write_metrics
+from common.incremental.tasks import task_path
+from common.machine import Machine
+from common.options import settings
+from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
+
+PREDICTIONS = "predictions.pth"  # of every test so far, from which metrics.json is made
+
+
+def scale_of(options: CILOptions) -> str:
+    """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
+    return "mini" if MINI in (options.dataset_root, options.model_name) else "paper"
+
+
+def open_run(
+    paper: str,
+    method: str,
+    options: CILOptions,
+    data: IncrementalData,
+    machine: Machine,
+    more: dict[str, Any] | None = None,
+) -> Run:
+    """The run's folder. Raises UserError if another configuration's run, or another program's, lies there.
+
+    `more`: what decides numbers besides the options and the data set.
+    """
+    scale = scale_of(options)
+    folder = Path(mini_folder(options.save or options.hydra.run.dir, scale) or "")
+    _refuse_foreign(folder, options.log_path)
+    labels = {
+        "paper": paper,
+        "method": method,
+        "protocol": data.protocol,
+        "backbone": options.model_name,
+        "scale": scale,
+        "seed": options.seed,
+    }
+    weights = {} if options.model_name == MINI else {"model": file_md5(find_weights(options.model_name))}
+    decides = settings(options) | {"class_order": list(data.scenario.class_order), "weights": weights}
+    decides |= {"data": data.fingerprint} | (more or {})
+    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
+
+
+def _refuse_foreign(folder: Path, log_path: str) -> None:
+    """The originals leave config.yaml and metrics.json under the same names in the same folder."""
+    config = folder / "config.yaml"
+    if config.exists():
+        content = yaml.safe_load(config.read_text())
+        if not isinstance(content, dict) or "settings" not in content:
+            raise UserError(f"{config} was not written by this program. Choose another folder with save=...")
+    else:
+        present = [path for path in (folder / log_path, task_path(folder, 0)) if path.exists()]
+        if present:
+            raise UserError(f"{present[0]} is there, but no run recorded it. Choose another folder with save=...")
+
+
+def save_checkpoint(run: Run, task_id: int, state_dict: dict[str, Tensor]) -> None:
+    """Write the weights after a task, marked as those of a class-incremental run."""
+    content = {"state_dict": state_dict, "protocol": run.labels["protocol"]}
+    save_tensors(task_path(run.folder, task_id), content)
+
+
+def load_checkpoint(run: Run, task_id: int) -> dict[str, Tensor]:
+    """State dict that `save_checkpoint` wrote; UserError if the file is damaged or missing."""
+    return load_tensors(task_path(run.folder, task_id))["state_dict"]
+
+
+# Records
+
+
+def tested_steps(run: Run) -> list[CILStep]:
+    """What the tasks finished so far were tested with."""
+    return load_steps(run.path(PREDICTIONS))
+
+
+def record_task(
+    run: Run, data: IncrementalData, steps: Sequence[CILStep], seconds: float, log_path: str = "metrics.json"
+) -> None:
+    """Record the accuracies after the latest task; the predictions, kept last, make it count as tested.
+
+    Lines: `accuracy` of the data set, all test images of the classes seen together, and `task_accuracy` of each task.
+    """
+    learned, tasks = len(steps), len(data.scenario.tasks)
+    summary, cells = cil_summary(steps), task_accuracies(steps)[-1]
+    about = {"after_task": learned, "seconds": seconds}
+    lines = [about | {"dataset": data.dataset, "metric": "accuracy", "value": float(summary.acc[-1])}]
+    lines += [
+        about | {"dataset": f"task {task}", "metric": "task_accuracy", "value": float(cell)}
+        for task, cell in enumerate(cells)
+    ]
+    run.record(lines)
+    write_metrics(run.path(log_path), steps, finished=learned == tasks)
+    save_steps(run.path(PREDICTIONS), steps)
+    print(
+        f"task {learned - 1} ({learned} of {tasks}): accuracy {summary.acc[-1]:.2f} among "
+        f"{data.scenario.seen(learned - 1)} classes, mean so far {summary.avg:.2f}",
+        flush=True,
+    )
+
+
+def finish_run(run: Run, data: IncrementalData, steps: Sequence[CILStep], trainable_parameters: int) -> None:
+    """Avg and Last, the number of trained parameters, accuracy.csv and accuracy.png of all tasks after each."""
+    summary, cells = cil_summary(steps), task_accuracies(steps).tolist()
+    about = {"dataset": data.dataset, "after_task": len(steps), "seconds": None}
+    values = {"avg": summary.avg, "last": summary.last, "trainable_parameters": trainable_parameters}
+    run.record([about | {"metric": name, "value": value} for name, value in values.items()])
+    names = [f"task {task}" for task in range(len(steps))]
+    method, where = run.labels["method"], " on the miniature" if run.labels["scale"] == "mini" else ""
+    write_matrix(run.path("accuracy.csv"), cells, names, names)
+    heat_map(run.path("accuracy.png"), cells, names, names, f"{method}, {run.labels['protocol']}{where}")
+    print(f"\n{method}, {run.labels['protocol']}{where}: Avg {summary.avg:.2f}, Last {summary.last:.2f}")
+    print(f"Written: {run.path('record.jsonl')}, metrics.json, accuracy.csv, accuracy.png")
+    run.finish()
