@@ -86,9 +86,9 @@ def load(name: str, folder: str, n_px: int, clip_norm: bool, verify: bool) -> Im
     """The data set under its transforms, with the class names that the original lists. Raises UserError."""
     both = transforms(name, n_px, clip_norm)
     if name == MINI:
-        from common.mini import incremental
+        from common.datasets.miniature import load_domain
 
-        return incremental(*both)
+        return load_domain("Characters", *both)
     known, root = place(name, folder)
     data = datasets.load(known, root, *both, verify=verify)
     data.classnames = listed_names(known, data.classnames)

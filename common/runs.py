@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_alone, write_text
+from common.mini import UNRECORDED
 from common.processes import is_main_process
 from common.tensorboard import Watcher
 from common.training import precision
@@ -186,6 +187,8 @@ class Run:
         path = self.path("config.yaml")
         if path.exists():
             known, settings = _flat(yaml.safe_load(path.read_text())["settings"]), _flat(settings)
+            # versions before recorded no checksum of the miniature's weights; their runs go on
+            known |= {key: value for key, value in settings.items() if known.get(key) is None and value in UNRECORDED}
             differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
             if differing:
                 lines = "\n".join(f"  {key}: {known.get(key)!r} there, {settings.get(key)!r} now" for key in differing)

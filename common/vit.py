@@ -18,13 +18,16 @@ import torch
 from torch import Tensor
 
 from common.errors import UserError
+from common.mini import MINI, VIT_FILE
 from common.options import Parsed
 from common.runs import load_tensors
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-MINI = "mini"
+PACKAGED = {MINI: VIT_FILE}
+MINI_SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+SIZES = {MINI: MINI_SIZES}  # all others are ViT-B/16's
 DEFAULT_FOLDER = "pretrained"  # where VQ-Prompt looks for its weights
 TIMM_FILE = "model.safetensors"
 
@@ -102,7 +105,7 @@ PLAIN = Published((), "")  # a file of the user's own: timm's keys, a head is dr
 
 def available() -> list[str]:
     """The names that `load` takes besides a path."""
-    return [*PUBLISHED, MINI]
+    return [*PUBLISHED, *PACKAGED]
 
 
 def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> "VisionTransformer":
@@ -111,31 +114,25 @@ def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> "Visi
     folder: where `find_weights` looks. Raises UserError: unknown name, no such file, failed download, a broken file,
     one whose keys or shapes are not those of a ViT-B/16 (the message lists them).
     """
-    # not inside the blocks below: there, what these create when imported would be on the meta device
+    # not inside the block below: there, what it creates when imported would be on the meta device
     from timm import create_model
-    from timm.models.vision_transformer import VisionTransformer
 
-    if str(name_or_path) == MINI:
-        from common.mini import VIT_SIZES, vit_state_dict
-
-        with torch.device("meta"):
-            model = VisionTransformer(**VIT_SIZES)
-        return fill(model, vit_state_dict(), MINI)
+    sizes = SIZES.get(str(name_or_path), {})
     with torch.device("meta"):  # no initial values: they would be drawn, and thrown away
-        model = create_model("vit_base_patch16_224", pretrained=False, num_classes=0)
+        model = create_model("vit_base_patch16_224", pretrained=False, num_classes=0, **sizes)
     path = find_weights(name_or_path, folder)
     return fill(model, backbone_weights(path, PUBLISHED.get(str(name_or_path), PLAIN)), path)
 
 
 def find_weights(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Path:
-    """The file of a published name, or the path itself.
+    """The file of a published name, of mini, or the path itself.
 
     A published file is looked for in `folder` under the names in PUBLISHED, then fetched through huggingface_hub (kept
     in its cache) where timm has a copy there. Raises UserError when there is none, saying where to put which file.
     """
     name, folder = str(name_or_path), Path(folder).expanduser()
     if name not in PUBLISHED:
-        path = Path(name).expanduser()
+        path = PACKAGED.get(name) or Path(name).expanduser()
         if path.is_file():
             return path
         near = get_close_matches(name, available(), n=1)

@@ -87,9 +87,9 @@ def data_source(options: Options) -> tuple[str, str | Path, dict[str, object]]:
 def load_data(options: Options, size: int) -> ImageSet:
     name, root, reader = data_source(options)
     if root == vit.MINI:
-        from common.mini import incremental
+        from common.datasets.miniature import load_domain
 
-        return incremental(characters_train(size), vit_eval(size, size))
+        return load_domain("Characters", characters_train(size), vit_eval(size, size))
     shorter_side = size if name == "CIFAR100" else size * 256 // 224
     transforms = vit_train(size), vit_eval(size, shorter_side)
     return datasets.load(name, root, *transforms, verify=not options.no_verify, options=reader)

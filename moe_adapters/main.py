@@ -156,7 +156,7 @@ def load_extractor(options: Options, machine: Machine) -> nn.Module | None:
         require_files(*feature_files(options))  # which the run's settings name all the same
         return None
     if options.chooser_features == MINI:
-        from common.mini import chooser_features
+        from common.mini.weights import chooser_features
 
         return chooser_features().to(machine.device)
     return alexnet_features(*feature_files(options)).to(machine.device)

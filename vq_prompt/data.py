@@ -112,9 +112,9 @@ def load_data(options: Options, seed: int, train_transform: Transform, eval_tran
     Raises UserError as `datasets.load` does.
     """
     if options.dataroot == MINI:
-        from common.mini import incremental
+        from common.datasets.miniature import load_domain
 
-        data = incremental(train_transform, eval_transform)
+        data = load_domain("Characters", train_transform, eval_transform)
     else:
         name, root, reader = source(options)
         data = datasets.load(name, root, train_transform, eval_transform, not options.no_verify, options=reader)

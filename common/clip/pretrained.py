@@ -20,12 +20,14 @@ from torch import Tensor, nn
 
 from common.clip.model import CLIP, build_model, config_from_state_dict
 from common.errors import UserError
+from common.mini import CLIP_FILE, MINI
+from common.mini.weights import expanded
 
 # OpenAI's names (openai/CLIP clip/clip.py:L30-L40); open_clip knows URL and SHA-256 of each, "-" for "/"
 PUBLISHED = (
     "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
 )
-MINI = "mini"
+PACKAGED = {MINI: CLIP_FILE}
 DEFAULT_CACHE = "~/.cache/clip"
 
 # stored beside the weights in OpenAI's archives, but sizes, not weights
@@ -34,7 +36,7 @@ SIZE_KEYS = ("input_resolution", "context_length", "vocab_size")
 
 def available_models() -> list[str]:
     """The names that `load` takes besides a path."""
-    return [*PUBLISHED, MINI]
+    return [*PUBLISHED, *PACKAGED]
 
 
 def load(
@@ -53,15 +55,10 @@ def load(
 
     if precision not in ("fp32", "fp16"):
         raise ValueError(f'precision is "fp32" or "fp16", not {precision!r}')
-    if str(name_or_path) == MINI:
-        from common.mini import clip_state_dict
-
-        model = build_model(clip_state_dict())
-    else:
-        path = find_weights(name_or_path, cache_dir)
-        state_dict = load_state_dict(path)
-        check_keys(state_dict, path)
-        model = build_model(state_dict)
+    path = find_weights(name_or_path, cache_dir)
+    state_dict = load_state_dict(path)
+    check_keys(state_dict, path)
+    model = build_model(state_dict)
     if precision == "fp16":
         to_half(model)
     n_px = model.visual.input_resolution
@@ -69,14 +66,14 @@ def load(
 
 
 def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) -> Path:
-    """The file of a published name (downloaded to `cache_dir`, ~/.cache/clip, if need be) or of a path.
+    """The file of a published name (downloaded to `cache_dir`, ~/.cache/clip, if need be), of mini, or of a path.
 
     Raises UserError when it is neither, or when the download fails.
     """
     name = str(name_or_path)
     if name in PUBLISHED:
         return _download(name, Path(cache_dir or DEFAULT_CACHE).expanduser())
-    path = Path(name).expanduser()
+    path = PACKAGED.get(name) or Path(name).expanduser()
     if path.is_file():
         return path
     near = get_close_matches(name, available_models(), n=1)
@@ -125,7 +122,8 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The weights of a CLIP checkpoint under OpenAI's keys, on the CPU, in the file's own precision.
 
     Reads safetensors, TorchScript archives (as OpenAI publishes), plain state dicts and {"state_dict": ...};
-    takes off a prefix that all keys share (such as "module.") and drops the archives' three size entries.
+    takes off a prefix that all keys share (such as "module.") and drops the archives' three size entries. The
+    miniature's file, which holds a part of the token table, comes at full size in float32.
     Raises UserError when the file is missing, cut, or holds something else.
     """
     path = Path(path)
@@ -139,7 +137,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"checkpoint {path}: it holds no state dict. "
             "Expected a dictionary of tensors, or one under 'state_dict'"
         )
-    loaded = _without_prefix(loaded)
+    loaded = expanded(loaded) if "token_ids" in loaded else _without_prefix(loaded)
     return {key: value for key, value in loaded.items() if key not in SIZE_KEYS}
 
 

@@ -2,7 +2,8 @@
 
 from common.datasets.check import require
 from common.datasets.images import ImageSet
-from common.datasets.loading import canonical, load
+from common.datasets.layout import canonical
+from common.datasets.loading import load
 from common.datasets.reference import captioned_images, captions
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2
 

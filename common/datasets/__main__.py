@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.datasets.check import details, inspect, table
-from common.datasets.layout import PUBLISHED
-from common.datasets.loading import canonical
+from common.datasets.layout import PUBLISHED, canonical
 from common.errors import UserError, exit_cleanly
 from common.options import check_rules, option, read, unknown
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
-from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, how_to_get
-from common.datasets.loading import canonical, check_miniature, count_problem, missing_paths, read
+from common.datasets import miniature
+from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, canonical, how_to_get
+from common.datasets.loading import count_problem, missing_paths, read
 from common.datasets.reference import caption_file, captions
 from common.errors import UserError
+from common.mini import MINI
 
 WIDTH = 118
 
@@ -123,11 +125,9 @@ def require(
     options: as for `load`, for every set named. Raises one UserError that lists everything missing of all of them and
     how to get it.
     """
-    names = list(dict.fromkeys(canonical(name) for name in names))
-    if str(root) == "mini":
-        check_miniature(names)
-        return
-    root = Path(root).expanduser()
+    if str(root) == MINI:
+        return miniature.require(dict.fromkeys(names))
+    names, root = list(dict.fromkeys(canonical(name) for name in names)), Path(root).expanduser()
     statuses = [inspect(name, root, verify, imagenet100_lists, options) for name in names]
     bad = [status for status in statuses if status.found != "yes"]
     if bad:

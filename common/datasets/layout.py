@@ -1,6 +1,11 @@
 """Facts about the published data sets: where their files lie, how many images they have, how to get them."""
 
+import difflib
+from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from common.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -215,3 +220,15 @@ PUBLISHED = {
 def how_to_get(name: str, root: str) -> str:
     """The instruction for one data set with the data location filled in."""
     return PUBLISHED[name].how.format(root=root, name=name)
+
+
+def canonical(name: str, known: Collection[str] = tuple(PUBLISHED)) -> str:
+    """name itself if it is one of the known data sets, else UserError with the known names and the nearest one."""
+    if name in known:
+        return name
+    lower = defaultdict(list)
+    for other in known:
+        lower[other.lower()].append(other)  # TinyImagenet and TinyImageNet are two numberings of one set
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f" Did you mean {' or '.join(lower[near[0]])}?" if near else ""
+    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(known)}.")

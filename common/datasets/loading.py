@@ -1,14 +1,12 @@
 """One door to all data sets: a name, a folder and two transforms in, an ImageSet out."""
 
-import difflib
-from collections import defaultdict
-from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from common.datasets import cub200, domainnet, imagenet_incremental, imagenet_r, mtil, reference
+from common.datasets import cub200, domainnet, imagenet_incremental, imagenet_r, miniature, mtil, reference
 from common.datasets.images import ImageSet, Transform, fingerprint
-from common.datasets.layout import CAPTIONS, PUBLISHED, how_to_get
+from common.datasets.layout import CAPTIONS, PUBLISHED, canonical, how_to_get
 from common.errors import UserError
+from common.mini import MINI
 
 READERS = {
     "Aircraft": mtil.aircraft,
@@ -34,27 +32,6 @@ READERS = {
 }
 
 
-def canonical(name: str, known: Collection[str] = tuple(PUBLISHED)) -> str:
-    """name itself if it is one of the known data sets, else UserError with the known names and the nearest one."""
-    if name in known:
-        return name
-    lower = defaultdict(list)
-    for other in known:
-        lower[other.lower()].append(other)  # TinyImagenet and TinyImageNet are two numberings of one set
-    near = difflib.get_close_matches(name.lower(), lower, n=1)
-    hint = f" Did you mean {' or '.join(lower[near[0]])}?" if near else ""
-    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(known)}.")
-
-
-def check_miniature(names: Iterable[str]) -> None:
-    """Return if the miniature stands for every data set named, else UserError."""
-    from common.mini import STAND_INS  # the miniature needs this package, hence not at the top
-
-    absent = [name for name in names if name not in STAND_INS]
-    if absent:
-        raise UserError(f"the miniature has nothing for {', '.join(absent)}; it stands for {', '.join(STAND_INS)}.")
-
-
 def load(
     name: str,
     root: str | Path,
@@ -73,15 +50,12 @@ def load(
     options: of the set's own reader: `split` of ImageNetR, `lists` of DomainNet.
     Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
     """
-    name = canonical(name)
     if name == CAPTIONS:
         raise UserError(f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference.")
-    if str(root) == "mini":
-        from common.mini import load_domain
-
-        check_miniature([name])
-        return load_domain(name, train_transform, eval_transform)
-    root = Path(root).expanduser()
+    if str(root) == MINI:
+        miniature.require([name])
+        return miniature.load_domain(name, train_transform, eval_transform)
+    name, root = canonical(name), Path(root).expanduser()
     data = read(name, root, verify, imagenet100_lists, options)
     problem = count_problem(name, data) if verify else None
     if problem:

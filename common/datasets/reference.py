@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING
 
 from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTION_FILES, CAPTIONS, how_to_get
+from common.datasets.miniature import load_captioned
 from common.datasets.names import read_names
 from common.errors import UserError
+from common.mini import MINI
+from common.mini.domains import reference_captions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,9 +136,7 @@ def captions(root: str | Path) -> list[str]:
     _output.csv (title, filepath; header) holds only those whose image could still be fetched. Root "mini" stands for
     the miniature's sentences. Raises UserError if neither exists or if the file can not be parsed.
     """
-    if str(root) == "mini":
-        from common.mini import reference_captions  # the miniature needs this package, hence not at the top
-
+    if str(root) == MINI:
         return reference_captions()
     root = Path(root).expanduser()
     path = caption_file(root)
@@ -171,9 +172,7 @@ def captioned_images(root: str | Path, transform: Transform | None = None) -> Im
     relative to the CSV's folder. Root "mini" stands for the miniature's pairs. Raises UserError if the CSV, its
     column filepath or an image that it lists is not there; the published TSV has no images.
     """
-    if str(root) == "mini":
-        from common.mini import load_captioned
-
+    if str(root) == MINI:
         return load_captioned(transform)
     root = Path(root).expanduser()
     path = caption_file(root, (".csv",))

@@ -259,9 +259,9 @@ def load_incremental(
     templates. imagenet100_lists: see `common.datasets.load`. Raises UserError as `load` does.
     """
     if str(root) == "mini":
-        from common.mini import incremental  # the miniature needs this package, hence not at the top
+        from common.datasets.miniature import load_domain
 
-        return incremental(train_transform, eval_transform)
+        return load_domain("Characters", train_transform, eval_transform)
     known, place = _find(name, root)
     data = load(known, place, train_transform, eval_transform, verify, imagenet100_lists=imagenet100_lists)
     entry = PROTOCOL_SETS.get(name.lower())

@@ -3,27 +3,19 @@
 All are rendered from seeds when first asked for (seconds), then kept in memory.
 """
 
-import hashlib
 import zlib
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common.mini.concepts import CONCEPTS
 from common.mini.styles import TASK_STYLES, finish_task, finish_web, task_scene, web_scene
 
-if TYPE_CHECKING:
-    from common.datasets.images import ImageSet
-
 FOLDER = Path(__file__).parent
 INCREMENTAL = "Characters"
 DOMAINS = tuple(name for name in CONCEPTS if name != INCREMENTAL)  # alphabetical, as MTIL order I
 REFERENCE = "TinyImagenet"
-IMAGENET, CAPTIONS = "ImageNet", "ConceptualCaptions"  # what the reference pool stands for, too
-STAND_INS = (*DOMAINS, REFERENCE, IMAGENET, CAPTIONS)
 CAPTIONS_A_CLASS = 4
 SPLITS = {  # images a class: train, test
     "Aircraft": (40, 12), "Caltech101": (40, 14), "CIFAR100": (30, 8), "DTD": (50, 18), "EuroSAT": (90, 30),
@@ -46,15 +38,13 @@ def _lines(folder: str, name: str) -> list[str]:
 
 def classnames(name: str) -> list[str]:
     """Class names of a domain; of the reference pool those of all eleven domains, in their order."""
-    if name in (REFERENCE, IMAGENET):
+    if name == REFERENCE:
         return [line for domain in DOMAINS for line in _lines("names", domain)]
     return _lines("names", name)
 
 
 def templates(name: str) -> list[str]:
     """Prompts of a domain, the first for training; "web" gives the captions' wordings."""
-    if name == IMAGENET:
-        return ["a photo of a {}.", *_lines("templates", "web")]
     return _lines("templates", "web" if name == REFERENCE else name)
 
 
@@ -137,56 +127,9 @@ def reference_captions() -> list[str]:
         for label in classnames(domain):
             picks = rng.permutation(len(wordings))[:CAPTIONS_A_CLASS]
             captions += [wordings[pick].replace("{}", label) for pick in picks]
-    return [captions[k] for k in _caption_order()]
+    return [captions[k] for k in caption_order()]
 
 
-def _caption_order() -> np.ndarray:
+def caption_order() -> np.ndarray:
+    """The place (1024,) of each of `reference_captions` when they stand class after class."""
     return seeded("reference captions order").permutation(len(classnames(REFERENCE)) * CAPTIONS_A_CLASS)
-
-
-def load_captioned(transform: Callable | None = None) -> "ImageSet":
-    """An image of the reference pool for each of its captions: train yields (image, row), classnames are the captions.
-
-    The template is the caption itself.
-    """
-    from common.datasets.images import ImageArrays, ImageSet
-
-    pictures, labels = images(REFERENCE, "train")
-    by_class = np.argsort(labels, kind="stable").reshape(len(classnames(REFERENCE)), -1)
-    rows = by_class[:, :CAPTIONS_A_CLASS].reshape(-1)[_caption_order()]
-    return ImageSet(
-        name=CAPTIONS, train=ImageArrays(pictures[rows], range(len(rows)), transform), test=None,
-        classnames=reference_captions(), templates=["{}"],
-        fingerprint={"train": len(rows), "test": 0, "md5": hashlib.md5(pictures[rows].tobytes()).hexdigest(),
-                     "notes": ["mini: rendered, md5 over pixels"]},
-    )
-
-
-def load_domain(
-    name: str, train_transform: Callable | None = None, eval_transform: Callable | None = None
-) -> "ImageSet":
-    """One of the eleven domains, or the reference pool: "TinyImagenet", and with prompts "ImageNet".
-
-    Items are (image, label): the transform's output or an RGB PIL image of 32 x 32, and an int. KeyError on
-    other names (common.datasets.canonical has refused them before).
-    """
-    from common.datasets.images import ImageArrays, ImageSet  # here: common.datasets imports this module
-
-    parts = {split: images(REFERENCE if name == IMAGENET else name, split) for split in ("train", "test")}
-    digest = hashlib.md5()
-    for pictures, labels in parts.values():
-        digest.update(pictures.tobytes() + labels.astype("<i8").tobytes())
-    transforms = {"train": train_transform, "test": eval_transform}
-    train, test = (ImageArrays(*parts[split], transforms[split]) for split in ("train", "test"))
-    return ImageSet(
-        name=name, train=train, test=test, classnames=classnames(name), templates=templates(name),
-        fingerprint={"train": len(train), "test": len(test), "md5": digest.hexdigest(),
-                     "notes": ["mini: rendered, md5 over pixels and labels"]},
-    )
-
-
-def incremental(
-    train_transform: Callable | None = None, eval_transform: Callable | None = None
-) -> "ImageSet":
-    """The class-incremental miniature: 40 written characters on a blackboard, ten tasks of four."""
-    return load_domain(INCREMENTAL, train_transform, eval_transform)

@@ -15,21 +15,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from common.clip.model import CLIP, CLIPConfig, build_model
+from common.clip.pretrained import load_state_dict
 from common.clip.tokenizer import tokenize
-from common.datasets.transforms import CLIP_MEAN, CLIP_STD
+from common.datasets.transforms import clip_normalise
 from common.errors import exit_cleanly
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
+from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import (
     DOMAINS, INCREMENTAL, captioned_pool, classnames, draw, images, seeded, templates, web_pool,
 )
-from common.mini.weights import CLIP_FILE, VIT_FILE, VIT_SIZES, clip_state_dict, store_clip, store_vit
 from common.options import LARGEST_SEED, option, read
 from common.runs import atomic_write
+from common.vit import MINI_SIZES
 
 DEFAULT_STEPS = {"clip": 2400, "vit": 1500}
 BATCH, WARM_UP = 256, 100
@@ -37,8 +40,13 @@ BATCH, WARM_UP = 256, 100
 
 def normalised(pictures: np.ndarray) -> Tensor:
     """uint8 (N, 32, 32, 3) -> float32 (N, 3, 32, 32) with CLIP's mean and deviation."""
-    values = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    return (values - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
+    return clip_normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
+
+
+def store(path: Path, state_dict: dict[str, Tensor], **more: Tensor) -> None:
+    """Save weights in half precision, and `more` as it is."""
+    stored = {key: value.half().contiguous() for key, value in state_dict.items()}
+    atomic_write(path, lambda file: file.write(save(stored | more)))
 
 
 def optimise(model: nn.Module, loss_of: Callable[[np.ndarray], Tensor], size: int, steps: int, seed: int,
@@ -99,8 +107,8 @@ def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
     log.append(f"{len(pictures)} images, {len(distinct)} captions, {len(ids)} tokens, "
                f"{size} parameters besides the token table")
     optimise(model, contrastive, len(pictures), steps, seed, 1e-3, log)
-    store_clip(model.state_dict(), ids, out)
-    model = build_model(clip_state_dict(out))
+    store(out, model.state_dict(), token_ids=ids.int())  # the token table has one row for each of them
+    model = build_model(load_state_dict(out))
     log.append(f"learnt exp(logit_scale) {model.logit_scale.exp().item():.2f}")
     scores = []
     for name in (*DOMAINS, INCREMENTAL):
@@ -127,7 +135,7 @@ def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
         first += len(classnames(name))
     pool, target = np.concatenate(pictures), torch.from_numpy(np.concatenate(labels))
     torch.manual_seed(seed)
-    model = VisionTransformer(**{**VIT_SIZES, "num_classes": first})
+    model = VisionTransformer(**{**MINI_SIZES, "num_classes": first})
     size = sum(p.numel() for p in model.parameters())
     log.append(f"{len(pool)} images, {first} classes, {size} parameters")
 
@@ -135,7 +143,7 @@ def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
         return F.cross_entropy(model(normalised(pool[batch])), target[batch], label_smoothing=0.1)
 
     optimise(model, classification, len(pool), steps, seed, 1e-3, log)
-    store_vit({key: value for key, value in model.state_dict().items() if not key.startswith("head.")}, out)
+    store(out, {key: value for key, value in model.state_dict().items() if not key.startswith("head.")})
     first, model = 0, model.eval()
     for name in DOMAINS:
         pictures, truth = held_out(name)

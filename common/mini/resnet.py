@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from common.clip.model import CLIP, CLIPConfig, build_model
-from common.datasets.transforms import CLIP_MEAN, CLIP_STD
+from common.clip.pretrained import load_state_dict
+from common.datasets.transforms import clip_normalise
+from common.mini import CLIP_FILE
 from common.mini.domains import INCREMENTAL, classnames, draw, seeded
-from common.mini.weights import clip_state_dict
 
 SEED, RESOLUTION, STAGES, WIDTH = 0, 32, (1, 1, 1, 1), 32
 IMAGES, NORM_IMAGES, AT_ONCE = 4000, 512, 250
@@ -20,7 +21,7 @@ RIDGE = 1e-3  # of the mean squared feature
 @torch.no_grad()
 def resnet_clip() -> CLIP:
     """A CLIP with a ResNet tower of 32 pixels in float32, the same at each call; torch's generator is left alone."""
-    teacher = build_model(clip_state_dict())
+    teacher = build_model(load_state_dict(CLIP_FILE))
     sizes = teacher.config
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -39,8 +40,7 @@ def normalised_images() -> Tensor:
     """Characters in the web's style as CLIP sees them, (N, 3, 32, 32)."""
     rng = seeded("mini resnet")
     pictures = draw(INCREMENTAL, rng.integers(len(classnames(INCREMENTAL)), size=IMAGES), "web", rng)
-    pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    return (pixels - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]
+    return clip_normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
 
 
 def settle_norms(visual: nn.Module, images: Tensor) -> None:

@@ -1,53 +1,22 @@
-"""The miniature's weights: how they are stored, and the three models made of them."""
-
-from pathlib import Path
+"""The miniature's token table, which is stored in part, and the features of its DDAS."""
 
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from common.runs import atomic_write
-
-FOLDER = Path(__file__).parent
-CLIP_FILE, VIT_FILE = FOLDER / "clip.safetensors", FOLDER / "vit.safetensors"
 VOCABULARY = 49408
-VIT_SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "num_classes": 0}
 CHOOSER_SEED = 0
 
 
-def token_table(ids: Tensor, rows: Tensor) -> Tensor:
-    """The token table (49408, W) float32: `rows` at `ids`, CLIP's random initial values for unseen tokens."""
-    generator = torch.Generator().manual_seed(0)
+def expanded(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a CLIP whose file holds the rows of `token_ids` alone: float32, the token table at full size.
+
+    Tokens without a row have random values as CLIP's initial ones.
+    """
+    state_dict = {key: value.float() for key, value in stored.items() if key != "token_ids"}
+    rows, generator = state_dict["token_embedding.weight"], torch.Generator().manual_seed(0)
     table = 0.02 * torch.randn(VOCABULARY, rows.shape[1], generator=generator)
-    table[ids.long()] = rows.float()
-    return table
-
-
-def store_clip(state_dict: dict[str, Tensor], ids: Tensor, path: Path) -> None:
-    """Save a CLIP whose token table has one row for each of `ids`, in half precision."""
-    stored = {key: value.half().contiguous() for key, value in state_dict.items()}
-    stored["token_ids"] = ids.int()
-    atomic_write(path, lambda file: file.write(save(stored)))
-
-
-def store_vit(state_dict: dict[str, Tensor], path: Path) -> None:
-    """Save a ViT in half precision."""
-    stored = {key: value.half().contiguous() for key, value in state_dict.items()}
-    atomic_write(path, lambda file: file.write(save(stored)))
-
-
-def clip_state_dict(path: Path = CLIP_FILE) -> dict[str, Tensor]:
-    """The miniature CLIP under OpenAI's keys, float32, the token table at full size."""
-    stored = load_file(path)
-    ids = stored.pop("token_ids")
-    state_dict = {key: value.float() for key, value in stored.items()}
-    state_dict["token_embedding.weight"] = token_table(ids, state_dict["token_embedding.weight"])
-    return state_dict
-
-
-def vit_state_dict(path: Path = VIT_FILE) -> dict[str, Tensor]:
-    """The miniature ViT under timm's VisionTransformer keys (sizes: VIT_SIZES), float32, without a head."""
-    return {key: value.float() for key, value in load_file(path).items()}
+    table[stored["token_ids"].long()] = rows
+    return state_dict | {"token_embedding.weight": table}
 
 
 def chooser_features() -> nn.Module:

@@ -20,7 +20,7 @@ from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.datasets.transforms import clip_normalise
 from common.evaluation.zero_shot import class_vectors, image_features
-from common.mini import chooser_features
+from common.mini.weights import chooser_features
 from moe_adapters import adapters
 from moe_adapters.adapters import insert_adapters, is_adapter_key, use_router
 from moe_adapters.ddas import (

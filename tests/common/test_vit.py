@@ -13,7 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from common import vit
 from common.errors import UserError
-from common.mini import VIT_SIZES, vit_state_dict
+from common.mini import VIT_FILE
 from common.options import Parsed
 
 HEADS = {"head.weight": (21843, 768), "head.bias": (21843,)}
@@ -127,8 +127,8 @@ def test_a_path_takes_the_place_of_a_name(shapes, tmp_path):
 
 def test_miniature():
     model = vit.load("mini")
-    expected = VisionTransformer(**VIT_SIZES)
-    expected.load_state_dict(vit_state_dict())
+    expected = VisionTransformer(**vit.MINI_SIZES, num_classes=0)
+    expected.load_state_dict(vit.backbone_weights(VIT_FILE, vit.PLAIN))
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(model(images), expected.eval()(images))

@@ -14,6 +14,7 @@ from torch import nn
 from common.clip import build_model, load
 from common.clip.model import CLIP, LayerNorm
 from common.clip.pretrained import SIZE_KEYS, available_models, find_weights, load_state_dict
+from common.mini import CLIP_FILE
 from common.clip.tokenizer import tokenize
 from common.errors import UserError
 from tests.clip_archive import save_archive
@@ -320,10 +321,8 @@ def test_default_cache_is_openais(tmp_path, monkeypatch):
 
 
 def test_the_miniature():
-    from common.mini import clip_state_dict
-
     model, train, evaluate = load("mini")
-    assert_same(model.state_dict(), clip_state_dict())
+    assert_same(model.state_dict(), load_state_dict(CLIP_FILE))
     picture = Image.new("RGB", (40, 50))
     for transform in (train, evaluate):
         assert model.encode_image(transform(picture)[None]).isfinite().all()

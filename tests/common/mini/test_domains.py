@@ -12,8 +12,10 @@ from PIL import Image
 from common.datasets import captioned_images, captions, load, require
 from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
-from common.mini import DOMAINS, REFERENCE, incremental, load_domain
-from common.mini.domains import INCREMENTAL, MISNAMING, SPLITS, WEB, classnames, images, templates, web_pool
+from common.datasets.miniature import load_domain
+from common.mini.domains import (
+    DOMAINS, INCREMENTAL, MISNAMING, REFERENCE, SPLITS, WEB, classnames, images, templates, web_pool,
+)
 
 ALL = (*DOMAINS, INCREMENTAL, REFERENCE)
 ORDER_1 = ("Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT", "Flowers", "Food", "MNIST", "OxfordPet",
@@ -52,7 +54,7 @@ def test_web_pool_is_pinned():
 
 
 def test_another_process_renders_the_same():
-    code = "from common.mini import load_domain; print(load_domain('SUN397').fingerprint['md5'])"
+    code = "from common.datasets.miniature import load_domain; print(load_domain('SUN397').fingerprint['md5'])"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == load_domain("SUN397").fingerprint["md5"]
 
@@ -142,7 +144,7 @@ def test_require_accepts_what_the_miniature_stands_for():
 
 
 def test_incremental_set_splits_into_ten_equal_tasks():
-    data = incremental()
+    data = load_domain(INCREMENTAL)
     assert len(data.classnames) >= 40 and len(data.classnames) % 10 == 0
     assert not set(data.classnames) & {label for name in DOMAINS for label in classnames(name)}
 

@@ -9,12 +9,15 @@ from timm.models.vision_transformer import VisionTransformer
 
 import common.mini
 from common.clip.model import build_model
+from common.clip.pretrained import load_state_dict
 from common.clip.tokenizer import tokenize
+from common.datasets.miniature import load_domain
 from common.datasets.transforms import clip_eval
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
-from common.mini import (
-    DOMAINS, VIT_SIZES, chooser_features, clip_state_dict, incremental, load_domain, vit_state_dict,
-)
+from common.mini import CLIP_FILE, VIT_FILE
+from common.mini.domains import DOMAINS, INCREMENTAL
+from common.mini.weights import chooser_features
+from common.vit import MINI_SIZES, PLAIN, backbone_weights
 
 FOLDER = Path(common.mini.__file__).parent
 SCORE = re.compile(r"zero-shot (\w+): web ([\d.]+) train ([\d.]+) test ([\d.]+)")
@@ -26,7 +29,7 @@ def logged(model: str) -> str:
 
 @pytest.fixture(scope="module")
 def clip():
-    return build_model(clip_state_dict())
+    return build_model(load_state_dict(CLIP_FILE))
 
 
 @torch.no_grad()
@@ -43,7 +46,7 @@ def test_zero_shot_accuracies_are_those_of_the_log(clip):
     assert set(scores) == {*DOMAINS, "Characters"}
     for name in DOMAINS:
         assert score(clip, load_domain(name, None, clip_eval(32))) == pytest.approx(scores[name], abs=0.5)
-    assert score(clip, incremental(None, clip_eval(32))) == pytest.approx(scores["Characters"], abs=0.5)
+    assert score(clip, load_domain(INCREMENTAL, None, clip_eval(32))) == pytest.approx(scores["Characters"], abs=0.5)
 
 
 def test_zero_shot_accuracies_spread_as_real_ones_do():
@@ -61,14 +64,14 @@ def test_clip_has_between_half_and_three_million_parameters_besides_the_token_ta
 def test_unseen_tokens_have_initial_values_and_not_zeros(clip):
     rows = clip.token_embedding.weight[tokenize("wombats gossip")[0, 1:3]]
     assert rows.std().item() == pytest.approx(0.02, rel=0.3)
-    assert torch.equal(clip_state_dict()["token_embedding.weight"], clip.token_embedding.weight)
+    assert torch.equal(load_state_dict(CLIP_FILE)["token_embedding.weight"], clip.token_embedding.weight)
 
 
 def test_vit_loads_into_timm():
-    model = VisionTransformer(**VIT_SIZES)
-    model.load_state_dict(vit_state_dict(), strict=True)
+    model = VisionTransformer(**MINI_SIZES, num_classes=0)
+    model.load_state_dict(backbone_weights(VIT_FILE, PLAIN), strict=True)
     features = model.eval()(torch.randn(2, 3, 32, 32))
-    assert features.shape == (2, VIT_SIZES["embed_dim"]) and features.isfinite().all()
+    assert features.shape == (2, MINI_SIZES["embed_dim"]) and features.isfinite().all()
 
 
 def test_chooser_features_are_fixed_and_leave_the_global_generator_alone():

@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from common.evaluation.metrics import task_matrix_metrics
-from common.mini import clip_state_dict
+from common.clip.pretrained import load_state_dict
+from common.mini import CLIP_FILE
 from tests.clip_archive import save_archive
 from tests.fake_data import write
 from tests.vq_prompt.it_prompt.world import command, lines, run, values
@@ -27,7 +28,7 @@ TIMES = ("train_seconds", "peak_memory_mib", "seconds_per_batch")  # measured, n
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("it_prompt")
     write(root / "data", ["CIFAR100", "ImageNetR", "TinyImageNet"])
-    save_archive(clip_state_dict(), root / "clip.pt")
+    save_archive(load_state_dict(CLIP_FILE), root / "clip.pt")
     return root
 
 
@@ -134,7 +135,7 @@ def test_the_same_command_again_looks_at_no_image(world, whole, monkeypatch):
 
 
 def test_another_clip_in_the_same_folder_is_refused(world, whole, tmp_path, capsys):
-    other = clip_state_dict()
+    other = load_state_dict(CLIP_FILE)
     other["visual.proj"] = other["visual.proj"] + 1
     save_archive(other, tmp_path / "other.pt")
     with pytest.raises(SystemExit):
