@@ -11,19 +11,20 @@ from typing import Any
 import torch
 
 from alta.buffer import Buffer
-from alta.data import CHARACTERS, DATASETS, MINI, MINI_RESNET, load, load_clip, require
+from alta.data import SOURCES, load, load_clip, require, weights_of
 from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, features_of, forgetting
 from alta.heads import METHODS, Head, PromptOptions
 from alta.options import CONFIGS, Options, data_folder, parse, replays
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, ModifiedResNet
-from common.clip.pretrained import find_weights
 from common.datasets.images import ImageSet
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
 from common.incremental.scenario import Scenario, require_images, task_subset
+from common.incremental.sets import find
 from common.incremental.tasks import stream_seed, task_path, unfinished_tasks
 from common.machine import Machine, choose_machine
+from common.mini import MINI, ON_SCALE, scale_of
 from common.options import read_file, settings
 from common.protocols import Protocol
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options, num_workers=options.dataset.num_workers)
     name, folder = options.dataset.name, data_folder(options)
-    all_checked([lambda: require(name, folder, not options.no_verify), lambda: weights_of(options)])
+    all_checked([lambda: require(name, folder, not options.no_verify), lambda: weights_of(options.visual, options.clip_weights)])
     seed_everything(options.seed)  # the adapter's initial weights
     learned = build(options, machine)
     run = open_run(options, machine, learned)
@@ -68,12 +69,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 # What a run is made of
-
-
-def weights_of(options: Options) -> Path | None:
-    """The file of CLIP's weights, None for the miniature's. Raises UserError if it can not be had."""
-    weights, visual = options.clip_weights, options.visual
-    return find_weights(weights or visual) if weights or visual not in (MINI, MINI_RESNET) else None
 
 
 def precision_of(options: Options, device: torch.device) -> str:
@@ -121,21 +116,20 @@ def check_tower(clip: CLIP, options: Options) -> None:
             "pixels. Leave the key out, or give that number."
         )
     is_resnet = isinstance(clip.visual, ModifiedResNet)
-    if options.clip_weights and is_resnet != (options.visual.startswith("RN") or options.visual == MINI_RESNET):
+    if options.clip_weights and is_resnet != (options.visual.startswith("RN") or options.visual in SOURCES):
         holds = "ResNet" if is_resnet else "ViT"
         told = f"--visual {options.visual}, but {options.clip_weights} holds a {holds}."
         raise UserError(f"{told} Name the tower that it holds.")
 
 
 def data_label(options: Options) -> str:
-    name = options.dataset.name
-    return CHARACTERS if name == MINI else DATASETS[name].label
+    return find(options.dataset.name, data_folder(options)).label
 
 
 def usual(options: Options, name: str) -> Any:
     """The value of a flag that no name speaks of: the default, or the miniature's."""
-    own = read_file(CONFIGS / "mini.yaml") if options.scale == MINI else {}
-    return own.get(name, getattr(Options, name))
+    preset = {MINI: read_file(CONFIGS / "mini.yaml")}.get(options.scale, {})
+    return preset.get(name, getattr(Options, name))
 
 
 def protocols(options: Options) -> dict[str, str]:
@@ -169,15 +163,15 @@ def run_folder(options: Options) -> str:
 
 
 def open_run(options: Options, machine: Machine, learned: Learned) -> Run:
-    scale = MINI if MINI in (options.scale, options.dataset.name, options.visual.split("-")[0]) else "paper"
+    scale = scale_of(options.scale, options.dataset.name, options.visual)
     labels = {
         "paper": "alta", "method": method_label(options), "protocol": protocols(options)["class-il"],
         "backbone": options.visual, "scale": scale, "seed": options.seed,
     }  # fmt: skip
-    weights, device = weights_of(options), machine.device
+    device = machine.device
     decides = settings(options) | {"buffer_size": options.buffer_size if learned.buffer is not None else None}
     decides |= {"precision": precision_of(options, device), "encoding": encoding_of(options, device)}
-    decides |= {"weights": weights and file_md5(weights), "data": learned.data.fingerprint}
+    decides |= {"weights": file_md5(weights_of(options.visual, options.clip_weights)), "data": learned.data.fingerprint}
     folder = mini_folder(run_folder(options), scale)
     return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
 
@@ -305,7 +299,7 @@ def finish(run: Run, options: Options, machine: Machine, learned: Learned) -> No
     tasks, names = len(learned.tasks.tasks), protocols(options)
     trained = sum(parameter.numel() for parameter in learned.head.trained().values())
     about = {"dataset": data_label(options), "after_task": tasks, "seconds": None}
-    where = " on the miniature" if run.labels["scale"] == MINI else ""
+    where = ON_SCALE[run.labels["scale"]]
     for setting, protocol in names.items():
         found = {line["after_task"]: line["value"] for line in run.find(protocol=protocol, metric="accuracy")}
         curve = [found[after] for after in range(1, tasks + 1)]

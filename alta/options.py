@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alta.data import DATASETS, MINI, MINI_CLASSES, MINI_RESNET
+from alta.data import LOOKS
 from alta.heads import ENCODINGS, METHODS
 from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
+from common.incremental.sets import CHARACTERS, find
 from common.machine import RunOptions
+from common.mini import MINI, MINI_RESNET
 from common.options import SEED, SHARE, check_rules, named_file, option, read, read_file, scale_option
 from common.training.precision import PRECISIONS
 
@@ -24,7 +26,7 @@ def miniature(options: Any) -> dict[str, Any]:
     if options.dataset.get("n_tasks") == 1:
         if options.joint_task_classes:
             content["joint_task_classes"] = content["dataset"]["n_classes_per_task"]
-        content["dataset"] |= {"n_tasks": 1, "n_classes_per_task": MINI_CLASSES}
+        content["dataset"] |= {"n_tasks": 1, "n_classes_per_task": CHARACTERS.classes}
     return content
 
 
@@ -37,7 +39,7 @@ def whole_words(text: str) -> str | None:
 
 @dataclass(frozen=True)
 class DataSection:
-    name: str = option(help="data set", group="section dataset of the configuration", choices=(*DATASETS, MINI))
+    name: str = option(help="data set", group="section dataset of the configuration", choices=tuple(LOOKS))
     num_workers: int = option(help="loader processes, at most one a core", at_least=0, decides=False)
     n_classes_per_task: int = option(help="classes of a task", at_least=1)
     n_tasks: int = option(help="tasks, which make up all classes", at_least=1)
@@ -164,10 +166,9 @@ def replays(options: Options) -> bool:
 
 
 def data_folder(options: Options) -> str:
-    """What the data set's own flag says; nothing for the miniature's."""
-    data = DATASETS.get(options.dataset.name)
-    return getattr(options, data.flag) if data else ""
+    """What the data set's own flag says; the miniature, which has none, is a location itself."""
+    return getattr(options, LOOKS[options.dataset.name].flag, MINI)
 
 
 def classes_of(options: Options) -> int:
-    return MINI_CLASSES if options.dataset.name == MINI else DATASETS[options.dataset.name].classes
+    return find(options.dataset.name, data_folder(options)).classes

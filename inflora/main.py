@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from common import datasets, vit
 from common.datasets.images import ImageSet
-from common.datasets.transforms import characters_train, vit_eval, vit_train
-from common.errors import UserError, exit_cleanly
+from common.errors import all_checked, exit_cleanly
 from common.evaluation.metrics import over_repeats
 from common.incremental.scenario import Scenario, protocol, seen_subset, task_subset
+from common.incremental.sets import find, vit_transforms
 from common.incremental.tasks import stream_seed, task_path, unfinished_tasks
 from common.machine import Machine, choose_machine
+from common.mini import scale_of
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
@@ -34,10 +35,8 @@ from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from inflora.gpm import Memory, threshold
 from inflora.lora import Network
 from inflora.methods import METHODS, logit_norm, training_options
-from inflora.options import DATASETS, Options, log_folder, parse, scenario
+from inflora.options import Options, log_folder, parse, scenario
 from inflora.training import design_branch, remember_task, train_task
-
-NAMES = {"cifar100": "CIFAR100", "ImageNet_R": "ImageNet_R", "domainnet": "DomainNet"}  # in records, as published
 
 
 @exit_cleanly
@@ -54,55 +53,32 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_inputs(options: Options) -> None:
     """Look for the data and the weights; one message lists all that is missing."""
-    problems = []
-    name, root, reader = data_source(options)
-    for check in (
-        lambda: None if root == "mini" else datasets.require([name], root, not options.no_verify, options=reader),
-        lambda: None if options.backbone == vit.MINI else vit.find_weights(options.backbone, options.weights),
-    ):
-        try:
-            check()
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("\n".join(problems))
+    data, verify = find(options.dataset, options.data_path), not options.no_verify
+    all_checked([
+        lambda: datasets.require([data.reader], data.root, verify, options=reader_options(options)),
+        lambda: vit.find_weights(options.backbone, options.weights),
+    ])  # fmt: skip
 
 
-def data_source(options: Options) -> tuple[str, str | Path, dict[str, object]]:
-    """The set's name, the folder its own folder lies in, and its reader's options. data_path is the original's.
-
-    For ImageNet-R and DomainNet it names the set's own folder (data/imagenet-r, data/domainnet).
-    """
-    name, _ = DATASETS[options.dataset]
-    root = options.data_path if options.data_path == "mini" else Path(options.data_path).expanduser()
-    if name == "CIFAR100" or root == "mini":
-        return name, root, {}
-    own = {"ImageNetR": "imagenet-r", "DomainNet": "domainnet"}[name]
-    root = root.parent if root.name == own else root
-    if name == "ImageNetR":
-        return name, root, {"split": options.seed[0] if options.split == "upstream" else options.split}
-    return name, root, {"lists": None if options.split.isdecimal() else options.split}
+def reader_options(options: Options) -> dict[str, object]:
+    """What --split means to the reader of the data set."""
+    split = options.split
+    by_reader = {
+        "ImageNetR": {"split": options.seed[0] if split == "upstream" else split},
+        "DomainNet": {"lists": None if split.isdecimal() else split},
+    }
+    return by_reader.get(find(options.dataset, options.data_path).reader, {})
 
 
 def load_data(options: Options, size: int) -> ImageSet:
-    name, root, reader = data_source(options)
-    if root == vit.MINI:
-        from common.datasets.miniature import load_domain
-
-        return load_domain("Characters", characters_train(size), vit_eval(size, size))
-    shorter_side = size if name == "CIFAR100" else size * 256 // 224
-    transforms = vit_train(size), vit_eval(size, shorter_side)
-    return datasets.load(name, root, *transforms, verify=not options.no_verify, options=reader)
+    data, verify = find(options.dataset, options.data_path), not options.no_verify
+    transforms = vit_transforms(data, size)
+    return datasets.load(data.reader, data.root, *transforms, verify, options=reader_options(options))
 
 
 def data_name(options: Options) -> str:
     """The data set as records name it."""
-    return "Characters" if options.data_path == vit.MINI else NAMES[options.dataset]
-
-
-def scale_of(options: Options) -> str:
-    """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
-    return "mini" if vit.MINI in (options.scale, options.data_path, options.backbone) else "paper"
+    return find(options.dataset, options.data_path).label
 
 
 # A run
@@ -150,7 +126,7 @@ def build_network(options: Options, machine: Machine, tasks: Scenario) -> Networ
 
 
 def open_run(options: Options, machine: Machine, seed: int, tasks: Scenario, data: ImageSet) -> Run:
-    scale = scale_of(options)
+    scale = scale_of(options.scale, options.data_path, options.backbone)
     labels = {
         "paper": "inflora",
         "method": METHODS[options.model_name].label,
@@ -159,9 +135,7 @@ def open_run(options: Options, machine: Machine, seed: int, tasks: Scenario, dat
         "scale": scale,
         "seed": seed,
     }
-    weights = {}
-    if options.backbone != vit.MINI:
-        weights = {"md5": file_md5(vit.find_weights(options.backbone, options.weights))}
+    weights = {"md5": file_md5(vit.find_weights(options.backbone, options.weights))}
     decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
     folder = Path(mini_folder(options.save, scale)) / log_folder(options) / str(seed)
     return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)

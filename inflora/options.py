@@ -9,14 +9,12 @@ import numpy as np
 
 from common import vit
 from common.incremental.scenario import Scenario
+from common.incremental.sets import find
 from common.machine import RunOptions
 from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file, option, read, scale_option
 from inflora.methods import METHODS
 
 CONFIGS = Path(__file__).parent / "configs"
-# key of the configurations: name in common.datasets, classes
-DATASETS = {"cifar100": ("CIFAR100", 100), "ImageNet_R": ("ImageNetR", 200), "domainnet": ("DomainNet", 345)}
-MINI_CLASSES = 40
 DEAD = "prefix memory_size memory_per_class fixed_memory embd_dim num_heads EPSILON init_lr_decay"
 
 
@@ -50,7 +48,7 @@ class Options(RunOptions, ignored(DEAD, "the code has no use for it")):
     backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys")
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the backbones' files", decides=False)
     seed: list[int] = option(help="one, or several: a run each", unique=True, decides=False, **SEED)
-    dataset: str = option(help="data set", group="protocol", choices=tuple(DATASETS))
+    dataset: str = option(help="data set", group="protocol", choices=("cifar100", "ImageNet_R", "domainnet"))
     data_path: str = option(help="folder of the data, or mini", decides=False)
     split: str = option("40", "ImageNet-R: a seed, upstream (the run's first), folders, or lists; DomainNet: lists",
         check=known_split)
@@ -110,7 +108,7 @@ def configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
 
 
 def classes(options: Options) -> int:
-    return MINI_CLASSES if options.data_path == "mini" else DATASETS[options.dataset][1]
+    return find(options.dataset, options.data_path).classes
 
 
 def scenario(options: Options, seed: int) -> Scenario:

@@ -14,11 +14,13 @@ from torch.utils.data import Dataset
 
 from common import clip, datasets
 from common.clip.model import CLIP
-from common.clip.pretrained import MINI, find_weights
+from common.clip.pretrained import find_weights
 from common.clip.tokenizer import training_prompts
 from common.datasets.few_shot import few_shot
 from common.errors import UserError, all_checked, exit_cleanly
 from common.machine import Machine, choose_machine
+from common.mini import MINI
+from common.mini.weights import chooser_features
 from common.mtil import of_task
 from common.options import settings
 from common.runs import Run, file_md5, save_tensors, write_text
@@ -37,6 +39,8 @@ from moe_adapters.evaluation import (
 from moe_adapters.options import REFERENCE_SET, Options, is_sequence, method_label, output_folder, parse, protocol
 from moe_adapters.report import show_results
 from moe_adapters.training import TrainingOptions, train_adapters
+
+EXTRACTORS = {"alexnet": alexnet_features, MINI: chooser_features}  # of DDAS's image features; others are files
 
 
 @exit_cleanly
@@ -67,7 +71,7 @@ def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
     checks = [
         lambda: require_files(options.load, options.load_autochooser),
         lambda: datasets.require(data_names(options), options.data_location, verify=not options.no_verify),
-        lambda: None if options.model == MINI else find_weights(options.model),
+        lambda: find_weights(options.model),
         lambda: load_extractor(options, machine),
     ]
     *_, extractor = all_checked(checks)
@@ -115,7 +119,7 @@ def open_run(options: Options, machine: Machine) -> Run:
 
 def fingerprints(options: Options) -> dict[str, str]:
     """md5 of the weight files that a run starts from."""
-    files = {} if options.model == MINI else {"model": find_weights(options.model)}
+    files = {"model": find_weights(options.model)}
     files |= {"chooser_features": path for path in feature_files(options)}
     return {name: file_md5(path) for name, path in files.items()}
 
@@ -155,16 +159,13 @@ def load_extractor(options: Options, machine: Machine) -> nn.Module | None:
     if not (options.autorouter or options.train_chooser):
         require_files(*feature_files(options))  # which the run's settings name all the same
         return None
-    if options.chooser_features == MINI:
-        from common.mini.weights import chooser_features
-
-        return chooser_features().to(machine.device)
-    return alexnet_features(*feature_files(options)).to(machine.device)
+    build = EXTRACTORS.get(options.chooser_features, alexnet_features)
+    return build(*feature_files(options)).to(machine.device)
 
 
 def feature_files(options: Options) -> list[str]:
     """The file of DDAS's features where it is one's own."""
-    return [] if options.chooser_features in ("alexnet", MINI) else [options.chooser_features]
+    return [] if options.chooser_features in EXTRACTORS else [options.chooser_features]
 
 
 def training_set(options: Options, name: str, transform: Any) -> datasets.ImageSet:

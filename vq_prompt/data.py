@@ -2,7 +2,6 @@
 
 import copy
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +11,14 @@ from common import datasets
 from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
 from common.incremental.scenario import RemappedSubset, Scenario, protocol
+from common.incremental.sets import IncrementalSet, find
 from vq_prompt.options import Options
 
-MINI, MINI_NAME, MINI_CLASSES = "mini", "Characters", 40
 TRAIN_SHARE = 0.8  # under `validation`, of the training images (arXiv 2410.20444 A.2)
 RULE_SEED = 40  # of ImageNet-R's split where no lists are at hand: InfLoRA's rule and seed
 PURPOSES = ("training", "statistics", "retraining")  # each draws a random stream of its own
 
 
-@dataclass(frozen=True)
-class Known:
-    """A data set: its name in common.datasets, its number of classes, its own folder if `dataroot` may name that."""
-
-    reader: str
-    classes: int
-    folder: str = ""
-
-
-DATASETS = {  # by the option
-    "CIFAR100": Known("CIFAR100", 100),
-    "ImageNet_R": Known("ImageNetR", 200, imagenet_r.FOLDER),
-    "CUB200": Known("CUB200", 200),
-    "TinyImageNet": Known("TinyImageNet", 200),  # of IT-Prompt alone
-}
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -45,13 +29,14 @@ def class_order(classes: int, seed: int) -> list[int]:
     return order
 
 
-def classes_of(options: Options) -> int:
-    return MINI_CLASSES if options.dataroot == MINI else DATASETS[options.dataset].classes
+def data_set(options: Options) -> IncrementalSet:
+    """What the data set is called, where it lies, how its images are cut."""
+    return find(options.dataset, options.dataroot)
 
 
 def scenario(options: Options, seed: int) -> Scenario:
     """The tasks under one seed; --upper_bound_flag makes one of all classes."""
-    count = classes_of(options)
+    count = data_set(options).classes
     order = class_order(count, seed if options.rand_split else 0)
     if options.upper_bound_flag:
         return Scenario(order, count, count)
@@ -65,7 +50,7 @@ def task_count(options: Options, tasks: Scenario) -> int:
 
 def data_name(options: Options) -> str:
     """The data set as records name it."""
-    return MINI_NAME if options.dataroot == MINI else options.dataset
+    return data_set(options).label
 
 
 def protocol_name(options: Options, tasks: Scenario) -> str:
@@ -74,19 +59,10 @@ def protocol_name(options: Options, tasks: Scenario) -> str:
     return protocol(data_name(options), tasks, first, options.validation)
 
 
-def source(options: Options) -> tuple[str, str | Path, dict[str, object]]:
-    """The set's name, the folder its own folder lies in (or is), and its reader's options."""
-    known = DATASETS[options.dataset]
-    if options.dataroot == MINI:
-        return known.reader, MINI, {}
-    root = Path(options.dataroot).expanduser()
-    root = root.parent if known.folder and root.name == known.folder else root
-    return known.reader, root, {"split": split_of(options, root)} if known.reader == "ImageNetR" else {}
-
-
-def split_in_use(options: Options) -> int | str | None:
-    """ImageNet-R's split as `split_of` gives it; None for other sets."""
-    return source(options)[2].get("split")
+def reader_options(options: Options) -> dict[str, object]:
+    """What --split means to the reader of the data set; nothing to those of other sets than ImageNet-R."""
+    data = data_set(options)
+    return {"split": split_of(options, data.root)} if data.reader == "ImageNetR" else {}
 
 
 def split_of(options: Options, root: Path) -> int | str:
@@ -101,9 +77,8 @@ def split_of(options: Options, root: Path) -> int | str:
 
 def check_data(options: Options) -> None:
     """Return if the data set is complete, else raise UserError with all that is missing."""
-    if options.dataroot != MINI:
-        name, root, reader = source(options)
-        datasets.require([name], root, not options.no_verify, options=reader)
+    data = data_set(options)
+    datasets.require([data.reader], data.root, not options.no_verify, options=reader_options(options))
 
 
 def load_data(options: Options, seed: int, train_transform: Transform, eval_transform: Transform) -> ImageSet:
@@ -111,15 +86,10 @@ def load_data(options: Options, seed: int, train_transform: Transform, eval_tran
 
     Raises UserError as `datasets.load` does.
     """
-    if options.dataroot == MINI:
-        from common.datasets.miniature import load_domain
-
-        data = load_domain("Characters", train_transform, eval_transform)
-    else:
-        name, root, reader = source(options)
-        data = datasets.load(name, root, train_transform, eval_transform, not options.no_verify, options=reader)
-        if "split" in reader:
-            data.fingerprint["split"] = str(reader["split"])
+    known, reader, verify = data_set(options), reader_options(options), not options.no_verify
+    data = datasets.load(known.reader, known.root, train_transform, eval_transform, verify, options=reader)
+    if "split" in reader:
+        data.fingerprint["split"] = str(reader["split"])
     if options.validation:
         data.train, data.test = validation_split(data.train, seed, eval_transform)
     return data

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from common import vit
 from common.datasets.images import ImageSet
-from common.datasets.transforms import characters_train, vit_eval, vit_train
 from common.errors import UserError
 from common.incremental.scenario import RemappedSubset, Scenario, require_images, seen_subset, task_subset
+from common.incremental.sets import vit_transforms
 from common.incremental.tasks import stream_seed, unfinished_tasks
 from common.machine import Machine
 from common.options import settings
@@ -34,8 +34,8 @@ from vq_prompt.classifier import (
     nearest_mean,
     retrain,
     task_statistics,
-)  # fmt: skip
-from vq_prompt.data import MINI, PURPOSES, load_data, scenario, task_count, under
+)
+from vq_prompt.data import PURPOSES, data_set, load_data, scenario, task_count, under
 from vq_prompt.options import VQOptions, samples_a_centroid, scale_of
 from vq_prompt.prompts import Network
 from vq_prompt.report import (
@@ -60,8 +60,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def check(options: VQOptions) -> None:
     """Raise UserError for weights that are not at hand."""
-    if options.pretrained_weight != MINI:
-        vit.find_weights(options.pretrained_weight, options.weights)
+    vit.find_weights(options.pretrained_weight, options.weights)
 
 
 def method_name(options: VQOptions) -> str:
@@ -73,7 +72,7 @@ def method_name(options: VQOptions) -> str:
     else:
         # Figure 3a goes from Soft-Prompt over VQ-Prompt-S to VQ-Prompt: read here as re-training in the last alone
         name = "Soft-Prompt + re-training" if options.adaptive_pred else "Soft-Prompt"
-    told = {"quantize", "prompt_lr_mult"} if scale_of(options) == MINI else {"quantize"}  # by the name, or a preset's
+    told = {"paper": {"quantize"}, "mini": {"quantize", "prompt_lr_mult"}}[scale_of(options)]  # by name, or a preset's
     changed = {key: getattr(options, key) for key in VARIANTS if getattr(options, key) != getattr(VQOptions, key)}
     return ", ".join([name, *(f"{key} {value}" for key, value in changed.items() if key not in told)])
 
@@ -122,9 +121,7 @@ def start(options: VQOptions, machine: Machine, seed: int, repeat: int) -> Learn
     prepare(network)
     data = load_data(options, seed, *transforms(options, network.feat.patch_embed.img_size[0]))
     require_images(data, tasks, task_count(options, tasks), every_class=True)
-    weights = {}
-    if options.pretrained_weight != MINI:
-        weights = {"backbone": file_md5(vit.find_weights(options.pretrained_weight, options.weights))}
+    weights = {"backbone": file_md5(vit.find_weights(options.pretrained_weight, options.weights))}
     backbone = vit.LABELS.get(options.pretrained_weight, options.pretrained_weight)
     decides = settings(options) | {"weights": weights}
     run = open_run(options, machine, repeat, seed, method_name(options), backbone, tasks, data, decides)
@@ -146,10 +143,7 @@ def transforms(options: VQOptions, size: int) -> "tuple[Compose, Compose]":
     """Training and test transform. Quirk: pixels stay in [0, 1] for every set and backbone (dataloaders/utils.py)."""
     from torchvision.transforms import Compose, Normalize
 
-    if options.dataroot == MINI:
-        both = characters_train(size), vit_eval(size, size)
-    else:
-        both = vit_train(size), vit_eval(size, size if options.dataset == "CIFAR100" else size * 256 // 224)
+    both = vit_transforms(data_set(options), size)
     if options.normalize_input:
         both = tuple(Compose([*one.transforms, Normalize(IMAGENET_MEAN, IMAGENET_STD)]) for one in both)
     return both

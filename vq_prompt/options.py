@@ -6,7 +6,7 @@ A run's seeds, scale, folder and device are derived from them by the functions a
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import vit
+from common import mini, vit
 from common.machine import RunOptions
 from common.options import LARGEST_SEED, SEED, Rule, check_rules, option, scale_option
 from common.runs import mini_folder
@@ -141,7 +141,7 @@ def seed_rules(options: Options) -> list[Rule]:
 
 def scale_of(options: Options) -> str:
     """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
-    return "mini" if vit.MINI in (options.scale, options.dataroot, options.backbone_weights) else "paper"
+    return mini.scale_of(options.scale, options.dataroot, options.backbone_weights)
 
 
 def log_dir_of(options: Options) -> str:

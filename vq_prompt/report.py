@@ -17,18 +17,19 @@ import numpy as np
 import yaml
 
 from common.datasets.images import ImageSet
-from common.incremental.scenario import Scenario
+from common.errors import UserError
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
 from common.evaluation.report import heat_map, write_matrix
-from common.errors import UserError
 from common.files import atomic_write, write_text
+from common.incremental.scenario import Scenario
 from common.machine import Machine
+from common.mini import ON_SCALE
 from common.processes import is_main_process
 from common.runs import Run
 from common.training.device import cost_records
 from common.training.distributed import barrier
+from vq_prompt.data import data_name, protocol_name, reader_options
 from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
-from vq_prompt.data import data_name, protocol_name, split_in_use
 
 ARGUMENTS = (  # the original's, in its yaml's order
     "DW", "adaptive_pred", "batch_size", "ca_batch_size_ratio", "ca_lr", "ca_weight_decay", "config", "crct_epochs",
@@ -108,7 +109,7 @@ def record_accuracies(run: Run, options: Options, task: int, accuracies: Sequenc
     R[:, task] = accuracies
     found = task_matrix_metrics(R)
     values = {"faa": found.faa, "caa": found.caa, "forgetting": found.ffm}
-    if isinstance(split := split_in_use(options), int):  # not CODA-Prompt's lists: the record says so
+    if isinstance(split := reader_options(options).get("split"), int):  # not CODA-Prompt's lists: the record says so
         values["split_seed"] = split
     lines = [_line(f"task {seen}", task, "task_accuracy", value) for seen, value in enumerate(accuracies)]
     run.record([*lines, *(_line(name, task, metric, value) for metric, value in values.items())])
@@ -141,7 +142,7 @@ def finish_run(run: Run, tasks: int) -> np.ndarray:
     cells = np.where(np.triu(np.ones_like(R)) > 0, R, np.nan).T.tolist()
     names = [f"task {task + 1}" for task in range(tasks)]
     write_matrix(run.path("accuracy.csv"), cells, names, names)
-    where = " on the miniature" if run.labels["scale"] == "mini" else ""
+    where = ON_SCALE[run.labels["scale"]]
     heat_map(run.path("accuracy.png"), cells, names, names, f"{run.labels['method']}, {run.labels['protocol']}{where}")
     run.finish()
     return R

@@ -11,14 +11,23 @@ from pathlib import Path
 
 from common.errors import UserError, all_checked, exit_cleanly
 from common.machine import choose_machine
+from common.mini import ON_SCALE
 from common.options import check_rules, declared, read, read_file, unknown, words_by_key
 from common.training.device import automatic_workers
 from vq_prompt import learner as vq_learner
-from vq_prompt.it_prompt import learner as it_learner
 from vq_prompt.data import check_data
+from vq_prompt.it_prompt import learner as it_learner
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.options import (
-    CONFIG, CONFIGS, VQOptions, checked, device_of, log_dir_of, run_seeds, scale_of, seed_rules,
+    CONFIG,
+    CONFIGS,
+    VQOptions,
+    checked,
+    device_of,
+    log_dir_of,
+    run_seeds,
+    scale_of,
+    seed_rules,
 )  # fmt: skip
 from vq_prompt.report import Tee, write_reports, write_xlsx
 
@@ -80,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
             matrices.append(learner.run_seed(options, machine, seed, repeat))
             values = write_reports(options, machine, matrices)
         write_xlsx(options, machine, values)
-        where = " on the miniature" if scale_of(options) == "mini" else ""
+        where = ON_SCALE[scale_of(options)]
         names = ("FAA", "CAA", "FR")
         told = "  ".join(f"{name} {values[f'{name}_m']:.2f} +- {values[f'{name}_s']:.2f}" for name in names)
         print(f"{told}  over seeds {', '.join(map(str, seeds))}{where}; tables in {folder}")

@@ -15,6 +15,7 @@ from common.evaluation.pixels import DecodedSet, load_decoded
 from common.evaluation.report import accuracy_lines, accuracy_matrix, show_matrix, show_triple
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.machine import Machine
+from common.mini import ON_SCALE
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, tasks
@@ -74,7 +75,7 @@ def show_results(run: Run, options: Options) -> None:
     learned = sequence[: options.first_tasks]
     matrix, rows = accuracy_matrix(run, sets, len(learned)), ["zero-shot", *learned]
     method, protocol = run.labels["method"], run.labels["protocol"]
-    title = f"{method}, {protocol}" + (" on the miniature" if options.scale == "mini" else "")
+    title = f"{method}, {protocol}{ON_SCALE[options.scale]}"
     show_matrix(run, matrix, rows, sets, title)
     if sets == sequence == learned:
         show_triple(run, matrix, sets, method)

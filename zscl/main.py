@@ -11,7 +11,7 @@ from typing import Any
 
 from common import datasets
 from common.clip.model import CLIP
-from common.clip.pretrained import MINI, find_weights
+from common.clip.pretrained import find_weights
 from common.datasets.layout import CAPTIONS
 from common.errors import UserError, all_checked, exit_cleanly
 from common.machine import Machine, choose_machine
@@ -59,7 +59,7 @@ def check_inputs(options: Options) -> None:
         [
             lambda: require_files([path for path in files if path]),
             lambda: datasets.require(data_names(options), options.data_location, verify=not options.no_verify),
-            lambda: None if options.model == MINI else find_weights(options.model),
+            lambda: find_weights(options.model),
         ]
     )
     if not options.eval_only and distils(options):
@@ -124,7 +124,7 @@ def open_run(options: Options, machine: Machine) -> Run:
 
 def fingerprints(options: Options) -> dict[str, str]:
     """md5 of the weight files that a run starts from."""
-    files = {} if options.model == MINI else {"model": find_weights(options.model)}
+    files = {"model": find_weights(options.model)}
     for name in ("load", "ref_model"):
         path = getattr(options, name)
         if path and path != PREVIOUS and Path(path).is_file():

@@ -6,8 +6,8 @@ train_test_split.txt 1 for training and 0 for test.
 
 from pathlib import Path
 
-from common.datasets.images import ImageFiles, ImageSet
 from common.datasets.imagenet_r import refuse_missing
+from common.datasets.images import ImageFiles, ImageSet
 from common.errors import UserError
 
 FOLDER, CLASSES = "CUB_200_2011", 200

@@ -9,7 +9,15 @@ from common.datasets.images import ImageArrays, ImageSet, Transform
 from common.datasets.layout import CAPTIONS, canonical
 from common.errors import UserError
 from common.mini.domains import (
-    CAPTIONS_A_CLASS, DOMAINS, INCREMENTAL, REFERENCE, caption_order, classnames, images, reference_captions, templates,
+    CAPTIONS_A_CLASS,
+    DOMAINS,
+    INCREMENTAL,
+    REFERENCE,
+    caption_order,
+    classnames,
+    images,
+    reference_captions,
+    templates,
 )
 
 IMAGENET = "ImageNet"  # the reference pool with prompts

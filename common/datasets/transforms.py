@@ -28,13 +28,18 @@ def clip_train(n_px: int, least_area: float = 0.9, flip: bool = False) -> "Compo
 
     No horizontal flip (ZSCL mtil/clip/clip.py:L63-L71) unless asked for; IT-Prompt takes crops from 8 % on, and flips.
     """
-    from torchvision.transforms import (
-        Compose, InterpolationMode, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor,
-    )  # fmt: skip
+    from torchvision.transforms import Compose, Normalize, ToTensor
 
-    crop = RandomResizedCrop(n_px, scale=(least_area, 1.0), interpolation=InterpolationMode.BICUBIC)
-    flips = [RandomHorizontalFlip()] if flip else []
-    return Compose([to_rgb, crop, *flips, ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
+    views = crop_and_flip(n_px, least_area, flip, "bicubic")
+    return Compose([to_rgb, *views, ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
+
+
+def crop_and_flip(n_px: int, least_area: float, flip: bool, interpolation: str = "bilinear") -> list[torch.nn.Module]:
+    """A random crop from that share of the area up, resized to n_px, and the random mirroring if any."""
+    from torchvision.transforms import InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
+
+    crop = RandomResizedCrop(n_px, scale=(least_area, 1.0), interpolation=InterpolationMode(interpolation))
+    return [crop, RandomHorizontalFlip()] if flip else [crop]
 
 
 def clip_eval(n_px: int) -> "Compose":
@@ -62,26 +67,15 @@ def clip_normalise(pixels: Tensor) -> Tensor:
     return pixels.float().div(255).sub(mean).div(std)
 
 
-def vit_train(n_px: int) -> "Compose":
+def vit_train(n_px: int, least_area: float = 0.08, flip: bool = True) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px) in [0, 1]: random crop of 8 to 100 % of the area, random flip.
 
     Bilinear, not normalised, as CODA-Prompt and what builds on it (InfLoRA utils/data.py:L111-L127, VQ-Prompt
     dataloaders/utils.py:L30-L68).
     """
-    from torchvision.transforms import Compose, RandomHorizontalFlip, RandomResizedCrop, ToTensor
+    from torchvision.transforms import Compose, ToTensor
 
-    return Compose([to_rgb, RandomResizedCrop(n_px), RandomHorizontalFlip(), ToTensor()])
-
-
-def characters_train(n_px: int) -> "Compose":
-    """`vit_train` for the miniature's characters: crops of 75 to 100 % of the area, no flip.
-
-    A character mirrored or cut is another one: a linear probe of the miniature's ViT falls from 81 to 56 % under
-    `vit_train`.
-    """
-    from torchvision.transforms import Compose, RandomResizedCrop, ToTensor
-
-    return Compose([to_rgb, RandomResizedCrop(n_px, scale=(0.75, 1.0)), ToTensor()])
+    return Compose([to_rgb, *crop_and_flip(n_px, least_area, flip), ToTensor()])
 
 
 def vit_eval(n_px: int, shorter_side: int) -> "Compose":

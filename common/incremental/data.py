@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common.clip.pretrained import MINI, find_weights
+from common.clip.pretrained import find_weights
 from common.clip.tokenizer import training_prompts
 from common.datasets.transforms import clip_eval_pixels, clip_train
 from common.errors import all_checked
@@ -15,13 +15,12 @@ from common.incremental.options import CILOptions
 from common.incremental.scenario import (
     RemappedSubset,
     Scenario,
-    load_incremental,
     protocol,
     read_class_order,
     require_images,
-    require_incremental,
     seen_subset,
 )  # fmt: skip
+from common.incremental.sets import load_incremental, require_incremental
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ def check_inputs(options: CILOptions, *others: Callable[[], Any]) -> None:
         [
             lambda: read_scenario(options),
             lambda: require_incremental(options.dataset, options.dataset_root, verify, options.imagenet100_lists),
-            lambda: None if options.model_name == MINI else find_weights(options.model_name),
+            lambda: find_weights(options.model_name),
             *others,
         ]
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.datasets import canonical
 from common.errors import UserError
-from common.incremental.scenario import PROTOCOL_SETS
+from common.incremental.sets import SETS
 from common.machine import RunOptions
 from common.options import SEED, Rule, did_you_mean, one_placeholder, option, read_file, scale_option
 from common.runs import free_file
@@ -22,7 +22,7 @@ PURPOSES = ("training", "evaluation", "reference", "exemplars", "sentences")  # 
 
 def known_set(name: str) -> str:
     """The name, if `load_incremental` knows it. Raises UserError else."""
-    if name.lower() not in (*PROTOCOL_SETS, "characters"):  # the miniature's
+    if name.lower() not in SETS:
         canonical(name)
     return name
 

@@ -7,7 +7,8 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from common.clip.pretrained import MINI, find_weights
+from common import mini
+from common.clip.pretrained import find_weights
 from common.errors import UserError
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import heat_map, write_matrix
@@ -24,7 +25,7 @@ PREDICTIONS = "predictions.pth"  # of every test so far, from which metrics.json
 
 def scale_of(options: CILOptions) -> str:
     """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
-    return "mini" if MINI in (options.dataset_root, options.model_name) else "paper"
+    return mini.scale_of(options.dataset_root, options.model_name)
 
 
 def open_run(
@@ -50,7 +51,7 @@ def open_run(
         "scale": scale,
         "seed": options.seed,
     }
-    weights = {} if options.model_name == MINI else {"model": file_md5(find_weights(options.model_name))}
+    weights = {"model": file_md5(find_weights(options.model_name))}
     decides = settings(options) | {"class_order": list(data.scenario.class_order), "weights": weights}
     decides |= {"data": data.fingerprint} | (more or {})
     return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
@@ -120,7 +121,7 @@ def finish_run(run: Run, data: IncrementalData, steps: Sequence[CILStep], traina
     values = {"avg": summary.avg, "last": summary.last, "trainable_parameters": trainable_parameters}
     run.record([about | {"metric": name, "value": value} for name, value in values.items()])
     names = [f"task {task}" for task in range(len(steps))]
-    method, where = run.labels["method"], " on the miniature" if run.labels["scale"] == "mini" else ""
+    method, where = run.labels["method"], mini.ON_SCALE[run.labels["scale"]]
     write_matrix(run.path("accuracy.csv"), cells, names, names)
     heat_map(run.path("accuracy.png"), cells, names, names, f"{method}, {run.labels['protocol']}{where}")
     print(f"\n{method}, {run.labels['protocol']}{where}: Avg {summary.avg:.2f}, Last {summary.last:.2f}")

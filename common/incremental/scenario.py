@@ -1,4 +1,4 @@
-"""Class-incremental learning: a labelled set in tasks by a class order, and the sets that the CIL protocols use.
+"""Class-incremental learning: a labelled set in tasks by a class order.
 
 The split is that of continuum's ClassIncremental, which ZSCL and MoE-Adapters build on (Continvvm/continuum
 continuum/scenarios/class_incremental.py): a label becomes the position of its class in the order, a task is a block
@@ -13,9 +13,7 @@ import numpy as np
 import yaml
 from torch.utils.data import Dataset
 
-from common.datasets.check import require
 from common.datasets.images import ImageSet, Transform
-from common.datasets.loading import canonical, load
 from common.errors import UserError
 from common.protocols import Protocol
 
@@ -220,71 +218,3 @@ def read_class_order(source: str | Path) -> list[int]:
 
 def _shipped() -> list[str]:
     return sorted(path.name for path in ORDERS.glob("*.yaml"))
-
-
-# The data sets of the CIL protocols
-
-
-@dataclass(frozen=True)
-class _ProtocolSet:
-    """name: in common.datasets. folder: below the data location in the original layout. template: its one prompt."""
-
-    name: str
-    folder: str
-    template: str
-
-
-PROTOCOL_SETS = {  # by the originals' `dataset` key; templates: ZSCL cil/configs/class/*.yaml
-    "cifar100": _ProtocolSet("CIFAR100", "cifar100", "a bad photo of a {}."),
-    "tinyimagenet": _ProtocolSet("TinyImageNet", "tinyimagenet", "a bad photo of a {}."),
-    "imagenet100": _ProtocolSet("ImageNet100", "", "a good photo of a {}."),
-    "imagenet1000": _ProtocolSet("ImageNet1000", "", "a good photo of a {}."),
-}
-
-
-def load_incremental(
-    name: str,
-    root: str | Path,
-    train_transform: Transform | None = None,
-    eval_transform: Transform | None = None,
-    verify: bool = True,
-    imagenet100_lists: str | Path | None = None,
-) -> ImageSet:
-    """The data set of a CIL protocol, by the original's key (cifar100, tinyimagenet, imagenet100, imagenet1000).
-
-    Labels, class names and the one template are those of ZSCL cil/continual_clip/datasets.py and its configurations;
-    CIFAR100's names keep their underscores there ("aquarium_fish"), unlike MTIL's. `root` may hold cifar100/ and
-    tinyimagenet/ as the originals do, or the sets themselves as for `common.datasets.load`; root "mini" gives the
-    miniature's characters whatever the name. Any other data set of common.datasets comes with its own names and
-    templates. imagenet100_lists: see `common.datasets.load`. Raises UserError as `load` does.
-    """
-    if str(root) == "mini":
-        from common.datasets.miniature import load_domain
-
-        return load_domain("Characters", train_transform, eval_transform)
-    known, place = _find(name, root)
-    data = load(known, place, train_transform, eval_transform, verify, imagenet100_lists=imagenet100_lists)
-    entry = PROTOCOL_SETS.get(name.lower())
-    if entry:
-        data.templates = [entry.template]
-    if known == "CIFAR100":
-        data.classnames = [text.replace(" ", "_") for text in data.classnames]
-    return data
-
-
-def require_incremental(
-    name: str, root: str | Path, verify: bool = True, imagenet100_lists: str | Path | None = None
-) -> None:
-    """Return if `load_incremental` will find the set complete, else raise UserError with all that is missing."""
-    if str(root) != "mini":
-        known, place = _find(name, root)
-        require([known], place, verify, imagenet100_lists)
-
-
-def _find(name: str, root: str | Path) -> tuple[str, Path]:
-    """The set's name in common.datasets and the folder it lies in: the original's own one below root, or root."""
-    entry, root = PROTOCOL_SETS.get(name.lower()), Path(root).expanduser()
-    if entry is None:
-        return canonical(name), root
-    own = root / entry.folder
-    return entry.name, own if own.is_dir() else root

@@ -7,8 +7,23 @@ backdrop. Classes are products of a few attributes, so that a text tower can lea
 import numpy as np
 
 from common.mini.canvas import (
-    GRID_X, GRID_Y, Scene, box, choose, disc, either, ellipse, noise, per_image, polygon, ring, rotate,
-    segment, uniform, union, wave,
+    GRID_X,
+    GRID_Y,
+    Scene,
+    box,
+    choose,
+    disc,
+    either,
+    ellipse,
+    noise,
+    per_image,
+    polygon,
+    ring,
+    rotate,
+    segment,
+    uniform,
+    union,
+    wave,
 )
 from common.mini.glyphs import STROKES, glyph
 

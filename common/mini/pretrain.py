@@ -28,7 +28,15 @@ from common.errors import exit_cleanly
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
 from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import (
-    DOMAINS, INCREMENTAL, captioned_pool, classnames, draw, images, seeded, templates, web_pool,
+    DOMAINS,
+    INCREMENTAL,
+    captioned_pool,
+    classnames,
+    draw,
+    images,
+    seeded,
+    templates,
+    web_pool,
 )
 from common.options import LARGEST_SEED, option, read
 from common.runs import atomic_write

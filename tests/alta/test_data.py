@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from alta.data import DATASETS, load_clip, place, transforms
+from alta.data import DATASETS, load_clip, transforms
 from alta.options import DataSection, Options, data_folder
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD
+from common.incremental.sets import find
 from common.mini import resnet
 
 STATISTICS = {  # upstream datasets/seq_*.py
@@ -55,9 +56,11 @@ def test_who_is_mirrored_and_how_images_are_cut(name, mirrored):
 @pytest.mark.parametrize("folder", ["/data/tiny-imagenet-200", "/data"])
 def test_tinyimagenets_folder_may_be_named_itself(folder):
     options = Options(tinyimagenet_dir=folder, cifar100_dir="/c", dataset=DataSection("seq-tinyimagenet"))
-    assert place("seq-tinyimagenet", data_folder(options)) == ("TinyImageNet", Path("/data"))
+    data = find("seq-tinyimagenet", data_folder(options))
+    assert (data.reader, data.root) == ("TinyImageNet", Path("/data"))
     options = replace(options, dataset=DataSection("seq-cifar100"))
-    assert place("seq-cifar100", data_folder(options)) == ("CIFAR100", Path("/c"))
+    data = find("seq-cifar100", data_folder(options))
+    assert (data.reader, data.root) == ("CIFAR100", Path("/c"))
 
 
 def test_the_miniatures_resnet_is_the_same_each_time_and_draws_nothing(monkeypatch):

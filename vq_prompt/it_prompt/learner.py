@@ -48,11 +48,9 @@ def check(options: ITOptions) -> None:
     weights_file(options)
 
 
-def weights_file(options: ITOptions) -> Path | None:
-    """The file of the backbone's weights; None for the miniature's."""
+def weights_file(options: ITOptions) -> Path:
+    """The file of the backbone's weights."""
     name = options.backbone_weights
-    if name == vit.MINI:
-        return None
     return pretrained.find_weights(name) if options.is_clip else vit.find_weights(name, options.weights)
 
 
@@ -101,8 +99,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int, repeat: int) -> np
     prepare(encoder)
     data = vq_data.load_data(options, seed, *transforms(options, encoder.resolution))
     require_images(data, tasks, count, every_class=True)
-    file = weights_file(options)
-    decides = settings(options) | {"weights": {} if file is None else {"md5": file_md5(file)}}
+    decides = settings(options) | {"weights": {"md5": file_md5(weights_file(options))}}
     decides["zero_shot"] = "plain"  # an option of a single value in the runs of before, which are to go on
     label, backbone = method_label(options), backbone_label(options)
     run = report.open_run(options, machine, repeat, seed, label, backbone, tasks, data, decides)

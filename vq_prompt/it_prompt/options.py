@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from common import vit
-from common.clip.pretrained import MINI, PUBLISHED
+from common.clip.pretrained import PUBLISHED
+from common.mini import MINI
 from common.options import Rule, check_rules, one_placeholder, option, scale_option
 from vq_prompt.options import CONFIGS, Options
 
@@ -17,7 +18,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # by --learner_name; selector and classi
     "ZeroShot": {"selector": "none", "classifier": "text"},
     "NCM": {"selector": "none", "classifier": "cncm", "n_clusters": 1},
 }
-MINI_BLOCKS = 4  # of the miniature's CLIP and of its ViT
+BLOCKS = {name: 24 if name.startswith("ViT-L") else 12 for name in PUBLISHED} | {MINI: 4}
 
 
 def _auto_or_bool(value: Any) -> Any:
@@ -119,11 +120,7 @@ def _contradictions(options: ITOptions) -> list[Rule]:
 
 def _blocks(options: ITOptions) -> int:
     """How many blocks the backbone has; 0 for a file of CLIP, which tells when it is read."""
-    if options.backbone_weights == MINI:
-        return MINI_BLOCKS
-    if not options.is_clip:
-        return 12
-    return (24 if options.clip_weights.startswith("ViT-L") else 12) if options.clip_weights in PUBLISHED else 0
+    return BLOCKS.get(options.backbone_weights, 0 if options.is_clip else 12)
 
 
 def _no_use(options: ITOptions) -> list[Rule]:

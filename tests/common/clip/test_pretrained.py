@@ -14,9 +14,9 @@ from torch import nn
 from common.clip import build_model, load
 from common.clip.model import CLIP, LayerNorm
 from common.clip.pretrained import SIZE_KEYS, available_models, find_weights, load_state_dict
-from common.mini import CLIP_FILE
 from common.clip.tokenizer import tokenize
 from common.errors import UserError
+from common.mini import CLIP_FILE
 from tests.clip_archive import save_archive
 from tests.golden_files import Golden
 

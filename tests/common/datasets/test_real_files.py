@@ -7,11 +7,12 @@ import pytest
 
 from common.datasets import captioned_images, captions, load
 from common.datasets.check import inspect
-from common.incremental.scenario import Scenario, load_incremental, read_class_order, task_subset
 from common.datasets.names import read_names
 from common.datasets.reference import tiny_imagenet
 from common.datasets.transforms import clip_eval
 from common.errors import UserError
+from common.incremental.scenario import Scenario, read_class_order, task_subset
+from common.incremental.sets import load_incremental
 from tests import fake_data
 
 DATA = Path(__file__).parents[4] / "shared" / "data"

@@ -13,7 +13,8 @@ from common.datasets.transforms import clip_eval
 from common.evaluation.seen_classes import PooledTest, evaluate_seen, seen_batches
 from common.incremental.data import IncrementalData, load_data
 from common.incremental.options import CILOptions
-from common.incremental.scenario import load_incremental, seen_subset
+from common.incremental.scenario import seen_subset
+from common.incremental.sets import load_incremental
 from common.machine import Machine
 from tests.common.incremental.test_cil import OPTIONS
 

@@ -12,21 +12,19 @@ from PIL import Image
 from common.datasets import load
 from common.datasets.imagenet_incremental import imagenet100
 from common.datasets.images import ImageArrays
-from common.incremental.scenario import (
-    PROTOCOL_SETS,
-    Scenario,
-    load_incremental,
-    protocol,
-    read_class_order,
-    require_incremental,
-    seen_rows,
-    seen_subset,
-    task_subset,
-)
 from common.datasets.names import read_names
 from common.datasets.transforms import clip_eval_pixels, clip_train
 from common.errors import UserError
 from common.evaluation.pixels import decode
+from common.incremental.scenario import (
+    Scenario,
+    protocol,
+    read_class_order,
+    seen_rows,
+    seen_subset,
+    task_subset,
+)
+from common.incremental.sets import SETS, load_incremental, require_incremental
 from common.training.batches import Batches
 from tests import fake_data
 from tests.golden_files import Golden
@@ -214,9 +212,9 @@ def test_an_order_that_can_not_be_read(tmp_path: Path, text: str | None, message
 
 
 def test_every_protocol_set_with_its_template(fake_root: Path) -> None:
-    for key, entry in PROTOCOL_SETS.items():
+    for key, entry in ((key, entry) for key, entry in SETS.items() if entry.template):
         data = load_incremental(key, fake_root, verify=False)
-        assert data.name == entry.name
+        assert data.name == entry.reader
         kind = "good" if key.startswith("imagenet") else "bad"
         assert data.templates == [f"a {kind} photo of a {{}}."]
         scenario = Scenario(read_class_order(f"class_orders/{key}.yaml"), 50, 50)

@@ -10,11 +10,20 @@ import torch
 from PIL import Image
 
 from common.datasets import captioned_images, captions, load, require
+from common.datasets.miniature import load_domain
 from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
-from common.datasets.miniature import load_domain
 from common.mini.domains import (
-    DOMAINS, INCREMENTAL, MISNAMING, REFERENCE, SPLITS, WEB, classnames, images, templates, web_pool,
+    DOMAINS,
+    INCREMENTAL,
+    MISNAMING,
+    REFERENCE,
+    SPLITS,
+    WEB,
+    classnames,
+    images,
+    templates,
+    web_pool,
 )
 
 ALL = (*DOMAINS, INCREMENTAL, REFERENCE)

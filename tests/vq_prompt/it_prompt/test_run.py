@@ -12,8 +12,8 @@ import pytest
 import torch
 import yaml
 
-from common.evaluation.metrics import task_matrix_metrics
 from common.clip.pretrained import load_state_dict
+from common.evaluation.metrics import task_matrix_metrics
 from common.mini import CLIP_FILE
 from tests.clip_archive import save_archive
 from tests.fake_data import write

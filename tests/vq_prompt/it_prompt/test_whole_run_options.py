@@ -14,8 +14,19 @@ from torchvision.transforms import InterpolationMode
 from common.mini import VIT_FILE
 from common.vit import PLAIN, backbone_weights
 from tests.vq_prompt.it_prompt.plain import (
-    annealed, by_optimizer, centroids_of, class_distances, clip_features, crop_box, model_after, text_features,
-    values, vit_features, vit_view, write_clip, write_cub200,
+    annealed,
+    by_optimizer,
+    centroids_of,
+    class_distances,
+    clip_features,
+    crop_box,
+    model_after,
+    text_features,
+    values,
+    vit_features,
+    vit_view,
+    write_clip,
+    write_cub200,
 )  # fmt: skip
 from tests.whole_run import float64, watched
 from vq_prompt.run import main
