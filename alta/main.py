@@ -16,6 +16,7 @@ from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, 
 from alta.heads import METHODS, Head, PromptOptions
 from alta.options import CONFIGS, Options, data_folder, parse, replays
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
+from common import runs
 from common.clip.model import CLIP, ModifiedResNet
 from common.datasets.images import ImageSet
 from common.errors import UserError, all_checked, exit_cleanly
@@ -29,8 +30,8 @@ from common.options import read_file, settings
 from common.protocols import Protocol
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches
-from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
+from common.training.numerics import prepare
 
 SETTINGS = {"class-il": "cil", "task-il": "til"}
 
@@ -87,7 +88,7 @@ def build(options: Options, machine: Machine) -> Learned:
     halves = "fp16" if precision == "fp16" else "fp32"  # of the weights; tf32 and bf16 are ways to compute
     clip = load_clip(options.visual, options.clip_weights, halves, device)
     check_tower(clip, options)
-    prepare(clip)
+    prepare(machine, clip)
     resolution, verify = clip.visual.input_resolution, not options.no_verify
     data = load(options.dataset.name, data_folder(options), resolution, options.clip_norm, verify)
     size, coop, optim = options.dataset.n_classes_per_task, options.TRAINER.COOP, options.OPTIM
@@ -164,16 +165,15 @@ def run_folder(options: Options) -> str:
 
 def open_run(options: Options, machine: Machine, learned: Learned) -> Run:
     scale = scale_of(options.scale, options.dataset.name, options.visual)
-    labels = {
-        "paper": "alta", "method": method_label(options), "protocol": protocols(options)["class-il"],
-        "backbone": options.visual, "scale": scale, "seed": options.seed,
-    }  # fmt: skip
     device = machine.device
     decides = settings(options) | {"buffer_size": options.buffer_size if learned.buffer is not None else None}
     decides |= {"precision": precision_of(options, device), "encoding": encoding_of(options, device)}
     decides |= {"weights": file_md5(weights_of(options.visual, options.clip_weights)), "data": learned.data.fingerprint}
     folder = mini_folder(run_folder(options), scale)
-    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
+    return runs.open_run(
+        options, machine, folder, decides, paper="alta", method=method_label(options),
+        protocol=protocols(options)["class-il"], backbone=options.visual, scale=scale, seed=options.seed,
+    )  # fmt: skip
 
 
 # Checkpoints

@@ -10,10 +10,9 @@ from alta.heads import ENCODINGS, METHODS
 from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
 from common.incremental.sets import CHARACTERS, find
-from common.machine import RunOptions
+from common.machine import PRECISIONS, RunOptions
 from common.mini import MINI, MINI_RESNET
 from common.options import SEED, SHARE, check_rules, named_file, option, read, read_file, scale_option
-from common.training.precision import PRECISIONS
 
 CONFIGS = Path(__file__).parent / "configs"
 EXAMPLE = "alta/configs/il_cifar100.yaml"

@@ -1,14 +1,16 @@
 """What every run takes: the options of where and how to compute, and the machine that they choose."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from common.errors import UserError
 from common.options import option
 from common.training.device import automatic_workers, device_name, pick_device
-from common.training.precision import PRECISIONS, choose
 
+PRECISIONS = ("fp32", "tf32", "bf16")
 RUNS_TWICE = (
     "checkpointed blocks run twice in a step: the routers would count their choices and draw noise and dropout twice. "
     "Leave checkpoint-activations out; a smaller batch needs less memory."
@@ -25,34 +27,83 @@ class RunOptions:
     no_verify: bool = option(False, "accept data sets whose counts differ from the published ones", decides=False)
     save_interval: float = option(10.0, "seconds between saves within a task", at_least=0, decides=False)
     overwrite: bool = option(False, "start the output folder anew", decides=False)
-    precision: str = option("fp32", "tf32 and bf16 are faster on a GPU and move the numbers: another run",
-        group="speed and watching", choices=PRECISIONS, decides=False)
+    precision: str = option(
+        "fp32",
+        "tf32 and bf16 are faster on a GPU and move the numbers: another run",
+        group="speed and watching",
+        choices=PRECISIONS,
+        decides=False,
+    )
     compile: bool = option(False, "compile the blocks with torch.compile (moves numbers by rounding)", decides=False)
-    checkpoint_activations: bool = option(False, "compute activations anew in the backward pass: less memory",
-        decides=False)
+    checkpoint_activations: bool = option(
+        False, "compute activations anew in the backward pass: less memory", decides=False
+    )
     tensorboard: bool = option(False, "curves into tensorboard/ in the run's folder (needs the package)", decides=False)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run computes on. workers: loader processes."""
+    """What a run computes on and how. workers: loader processes. compile: asked for, and possible here.
+
+    fp32  float32 everywhere; what the papers' numbers are compared in, and the default
+    tf32  float32 whose products on a GPU round their factors to TF32's 10 bits
+    bf16  towers under autocast to bfloat16; weights, gradients, losses and the methods' own algebra stay float32
+    """
 
     device: torch.device
-    workers: int
+    workers: int = 0
+    precision: str = "fp32"
+    compile: bool = False
+    checkpoint_activations: bool = False
+
+    def autocast(self) -> AbstractContextManager:
+        """The context of a tower's forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What joins a run's settings: nothing for fp32, with which runs began before there was a choice."""
+        return {} if self.precision == "fp32" else {"precision": self.precision}
+
+    @property
+    def label(self) -> str:
+        """What joins a method's name in the records, so that no such run stands for one in fp32: "", " (bf16)"."""
+        return "" if self.precision == "fp32" else f" ({self.precision})"
 
     @property
     def about(self) -> dict[str, Any]:
-        """For a run's provenance."""
-        return {"device": device_name(self.device), "workers": self.workers}
+        """What joins a run's provenance: it decides no number beyond rounding."""
+        computes = {"compile": self.compile, "checkpoint_activations": self.checkpoint_activations}
+        return computes | {"device": device_name(self.device), "workers": self.workers}
 
 
 def choose_machine(options: RunOptions, device: str | None = None, num_workers: int | None = None) -> Machine:
-    """The device and workers of these options, their precision chosen for the process.
+    """The machine of these options.
 
     `device`: torch's name of it where an original has words of its own. `num_workers`: how many workers a published
-    configuration wants, of which there are at most one a core. Raises UserError for what is not there.
+    configuration wants, of which there are at most one a core. A precision that is none of PRECISIONS is the paper's
+    own affair (ALTA's fp16, in halved weights) and fp32 here. Raises UserError for what is not there.
     """
     chosen = pick_device(device or options.device, options.threads)
-    choose(options, chosen)
+    precision = options.precision if options.precision in PRECISIONS else "fp32"
+    if precision == "bf16" and chosen.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError("precision bf16: this GPU cannot compute in bfloat16. Take fp32, or tf32 where it can.")
+    if precision == "tf32" and chosen.type != "cuda":
+        print(f"note: precision tf32 has no effect on a {chosen.type}: it computes in float32")
+    elif precision == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     workers = automatic_workers() if num_workers is None else min(num_workers, automatic_workers())
-    return Machine(chosen, workers if options.workers is None else options.workers)
+    workers = workers if options.workers is None else options.workers
+    compiles = options.compile and _compiler_works(chosen)
+    return Machine(chosen, workers, precision, compiles, options.checkpoint_activations)
+
+
+def _compiler_works(device: torch.device) -> bool:
+    """Whether torch.compile does here, tried on two numbers; otherwise one message says why not."""
+    try:
+        torch.compile(lambda x: x * 2 + 1)(torch.ones(2, device=device))
+    except Exception as error:  # a missing C++ compiler, Triton or Python header each raises something else
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        print(f"note: blocks are not compiled, torch.compile has no working compiler here ({reason[:200]})")
+        return False
+    return True

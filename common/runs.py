@@ -9,7 +9,6 @@ The same command on the same folder goes on where it stopped. Nothing here knows
 `for step in run.steps("train/Aircraft", total, state): ...` and stays the plain loop of its paper.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -20,28 +19,31 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_alone, write_text
+from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
 from common.processes import is_main_process
-from common.tensorboard import Watcher
-from common.training import precision
+from common.tensorboard import write_curves, write_records, writer_class
 from common.training.distributed import any_rank, barrier, world_size
 from common.training.finite import require_finite, require_finite_state
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times what a save costs
 TENSORBOARD = "tensorboard"  # a folder in the run's
+CPU = Machine(torch.device("cpu"))
 RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", TENSORBOARD)
 
 # what a training loop needs of a run, `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
@@ -120,10 +122,9 @@ def provenance() -> dict[str, Any]:
 class Run:
     """One run's folder, opened by one process at a time, or by all that torchrun started together.
 
-    `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line. What the
-    process has chosen in common.training.precision joins both, and the provenance.
-    `name` prefixes the files of a run that shares its folder (the originals' one-task calls do). `about` joins the
-    provenance: facts that decide no number, such as the device.
+    `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line. The
+    machine's precision joins both where it is not fp32, and the machine the provenance.
+    `name` prefixes the files of a run that shares its folder (the originals' one-task calls do).
     """
 
     def __init__(
@@ -134,19 +135,19 @@ class Run:
         name: str = "",
         overwrite: bool = False,
         save_interval: float = SAVE_INTERVAL,
-        about: dict[str, Any] | None = None,
+        machine: Machine = CPU,
+        tensorboard: bool = False,
     ) -> None:
+        writer = writer_class() if tensorboard else None
         self.folder, self.prefix = Path(folder), f"{name}." if name else ""
-        self.labels = labels | {"method": labels["method"] + precision.label()} if precision.label() else labels
+        self.labels = labels | {"method": labels["method"] + machine.label} if machine.label else labels
         self.save_interval, self.seconds = save_interval, 0.0  # seconds: spent in the latest stage, resumes included
         if is_main_process():
             self._take_folder(overwrite)
         barrier()
-        self.is_new = not self.path("config.yaml").exists()
-        self._settle_config(settings | precision.deciding_settings(), precision.provenance() | (about or {}))
+        self._settle_config(settings | machine.settings, machine.about)
         self.records: list[dict[str, Any]] = self._read_records()
-        watched = precision.chosen().tensorboard and is_main_process()
-        self.watcher = Watcher(self.folder / TENSORBOARD / name) if watched else None
+        self.writer = writer(str(self.folder / TENSORBOARD / name)) if writer and is_main_process() else None
 
     def path(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}"
@@ -155,18 +156,21 @@ class Run:
         """Keep other runs out of the folder, and clear away what a killed process, or a run to be overwritten, left."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path("lock"), "a")
+            self.path("lock").touch()
         except OSError as error:
             raise UserError(
                 f"the output folder {self.folder} cannot be written ({error.strerror}). "
                 "Choose another one or change its permissions."
             ) from error
+        self._lock = FileLock(self.path("lock"), is_singleton=True)  # held as long as this object or its like live
         try:
-            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not inherited by loader workers, unlike flock
-        except OSError as error:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
             raise UserError(
                 f"another process is working in {self.folder}. Wait for it, or choose another folder."
             ) from error
+        except (OSError, NotImplementedError) as error:
+            warnings.warn(f"{self.folder} has no locks ({error}): start no second process on it.", stacklevel=1)
         for leftover in self.folder.glob(".*.tmp"):  # of a process killed in the middle of a write
             if not _is_running(int(leftover.name.split(".")[-2])):
                 leftover.unlink(missing_ok=True)
@@ -222,8 +226,8 @@ class Run:
         kept = [line for line in self.records if tuple(line.get(key) for key in RECORD_KEY) not in keys]
         self.records = kept + new
         write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in self.records))
-        if self.watcher:
-            self.watcher.records(lines)
+        if self.writer:
+            write_records(self.writer, lines)
 
     # Resume
 
@@ -254,8 +258,8 @@ class Run:
                 now, asked = time.monotonic(), any_rank(stop.asked)
                 self.seconds = seconds + now - started
                 if asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
-                    if self.watcher and "log" in state:
-                        self.watcher.curves(stage, state["log"].tensors, saved, step)
+                    if self.writer and "log" in state:
+                        write_curves(self.writer, stage, state["log"].tensors, saved, step)
                     require_finite_state(stage, step - 1, state)
                     self._save(stage, step, state)
                     saved = step
@@ -305,6 +309,35 @@ class Run:
         """Drop the resume state: everything it led to is in checkpoints and records."""
         if is_main_process():
             self.path("state.pth").unlink(missing_ok=True)
+
+
+def open_run(
+    options: RunOptions,
+    machine: Machine,
+    folder: Path | str,
+    settings: dict[str, Any],
+    *,
+    paper: str,
+    method: str,
+    protocol: str,
+    backbone: str,
+    scale: str,
+    seed: int,
+    name: str = "",
+    outputs: Iterable[str] = (),
+) -> Run:
+    """The run that an entry point's options ask for.
+
+    Raises UserError where `outputs`, files that the run is going to write, lie in the folder and no run is recorded.
+    """
+    present = [file for file in outputs if (Path(folder) / file).exists()]
+    if present and not (Path(folder) / (f"{name}.config.yaml" if name else "config.yaml")).exists():
+        raise UserError(
+            f"{folder} already holds {present[0]}, which no run recorded there made. Choose another --save."
+        )
+    labels = {"paper": paper, "method": method, "protocol": protocol, "backbone": backbone, "scale": scale}
+    overwrite, interval = bool(options.overwrite), options.save_interval
+    return Run(folder, settings, labels | {"seed": seed}, name, overwrite, interval, machine, options.tensorboard)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from common.training.distributed import sum_over_processes
-from common.training.precision import full_precision, tower
+from common.training.numerics import full_precision
 from inflora.lora import Network
 
 
@@ -57,16 +57,16 @@ def second_moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -
     """
     vit, layers = network.image_encoder, len(network.attentions)
     sums, tokens = [0.0] * layers, 0
-    embed = tower(lambda images: vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))))
     for images, _ in batches:
-        x = embed(images)
-        tokens += x.shape[0] * x.shape[1]
-        for layer, block in enumerate(vit.blocks[:layers]):
-            H_transposed = block.norm1(x).flatten(0, 1)
-            with full_precision():
-                sums[layer] = sums[layer] + H_transposed.t() @ H_transposed
-            if layer + 1 < layers:
-                x = tower(block)(x)
+        with network.autocast():
+            x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+            tokens += x.shape[0] * x.shape[1]
+            for layer, block in enumerate(vit.blocks[:layers]):
+                H_transposed = block.norm1(x).flatten(0, 1)
+                with full_precision():
+                    sums[layer] = sums[layer] + H_transposed.t() @ H_transposed
+                if layer + 1 < layers:
+                    x = block(x)
     tokens = int(sum_over_processes(torch.tensor(tokens)))
     return [sum_over_processes(total) / tokens for total in sums]
 

@@ -7,7 +7,8 @@ Finished branches are merged into the weights, W_t = W_{t-1} + A_t B_t (Sec. 3.3
 all tasks at every forward pass (models/vit_inflora.py:L245-L249). The task at hand is a path of its own, of rank r.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.training.precision import tower
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -85,8 +85,11 @@ class Network(nn.Module):
 
     State-dict keys: image_encoder.* (timm's, and the branches), classifier_pool.{t}.{weight,bias}; the original's
     unused tensors (image_encoder.head, *_grow, classifier_pool_backup) have no part in it. Everything is frozen;
-    `train_only` says what trains. Raises UserError for a rank above the width and for more layers than blocks.
+    `train_only` says what trains. The ViT computes under `autocast()`. Raises UserError for a rank above the width and
+    for more layers than blocks.
     """
+
+    autocast: Callable[[], AbstractContextManager] = nullcontext
 
     def __init__(
         self, vit: "VisionTransformer", classes: Sequence[int], tasks: int, rank: int, layers: int | None = None
@@ -109,10 +112,10 @@ class Network(nn.Module):
         """The attention layers with LoRA, first block first."""
         return [block.attn for block in self.image_encoder.blocks if isinstance(block.attn, LoRAAttention)]
 
-    @tower
     def features(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> (B, d): the class token after the final norm."""
-        return self.image_encoder(images)
+        with self.autocast():
+            return self.image_encoder(images).to(images.dtype)
 
     def logits(self, features: Tensor, tasks: int) -> Tensor:
         """Features (B, d) -> the logits (B, classes) of the classifiers 0 .. tasks - 1 side by side."""

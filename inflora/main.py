@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from common import datasets, vit
+from common import datasets, runs, vit
 from common.datasets.images import ImageSet
 from common.errors import all_checked, exit_cleanly
 from common.evaluation.metrics import over_repeats
@@ -27,9 +27,9 @@ from common.mini import scale_of
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
-from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
 from common.training.distributed import all_gather_rows, local_rows
+from common.training.numerics import prepare
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
 from inflora.gpm import Memory, threshold
@@ -121,24 +121,20 @@ def build_network(options: Options, machine: Machine, tasks: Scenario) -> Networ
         backbone.norm = fresh_norm(backbone.embed_dim)
     branches = options.total_sessions if method.designed else 1
     network = Network(backbone, [len(task) for task in tasks.tasks], branches, options.rank, layers)
-    prepare(network)
+    prepare(machine, network)
     return network.to(machine.device)
 
 
 def open_run(options: Options, machine: Machine, seed: int, tasks: Scenario, data: ImageSet) -> Run:
     scale = scale_of(options.scale, options.data_path, options.backbone)
-    labels = {
-        "paper": "inflora",
-        "method": METHODS[options.model_name].label,
-        "protocol": protocol(data_name(options), tasks),
-        "backbone": vit.LABELS.get(options.backbone, options.backbone),
-        "scale": scale,
-        "seed": seed,
-    }
     weights = {"md5": file_md5(vit.find_weights(options.backbone, options.weights))}
     decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
     folder = Path(mini_folder(options.save, scale)) / log_folder(options) / str(seed)
-    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
+    return runs.open_run(
+        options, machine, folder, decides, paper="inflora", method=METHODS[options.model_name].label,
+        protocol=protocol(data_name(options), tasks), backbone=vit.LABELS.get(options.backbone, options.backbone),
+        scale=scale, seed=seed,
+    )  # fmt: skip
 
 
 # Checkpoints

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from common.clip.model import CLIP, LayerNorm, ResidualAttentionBlock
 from common.training.distributed import draw_whole, sum_over_processes
-from common.training.precision import full_precision
+from common.training.numerics import full_precision
 
 ADAPTER_SCALE = 0.1  # s, a constant that multiplies the bias as well
 ADAPTER_DROPOUT = 0.1  # between ReLU and up_proj, in train mode

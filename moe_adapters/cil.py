@@ -31,8 +31,8 @@ from common.machine import RUNS_TWICE, Machine, choose_machine
 from common.options import check_rules, ignored, option, read, scale_option
 from common.runs import Run
 from common.training.batches import Batches
-from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
+from common.training.numerics import prepare
 from common.training.schedules import cil_cosine_with_warmup
 from moe_adapters.adapters import (
     ORIGINAL_CLIP,
@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     check_inputs(options)
     seed_everything(options.seed)  # the experts' initial weights
     model, *_ = clip.load(options.model_name, "cpu", precision="fp32")
-    prepare(with_shared_router(model).to(machine.device))
+    prepare(machine, with_shared_router(model).to(machine.device))
     data = load_data(options, model.visual.input_resolution)
     run = open_run("moe_adapters", method_label(options), options, data, machine)
     steps = learn_and_test(run, options, machine, model, data)

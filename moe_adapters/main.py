@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from common import clip, datasets
+from common import clip, datasets, runs
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.clip.tokenizer import training_prompts
@@ -25,8 +25,8 @@ from common.mtil import of_task
 from common.options import settings
 from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
-from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
+from common.training.numerics import prepare
 from moe_adapters.adapters import experts_to_freeze, insert_adapters
 from moe_adapters.ddas import FEW_SHOT_LR, FULL_SHOT_LR, alexnet_features, build_autoencoders, train_autoencoder
 from moe_adapters.evaluation import (
@@ -89,32 +89,15 @@ def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
     one_task = not (options.eval_only or is_sequence(options))
     name = checkpoint_name(options.train_dataset[0], options.train_chooser) if one_task else ""
-    labels = {
-        "paper": "moe_adapters",
-        "method": method_label(options),
-        "protocol": protocol(options),
-        "backbone": options.model,
-        "scale": options.scale,
-        "seed": options.seed,
-    }
     decides = settings(options) | {"weights": fingerprints(options), "data": data_fingerprints(options)}
-    folder, interval = output_folder(options), options.save_interval
-    run = Run(folder, decides, labels, name, options.overwrite, interval, machine.about)
-    if run.is_new and not options.eval_only:
-        names = options.train_dataset + ([REFERENCE_SET] if is_sequence(options) else [])
-        present = [
-            path
-            for data in names
-            for chooser in (False, True)
-            if (path := run.folder / f"{checkpoint_name(data, chooser)}.pth").exists()
-            and (is_sequence(options) or chooser == options.train_chooser)
-        ]
-        if present:
-            raise UserError(
-                f"{run.folder} already holds {present[0].name}, which no run recorded there made. "
-                "Choose another --save."
-            )
-    return run
+    names = options.train_dataset + ([REFERENCE_SET] if is_sequence(options) else [])
+    choosers = (False, True) if is_sequence(options) else (options.train_chooser,)
+    outputs = [f"{checkpoint_name(data, chooser)}.pth" for data in names for chooser in choosers]
+    return runs.open_run(
+        options, machine, output_folder(options), decides, paper="moe_adapters", method=method_label(options),
+        protocol=protocol(options), backbone=options.model, scale=options.scale, seed=options.seed,
+        name=name, outputs=[] if options.eval_only else outputs,
+    )  # fmt: skip
 
 
 def fingerprints(options: Options) -> dict[str, str]:
@@ -150,7 +133,7 @@ def load_model(options: Options, machine: Machine) -> tuple[CLIP, tuple[Any, Any
     if options.ffn_adapt:
         both = options.ffn_adapt_where == "AdapterDoubleEncoder"
         insert_adapters(model, options.experts_num, options.topk, options.ffn_num, options.task_num, both)
-    prepare(model)
+    prepare(machine, model)
     return model.to(machine.device), (train_transform, eval_transform)
 
 

@@ -20,9 +20,11 @@ from alta.training import TrainingOptions as ALTAOptions
 from alta.training import train_task as train_alta
 from common.clip.model import CLIP, CLIPConfig, LayerNorm
 from common.clip.tokenizer import training_prompts
+from common.machine import Machine
 from common.runs import Tensors, save_tensors
 from common.training.batches import Batches
 from common.training.device import pick_device
+from common.training.numerics import prepare
 from inflora.lora import Network
 from inflora.training import TrainingOptions as InfLoRAOptions
 from inflora.training import design_branch, remember_task
@@ -30,8 +32,8 @@ from inflora.training import train_task as train_inflora
 from moe_adapters.adapters import insert_adapters
 from moe_adapters.training import TrainingOptions as MoEOptions
 from moe_adapters.training import train_adapters
-from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
+from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.training import train_task as train_it
 from vq_prompt.prompts import Network as VQNetwork
 from vq_prompt.training import TrainingOptions as VQOptions
@@ -41,6 +43,7 @@ from zscl.training import TrainingOptions as ZSCLOptions
 from zscl.training import train_task as train_zscl
 
 DTYPE = torch.float64
+MACHINE = Machine(torch.device("cpu"))
 NAMES = ["a cat", "a dog", "a very small lawn mower", "a rose"]
 
 
@@ -61,6 +64,7 @@ def clip(seed: int) -> CLIP:
     for module in model.modules():
         if isinstance(module, LayerNorm):
             module.__class__ = nn.LayerNorm  # CLIP's own rounds to float32
+    prepare(MACHINE, model)
     return model
 
 
@@ -87,6 +91,7 @@ def inflora() -> dict[str, Tensor]:
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
     network, found = Network(vit, [len(NAMES)] * 2, 2, 3).to(DTYPE), batches(2)
+    prepare(MACHINE, network)
     memories, options = None, InfLoRAOptions(2, 1e-2, "adam", lambda epoch, base: base)
     for task in range(2):
         design_branch(network, task, memories, found)
@@ -100,6 +105,7 @@ def vq_prompt() -> dict[str, Tensor]:
     torch.manual_seed(0)
     vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
     network = VQNetwork(vit, len(NAMES), {"size": 3, "length": 4, "tau": 1.0}).to(DTYPE)
+    prepare(MACHINE, network)
     options = VQOptions(2, 5e-2, 1e-2, lambda update, base: base)
     log = train_vq(network, 0, len(NAMES), batches(2), options, "vq_prompt", steps)
     return network.state_dict() | {"loss": log.loss, "prompt loss": log.prompt_loss}
@@ -110,6 +116,7 @@ def it_prompt() -> dict[str, Tensor]:
     with torch.no_grad():
         text = model.encode_text(training_prompts(NAMES, "a photo of {}."))
     encoder, options = Encoder(model.visual, (0, 1)), settled(ITOptions(learner_name="ITPrompt", epochs=2))
+    prepare(MACHINE, encoder)
     torch.manual_seed(5)
     prompt = Entries(1, 2, 4, encoder.width, encoder.dim, 1.0)
     parts = Parts(prompt, nn.Linear(encoder.dim, len(NAMES)), Selector(encoder.dim, 8, len(NAMES))).to(DTYPE)

@@ -24,9 +24,9 @@ from common.machine import Machine
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches, leave_signals_to_parent
-from common.training.blocks import prepare
 from common.training.device import seed_everything
 from common.training.distributed import all_gather_rows, rank, sum_over_processes, world_size
+from common.training.numerics import prepare
 from vq_prompt.classifier import (
     ClassStatistics,
     RetrainingOptions,
@@ -118,7 +118,7 @@ def start(options: VQOptions, machine: Machine, seed: int, repeat: int) -> Learn
     seed_everything(seed)  # classifier and prompts
     tasks = scenario(options, seed)
     network = build_network(options, len(tasks.class_order)).to(machine.device)
-    prepare(network)
+    prepare(machine, network)
     data = load_data(options, seed, *transforms(options, network.feat.patch_embed.img_size[0]))
     require_images(data, tasks, task_count(options, tasks), every_class=True)
     weights = {"backbone": file_md5(vit.find_weights(options.pretrained_weight, options.weights))}

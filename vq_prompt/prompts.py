@@ -5,8 +5,8 @@ the two halves of that prompt stand in front of the keys and values of the block
 compared with is the class feature of the ViT without prompts.
 """
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.training.distributed import all_gather_rows
-from common.training.precision import full_precision, run_block, tower
+from common.training.numerics import full_precision, run_block
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -37,7 +37,6 @@ class Selection(NamedTuple):
     index: Tensor  # (B,) the nearest prompt; of equals the first
 
 
-@full_precision()
 def select(prompts: Tensor, keys: Tensor, query: Tensor, tau: float, normalize_query: bool = False) -> Selection:
     """Prompts (N, Lp, D), keys (N, D), query (B, D) -> the mixture and its nearest prompt (models/zoo.py:L51-L72).
 
@@ -115,6 +114,7 @@ class PromptPool(nn.Module):
             for name, shape in (("p", (size, length, width)), ("k", (size, width))):
                 self.register_parameter(f"e_{name}_{layer}", nn.Parameter(torch.empty(shape).uniform_()))
 
+    @full_precision()
     def forward(self, layer: int, query: Tensor, batch_size: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Query (B, D) -> prefixes for keys and values (B, Lp/2, D), and the block's weighted prompt loss ().
 
@@ -148,7 +148,11 @@ class Network(nn.Module):
 
     The backbone is frozen, which changes no number: the original leaves it out of the optimiser but computes its
     gradients at every step. Gradients still flow through the blocks to the prompts, down to the first prompted block.
+    The ViT computes under `autocast()`; `checkpoint_activations`: its blocks run again in the backward pass.
     """
+
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    checkpoint_activations = False
 
     def __init__(self, vit: "VisionTransformer", classes: int, pool: dict[str, Any] | None = None) -> None:
         """pool: the arguments of a PromptPool besides its width; None: no prompts at all."""
@@ -158,19 +162,19 @@ class Network(nn.Module):
         layers = [layer for layer in LAYERS if layer < len(vit.blocks)]
         self.prompt = None if pool is None else PromptPool(**{"width": vit.embed_dim, "layers": layers} | pool)
 
-    @tower
     def tokens(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> the first block's input (B, n, D), which both passes share."""
-        patches = self.feat.patch_embed(images)
+        with self.autocast():
+            patches = self.feat.patch_embed(images).to(images.dtype)
         cls_token = self.feat.cls_token.expand(len(patches), -1, -1)
         return torch.cat([cls_token, patches], dim=1) + self.feat.pos_embed
 
     @torch.no_grad()
-    @tower
     def query(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, D) -> the class feature (B, D) of the ViT without prompts."""
-        for block in self.feat.blocks:
-            tokens = block(tokens)
+        with self.autocast():
+            for block in self.feat.blocks:
+                tokens = block(tokens)
         return self.feat.norm(tokens[:, 0])
 
     def forward(
@@ -185,11 +189,13 @@ class Network(nn.Module):
         loss = query.new_zeros(())
         if self.prompt is None:
             return query, loss
-        plain, prompted = tower(run_block), tower(partial(run_block, prompted_block))
-        for layer, block in enumerate(self.feat.blocks):
-            if layer in self.prompt.layers:
-                prefix_k, prefix_v, layer_loss = self.prompt(layer, query, batch_size)
-                tokens, loss = prompted(block, tokens, prefix_k, prefix_v), loss + layer_loss
-            else:
-                tokens = plain(block, tokens)
+        recompute = self.checkpoint_activations
+        with self.autocast():
+            for layer, block in enumerate(self.feat.blocks):
+                if layer in self.prompt.layers:
+                    prefix_k, prefix_v, layer_loss = self.prompt(layer, query, batch_size)
+                    tokens = run_block(recompute, prompted_block, block, tokens, prefix_k, prefix_v)
+                    loss = loss + layer_loss
+                else:
+                    tokens = run_block(recompute, block, tokens)
         return self.feat.norm(tokens[:, 0]), loss

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from common import runs
 from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.evaluation.metrics import over_repeats, task_matrix_metrics
@@ -64,23 +65,16 @@ def open_run(
     models that no run recorded.
     """
     folder, models = Path(log_dir_of(options)) / f"repeat-{repeat + 1}", models_folder(options, repeat)
-    labels = {
-        "paper": "vq_prompt",
-        "method": method,
-        "protocol": protocol_name(options, tasks),
-        "backbone": backbone,
-        "scale": scale_of(options),
-        "seed": seed,
-    }
-    decides = decides | {"seed": seed, "data": data.fingerprint}
-    run = Run(folder, decides, labels, "", bool(options.overwrite), options.save_interval, machine.about)
+    if not options.overwrite and not (folder / "config.yaml").exists() and any(models.glob("*/class.pth")):
+        raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
+    run = runs.open_run(
+        options, machine, folder, decides | {"seed": seed, "data": data.fingerprint}, paper="vq_prompt", method=method,
+        protocol=protocol_name(options, tasks), backbone=backbone, scale=scale_of(options), seed=seed,
+    )  # fmt: skip
     if options.overwrite:
         if is_main_process():
             shutil.rmtree(models, ignore_errors=True)
         barrier()
-    elif run.is_new and any(models.glob("*/class.pth")):
-        run.path("config.yaml").unlink()
-        raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
     return run
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import datasets
+from common import datasets, runs
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.datasets.layout import CAPTIONS
@@ -18,7 +18,7 @@ from common.machine import Machine, choose_machine
 from common.mtil import mtil_protocol
 from common.options import settings
 from common.runs import Run, file_md5
-from common.training.blocks import prepare
+from common.training.numerics import prepare
 from zscl.checkpoints import read_weights
 from zscl.evaluation import evaluate_one_model, evaluate_sequence, show_results
 from zscl.methods import folder_label, method_label
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     machine = choose_machine(options)
     check_inputs(options)
     models = load_models(options, machine)
-    prepare(models.student, models.pretrained)
+    prepare(machine, models.student, models.pretrained)
     if options.eval_only and not (options.load and Path(options.load).is_dir()):
         evaluate_one_model(options, machine, models.student, models.pretrained)
         return
@@ -103,23 +103,14 @@ def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
     folder, names = run_folder(options) or Path(options.load) / "evaluation", tasks(options)
     name = "" if options.eval_only or is_sequence(options) else names[0]
-    labels = {
-        "paper": "zscl",
-        "method": folder_label(options) if options.eval_only else method_label(options),
-        "protocol": mtil_protocol(names or options.eval_datasets),
-        "backbone": options.model,
-        "scale": options.scale,
-        "seed": options.seed,
-    }
     decides = settings(options) | {"train_dataset": names or None}  # iCaRL's too
     decides |= {"weights": fingerprints(options), "data": data_fingerprints(options)}
-    run = Run(folder, decides, labels, name, options.overwrite, options.save_interval, machine.about)
-    present = [data for data in names if (run.folder / f"{data}.pth").exists()]
-    if run.is_new and not options.eval_only and present:
-        raise UserError(
-            f"{run.folder} already holds {present[0]}.pth, which no run recorded there made. Choose another --save."
-        )
-    return run
+    return runs.open_run(
+        options, machine, folder, decides, paper="zscl",
+        method=folder_label(options) if options.eval_only else method_label(options),
+        protocol=mtil_protocol(names or options.eval_datasets), backbone=options.model, scale=options.scale,
+        seed=options.seed, name=name, outputs=[] if options.eval_only else [f"{data}.pth" for data in names],
+    )  # fmt: skip
 
 
 def fingerprints(options: Options) -> dict[str, str]:

@@ -22,7 +22,6 @@ from common.mtil import of_task
 from common.runs import Run, write_text
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import cost_records, seed_everything
-from common.training.precision import deciding_settings
 from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
@@ -160,7 +159,7 @@ def build_reference(
     teacher = teacher_of(options, models, before)
     stays = options.ref_model != PREVIOUS and not options.ref_wise  # other tasks and runs have this teacher too
     folder = Path(options.cache_dir).expanduser() if stays and options.cache_dir != "none" else None
-    how = [machine.device.type, *deciding_settings().values()]
+    how = [machine.device.type, *machine.settings.values()]
     key = fingerprint(teacher.state_dict(), *how) if folder else ""
     texts = tasks(options)[: task_id + 1] if options.text_datasets == [SEEN] else options.text_datasets or ()
     root, verify = options.data_location, not options.no_verify

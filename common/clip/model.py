@@ -8,13 +8,14 @@ as they are. Sequences are batch-first, (B, L, D). A paper that changes the netw
 import math
 import re
 from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from common.training.precision import run_block, tower
+from torch.utils.checkpoint import checkpoint
 
 HEAD_WIDTH = 64  # every CLIP attention head is 64 wide: heads = width // 64
 
@@ -92,6 +93,10 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
+    """Blocks in a row; `checkpoint_activations` keeps their inputs alone and runs them again in the backward pass."""
+
+    checkpoint_activations = False
+
     def __init__(self, width: int, layers: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.width, self.layers = width, layers
@@ -99,7 +104,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.resblocks:
-            x = run_block(block, x)
+            recompute = self.checkpoint_activations and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return x
 
 
@@ -221,7 +227,12 @@ class ModifiedResNet(nn.Module):
 
 
 class CLIP(nn.Module):
-    """The two towers and the scale between them, sized by `config`, randomly initialised."""
+    """The two towers and the scale between them, sized by `config`, randomly initialised.
+
+    The towers compute under `autocast()` and hand on features in the weights' dtype.
+    """
+
+    autocast: Callable[[], AbstractContextManager] = nullcontext
 
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
@@ -253,10 +264,10 @@ class CLIP(nn.Module):
     def dtype(self) -> torch.dtype:
         return self.visual.conv1.weight.dtype
 
-    @tower
     def encode_image(self, images: Tensor) -> Tensor:
         """images (B, 3, R, R) -> features (B, E), not normalised."""
-        return self.visual(images.to(self.dtype))
+        with self.autocast():
+            return self.visual(images.to(self.dtype)).to(self.dtype)
 
     def encode_text(self, tokens: Tensor, cut: bool = True) -> Tensor:
         """tokens (N, context) int64 -> features (N, E), not normalised, read at the end token.
@@ -269,12 +280,12 @@ class CLIP(nn.Module):
             tokens = tokens[:, : int(end.max()) + 1]
         return self.encode_prompts(self.token_embedding(tokens).to(self.dtype), end)
 
-    @tower
     def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
         """Token embeddings (N, L, W), L <= context, and the position `end` (N,) of the end token -> (N, E)."""
-        x = embeddings + self.positional_embedding[: embeddings.shape[1]].to(embeddings.dtype)
-        x = self.ln_final(self.transformer(x))
-        return x[torch.arange(len(x), device=x.device), end] @ self.text_projection
+        with self.autocast():
+            x = embeddings + self.positional_embedding[: embeddings.shape[1]].to(embeddings.dtype)
+            x = self.ln_final(self.transformer(x))
+            return (x[torch.arange(len(x), device=x.device), end] @ self.text_projection).to(self.dtype)
 
     def forward(self, images: Tensor | None, tokens: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         """(images, tokens) -> logits per image (B, N) and per text (N, B): exp(logit_scale) x cosine.

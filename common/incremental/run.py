@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from common import mini
+from common import mini, runs
 from common.clip.pretrained import find_weights
 from common.errors import UserError
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
@@ -43,18 +43,13 @@ def open_run(
     scale = scale_of(options)
     folder = Path(mini_folder(options.save or options.hydra.run.dir, scale) or "")
     _refuse_foreign(folder, options.log_path)
-    labels = {
-        "paper": paper,
-        "method": method,
-        "protocol": data.protocol,
-        "backbone": options.model_name,
-        "scale": scale,
-        "seed": options.seed,
-    }
     weights = {"model": file_md5(find_weights(options.model_name))}
     decides = settings(options) | {"class_order": list(data.scenario.class_order), "weights": weights}
     decides |= {"data": data.fingerprint} | (more or {})
-    return Run(folder, decides, labels, "", options.overwrite, options.save_interval, machine.about)
+    return runs.open_run(
+        options, machine, folder, decides, paper=paper, method=method,
+        protocol=data.protocol, backbone=options.model_name, scale=scale, seed=options.seed,
+    )  # fmt: skip
 
 
 def _refuse_foreign(folder: Path, log_path: str) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import random
-import resource
 import sys
 from typing import Any
 
@@ -64,9 +63,13 @@ def seed_everything(seed: int) -> None:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory used so far: allocated on a CUDA device, resident in the process on a CPU."""
+    """The most memory used so far: allocated on a CUDA device, resident in the process on a CPU (0 on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return 0.0
+    import resource  # only Unix has it
+
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 

@@ -152,4 +152,3 @@ def parallel(model: nn.Module, unused: bool = False) -> Callable[..., Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is too new
         return DistributedDataParallel(_Call(model), broadcast_buffers=False, find_unused_parameters=unused)
-

@@ -3,28 +3,13 @@
 import importlib.util
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from common.errors import Interrupted, UserError
-from common.machine import RunOptions
 from common.runs import Run, Tensors
-from common.training import precision
-
-
-def choose(tensorboard: bool) -> None:
-    precision.choose(RunOptions(tensorboard=tensorboard), torch.device("cpu"))
-
-
-@pytest.fixture
-def watched() -> Iterator[None]:
-    pytest.importorskip("tensorboard")
-    choose(tensorboard=True)
-    yield
-    choose(tensorboard=False)
 
 
 def curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -45,11 +30,12 @@ def learn(run: Run, interrupt_at: int | None = None) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_curves_go_on_where_a_run_was_stopped(watched: None, tmp_path: Path) -> None:
-    run = Run(tmp_path, {}, {"method": "ZSCL"})
+def test_curves_go_on_where_a_run_was_stopped(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = Run(tmp_path, {}, {"method": "ZSCL"}, tensorboard=True)
     with pytest.raises(Interrupted):
         learn(run, interrupt_at=3)
-    run = Run(tmp_path, {}, {"method": "ZSCL"})
+    run = Run(tmp_path, {}, {"method": "ZSCL"}, tensorboard=True)
     learn(run)
     about = {"after_task": 1, "seconds": 0.0}
     run.record([about | {"dataset": "A", "metric": "accuracy", "value": 50.0},
@@ -61,7 +47,7 @@ def test_curves_go_on_where_a_run_was_stopped(watched: None, tmp_path: Path) -> 
         "accuracy/A": [(1, 50.0)],
         "til-a/accuracy/A": [(1, 75.0)],
     }
-    Run(tmp_path, {}, {"method": "ZSCL"}, overwrite=True)
+    Run(tmp_path, {}, {"method": "ZSCL"}, overwrite=True, tensorboard=True)
     assert curves(tmp_path / "tensorboard") == {}
 
 
@@ -71,6 +57,6 @@ def test_nothing_is_written_unasked(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="it is installed")
-def test_a_missing_package_is_named() -> None:
+def test_a_missing_package_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pip install tensorboard"):
-        choose(tensorboard=True)
+        Run(tmp_path, {}, {"method": "ZSCL"}, tensorboard=True)

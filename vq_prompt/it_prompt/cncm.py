@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from common.errors import UserError
-from common.training.precision import full_precision
+from common.training.numerics import full_precision
 
 RESTARTS = 10  # of k-means
 

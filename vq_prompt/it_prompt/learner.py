@@ -24,8 +24,8 @@ from common.machine import Machine
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, save_tensors
 from common.training.batches import Batches
-from common.training.blocks import prepare
 from common.training.device import seed_everything
+from common.training.numerics import prepare
 from vq_prompt import data as vq_data
 from vq_prompt import report
 from vq_prompt.it_prompt.cncm import ClassMemory
@@ -96,7 +96,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int, repeat: int) -> np
     tasks = scenario(options, seed)
     count = vq_data.task_count(options, tasks)
     encoder, clip = load_encoder(options, machine)
-    prepare(encoder)
+    prepare(machine, encoder, *([] if clip is None else [clip]))
     data = vq_data.load_data(options, seed, *transforms(options, encoder.resolution))
     require_images(data, tasks, count, every_class=True)
     decides = settings(options) | {"weights": {"md5": file_md5(weights_file(options))}}

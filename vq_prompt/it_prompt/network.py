@@ -5,7 +5,8 @@ u (B, E) and z (B, E) are the unit features of an image without prompts and with
 the unit features of "a photo of {class}". Classes are positions in the class order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
-from common.training.precision import run_block, tower
+from common.training.numerics import run_block
 from vq_prompt.prompts import attend, prompted_block
 
 if TYPE_CHECKING:
@@ -37,8 +38,12 @@ def clip_block(block: nn.Module, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) 
 class Encoder(nn.Module):
     """A frozen image tower, CLIP's or timm's, with prompts in the blocks `layers`; features have unit length.
 
-    Raises UserError for a layer that the tower does not have.
+    It computes under `autocast()`; `checkpoint_activations`: its blocks run again in the backward pass. Raises
+    UserError for a layer that the tower does not have.
     """
+
+    autocast: Callable[[], AbstractContextManager] = nullcontext
+    checkpoint_activations = False
 
     def __init__(self, tower: "ClipViT | TimmViT", layers: Sequence[int]) -> None:
         super().__init__()
@@ -61,30 +66,30 @@ class Encoder(nn.Module):
     def resolution(self) -> int:
         return self.tower.input_resolution if self.is_clip else self.tower.patch_embed.img_size[0]
 
-    @tower
     def _embed(self, images: Tensor) -> Tensor:
-        if self.is_clip:
-            return self.tower.embed(images)
-        return self.tower.norm_pre(self.tower._pos_embed(self.tower.patch_embed(images)))
+        with self.autocast():
+            if self.is_clip:
+                return self.tower.embed(images)
+            return self.tower.norm_pre(self.tower._pos_embed(self.tower.patch_embed(images)))
 
-    @tower
     def _run(self, x: Tensor, first: int, last: int, prompts: Tensor | None = None) -> Tensor:
         """Blocks first .. last - 1; prompts (B, layers, P, D)."""
         with_prefixes = clip_block if self.is_clip else prompted_block
-        for number in range(first, last):
-            place = self.layers.get(number)
-            if prompts is None or place is None:
-                x = run_block(self.blocks[number], x)
-            else:
-                x = run_block(with_prefixes, self.blocks[number], x, *prompts[:, place].chunk(2, dim=1))
+        recompute = self.checkpoint_activations
+        with self.autocast():
+            for number in range(first, last):
+                place = self.layers.get(number)
+                if prompts is None or place is None:
+                    x = run_block(recompute, self.blocks[number], x)
+                else:
+                    prefixes = prompts[:, place].chunk(2, dim=1)
+                    x = run_block(recompute, with_prefixes, self.blocks[number], x, *prefixes)
         return x
 
     def _pool(self, x: Tensor) -> Tensor:
-        return F.normalize(self._read(x), dim=-1)
-
-    @tower
-    def _read(self, x: Tensor) -> Tensor:
-        return self.tower.pool(x) if self.is_clip else self.tower.norm(x)[:, 0]
+        with self.autocast():
+            features = self.tower.pool(x) if self.is_clip else self.tower.norm(x)[:, 0]
+        return F.normalize(features.to(x.dtype), dim=-1)
 
     @torch.no_grad()
     def plain(self, images: Tensor) -> Tensor:

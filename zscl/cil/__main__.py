@@ -33,8 +33,8 @@ from common.incremental.tasks import stream_seed, task_path
 from common.machine import Machine, choose_machine
 from common.runs import Run
 from common.training.batches import Batches
-from common.training.blocks import prepare
 from common.training.device import cost_records, seed_everything
+from common.training.numerics import prepare
 from zscl.cil.options import CIL_NAMES, PREVIOUS_MODEL, Options, parse
 from zscl.cil.reference import (
     CILReference,
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run("zscl", method_label(options), options, data, machine, more)
     model = copy.deepcopy(pretrained).to(machine.device)
     test = PooledTest(data.test, data.scenario, options.eval_transform, options.batch_size, machine.workers)
-    prepare(model, pretrained)
+    prepare(machine, model, pretrained)
     steps, reference = tested_steps(run), None
     for task_id in range(len(steps), len(data.scenario.tasks)):
         if options.method != "zeroshot":

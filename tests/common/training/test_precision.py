@@ -1,6 +1,6 @@
 """Precision, compiled blocks, checkpointed activations: fp32 moves no bit, bf16 rounds towers, gradients equal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,9 @@ import moe_adapters.cil
 import moe_adapters.main
 from common.clip.tokenizer import training_prompts
 from common.errors import UserError
-from common.machine import RunOptions
+from common.machine import Machine, RunOptions, choose_machine
 from common.runs import Run
-from common.training import precision
-from common.training.blocks import prepare
+from common.training.numerics import prepare
 from inflora.gpm import second_moments
 from inflora.lora import Network as LoRANetwork
 from moe_adapters.adapters import insert_adapters, use_router
@@ -24,19 +23,13 @@ from tests import process_loops
 from vq_prompt.it_prompt.network import Encoder
 from vq_prompt.prompts import Network as VQNetwork
 
-CPU = torch.device("cpu")
 # A product of bfloat16 factors, of 8 bits each, is off by up to 2^-8 of its size; a tower rounds every few layers.
 LEAST, MOST = 2.0**-14, 2.0**-6
 
 
-def choose(name: str = "fp32", compile: bool = False, checkpoint: bool = False) -> None:
-    precision.choose(RunOptions(precision=name, compile=compile, checkpoint_activations=checkpoint), CPU)
-
-
-@pytest.fixture(autouse=True)
-def fp32_again() -> Iterator[None]:
-    yield
-    choose()
+def choose(name: str = "fp32", compile: bool = False, checkpoint: bool = False) -> Machine:
+    options = RunOptions("cpu", precision=name, compile=compile, checkpoint_activations=checkpoint)
+    return choose_machine(options)
 
 
 @pytest.fixture(autouse=True)
@@ -72,10 +65,10 @@ def prompts(encoder: Encoder) -> nn.Parameter:
     return nn.Parameter(torch.randn(2, 4, encoder.width, generator=torch.Generator().manual_seed(3)))
 
 
-def it_features() -> tuple[nn.ParameterList, Callable[[], Tensor]]:
+def it_features() -> tuple[nn.Module, Callable[[], Tensor]]:
     encoder = Encoder(process_loops.clip(0).visual, (0, 1))
     entry = prompts(encoder)
-    return nn.ParameterList([entry]), lambda: torch.cat(encoder.both(images(), entry))
+    return nn.ModuleDict({"encoder": encoder, "prompts": nn.ParameterList([entry])}), lambda: torch.cat(encoder.both(images(), entry))
 
 
 def vq_features() -> tuple[nn.Module, Callable[[], Tensor]]:
@@ -105,15 +98,15 @@ TOWERS: dict[str, Callable[[], tuple[nn.Module, Callable[[], Tensor]]]] = {
 
 @pytest.mark.parametrize("name", TOWERS)
 def test_bf16_rounds_features_and_hands_on_float32(name: str) -> None:
-    _, features = TOWERS[name]()
+    model, features = TOWERS[name]()
     plain = features().detach()
-    choose("bf16")
+    prepare(choose("bf16"), model)
     rounded = features().detach()
     assert rounded.dtype == torch.float32
     assert LEAST < float((rounded - plain).norm() / plain.norm()) < MOST
-    choose("tf32")  # a GPU's: no effect here
+    prepare(choose("tf32"), model)  # a GPU's: no effect here
     assert torch.equal(features(), plain)
-    choose()
+    prepare(choose(), model)
     assert torch.equal(features(), plain)
 
 
@@ -125,10 +118,10 @@ def test_fp32_is_the_plain_call() -> None:
 
 
 @pytest.mark.parametrize("name", process_loops.LOOPS)
-def test_every_loop_learns_in_bf16(name: str) -> None:
-    choose("bf16")
-    rounded = process_loops.LOOPS[name]()
-    choose()
+def test_every_loop_learns_in_bf16(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(process_loops, "MACHINE", choose("bf16"))
+        rounded = process_loops.LOOPS[name]()
     plain = process_loops.LOOPS[name]()
     floating = {key: value for key, value in plain.items() if value.is_floating_point()}
     assert all(rounded[key].dtype == value.dtype for key, value in floating.items())
@@ -141,8 +134,8 @@ def test_every_loop_learns_in_bf16(name: str) -> None:
 
 
 def test_a_method_s_own_algebra_stays_exact_in_bf16() -> None:
-    choose("bf16")
-    network = lora()
+    network, model = lora(), moe()
+    prepare(choose("bf16"), network, model)
     ones = torch.ones(5, dtype=torch.long)
     found = second_moments(network, [(images(), ones)])[0]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -150,12 +143,11 @@ def test_a_method_s_own_algebra_stays_exact_in_bf16() -> None:
     rows = network.image_encoder.blocks[0].norm1(inputs).detach().flatten(0, 1)
     assert torch.equal(found, rows.t() @ rows / len(rows))
 
-    model, seen = moe(), []
+    seen = []
     for block in model.visual.transformer.resblocks:
         block.router_list[0].data.normal_()
         block.route = lambda c, route=block.route: seen.append((c, route(c))) or seen[-1][1]
     model.encode_image(images())
-    choose()
     for block, (c, (chosen, gates)) in zip(model.visual.transformer.resblocks, seen, strict=True):
         assert c.dtype == gates.dtype == torch.float32
         values, best = (c @ block.router_list[0]).topk(2)
@@ -166,9 +158,8 @@ def test_a_method_s_own_algebra_stays_exact_in_bf16() -> None:
 def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
     found = []
     for checkpoint in (False, True):
-        choose(checkpoint=checkpoint)
         model, features = TOWERS[name]()
-        prepare(model)
+        prepare(choose(checkpoint=checkpoint), model)
         kept = []
         count = torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t)
         with count:
@@ -192,15 +183,15 @@ def test_routed_blocks_are_not_run_twice(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_compiled_blocks_give_the_same_features(capsys: pytest.CaptureFixture) -> None:
-    choose(compile=True)
-    if not precision.chosen().compile:
+    machine = choose(compile=True)
+    if not machine.compile:
         assert "torch.compile has no working compiler here" in capsys.readouterr().out
         pytest.skip("no compiler")
     model = process_loops.clip(0)
     model.visual.transformer.resblocks = model.visual.transformer.resblocks[:1]
     with torch.no_grad():
         plain, keys = model.encode_image(images()), model.state_dict().keys()
-        prepare(model.visual)
+        prepare(machine, model.visual)
         torch.testing.assert_close(model.encode_image(images()), plain, rtol=1e-5, atol=1e-5)
     assert model.state_dict().keys() == keys
 
@@ -211,8 +202,8 @@ def test_without_a_compiler_blocks_stay_as_they_are(
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     torch._dynamo.reset()
     with torch._inductor.config.patch(force_disable_caches=True):
-        choose(compile=True)
-    assert not precision.chosen().compile
+        machine = choose(compile=True)
+    assert not machine.compile
     assert capsys.readouterr().out.count("blocks are not compiled") == 1
 
 
@@ -220,26 +211,25 @@ def test_without_a_compiler_blocks_stay_as_they_are(
 
 
 def test_a_precision_is_part_of_settings_and_label(tmp_path: Path) -> None:
-    def opened(folder: str) -> Run:
-        return Run(tmp_path / folder, {"lr": 0.1}, {"method": "ZSCL", "seed": 0})
+    def opened(folder: str, machine: Machine = choose()) -> Run:
+        return Run(tmp_path / folder, {"lr": 0.1}, {"method": "ZSCL", "seed": 0}, machine=machine)
 
     assert opened("fp32").labels == {"method": "ZSCL", "seed": 0}
     content = yaml.safe_load((tmp_path / "fp32" / "config.yaml").read_text())
     assert content["settings"] == {"lr": 0.1}
-    choose("bf16", checkpoint=True)
-    opened("bf16").record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 1.0}])
-    assert opened("bf16").records[0]["method"] == "ZSCL (bf16)"
+    bf16 = choose("bf16", checkpoint=True)
+    opened("bf16", bf16).record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 1.0}])
+    assert opened("bf16", bf16).records[0]["method"] == "ZSCL (bf16)"
     content = yaml.safe_load((tmp_path / "bf16" / "config.yaml").read_text())
     assert content["settings"] == {"lr": 0.1, "precision": "bf16"}
     assert content["provenance"]["checkpoint_activations"] is True and content["provenance"]["compile"] is False
     with pytest.raises(UserError, match="precision: None there, 'bf16' now"):
-        opened("fp32")
-    choose()
+        opened("fp32", bf16)
     with pytest.raises(UserError, match="precision: 'bf16' there, None now"):
         opened("bf16")
 
 
 def test_tf32_says_that_a_cpu_has_none(capsys: pytest.CaptureFixture) -> None:
-    choose("tf32")
+    machine = choose("tf32")
     assert "tf32 has no effect on a cpu" in capsys.readouterr().out
-    assert precision.label() == " (tf32)"
+    assert machine.label == " (tf32)"
