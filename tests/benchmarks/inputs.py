@@ -1,16 +1,25 @@
 """Models and inputs that the papers' benchmarks share: random weights, synthetic images and prompts."""
 
-import copy
+import contextlib
+import io
+from collections.abc import Iterator
+from unittest import mock
 
 import torch
+from timm import create_model
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torch.utils.data import TensorDataset
 
 from common.clip.model import CLIP, CLIPConfig
 from common.datasets.transforms import clip_normalise
-from tests.benchmarks.measure import Sizes, timed_calls
+from common.evaluation.seen_classes import PooledTest
+from common.incremental.scenario import Scenario
+from tests.benchmarks.measure import Sizes
 
 VIT_B_16 = CLIPConfig(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
 SMALL = CLIPConfig(64, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
+SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, "num_classes": 0}
 LONGEST_PROMPT = {10: 13, 100: 10, 397: 13}  # MNIST, CIFAR100, SUN397 with start and end token
 USUAL_PROMPT, SHORTEST_PROMPT = 13, 7
 START, END = 49406, 49407
@@ -21,8 +30,14 @@ def small_or_paper_clip(small: bool) -> CLIP:
     return CLIP(SMALL if small else VIT_B_16).eval().requires_grad_(False)
 
 
-def prompts(classes: int, longest: int) -> Tensor:
+def small_or_paper_vit(small: bool) -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(**SMALL_VIT) if small else create_model("vit_base_patch16_224", num_classes=0)
+
+
+def prompts(classes: int, longest: int | None = None) -> Tensor:
     """Random prompts (C, 77) of SHORTEST_PROMPT to `longest` tokens, the first one the longest."""
+    longest = longest or LONGEST_PROMPT.get(classes, USUAL_PROMPT)
     generator = torch.Generator().manual_seed(classes)
     tokens = torch.zeros(classes, 77, dtype=torch.long)
     lengths = torch.randint(SHORTEST_PROMPT, longest + 1, (classes,), generator=generator)
@@ -34,13 +49,23 @@ def prompts(classes: int, longest: int) -> Tensor:
 
 
 class OneBatch:
-    """The same batch at every step, already on the device."""
+    """A stream of a single batch, the same at every step and already on the device."""
 
-    def __init__(self, plain: CLIP, classes: int, sizes: Sizes, seed: int = 2) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        size, side = sizes.batch_size or (8 if sizes.small else 64), plain.visual.input_resolution
-        self.images = torch.randn(size, 3, side, side, generator=generator).to(sizes.device)
-        self.labels = torch.randint(classes, (size,), generator=generator).to(sizes.device)
+    def __init__(
+        self,
+        size: int,
+        side: int,
+        classes: int | range,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int = 2,
+    ) -> None:
+        generator, classes = torch.Generator().manual_seed(seed), range(classes) if isinstance(classes, int) else classes
+        self.images = torch.randn(size, 3, side, side, generator=generator).to(device, dtype)
+        self.labels = torch.randint(classes.start, classes.stop, (size,), generator=generator).to(device)
+
+    def __len__(self) -> int:
+        return 1
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         return self.images, self.labels
@@ -54,12 +79,28 @@ def evaluation_pixels(plain: CLIP, batch_size: int, sizes: Sizes) -> Tensor:
 
 
 @torch.no_grad()
-def time_plain_encoding(plain: CLIP, pixels: Tensor, batch_size: int, sizes: Sizes) -> list[float]:
-    """One turn of plain encode_image over all of `pixels`, which lie on the host."""
-    model = copy.deepcopy(plain).to(sizes.device)
+def encode_all(model: CLIP, pixels: Tensor, batch_size: int) -> None:
+    """Plain encode_image over all of `pixels`, which lie on the host."""
+    for batch in pixels.split(batch_size):
+        model.encode_image(clip_normalise(batch.to(model.logit_scale.device)))
 
-    def encode_all() -> None:
-        for batch in pixels.split(batch_size):
-            model.encode_image(clip_normalise(batch.to(sizes.device)))
 
-    return timed_calls(encode_all, sizes)
+@contextlib.contextmanager
+def float64_kept() -> Iterator[None]:
+    """Leave out conversions to float32, which layer norm and the experts' sum ask for."""
+    with mock.patch.object(torch.Tensor, "float", lambda tensor: tensor):
+        yield
+
+
+def silent() -> contextlib.AbstractContextManager:
+    """Without what loops tell at step 0."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def pooled(count: int, classes: int, plain: CLIP, batch_size: int) -> PooledTest:
+    """Random decoded images of one task that holds all classes."""
+    generator, side = torch.Generator().manual_seed(3), plain.visual.input_resolution
+    pixels = torch.randint(256, (count, 3, side, side), generator=generator).to(torch.uint8)
+    images = TensorDataset(pixels)
+    images.labels = torch.randint(classes, (count,), generator=generator).tolist()
+    return PooledTest(images, Scenario(range(classes), classes, classes), "test", batch_size, pixels=pixels)

@@ -6,20 +6,22 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from common.runs import commit
 from common.training.device import peak_memory_mib
 
 VOID_ABOVE = 1e-4  # two subjects that differ by more do not compute the same thing: no ratio is told
-Subject = Callable[[], list[float]]  # one turn: the milliseconds of every timed call
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,17 @@ class Sizes:
         """How often the subjects of a cell take turns: other load on the machine then meets all of them."""
         return min(3, max(1, self.steps // 4))
 
+    def batch(self, paper: int, small: int = 8) -> int:
+        """Images a batch: those of the command line, of the paper, or of `small` towers."""
+        return self.batch_size or (small if self.small else paper)
+
 
 @dataclass
 class Row:
     """One subject of one cell; `ratio` is its time, or where none was taken its memory, against the first subject's.
 
-    gflop: of one call, by formula (flops.py). of_matmul: the share of a large matrix product's rate. waiting: the share
-    of a step's time that passes before its batch is there.
+    gflop: of one call. of_matmul: the share of a large matrix product's rate. waiting: the share of a step's time that
+    passes before its batch is there.
     """
 
     cell: str
@@ -67,51 +73,54 @@ class Row:
 
 
 class Clock:
-    """Milliseconds between start() and stop(): CUDA events on a GPU, the process's own time on a CPU."""
+    """Reads `now` before and after each of `calls` calls or training steps."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.cuda = device.type == "cuda"
-        self.marks: list[Any] = []
+    def __init__(self, calls: int, now: Callable[[], Any] = float) -> None:
+        self.calls, self.now = calls, now
+        self.readings: list[Any] = []
+        self.state: dict[str, Any] = {}  # of the training loop that ran last, its log among it
 
-    def mark(self) -> None:
-        if self.cuda:
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            self.marks.append(event)
-        else:
-            self.marks.append(time.process_time())
+    def steps(self, stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
+        """A training loop's `steps`."""
+        self.state = state
+        for step in range(total):
+            self.readings.append(self.now())
+            yield step
+            self.readings.append(self.now())
 
-    start = stop = mark
+    def repeat(self, call: Callable[[], Any]) -> None:
+        for _ in self.steps("", self.calls, {}):
+            call()
 
-    def times(self) -> list[float]:
-        """Every interval measured so far."""
-        pairs = list(zip(self.marks[::2], self.marks[1::2]))
-        if self.cuda:
+    def spans(self) -> list[float]:
+        """Of every call."""
+        pairs = list(zip(self.readings[::2], self.readings[1::2]))
+        if pairs and isinstance(pairs[0][0], torch.cuda.Event):
             torch.cuda.synchronize()
             return [begin.elapsed_time(end) for begin, end in pairs]
-        return [1000 * (end - begin) for begin, end in pairs]
+        return [end - begin for begin, end in pairs]
 
 
-def timed_calls(call: Callable[[], Any], sizes: Sizes) -> list[float]:
-    """One turn of a function: warm-up, then its share of the timed calls."""
-    clock = Clock(sizes.device)
-    for _ in range(sizes.warmup + max(1, sizes.steps // sizes.turns)):
-        clock.start()
-        call()
-        clock.stop()
-    return clock.times()[sizes.warmup :]
+Subject = Callable[[Clock], Any]  # does the clock's number of calls, each between two readings
 
 
-def timed_steps(clock: Clock) -> Callable[[str, int, dict[str, Any]], Iterator[int]]:
-    """A training loop's `steps` that times what the loop does between two of them."""
+def milliseconds(device: torch.device) -> Callable[[], Any]:
+    """Readings for a `Clock`: CUDA events on a GPU, the process's own time on a CPU."""
 
-    def steps(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
-        for step in range(total):
-            clock.start()
-            yield step
-            clock.stop()
+    def event() -> torch.cuda.Event:
+        recorded = torch.cuda.Event(enable_timing=True)
+        recorded.record()
+        return recorded
 
-    return steps
+    return event if device.type == "cuda" else lambda: 1000 * time.process_time()
+
+
+def flops_of(subject: Subject) -> float:
+    """FLOPs of a subject's second call: 2 a multiply-add; matrix products, convolutions and attention."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # a fused backward computes anew
+        clock = Clock(2, counter.get_total_flops)
+        subject(clock)
+    return clock.spans()[-1]
 
 
 def matmul_rate(device: torch.device, precision: str = "fp32") -> float:
@@ -122,13 +131,9 @@ def matmul_rate(device: torch.device, precision: str = "fp32") -> float:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     side, calls = (8192, 10) if device.type == "cuda" else (1536, 5)
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    a @ b
-    clock = Clock(device)
-    for _ in range(calls):
-        clock.start()
-        a @ b
-        clock.stop()
-    return 2 * side**3 / min(clock.times()) / 1e9
+    clock = Clock(calls + 1, milliseconds(device))
+    clock.repeat(lambda: a @ b)
+    return 2 * side**3 / min(clock.spans()[1:]) / 1e9
 
 
 def compare(
@@ -136,57 +141,94 @@ def compare(
     subjects: dict[str, Subject],
     sizes: Sizes,
     images: int | None = None,
-    work: Sequence[float] | None = None,
+    count: bool = False,
+    apart: dict[str, float] | None = None,
+    targets: dict[str, str] | None = None,
 ) -> list[Row]:
     """Let the subjects take turns; a row each, `ratio` the median over the turns against the first subject.
 
-    `images` are those of a call, `work` the FLOPs of a call of each subject.
-
-    Peak memory is that of a subject's first turn on a GPU; on a CPU the most the process has used until then.
+    images: those of a call. count: tell FLOPs. apart: what each of these subjects differs by from what it stands for;
+    targets: of ratios, at the paper's sizes. Peak memory is that of a subject's first turn on a GPU; on a CPU the most
+    the process has used until then.
     """
     turns: dict[str, list[list[float]]] = {subject: [] for subject in subjects}
     memory: dict[str, float] = {}
     for turn in range(sizes.turns):
-        for subject, run in subjects.items():
-            print(f"{cell}, turn {turn + 1} of {sizes.turns}: {subject}", file=sys.stderr)
+        for name, run in subjects.items():
+            print(f"{cell}, turn {turn + 1} of {sizes.turns}: {name}", file=sys.stderr)
             if sizes.device.type == "cuda":
                 gc.collect()
                 torch.cuda.reset_peak_memory_stats(sizes.device)
-            turns[subject].append(run())
-            memory.setdefault(subject, peak_memory_mib(sizes.device))
+            clock = Clock(sizes.warmup + max(1, sizes.steps // sizes.turns), milliseconds(sizes.device))
+            run(clock)
+            turns[name].append(clock.spans()[min(sizes.warmup, len(clock.spans()) - 1) :])
+            memory.setdefault(name, peak_memory_mib(sizes.device))
     first = [statistics.median(times) for times in next(iter(turns.values()))]
     rows = []
-    for number, (subject, measured) in enumerate(turns.items()):
+    for name, measured in turns.items():
         times = list(chain.from_iterable(measured))
-        quartiles = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
-        row = Row(cell, subject, quartiles[1], quartiles[0], quartiles[2], len(times))
-        row.images_per_s = images and 1000 * images / row.ms_median
-        row.peak_memory_mib = memory[subject]
-        if work is not None:
-            row.gflop = work[number] / 1e9
-            row.tflops = row.gflop / row.ms_median
+        low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+        row = Row(cell, name, median, low, high, len(times), peak_memory_mib=memory[name])
+        row.images_per_s = images and 1000 * images / median
+        if count:
+            row.gflop = flops_of(subjects[name]) / 1e9
+            row.tflops = row.gflop / median
             row.of_matmul = sizes.matmul and row.tflops / sizes.matmul
         if rows:
             row.ratio = statistics.median(statistics.median(own) / base for own, base in zip(measured, first))
+        row.target = "" if sizes.small else (targets or {}).get(name, "")
+        if apart and name in apart:
+            verify(row, apart[name])
         rows.append(row)
     return rows
 
 
-def difference(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    """The largest |a - b| of all tensors, each relative to its own largest |a|; infinite when the names differ."""
+def compare_calls(
+    cell: str,
+    calls: dict[str, Callable[[], Any]],
+    sizes: Sizes,
+    images: int | None = None,
+    equal: bool = True,
+    targets: dict[str, str] | None = None,
+) -> list[Row]:
+    """`compare` of plain functions; `equal`: what the others return is held against what the first one does."""
+    subjects: dict[str, Subject] = {name: partial(lambda call, clock: clock.repeat(call), calls[name]) for name in calls}
+    rows = compare(cell, subjects, sizes, images, targets=targets)
+    if equal:
+        expected = calls[rows[0].subject]()
+        for row in rows[1:]:
+            verify(row, difference(expected, calls[row.subject]()))
+    return rows
+
+
+def leaves(result: Any, name: str = "") -> dict[str, Any]:
+    """What dictionaries, lists and tuples hold, by the way to it."""
+    if not isinstance(result, dict | list | tuple):
+        return {name: result}
+    parts = result.items() if isinstance(result, dict) else enumerate(result)
+    return {way: leaf for key, part in parts for way, leaf in leaves(part, f"{name}.{key}").items()}
+
+
+def difference(first: Any, second: Any) -> float:
+    """The largest |a - b| of all tensors, each relative to its own largest |a|; infinite where anything else differs."""
+    first, second, worst = leaves(first), leaves(second), 0.0
     if first.keys() != second.keys():
         return math.inf
-    worst = 0.0
     for name, a in first.items():
-        scale = a.abs().max().clamp_min(torch.finfo(a.dtype).tiny)
-        worst = max(worst, float((a - second[name]).abs().max() / scale))
+        b = second[name]
+        if not isinstance(a, Tensor):
+            worst = worst if a == b else math.inf
+            continue
+        a, b = a.detach().double().cpu(), b.detach().double().cpu()
+        scale = a.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+        worst = max(worst, float((a - b).abs().max() / scale))
     return worst
 
 
-def verify(row: Row, found: float) -> None:
+def verify(row: Row, apart: float) -> None:
     """Write the equality column; a ratio between things that differ is void."""
-    row.difference = found
-    if not found <= VOID_ABOVE:
+    row.difference = apart
+    if not apart <= VOID_ABOVE:
         row.ratio, row.target = None, "void: results differ"
 
 
@@ -208,50 +250,43 @@ def context(sizes: Sizes) -> dict[str, Any]:
 
 def processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]:
-    return about | {"rows": [{"paper": paper} | asdict(row) for paper, found in rows.items() for row in found]}
+    return about | {"rows": [{"paper": paper} | asdict(row) for paper, of_paper in rows.items() for row in of_paper]}
 
 
 def table(rows: list[Row]) -> str:
     """The rows, aligned; without the columns in which none has anything."""
 
-    def told(value: float | None, form: str) -> str:
+    def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
     lines = [
         {
             "cell": row.cell,
             "subject": row.subject,
-            "ms": told(row.ms_median, ".1f"),
+            "ms": number(row.ms_median, ".1f"),
             "quartiles": row.ms_quartile1 and f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}" or "",
-            "images/s": told(row.images_per_s, ".2f"),
-            "TFLOP/s": told(row.tflops, ".3g"),
-            "of matmul": told(row.of_matmul, ".0%"),
-            "waiting": told(row.waiting, ".0%"),
-            "peak MiB": told(row.peak_memory_mib, ".0f"),
-            "ratio": told(row.ratio, ".2f"),
+            "images/s": number(row.images_per_s, ".2f"),
+            "TFLOP/s": number(row.tflops, ".3g"),
+            "of matmul": number(row.of_matmul, ".0%"),
+            "waiting": number(row.waiting, ".0%"),
+            "peak MiB": number(row.peak_memory_mib, ".0f"),
+            "ratio": number(row.ratio, ".2f"),
             "target": row.target,
-            "difference": told(row.difference, ".1e"),
+            "difference": number(row.difference, ".1e"),
         }
         for row in rows
     ]
-    widths = {
-        column: max(len(column), *(len(line[column]) for line in lines))
-        for column in lines[0]
-        if any(line[column] for line in lines)
-    }
-    words = ("cell", "subject")  # the other columns are numbers
-    return "\n".join(
-        "  ".join(
-            line[column].ljust(width) if column in words else line[column].rjust(width)
-            for column, width in widths.items()
-        ).rstrip()
-        for line in ({column: column for column in widths}, *lines)
-    )
+    columns = [column for column in lines[0] if any(line[column] for line in lines)]
+    lines = [{column: column for column in columns}, *lines]
+    for column in columns:
+        width = max(len(line[column]) for line in lines)
+        for line in lines:
+            cell = line[column]
+            line[column] = cell.ljust(width) if column in ("cell", "subject") else cell.rjust(width)
+    return "\n".join("  ".join(line[column] for column in columns).rstrip() for line in lines)

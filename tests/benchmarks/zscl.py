@@ -4,15 +4,12 @@ Sizes are those of the MTIL runs: ViT-B/16, batch 64, evaluation batch 128, 15,8
 that the original reads). The weight ensemble takes a sample in one step of a hundred, as the original: not a timed one.
 """
 
-import contextlib
 import copy
 import gc
-import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -21,22 +18,13 @@ from torch import Tensor
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.pixels import DecodedSet
-from common.runs import Steps
-from tests.benchmarks import flops
 from tests.benchmarks.inputs import (
-    LONGEST_PROMPT,
-    SMALL,
-    USUAL_PROMPT,
-    VIT_B_16,
-    OneBatch,
-    evaluation_pixels,
-    prompts,
+    LONGEST_PROMPT, SMALL, VIT_B_16, OneBatch, encode_all, evaluation_pixels, float64_kept, prompts, silent,
     small_or_paper_clip,
-    time_plain_encoding,
-)
-from tests.benchmarks.measure import Clock, Row, Sizes, compare, difference, timed_calls, timed_steps, verify
+)  # fmt: skip
+from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls, difference
 from tests.benchmarks.memory import counted_peak
-from tests.benchmarks.zscl_plain import train_plainly
+from tests.zscl.cil.plain import features, learned, rates
 from zscl.evaluation import evaluate
 from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions, distillation_terms, total, train_task
@@ -44,24 +32,25 @@ from zscl.training import TrainingOptions, distillation_terms, total, train_task
 FINETUNE = TrainingOptions(lr=1e-5, warmup=1)
 DISTIL = replace(FINETUNE, terms=("img", "txt"))  # LwF-VR and iCaRL
 ZSCL = replace(DISTIL, l2=1.0, ensemble="we")
-CAPTIONS, FEW_CAPTIONS, RANDOM_SENTENCES = 15_833, 1000, 1000
+BATCH, CAPTIONS, FEW_CAPTIONS, RANDOM_SENTENCES = 64, 15_833, 1000, 1000
+CAPTIONS_AT_ONCE = 1000  # upstream's one call needs several cards
 PLAIN_CAPTIONS = {"cuda": CAPTIONS, "cpu": 64}  # on a CPU all of them take minutes a step
 SMALL_CAPTIONS, LONGEST_CAPTION = 32, 20
 EQUAL_STEPS, EQUAL_BATCH, EQUAL_CLASSES = 6, 8, 4
 STEP_TARGET, MEMORY_TARGET = "<= 2.4", "<= 1.35"
 COUNTED_STEPS = range(1, 3)  # AdamW has its state in the second; step 0 would tell a loss, which needs values
+OURS = "ZSCL, teacher's image features known", "ZSCL, teacher's image features computed"
+Train = Callable[..., dict[str, Tensor]]  # (model, prompts, batch, reference, options, clock) -> weights
 
 
 def rows(sizes: Sizes) -> list[Row]:
     """Every row of the paper's table, cell by cell."""
-    plain = small_or_paper_clip(sizes.small)
-    found_difference, found = step_differences(), []
+    plain, found = small_or_paper_clip(sizes.small).to(sizes.device), []
+    options = replace(ZSCL, lr=1e-3, avg_freq=EQUAL_STEPS - 1)  # the last step gives the mean its second sample
+    apart = step_differences(train, Reference, options)
     for classes in sizes.classes or ((4,) if sizes.small else (10, 100, 397)):
-        tokens = prompts(classes, LONGEST_PROMPT.get(classes, USUAL_PROMPT))
-        found += step_rows(plain, tokens, sizes, found_difference)
-    found += caption_rows(sizes)
-    found += evaluation_rows(plain, prompts(10, LONGEST_PROMPT[10]), sizes)
-    return found + memory_rows(sizes)
+        found += step_rows(plain, prompts(classes), sizes, apart)
+    return found + caption_rows(sizes) + evaluation_rows(plain, prompts(10), sizes) + memory_rows(sizes)
 
 
 # What a step works on
@@ -70,8 +59,8 @@ def rows(sizes: Sizes) -> list[Row]:
 class ReferenceImages(OneBatch):
     """The same reference images at every step: under the same indices, or with `new` under indices not met before."""
 
-    def __init__(self, plain: CLIP, sizes: Sizes, new: bool) -> None:
-        super().__init__(plain, 1, sizes, seed=6)
+    def __init__(self, teacher: CLIP, size: int, new: bool) -> None:
+        super().__init__(size, teacher.visual.input_resolution, 1, teacher.logit_scale.device, teacher.dtype, seed=6)
         self.new = new
 
     def indices(self, step: int) -> list[int]:
@@ -79,14 +68,22 @@ class ReferenceImages(OneBatch):
         return list(range(first, first + len(self.images)))
 
 
-def reference_of(teacher: CLIP, sentences: Tensor, sizes: Sizes, known: bool) -> Reference:
-    """What distillation reads. `known`: the teacher's image features are there, as in every epoch but the first."""
-    images = ReferenceImages(teacher, sizes, new=not known)
-    reference = Reference(teacher, images, sentences, KnownFeatures(sizes.device))
-    if known:
-        features = unit_vectors(len(images.images), teacher.config.embed_dim)
-        reference.known.load_state_dict({"indices": torch.tensor(images.indices(0)), "features": features})
-    return reference
+def one_batch(plain: CLIP, size: int, classes: int) -> OneBatch:
+    return OneBatch(size, plain.visual.input_resolution, classes, plain.logit_scale.device, plain.dtype)
+
+
+def known_features(images: ReferenceImages, width: int) -> KnownFeatures:
+    """The teacher's of images that are not new, as in every epoch but the first."""
+    known = KnownFeatures(images.images.device)
+    if not images.new:
+        kept = unit_vectors(len(images.images), width)
+        known.load_state_dict({"indices": torch.tensor(images.indices(0)), "features": kept})
+    return known
+
+
+def reference_of(teacher: CLIP, sentences: Tensor, size: int, known: bool) -> Reference:
+    images = ReferenceImages(teacher, size, new=not known)
+    return Reference(teacher, images, sentences, known_features(images, teacher.config.embed_dim))
 
 
 def unit_vectors(count: int, width: int) -> Tensor:
@@ -97,94 +94,113 @@ def unit_vectors(count: int, width: int) -> Tensor:
 # The training step
 
 
-def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, differences: dict[str, float]) -> list[Row]:
+def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, differences: list[float]) -> list[Row]:
     """Fine-tuning, each method that distils, and ZSCL the plain way; whether ours and the plain way are equal."""
-    batch, width = OneBatch(plain, len(tokens), sizes), plain.config.embed_dim
-    cut = cut_prompts(tokens).to(sizes.device)
+    size, classes, width = sizes.batch(BATCH), len(tokens), plain.config.embed_dim
+    batch, cut = one_batch(plain, size, classes), cut_prompts(tokens).to(sizes.device)
     count = SMALL_CAPTIONS if sizes.small else CAPTIONS
-    captions, random, classes = (
-        unit_vectors(n, width).to(sizes.device) for n in (count, min(count, RANDOM_SENTENCES), len(tokens))
+    captions, few, own = (
+        unit_vectors(n, width).to(sizes.device) for n in (count, min(count, RANDOM_SENTENCES), classes)
     )
 
-    def ours(options: TrainingOptions, sentences: Tensor | None = None, known: bool = False) -> list[float]:
-        teacher = copy.deepcopy(plain)
-        reference = None if sentences is None else reference_of(teacher, sentences, sizes, known)
-        return time_training(copy.deepcopy(plain).to(sizes.device), cut, batch, reference, options, sizes)
+    def ours(options: TrainingOptions, sentences: Tensor | None, known: bool, clock: Clock) -> None:
+        reference = None if sentences is None else reference_of(copy.deepcopy(plain), sentences, size, known)
+        train(copy.deepcopy(plain), cut, batch, reference, options, clock)
 
-    again = SMALL_CAPTIONS if sizes.small else PLAIN_CAPTIONS[sizes.device.type]
-    subjects = {
-        "finetune": partial(ours, FINETUNE),
-        "ZSCL, teacher's image features known": partial(ours, ZSCL, captions, known=True),
-        "ZSCL, teacher's image features computed": partial(ours, ZSCL, captions),
-        "ZSCL, computed, separate passes": partial(ours, replace(ZSCL, joint_pass=False), captions),
-        f"LwF-VR, {len(random)} sentences, computed": partial(ours, DISTIL, random),
-        "iCaRL, class prompts, computed": partial(ours, DISTIL, classes),
-        f"ZSCL the plain way, {again} captions encoded a step": lambda: time_plain(plain, tokens, batch, again, sizes),
-    }
-    work = step_work(plain, cut, len(batch.images), count, len(random), again)
-    found = compare(f"step, {len(tokens)} classes, {count} captions", subjects, sizes, len(batch.images), work)
-    for row, apart in zip(found[1:4], differences.values()):
-        row.target = "" if sizes.small else STEP_TARGET
-        verify(row, apart)
-    verify(found[-1], max(differences.values()))
-    return found
+    subjects: dict[str, Subject] = {
+        "finetune": partial(ours, FINETUNE, None, False),
+        OURS[0]: partial(ours, ZSCL, captions, True),
+        OURS[1]: partial(ours, ZSCL, captions, False),
+        "ZSCL, computed, separate passes": partial(ours, replace(ZSCL, joint_pass=False), captions, False),
+        f"LwF-VR, {len(few)} sentences, computed": partial(ours, DISTIL, few, False),
+        "iCaRL, class prompts, computed": partial(ours, DISTIL, own, False),
+    } | plain_subject(plain, tokens, batch, ZSCL, sizes)
+    checked = [*list(subjects)[1:4], list(subjects)[-1]]
+    apart, targets = dict(zip(checked, (*differences, max(differences)))), dict.fromkeys(checked[:3], STEP_TARGET)
+    return compare(f"step, {classes} classes, {count} captions", subjects, sizes, size, True, apart, targets)
 
 
-def step_work(plain: CLIP, cut: Tensor, batch: int, captions: int, random: int, again: int) -> list[float]:
-    """FLOPs of each of the subjects."""
-    config, classes = plain.config, len(cut)
-    finetune = flops.zscl_step(config, batch, tuple(cut.shape))
-    known = finetune + flops.zscl_distillation(config, batch, captions, known=True)
-    computed = [finetune + flops.zscl_distillation(config, batch, count) for count in (captions, random, classes)]
-    plainly = flops.zscl_plain_step(config, batch, classes, again)
-    return [finetune, known, computed[0], *computed, plainly]
+def train(
+    model: CLIP, tokens: Tensor, batch: OneBatch, reference: Reference | None, options: TrainingOptions, clock: Clock
+) -> dict[str, Tensor]:
+    """The real training loop, in place; the running mean of the weights."""
+    options = replace(options, iterations=clock.calls - 1)
+    with silent():
+        return train_task(model, tokens, batch, reference, None, options, "benchmark", clock.steps)
 
 
-def time_training(
-    model: CLIP, tokens: Tensor, batch: OneBatch, reference: Reference | None, options: TrainingOptions, sizes: Sizes
+def plain_subject(
+    plain: CLIP, tokens: Tensor, batch: OneBatch, options: TrainingOptions, sizes: Sizes
+) -> dict[str, Subject]:
+    """A turn of the plain loop: a single timed step, which on a GPU takes longer than all other rows' together."""
+    count = SMALL_CAPTIONS if sizes.small else PLAIN_CAPTIONS[sizes.device.type]
+    texts = [each.to(sizes.device) for each in (tokens, prompts(count, LONGEST_CAPTION))]
+    images = ReferenceImages(plain, len(batch.images), new=True)
+
+    def subject(clock: Clock) -> None:
+        clock.calls = 2
+        train_plainly(copy.deepcopy(plain), copy.deepcopy(plain), *texts, batch, images, options, clock)
+
+    return {f"ZSCL the plain way, {count} captions encoded a step": subject}
+
+
+def train_plainly(
+    model: CLIP,
+    teacher: CLIP,
+    tokens: Tensor,
+    captions: Tensor,
+    batch: OneBatch,
+    images: OneBatch,
+    options: TrainingOptions,
+    clock: Clock,
 ) -> list[float]:
-    """One turn of the real training loop."""
-    clock = Clock(sizes.device)
-    count = sizes.warmup + max(1, sizes.steps // sizes.turns)
-    options = replace(options, iterations=count - 1)
-    with contextlib.redirect_stdout(io.StringIO()):  # the loop tells its losses at step 0
-        train_task(model, tokens, batch, reference, None, options, "benchmark", timed_steps(clock))
-    return clock.times()[sizes.warmup :]
+    """ZSCL as the official code goes about it, every feature computed where it is used; the losses.
 
+    tokens (C, 77) and captions (M, 77) at full length. Each step the teacher encodes all captions and the reference
+    images, the student runs once over the task's and once over the reference images, and the distance to theta0 is
+    differentiated with the rest (mtil/src/models/finetune.py:L180-L322).
+    """
+    model.requires_grad_(True).encode_text = partial(model.encode_text, cut=False)
+    encode_text, parts = partial(teacher.encode_text, cut=False), captions.split(CAPTIONS_AT_ONCE)
 
-def time_plain(plain: CLIP, tokens: Tensor, batch: OneBatch, captions: int, sizes: Sizes) -> list[float]:
-    """One turn of the plain loop: a single timed step, which on a GPU takes longer than all other rows' together."""
-    student, teacher = (copy.deepcopy(plain).to(sizes.device) for _ in range(2))
-    clock, options = Clock(sizes.device), replace(ZSCL, iterations=1)
-    texts = prompts(captions, LONGEST_CAPTION).to(sizes.device)
-    images = ReferenceImages(plain, sizes, new=True)
-    student.requires_grad_(True)
-    train_plainly(student, teacher, tokens.to(sizes.device), texts, batch, images, options, timed_steps(clock), [])
-    return clock.times()[1:]
+    def distilled(step: int) -> tuple[Tensor, Tensor, Tensor]:
+        sentences = torch.cat([features(encode_text, part) for part in parts])
+        return images[step][0], features(teacher.encode_image, images[step][0]), sentences
+
+    batches = (batch[step] for step in clock.steps("plain", clock.calls, {}))
+    step_rates = rates(options.lr, options.warmup, max(clock.calls - 1, options.warmup + 1))
+    numbers = options.weight_decay, options.label_smoothing, distilled, options.l2
+    average_every = options.avg_freq if options.ensemble else 0
+    return learned(model, batches, 0, lambda step: tokens, step_rates, *numbers, average_every, options.kd_weight)
 
 
 # Equality
 
 
-def step_differences() -> dict[str, float]:
+def step_differences(train: Train, reference_kind: Callable[..., Any], options: TrainingOptions) -> list[float]:
     """Between the plain way and each of ours, over a few steps in float64: image features known, computed, two passes.
 
     On small towers, at any sizes asked for: the code is the same. In float32 a parameter whose gradient is rounding
-    noise moves by up to the learning rate in either direction (AdamW divides by the gradient's size). The 6e-7 that are
-    left stand in the value of L_WC alone: the share of the key biases (see `without_key_biases`).
+    noise moves by up to the learning rate in either direction (AdamW divides by the gradient's size).
     """
-    sizes = Sizes(torch.device("cpu"), True, EQUAL_STEPS, 0, EQUAL_BATCH, ())
-    with mock.patch.object(torch.Tensor, "float", lambda tensor: tensor):  # layer norm asks for it
+    with float64_kept():
         student, teacher = (uneven_clip(seed) for seed in (8, 9))
-        plain = plain_trajectory(student, teacher, sizes)
-        return {
-            name: difference(plain, trajectory(student, teacher, sizes, known, joint_pass))
-            for name, known, joint_pass in (
-                ("known", True, True),
-                ("computed", False, True),
-                ("separate", False, False),
-            )
-        }
+        batch, tokens = one_batch(teacher, EQUAL_BATCH, EQUAL_CLASSES), prompts(EQUAL_CLASSES)
+        captions, model = prompts(SMALL_CAPTIONS, LONGEST_CAPTION), copy.deepcopy(student)
+        images, clock = ReferenceImages(teacher, EQUAL_BATCH, new=True), Clock(EQUAL_STEPS)
+        losses = train_plainly(model, teacher, tokens, captions, batch, images, options, clock)
+        plain, found = left_by(model, torch.tensor(losses), dict(model.named_parameters())), []
+        for known, joint in ((True, True), (False, True), (False, False)):
+            model, images, clock = copy.deepcopy(student), ReferenceImages(teacher, EQUAL_BATCH, not known), Clock(6)
+            reference = reference_kind(teacher, images, sentence_features(teacher, captions), KnownFeatures())
+            if known:
+                reference[0]
+            own = replace(options, joint_pass=joint)
+            weights = train(model, cut_prompts(tokens), batch, reference, own, clock)
+            log = clock.state["log"].tensors
+            losses = log["CE"] + options.kd_weight * (log["img"] + log["txt"])
+            found.append(difference(plain, left_by(model, losses, weights)))
+        return found
 
 
 def uneven_clip(seed: int) -> CLIP:
@@ -196,65 +212,17 @@ def uneven_clip(seed: int) -> CLIP:
     return model
 
 
-def equality_inputs(teacher: CLIP, sizes: Sizes) -> tuple[OneBatch, Tensor, Tensor, TrainingOptions]:
-    """Task batches, class prompts (C, 77), captions (M, 77), options that sample the ensemble in every other step."""
-    options = replace(ZSCL, lr=1e-3, iterations=EQUAL_STEPS - 1, avg_freq=2)
-    tokens, captions = prompts(EQUAL_CLASSES, USUAL_PROMPT), prompts(SMALL_CAPTIONS, LONGEST_CAPTION)
-    return OneBatch(teacher, EQUAL_CLASSES, sizes), tokens, captions, options
+def left_by(model: CLIP, losses: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses, last gradients but that of logit_scale, which is not trained, and weights, without biases of the keys.
 
-
-def trajectory(student: CLIP, teacher: CLIP, sizes: Sizes, known: bool, joint_pass: bool) -> dict[str, Tensor]:
-    """What our loop leaves: losses of every step, gradients of the last, weights, and their running mean."""
-    batch, tokens, captions, options = equality_inputs(teacher, sizes)
-    model, losses = copy.deepcopy(student), []
-    images = ReferenceImages(teacher, sizes, new=not known)
-    reference = Reference(teacher, images, sentence_features(teacher, captions), KnownFeatures())
-    if known:
-        reference[0]
-    options = replace(options, joint_pass=joint_pass)
-    steps = noting(losses, ("CE", "img", "txt", "WC"))
-    with contextlib.redirect_stdout(io.StringIO()):
-        mean = train_task(model, cut_prompts(tokens), batch, reference, None, options, "equality", steps)
-    return without_key_biases(left_by(model, losses) | {f"mean {name}": weight for name, weight in mean.items()})
-
-
-def plain_trajectory(student: CLIP, teacher: CLIP, sizes: Sizes) -> dict[str, Tensor]:
-    """The same of the plain loop."""
-    batch, tokens, captions, options = equality_inputs(teacher, sizes)
-    model, losses, images = copy.deepcopy(student), [], ReferenceImages(teacher, sizes, new=True)
-    mean = train_plainly(model, teacher, tokens, captions, batch, images, options, every_step, losses)
-    means = {f"mean {name}": weight.detach() for name, weight in mean.named_parameters()}
-    return without_key_biases(left_by(model, losses) | means)
-
-
-def every_step(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
-    yield from range(total)
-
-
-def noting(losses: list[Tensor], names: tuple[str, ...]) -> Steps:
-    """Every step; behind each, these terms of the log join `losses` as a tensor."""
-
-    def steps(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
-        for step in range(total):
-            yield step
-            losses.append(torch.stack([state["log"].tensors[name][step] for name in names]))
-
-    return steps
-
-
-def left_by(model: CLIP, losses: list[Tensor]) -> dict[str, Tensor]:
-    """Losses, last gradients and weights; logit_scale, which is not trained, without its gradient."""
-    named = dict(model.named_parameters())
-    gradients = {f"gradient {name}": p.grad for name, p in named.items() if name != "logit_scale"}
-    return {"losses": torch.stack(losses)} | gradients | {name: p.detach() for name, p in named.items()}
-
-
-def without_key_biases(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Set to zero: softmax hides a bias of the keys, its gradient is rounding noise, and AdamW with WC blows it up."""
+    Softmax hides a bias of the keys, its gradient is rounding noise, and AdamW with WC blows it up.
+    """
+    gradients = {f"gradient {name}": p.grad for name, p in model.named_parameters() if name != "logit_scale"}
+    tensors = {name: tensor.detach().clone() for name, tensor in (gradients | weights).items()}
     for name, tensor in tensors.items():
         if name.endswith("attn.in_proj_bias"):
             tensor.chunk(3)[1].zero_()
-    return tensors
+    return {"losses": losses} | tensors
 
 
 # The number of captions
@@ -267,29 +235,30 @@ def caption_rows(sizes: Sizes) -> list[Row]:
     The last row is the difference of the two steps; its ratio says how much of the similarity's own time that is.
     """
     few, many = (SMALL_CAPTIONS, 10 * SMALL_CAPTIONS) if sizes.small else (FEW_CAPTIONS, CAPTIONS)
-    sizes = replace(sizes, batch_size=8 if sizes.small else 64, steps=max(20, sizes.steps), warmup=max(3, sizes.warmup))
+    size = 8 if sizes.small else BATCH
+    sizes = replace(sizes, steps=max(20, sizes.steps), warmup=max(3, sizes.warmup))
     torch.manual_seed(0)
-    plain = CLIP(replace(SMALL, embed_dim=VIT_B_16.embed_dim)).eval().requires_grad_(False)
-    batch, tokens = OneBatch(plain, 4, sizes), prompts(4, USUAL_PROMPT).to(sizes.device)
+    plain = CLIP(replace(SMALL, embed_dim=VIT_B_16.embed_dim)).eval().requires_grad_(False).to(sizes.device)
+    batch, tokens = one_batch(plain, size, 4), prompts(4).to(sizes.device)
     sentences = {count: unit_vectors(count, plain.config.embed_dim).to(sizes.device) for count in (few, many)}
 
-    def step(count: int) -> list[float]:
-        reference = reference_of(copy.deepcopy(plain), sentences[count], sizes, known=True)
-        return time_training(copy.deepcopy(plain).to(sizes.device), tokens, batch, reference, ZSCL, sizes)
+    def step(count: int, clock: Clock) -> None:
+        reference = reference_of(copy.deepcopy(plain), sentences[count], size, known=True)
+        train(copy.deepcopy(plain), tokens, batch, reference, ZSCL, clock)
 
-    def similarity() -> list[float]:
-        model, features = copy.deepcopy(plain).to(sizes.device), sentences[many][: len(batch.images)]
+    def similarity(clock: Clock) -> None:
+        model, target = copy.deepcopy(plain), sentences[many][:size]
         model.logit_scale.requires_grad_()  # as in the loop, where it takes a gradient from the teacher's logits too
-        student = features.clone().requires_grad_()
-        terms = lambda: distillation_terms(model, student, features, sentences[many], ZSCL)
-        return timed_calls(lambda: total(terms(), ZSCL).backward(), sizes)
+        student = target.clone().requires_grad_()
+        terms = lambda: distillation_terms(model, student, target, sentences[many], ZSCL)
+        clock.repeat(lambda: total(terms(), ZSCL).backward())
 
-    subjects: dict[str, Callable[[], list[float]]] = {
+    subjects: dict[str, Subject] = {
         f"similarity and losses alone, {many} captions": similarity,
         f"ZSCL step, {few} captions": partial(step, few),
         f"ZSCL step, {many} captions": partial(step, many),
     }
-    found = compare(f"captions, small towers, batch {sizes.batch_size}", subjects, sizes)
+    found = compare(f"captions, small towers, batch {size}", subjects, sizes)
     added = found[2].ms_median - found[1].ms_median
     target = "" if sizes.small else "<= 1"
     row = Row(found[0].cell, f"added by {many - few} captions", added, ratio=added / found[0].ms_median, target=target)
@@ -301,18 +270,14 @@ def caption_rows(sizes: Sizes) -> list[Row]:
 
 def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     """Images a second of plain encode_image and of the whole evaluation, uint8 pixels on the host in both."""
-    batch_size = sizes.batch_size or (32 if sizes.small else 128)
-    pixels = evaluation_pixels(plain, batch_size, sizes)
+    size = sizes.batch(128, small=32)
+    pixels = evaluation_pixels(plain, size, sizes)
     test = DecodedSet("random", pixels, torch.zeros(len(pixels), dtype=torch.long), tokens[:, None])
-
-    def time_evaluation() -> list[float]:
-        return timed_calls(partial(evaluate, copy.deepcopy(plain).to(sizes.device), test, batch_size), sizes)
-
-    subjects = {
-        "plain encode_image": lambda: time_plain_encoding(plain, pixels, batch_size, sizes),
-        f"evaluation, {len(tokens)} prompts included": time_evaluation,
+    calls = {
+        "plain encode_image": partial(encode_all, plain, pixels, size),
+        f"evaluation, {len(tokens)} prompts included": partial(evaluate, plain, test, size),
     }
-    return compare(f"evaluation, {len(pixels)} images", subjects, sizes, len(pixels))
+    return compare_calls(f"evaluation, {len(pixels)} images", calls, sizes, len(pixels), equal=False)
 
 
 # Memory
@@ -327,22 +292,22 @@ def memory_rows(sizes: Sizes) -> list[Row]:
     """
     on_gpu, classes = sizes.device.type == "cuda", 4 if sizes.small else 10
     sizes = sizes if on_gpu else replace(sizes, batch_size=None)
-    peak = allocated_peak if on_gpu else counted_peak
+    peak, how = (allocated_peak, "allocated") if on_gpu else (counted_peak, "counted")
     subjects = {
         "finetune": FINETUNE,
         "ZSCL, joint pass": replace(ZSCL, avg_freq=1),
         "ZSCL, separate passes": replace(ZSCL, avg_freq=1, joint_pass=False),
     }
-    found, clip_mib = [], clip_bytes(sizes.small) / 2**20
+    with torch.device("meta"):
+        clip = CLIP(SMALL if sizes.small else VIT_B_16)
+    cell = f"memory {how}, batch {sizes.batch(BATCH)}, {classes} classes, less a CLIP"
+    found, clip_mib = [], 4 * sum(parameter.numel() for parameter in clip.parameters()) / 2**20
     for subject, options in subjects.items():
-        row = Row("", subject, peak_memory_mib=peak(partial(memory_steps, options, classes, sizes)) / 2**20)
+        row = Row(cell, subject, peak_memory_mib=peak(partial(memory_steps, options, classes, sizes)) / 2**20)
         if found:
             row.ratio = (row.peak_memory_mib - clip_mib) / found[0].peak_memory_mib
             row.target = "" if sizes.small else MEMORY_TARGET
         found.append(row)
-    batch_size = sizes.batch_size or (8 if sizes.small else 64)
-    for row in found:
-        row.cell = f"memory {'allocated' if on_gpu else 'counted'}, batch {batch_size}, {classes} classes, less a CLIP"
     return found
 
 
@@ -352,13 +317,13 @@ def memory_steps(options: TrainingOptions, classes: int, sizes: Sizes) -> None:
     with sizes.device:
         model, teacher = CLIP(config), CLIP(config).requires_grad_(False) if options.terms else None
     tokens = torch.zeros(classes, LONGEST_PROMPT[10], dtype=torch.long, device=sizes.device)
-    reference = None
+    size, reference = sizes.batch(BATCH), None
     if teacher:
         teacher.to = lambda device: teacher  # it is there already, and tensors without values refuse to be moved
         sentences = torch.zeros(SMALL_CAPTIONS if sizes.small else CAPTIONS, config.embed_dim, device=sizes.device)
-        reference = reference_of(teacher, sentences, sizes, known=False)
+        reference = reference_of(teacher, sentences, size, known=False)
     steps = lambda stage, total, state: iter(COUNTED_STEPS)
-    train_task(model, tokens, OneBatch(model, classes, sizes), reference, None, options, "memory", steps)
+    train_task(model, tokens, one_batch(model, size, classes), reference, None, options, "memory", steps)
 
 
 def allocated_peak(run: Callable[[], None]) -> int:
@@ -368,9 +333,3 @@ def allocated_peak(run: Callable[[], None]) -> int:
     before = torch.cuda.memory_allocated()
     run()
     return torch.cuda.max_memory_allocated() - before
-
-
-def clip_bytes(small: bool) -> int:
-    """One CLIP's parameters in float32."""
-    with torch.device("meta"):
-        return 4 * sum(parameter.numel() for parameter in CLIP(SMALL if small else VIT_B_16).parameters())

@@ -26,26 +26,24 @@ from moe_adapters.adapters import (
 from moe_adapters.ddas import AutoEncoder, chooser_input
 from moe_adapters.evaluation import EvaluationSet, Routes, distinct
 from moe_adapters.training import moe_blocks
-from tests.benchmarks.measure import Sizes
+from tests.benchmarks.inputs import prompts, small_or_paper_clip
 from tests.benchmarks.moe_adapters import (
     Matrix,
-    OneBatch,
     build_matrix,
     domain_pixels,
     drawn_noise,
     evaluate_anew,
     evaluate_shared,
-    prompts,
+    full_class_vectors,
+    loop_over_experts,
+    one_batch,
     replaced,
-    small_or_paper_clip,
     trajectory,
     with_adapters,
 )
-from tests.benchmarks.moe_adapters_plain import full_class_vectors, loop_over_experts
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
 TRAJECTORY = {"rtol": 1e-4, "atol": 1e-4}
-SMALL = Sizes(torch.device("cpu"), small=True, steps=3, warmup=0, batch_size=8, classes=(6,))
 
 
 def fixed_noise(model: CLIP) -> CLIP:
@@ -66,10 +64,10 @@ def compare_gradients(fast: dict[str, torch.Tensor | None], plain: dict[str, tor
 @pytest.mark.parametrize("routing", ["spread", "concentrated"])
 @pytest.mark.parametrize("topk", [1, 2, 3])
 def test_gathered_experts_and_cut_prompts_give_the_plain_gradients(routing: str, topk: int) -> None:
-    tokens, batch = prompts(6, longest=12), OneBatch(small_or_paper_clip(small=True), 6, SMALL)
+    tokens, batch = prompts(6, longest=12), one_batch(small_or_paper_clip(small=True), 8, 6)
     gradients = []
     for mixture, prompt in ((None, cut_prompts(tokens)), (loop_over_experts, tokens)):
-        model = fixed_noise(with_adapters(small_or_paper_clip(small=True), routing, "cpu")).train()
+        model = fixed_noise(with_adapters(small_or_paper_clip(small=True), routing)).train()
         for block in moe_blocks(model):
             block.topk = topk
         use_router(model, 0, noise=True)
@@ -90,10 +88,10 @@ def test_gathered_experts_and_cut_prompts_give_the_plain_gradients(routing: str,
 
 def test_all_experts_without_gathering_give_the_plain_gradients() -> None:
     """k = E, the class-incremental case: the blocks take the path that gathers nothing."""
-    tokens, batch = prompts(6, longest=12), OneBatch(small_or_paper_clip(small=True), 6, SMALL)
+    tokens, batch = prompts(6, longest=12), one_batch(small_or_paper_clip(small=True), 8, 6)
     gradients = []
     for mixture in (mixture_of_all_experts, mixture_of_experts, loop_over_experts):
-        model = fixed_noise(with_adapters(small_or_paper_clip(small=True), "spread", "cpu")).train()
+        model = fixed_noise(with_adapters(small_or_paper_clip(small=True), "spread")).train()
         for block in moe_blocks(model):
             block.topk = len(block.adaptmlp_list)
         use_router(model, 0, noise=True)
@@ -110,11 +108,11 @@ def test_all_experts_without_gathering_give_the_plain_gradients() -> None:
 def test_three_training_steps_equal_the_plain_ones(routing: str) -> None:
     """The loop itself: gathered experts and cut prompts against a loop over experts and 77 tokens."""
     plain_clip, tokens = small_or_paper_clip(small=True), prompts(6, longest=12)
-    batch = OneBatch(plain_clip, 6, SMALL)
-    models = [with_adapters(plain_clip, routing, "cpu") for _ in range(2)]
+    batch = one_batch(plain_clip, 8, 6)
+    models = [with_adapters(plain_clip, routing) for _ in range(2)]
     fast = trajectory(models[0], cut_prompts(tokens), batch, 3)
     plain = trajectory(models[1], tokens, batch, 3, loop_over_experts)
-    start = dict(with_adapters(plain_clip, routing, "cpu").named_parameters())
+    start = dict(with_adapters(plain_clip, routing).named_parameters())
     assert fast.keys() == plain.keys() and {"loss 0", "loss 1", "loss 2"} < fast.keys()
     for name, value in plain.items():
         assert_close(fast[name], value, **TRAJECTORY, msg=name)
@@ -126,7 +124,7 @@ def test_three_training_steps_equal_the_plain_ones(routing: str) -> None:
 @pytest.mark.parametrize("task_id", [ORIGINAL_CLIP, 0])
 def test_class_vectors_of_cut_prompts(task_id: int) -> None:
     """300 prompts: two calls, each cut at its own longest prompt, against a call a class at full length."""
-    model = with_adapters(small_or_paper_clip(small=True), "concentrated", "cpu")
+    model = with_adapters(small_or_paper_clip(small=True), "concentrated")
     use_router(model, task_id)
     tokens = prompts(300, longest=20).view(100, 3, -1)
     assert_close(class_vectors(model, tokens), full_class_vectors(model, tokens), **TOLERANCE)

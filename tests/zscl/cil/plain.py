@@ -5,7 +5,7 @@ Nothing here calls the training code or reads its options: CLIP as a network, to
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ def herded(features: Tensor, count: int, stale: bool) -> list[int]:
 
 def learned(
     model: CLIP,
-    batches: Sequence[Batch],
+    batches: Iterable[Batch],
     first_label: int,
     texts: Callable[[int], Tensor],
     rates: Sequence[float],
@@ -67,8 +67,9 @@ def learned(
     distilled: Distilled | None = None,
     consolidation: float = 0.0,
     average_every: int = 0,
+    weight: float = 5.0,
 ) -> list[float]:
-    """Train on these batches, in place; returns L_CE + 5 (L_img + L_txt) of every step.
+    """Train on these batches, in place; returns L_CE + weight (L_img + L_txt) of every step.
 
     The weights that are left are the mean over those before the task and those after every `average_every`-th step.
     """
@@ -85,7 +86,7 @@ def learned(
             references, teacher, sentences = distilled(step)
             student = F.normalize(model.encode_image(references), dim=-1)
             ours, theirs = scale * student @ sentences.T, scale * teacher @ sentences.T
-            loss = loss + 5 * (distillation(theirs, ours) + distillation(theirs.T, ours.T))
+            loss = loss + weight * (distillation(theirs, ours) + distillation(theirs.T, ours.T))
         losses.append(loss.item())
         moved = sum((value - start[name]).square().sum() for name, value in model.named_parameters())
         optimizer.param_groups[0]["lr"] = rates[step]
