@@ -12,15 +12,22 @@ from common.errors import exit_cleanly
 from common.options import option, read
 from common.runs import write_text
 from common.training.device import pick_device
-from tests.benchmarks import alta, inflora, it_prompt, moe_adapters, moe_adapters_cil, vq_prompt, zscl, zscl_cil
-from tests.benchmarks import loaders, records
+from tests.benchmarks import (
+    alta,
+    inflora,
+    it_prompt,
+    loaders,
+    moe_adapters,
+    moe_adapters_cil,
+    records,
+    vq_prompt,
+    zscl,
+    zscl_cil,
+)
 from tests.benchmarks.measure import Row, Sizes, as_json, context, matmul_rate, table
 
-PAPERS = {
-    "zscl": zscl.rows, "zscl_cil": zscl_cil.rows, "moe_adapters": moe_adapters.rows,
-    "moe_adapters_cil": moe_adapters_cil.rows, "inflora": inflora.rows,
-    "vq_prompt": vq_prompt.rows, "it_prompt": it_prompt.rows, "alta": alta.rows,
-}  # fmt: skip
+MODULES = zscl, zscl_cil, moe_adapters, moe_adapters_cil, inflora, vq_prompt, it_prompt, alta
+PAPERS = {module.__name__.rsplit(".")[-1]: module.rows for module in MODULES}
 DESCRIPTION = """\
 Milliseconds a step, images a second and peak memory of our own training and evaluation code, beside the same work
 done the plain way. No data and no trained weights are needed. A ratio is against the first row of its cell, and
@@ -29,8 +36,8 @@ parameters, class vectors or accuracies after the same work (training steps in f
 small towers), and above 1e-4 the ratio is void.
 
 On a GPU CUDA events are timed; on a CPU the process's own time in one thread, so that other load disturbs little.
-The subjects of a cell take turns. TFLOP/s are those of a formula (2 a multiply-add; matrix products, convolutions and
-attention), of what the subject computes; beside them the share of the rate of one large matrix product, measured first.
+The subjects of a cell take turns. TFLOP/s are of what the subject computes, as torch counts (2 a multiply-add; matrix
+products, convolutions and attention); beside them the share of the rate of one large matrix product, measured first.
 Peak memory on a CPU is the most the process has used so far; in the rows called counted it is what the live tensors of
 the papers' sizes come to, from their shapes alone.
 
@@ -99,23 +106,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         records.read(kept)  # refused now rather than after hours
     if sizes.device.type == "cpu":
         torch.set_num_threads(1)
-    sizes = replace(sizes, matmul=matmul_rate(sizes.device, sizes.precision))
-    found: dict[str, list[Row]] = {}
+    sizes = replace(sizes, matmul=matmul_rate(sizes.device))
+    rows: dict[str, list[Row]] = {}
     about = context(sizes)
     print("  ".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     for name in names:
         if name == "loaders":
             lines = [] if sizes.small else records.read(usual)
-            rates = loaders.step_rates(found, lines, options.step_rate)
-            found[name] = loaders.rows(sizes, rates, options.workers)
+            rates = loaders.step_rates(rows, lines, options.step_rate)
+            rows[name] = loaders.rows(sizes, rates, options.workers)
         else:
-            found[name] = PAPERS[name](sizes)
-        print(f"\n{name}\n{table(found[name])}", flush=True)
+            rows[name] = PAPERS[name](sizes)
+        print(f"\n{name}\n{table(rows[name])}", flush=True)
         if kept:
             clock = {"clock": "wall"} if name == "loaders" else {}
-            records.record(kept, about | clock, {name: found[name]}, sizes)
+            records.record(kept, about | clock, {name: rows[name]}, sizes)
     if options.out:
-        write_text(options.out, json.dumps(as_json(about, found), indent=1) + "\n")
+        write_text(options.out, json.dumps(as_json(about, rows), indent=1) + "\n")
 
 
 if __name__ == "__main__":

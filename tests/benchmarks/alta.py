@@ -3,7 +3,6 @@
 Sizes are those of the ten tasks: batch 32, 32 replayed samples, 100 classes; the past tasks' prompts are frozen.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +12,13 @@ from torch.utils.data import TensorDataset
 
 from alta.buffer import Buffer
 from alta.evaluation import accuracies, features_of
-from alta.heads import HARD_PROMPT, Head, PromptOptions, normalised
+from alta.heads import Head, PromptOptions
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, CLIPConfig
-from common.clip.tokenizer import tokenize
 from common.datasets.names import read_names
 from common.evaluation.metrics import class_and_task_il
-from tests.benchmarks.inputs import SMALL, VIT_B_16, OneBatch
+from tests.alta.plain_ways import PlainBuffer, PlainHead
+from tests.benchmarks.inputs import SMALL, VIT_B_16, one_batch
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference, verify
 
 METHOD, BUFFER = "oritext_mlp2cprompt_oriimg", 200
@@ -27,6 +26,7 @@ RN50 = CLIPConfig(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12)
 SMALL_RN = CLIPConfig(64, 64, (1, 1, 1, 1), 4, None, 77, 49408, 64, 1, 2)
 TARGETS = {"RN50": "<= 0.17", "ViT-B/16": "<= 0.33"}  # of the plain way's time
 TASKS, EQUAL_STEPS, EQUAL_BATCH, EQUAL_CLASSES, EQUAL_BUFFER = 10, 6, 8, 20, 12
+WAYS = {"the plain way": (PlainHead, PlainBuffer), "ours": (Head, Buffer)}
 RATE = Rate("constant", 0.002, 1e-5, 1, 1)
 
 
@@ -58,43 +58,6 @@ def random_head(kind: type[Head], clip: CLIP, task: int, classes: int) -> Head:
     return head
 
 
-class PlainHead(Head):
-    """All hard and all soft prompts, at 77 tokens, in every forward: for the batch, and for the replay once more."""
-
-    def __init__(self, clip: CLIP, method: str, classnames: Sequence[str], prompts: PromptOptions) -> None:
-        super().__init__(clip, method, classnames, prompts, encoding="original")
-        self.hard_tokens = tokenize([HARD_PROMPT.format(name) for name in classnames]).to(clip.logit_scale.device)
-
-    def texts(self) -> dict[str, Tensor]:
-        return super().texts() | {"hard": normalised(self.clip.encode_text(self.hard_tokens, cut=False))}
-
-
-class PlainBuffer(Buffer):
-    """One sample after the other: a draw, three writes (upstream utils/fea_buffer.py:L89-L97, L110-L135)."""
-
-    def add_data(self, labels: Tensor, logits: Tensor, image_features: Tensor) -> None:
-        batch = {"labels": labels, "logits": logits.detach(), "image_features": image_features.detach()}
-        if not self.fields:
-            self.fields = {name: torch.zeros(self.size, *values.shape[1:], dtype=values.dtype, device=self.device)
-                           for name, values in batch.items()}  # fmt: skip
-        for row in range(len(labels)):
-            slot = self.num_seen if self.num_seen < self.size else int(self.random.randint(0, self.num_seen + 1))
-            self.num_seen += 1
-            if slot < self.size:
-                for name, values in batch.items():
-                    self.fields[name][slot] = values[row].to(self.device)
-
-    def get_data(self, count: int) -> tuple[Tensor, ...]:
-        index, names = self.choose(count), ("labels", "logits", "image_features")
-        return tuple(torch.stack([self.fields[name][i].cpu() for i in index]).to(self.device) for name in names)
-
-
-WAYS = {"the plain way": (PlainHead, PlainBuffer), "ours": (Head, Buffer)}
-
-
-# The training step
-
-
 def step_rows(name: str, clip: CLIP, classes: int, sizes: Sizes, apart: dict[int, float]) -> list[Row]:
     """The real loop in the first task, where all prompts are live, and half way, where half of them are frozen."""
     size, found = sizes.batch(32), []
@@ -111,8 +74,7 @@ def train(
     """Losses, trained parameters and buffer that `train_task` leaves. The first step has nothing to replay."""
     head, past, device = random_head(kinds[0], clip, task, classes), task * classes // TASKS, clip.logit_scale.device
     optimizer = torch.optim.SGD(head.trained().values(), lr=1.0, momentum=0.9, weight_decay=5e-4)
-    of_task = range(past, past + classes // TASKS)
-    batch, buffer = OneBatch(size, clip.visual.input_resolution, of_task, device, clip.dtype), kinds[1](slots, 0, device)
+    batch, buffer = one_batch(clip, size, range(past, past + classes // TASKS)), kinds[1](slots, 0, device)
     options, log = TrainingOptions(clock.calls, RATE, size, 0.4, 0.4), TrainingLog(clock.calls, device)
     for _ in train_task(head, task, past, batch, optimizer, buffer, options, log, "benchmark", clock.steps):
         pass
@@ -126,20 +88,16 @@ def step_difference(task: int) -> float:
     return difference(*(train(kinds, clip, *sizes, Clock(EQUAL_STEPS)) for kinds, clip in zip(WAYS.values(), clips)))
 
 
-# Evaluation and buffer
-
-
 @torch.no_grad()
 def evaluation_rows(clip: CLIP, classes: int, sizes: Sizes) -> list[Row]:
     """An evaluation of two batches after half of the tasks: both towers a batch; or texts once, images once a run."""
     size, block = sizes.batch(32), classes // TASKS
     plain, ours = (random_head(kind, clip, TASKS // 2, classes) for kind, _ in WAYS.values())
-    side, device = clip.visual.input_resolution, sizes.device
-    sets = [OneBatch(size, side, range(block * i, block * (i + 1)), device)[0] for i in range(2)]
+    sets = [one_batch(clip, size, range(block * i, block * (i + 1)))[0] for i in range(2)]
     on_host = [TensorDataset(*(each.cpu() for each in part)) for part in sets]
 
     def features() -> list[tuple[Tensor, Tensor]]:
-        return [features_of(ours, part, size, 0, device) for part in on_host]
+        return [features_of(ours, part, size, 0, sizes.device) for part in on_host]
 
     kept = features()
     calls = {

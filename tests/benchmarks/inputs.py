@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator
+from typing import Any
 from unittest import mock
 
 import torch
@@ -52,15 +53,10 @@ class OneBatch:
     """A stream of a single batch, the same at every step and already on the device."""
 
     def __init__(
-        self,
-        size: int,
-        side: int,
-        classes: int | range,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        seed: int = 2,
+        self, size: int, side: int, classes: int | range, device: Any = "cpu", dtype: Any = torch.float32, seed: int = 2
     ) -> None:
-        generator, classes = torch.Generator().manual_seed(seed), range(classes) if isinstance(classes, int) else classes
+        generator = torch.Generator().manual_seed(seed)
+        classes = range(classes) if isinstance(classes, int) else classes
         self.images = torch.randn(size, 3, side, side, generator=generator).to(device, dtype)
         self.labels = torch.randint(classes.start, classes.stop, (size,), generator=generator).to(device)
 
@@ -69,6 +65,11 @@ class OneBatch:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         return self.images, self.labels
+
+
+def one_batch(clip: CLIP, size: int, classes: int | range) -> OneBatch:
+    """For this CLIP, where it lies."""
+    return OneBatch(size, clip.visual.input_resolution, classes, clip.logit_scale.device, clip.dtype)
 
 
 def evaluation_pixels(plain: CLIP, batch_size: int, sizes: Sizes) -> Tensor:

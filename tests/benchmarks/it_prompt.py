@@ -60,9 +60,6 @@ def one_batch(learned: Learned, size: int) -> OneBatch:
     return OneBatch(size, learned.encoder.resolution, TRAINED_CLASSES, learned.text.device, learned.text.dtype)
 
 
-# The training step
-
-
 def step_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
     """The real loop beside what it can not do without, and beside a loop that freezes nothing."""
     batch = one_batch(learned, size)
@@ -115,9 +112,6 @@ def train_plainly(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, 
         optimizer.step()
         losses.append(loss.detach())
     return {"losses": torch.stack(losses)} | trained
-
-
-# After a task
 
 
 def pictures(learned: Learned, count: int) -> RemappedSubset:
@@ -180,9 +174,6 @@ class PlainPseudoFeatures(PseudoFeatures):
             samples.append(F.normalize(mean + drawn @ gaussian.scale_tril.t(), dim=-1))
         order = torch.randperm(count * self.per_class, generator=generator, device=device)
         return torch.cat(samples)[order], torch.arange(count, device=device).repeat_interleave(self.per_class)[order]
-
-
-# Prediction
 
 
 def known_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:

@@ -19,9 +19,10 @@ from common.datasets.images import ImageArrays, ImageFiles
 from common.datasets.transforms import clip_eval, clip_train, vit_train
 from common.training.batches import Batches
 from common.training.device import automatic_workers
-from tests.benchmarks.measure import Row, Sizes, compare
+from tests.benchmarks.measure import Clock, Row, Sizes, compare
 
 BATCH, FILES, STEP_SECONDS = 64, 96, 0.5  # of a batch that a step's rate is tried with, at most
+MOST_WAITING = 0.05
 SOURCES = {
     "clip_train, JPEG": clip_train, "clip_eval, JPEG": clip_eval, "vit_train, JPEG": vit_train,
     "clip_train, CIFAR": clip_train, "vit_train, CIFAR": vit_train,
@@ -36,11 +37,10 @@ PAPERS = {
     "vq_prompt": (("vit_train, JPEG",), "VQ-Prompt"),
     "it_prompt": (("clip_train, CIFAR",), "IT-Prompt"),
     "alta": (("vit_train, CIFAR",), "ours"),
-}  # fmt: skip
-MOST_WAITING = 0.05
+}
 
 
-def step_rates(found: dict[str, list[Row]], kept: Iterable[dict[str, str]], given: float | None) -> dict[str, float]:
+def step_rates(new: dict[str, list[Row]], kept: Iterable[dict[str, str]], given: float | None) -> dict[str, float]:
     """Images a second that each paper's step takes: `given`, or the fastest of our steps in this command's rows, or
     else in the kept lines of the papers' sizes."""
     if given:
@@ -50,7 +50,7 @@ def step_rates(found: dict[str, list[Row]], kept: Iterable[dict[str, str]], give
         for line in kept
         if line["sizes"].startswith("paper") and line["images_per_s"]
     ]
-    new_rows = [(paper, row.cell, row.subject, row.images_per_s) for paper, rows in found.items() for row in rows]
+    new_rows = [(paper, row.cell, row.subject, row.images_per_s) for paper, rows in new.items() for row in rows]
     rates: dict[str, float] = {}
     for rows in (kept_rows, new_rows):
         for paper, (_, ours) in PAPERS.items():
@@ -62,17 +62,14 @@ def step_rates(found: dict[str, list[Row]], kept: Iterable[dict[str, str]], give
 def rows(sizes: Sizes, rates: dict[str, float], workers: list[int] | None = None) -> list[Row]:
     """Each stream by number of workers; then each paper of `rates`, its steps at that many images a second."""
     workers = workers or sorted({0, 1, 2, automatic_workers()})
-    resolution = 32 if sizes.small else 224
     with tempfile.TemporaryDirectory() as folder:
-        files, arrays = image_files(Path(folder), sizes.small), random_arrays()
-        sets = {
-            name: (ImageFiles(files, [0] * len(files), kind(resolution)) if "JPEG" in name
-                   else ImageArrays(arrays, [0] * len(arrays), kind(resolution)))
-            for name, kind in SOURCES.items()
-        }  # fmt: skip
-        found = []
-        for name, images in sets.items():
-            found += rate_rows(name, images, sizes, workers)
+        files = image_files(Path(folder), sizes.small)
+        arrays = np.random.default_rng(1).integers(0, 256, (FILES, 32, 32, 3), dtype=np.uint8)
+        sets: dict[str, Dataset] = {}
+        for name, kind in SOURCES.items():
+            reader, images = (ImageFiles, files) if "JPEG" in name else (ImageArrays, arrays)
+            sets[name] = reader(images, [0] * len(images), kind(32 if sizes.small else 224))
+        found = [row for name, images in sets.items() for row in rate_rows(name, images, sizes, workers)]
         for paper, rate in rates.items():
             found += [waiting_row(paper, [sets[name] for name in PAPERS[paper][0]], rate, sizes, n) for n in workers]
     return found
@@ -92,35 +89,32 @@ def image_files(folder: Path, small: bool) -> list[Path]:
     return paths
 
 
-def random_arrays() -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (FILES, 32, 32, 3), dtype=np.uint8)
-
-
-def rate_rows(name: str, images: Dataset, sizes: Sizes, workers: list[int]) -> list[Row]:
-    """Milliseconds a batch when nobody does anything with it."""
-    size = sizes.batch_size or (8 if sizes.small else BATCH)
-
-    def turn(count: int, clock: Callable[[], float] = time.perf_counter) -> list[float]:
-        batches, ahead = Batches(images, size, 0, count, sizes.device), 2 * count + 1
-        for step in range(ahead):  # what workers have prepared before anyone asked is not timed
-            batches[step]
-        return [mean_ms(batches.__getitem__, range(ahead, ahead + max(4, sizes.steps // sizes.turns)), clock)]
-
-    subjects = {"processor time of one core": partial(turn, 0, time.process_time)}
-    subjects |= {of_workers(count): partial(turn, count) for count in workers}
-    return compare(f"loader, {name}, batch {size}", subjects, sizes, size)
-
-
 def of_workers(count: int) -> str:
     return "1 worker" if count == 1 else f"{count} workers"
 
 
-def mean_ms(call: Callable[[int], object], steps: range, clock: Callable[[], float] = time.perf_counter) -> float:
+def mean_ms(call: Callable[[int], object], steps: range, seconds: Callable[[], float] = time.perf_counter) -> float:
     """Milliseconds of a step on average: workers deliver in bursts, so only the whole says something."""
-    start = clock()
+    start = seconds()
     for step in steps:
         call(step)
-    return 1000 * (clock() - start) / len(steps)
+    return 1000 * (seconds() - start) / len(steps)
+
+
+def rate_rows(name: str, images: Dataset, sizes: Sizes, workers: list[int]) -> list[Row]:
+    """Milliseconds a batch when nobody does anything with it."""
+    size = sizes.batch(BATCH)
+
+    def turn(count: int, seconds: Callable[[], float], clock: Clock) -> None:
+        batches, ahead = Batches(images, size, 0, count, sizes.device), 2 * count + 1
+        for step in range(ahead):  # what workers have prepared before anyone asked is not timed
+            batches[step]
+        timed = range(ahead, ahead + max(4, sizes.steps // sizes.turns))
+        clock.readings = [0.0, mean_ms(batches.__getitem__, timed, seconds)]
+
+    subjects = {"processor time of one core": partial(turn, 0, time.process_time)}
+    subjects |= {of_workers(count): partial(turn, count, time.perf_counter) for count in workers}
+    return compare(f"loader, {name}, batch {size}", subjects, sizes, size)
 
 
 def waiting_row(paper: str, sets: list[Dataset], rate: float, sizes: Sizes, workers: int) -> Row:
@@ -143,7 +137,6 @@ def waiting_row(paper: str, sets: list[Dataset], rate: float, sizes: Sizes, work
     waited.clear()
     ms = mean_ms(step, range(1, 1 + (3 if sizes.small else 10)))
     row = Row(f"waiting, {paper}, step at {rate:.4g} images/s", of_workers(workers), ms, calls=len(waited))
-    row.images_per_s = 1000 * size / ms
-    row.waiting = 1000 * sum(waited) / len(waited) / ms
+    row.images_per_s, row.waiting = 1000 * size / ms, 1000 * sum(waited) / len(waited) / ms
     row.target = f"the {'step' if row.waiting <= MOST_WAITING else 'loader'} limits"
     return row

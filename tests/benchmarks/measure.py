@@ -71,6 +71,10 @@ class Row:
     target: str = ""
     difference: float | None = None
 
+    @property
+    def quartiles(self) -> str | None:
+        return None if self.ms_quartile1 is None else f"{self.ms_quartile1:.1f} to {self.ms_quartile3:.1f}"
+
 
 class Clock:
     """Reads `now` before and after each of `calls` calls or training steps."""
@@ -106,13 +110,9 @@ Subject = Callable[[Clock], Any]  # does the clock's number of calls, each betwe
 
 def milliseconds(device: torch.device) -> Callable[[], Any]:
     """Readings for a `Clock`: CUDA events on a GPU, the process's own time on a CPU."""
-
-    def event() -> torch.cuda.Event:
-        recorded = torch.cuda.Event(enable_timing=True)
-        recorded.record()
-        return recorded
-
-    return event if device.type == "cuda" else lambda: 1000 * time.process_time()
+    if device.type == "cuda":
+        return lambda: torch.cuda.current_stream().record_event(torch.cuda.Event(enable_timing=True))
+    return lambda: 1000 * time.process_time()
 
 
 def flops_of(subject: Subject) -> float:
@@ -123,14 +123,10 @@ def flops_of(subject: Subject) -> float:
     return clock.spans()[-1]
 
 
-def matmul_rate(device: torch.device, precision: str = "fp32") -> float:
-    """TFLOP/s of the product of two large square matrices, the best of several.
-
-    In bfloat16 for "bf16", else in float32 as torch's switch for TF32 stands.
-    """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+def matmul_rate(device: torch.device) -> float:
+    """TFLOP/s of the product of two large square matrices in float32, as torch's switch for TF32 stands; the best."""
     side, calls = (8192, 10) if device.type == "cuda" else (1536, 5)
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    a, b = (torch.randn(side, side, device=device) for _ in range(2))
     clock = Clock(calls + 1, milliseconds(device))
     clock.repeat(lambda: a @ b)
     return 2 * side**3 / min(clock.spans()[1:]) / 1e9
@@ -184,16 +180,10 @@ def compare(
 
 
 def compare_calls(
-    cell: str,
-    calls: dict[str, Callable[[], Any]],
-    sizes: Sizes,
-    images: int | None = None,
-    equal: bool = True,
-    targets: dict[str, str] | None = None,
+    cell: str, calls: dict[str, Callable[[], Any]], sizes: Sizes, images: int | None = None, equal: bool = True
 ) -> list[Row]:
     """`compare` of plain functions; `equal`: what the others return is held against what the first one does."""
-    subjects: dict[str, Subject] = {name: partial(lambda call, clock: clock.repeat(call), calls[name]) for name in calls}
-    rows = compare(cell, subjects, sizes, images, targets=targets)
+    rows = compare(cell, {name: partial(Clock.repeat, call=call) for name, call in calls.items()}, sizes, images)
     if equal:
         expected = calls[rows[0].subject]()
         for row in rows[1:]:
@@ -210,7 +200,7 @@ def leaves(result: Any, name: str = "") -> dict[str, Any]:
 
 
 def difference(first: Any, second: Any) -> float:
-    """The largest |a - b| of all tensors, each relative to its own largest |a|; infinite where anything else differs."""
+    """The largest |a - b| of all tensors, relative to the tensor's largest |a|; infinite where anything else differs."""
     first, second, worst = leaves(first), leaves(second), 0.0
     if first.keys() != second.keys():
         return math.inf
@@ -259,34 +249,29 @@ def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]
     return about | {"rows": [{"paper": paper} | asdict(row) for paper, of_paper in rows.items() for row in of_paper]}
 
 
+COLUMNS = (  # heading, value, format; none for words
+    ("cell", "cell", ""),
+    ("subject", "subject", ""),
+    ("ms", "ms_median", ".1f"),
+    ("quartiles", "quartiles", "s"),
+    ("images/s", "images_per_s", ".2f"),
+    ("TFLOP/s", "tflops", ".3g"),
+    ("of matmul", "of_matmul", ".0%"),
+    ("waiting", "waiting", ".0%"),
+    ("peak MiB", "peak_memory_mib", ".0f"),
+    ("ratio", "ratio", ".2f"),
+    ("target", "target", "s"),
+    ("difference", "difference", ".1e"),
+)
+
+
 def table(rows: list[Row]) -> str:
     """The rows, aligned; without the columns in which none has anything."""
-
-    def number(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
-
-    lines = [
-        {
-            "cell": row.cell,
-            "subject": row.subject,
-            "ms": number(row.ms_median, ".1f"),
-            "quartiles": row.ms_quartile1 and f"{row.ms_quartile1:.1f} to {row.ms_quartile3:.1f}" or "",
-            "images/s": number(row.images_per_s, ".2f"),
-            "TFLOP/s": number(row.tflops, ".3g"),
-            "of matmul": number(row.of_matmul, ".0%"),
-            "waiting": number(row.waiting, ".0%"),
-            "peak MiB": number(row.peak_memory_mib, ".0f"),
-            "ratio": number(row.ratio, ".2f"),
-            "target": row.target,
-            "difference": number(row.difference, ".1e"),
-        }
-        for row in rows
-    ]
-    columns = [column for column in lines[0] if any(line[column] for line in lines)]
-    lines = [{column: column for column in columns}, *lines]
-    for column in columns:
-        width = max(len(line[column]) for line in lines)
-        for line in lines:
-            cell = line[column]
-            line[column] = cell.ljust(width) if column in ("cell", "subject") else cell.rjust(width)
-    return "\n".join("  ".join(line[column] for column in columns).rstrip() for line in lines)
+    columns = []
+    for heading, name, form in COLUMNS:
+        values = [getattr(row, name) for row in rows]
+        texts = [heading, *("" if value is None else format(value, form) for value in values)]
+        width = max(map(len, texts))
+        if any(texts[1:]):
+            columns.append([text.rjust(width) if form else text.ljust(width) for text in texts])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns))

@@ -18,7 +18,8 @@ from moe_adapters.adapters import mixture_of_experts
 from moe_adapters.cil import TEST_BATCH, Options, training_options, with_shared_router
 from tests.benchmarks.inputs import pooled, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Row, Sizes, compare_calls, difference, verify
-from tests.benchmarks.moe_adapters import loop_over_experts, routed, way_rows
+from tests.benchmarks.moe_adapters import routed, way_rows
+from tests.moe_adapters.plain_ways import loop_over_experts
 
 TASK_CLASSES, ALL_CLASSES = 10, 100
 LONGEST_PROMPT = 11  # "a bad photo of a {}." of CIFAR100, with start and end token
@@ -59,9 +60,7 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     """Images a second of a test: the protocol's, texts under new noise every batch; without noise; as the original."""
     count = TEST_BATCH * (2 if sizes.small else 8 if sizes.device.type == "cuda" else 1)
     test, cut, device = pooled(count, len(tokens), plain, TEST_BATCH), cut_prompts(tokens), sizes.device
-    noisy, quiet, full = (
-        routed(with_experts(plain), **how) for how in ({"noise": True}, {}, {"cut": False})
-    )
+    noisy, quiet, full = (routed(with_experts(plain), **how) for how in ({"noise": True}, {}, {"cut": False}))
     calls = {
         "plain CLIP, texts once": partial(evaluate_seen, plain, cut, test, 0, 0),
         "texts every batch, under noise": partial(evaluate_seen, noisy, cut, test, 0, 0, True),
@@ -71,7 +70,7 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     found = compare_calls(f"CIL test, {count} images, {len(tokens)} classes", calls, sizes, count, equal=False)
     with torch.no_grad():
         images = F.normalize(quiet.encode_image(test.pixels[:EQUAL_BATCH].to(device).float() / 255), dim=-1)
-        texts = [F.normalize(model.encode_text(each.to(device)), dim=-1) for model, each in ((quiet, cut), (full, tokens))]
+        once, each = (F.normalize(m.encode_text(t.to(device)), dim=-1) for m, t in ((quiet, cut), (full, tokens)))
     for row in found[2:]:
-        verify(row, difference(*(images @ text.t() for text in texts)))
+        verify(row, difference(images @ each.t(), images @ once.t()))
     return found

@@ -4,18 +4,16 @@ Sizes are those of ImageNet-R in 10 tasks: ViT-B/16, pool of 10, prompts of 8, b
 """
 
 import copy
-from collections.abc import Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
 from tests.benchmarks.inputs import OneBatch, small_or_paper_vit
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference
-from tests.vq_prompt.plain_vq import prefix_attention
-from vq_prompt.classifier import JITTER, ClassStatistics, Draw, RetrainingOptions, draw, retrain, task_statistics
+from tests.vq_prompt.plain_ways import plain_draw, plain_forward
+from vq_prompt.classifier import ClassStatistics, RetrainingOptions, draw, retrain, task_statistics
 from vq_prompt.prompts import Network
 from vq_prompt.training import TrainingOptions, train_task
 
@@ -40,30 +38,6 @@ def random_network(small: bool, classes: int) -> Network:
 def one_batch(network: Network, size: int) -> OneBatch:
     weight = network.last.weight
     return OneBatch(size, network.feat.patch_embed.img_size[0], len(weight), weight.device, weight.dtype)
-
-
-def plain_forward(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Two whole passes, each with its own patch embedding, the attention matrix written out (models/vit.py:L63-L87)."""
-    with torch.no_grad():
-        query, _ = plain_pass(network, images, None)
-    return plain_pass(network, images, query)
-
-
-def plain_pass(network: Network, images: Tensor, query: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Class feature (B, D) and prompt loss; prompted where a query (B, D) is given."""
-    x = network.tokens(images)
-    loss = x.new_zeros(())
-    for layer, block in enumerate(network.feat.blocks):
-        prompt = x[:, :0]
-        if query is not None and layer in network.prompt.layers:
-            *halves, layer_loss = network.prompt(layer, query)
-            prompt, loss = torch.cat(halves, dim=1), loss + layer_loss
-        x = x + prefix_attention(block, block.norm1(x), prompt)
-        x = x + block.mlp(block.norm2(x))
-    return network.feat.norm(x)[:, 0], loss
-
-
-# The training step
 
 
 def step_rows(network: Network, batch: OneBatch, sizes: Sizes) -> list[Row]:
@@ -120,9 +94,6 @@ def train_plainly(network: Network, batch: OneBatch, clock: Clock) -> dict[str, 
     return left_by(model, torch.stack(losses))
 
 
-# After a task
-
-
 @torch.inference_mode()
 def statistics_rows(network: Network, images: Tensor, sizes: Sizes) -> list[Row]:
     """Features of a task's images and their statistics: a pass a class, whose batches are small, or one pass."""
@@ -161,18 +132,6 @@ def retraining_rows(network: Network, sizes: Sizes) -> list[Row]:
 
     calls = {"a full covariance a class": partial(retrained, True), "drawn directly": partial(retrained, False)}
     return compare_calls(f"re-training, {seen} classes, an epoch", calls, sizes)
-
-
-def plain_draw(statistics: ClassStatistics, count: int) -> Iterator[Draw]:
-    """A Gaussian with a full covariance matrix a class, from the global stream (trainer.py:L370-L465); an epoch's."""
-    means, variances = statistics.means.float(), statistics.variances.float()
-    jitter = JITTER * torch.eye(means.shape[1], device=means.device)
-    gaussians = [MultivariateNormal(mean, torch.diag(variance) + jitter) for mean, variance in zip(means, variances)]
-    samples = torch.stack([gaussian.sample((count,)) for gaussian in gaussians])
-    yield samples, torch.randperm(len(means) * count, device=means.device)
-
-
-# Evaluation
 
 
 @torch.inference_mode()

@@ -18,10 +18,8 @@ from torch import Tensor
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.pixels import DecodedSet
-from tests.benchmarks.inputs import (
-    LONGEST_PROMPT, SMALL, VIT_B_16, OneBatch, encode_all, evaluation_pixels, float64_kept, prompts, silent,
-    small_or_paper_clip,
-)  # fmt: skip
+from tests.benchmarks import inputs
+from tests.benchmarks.inputs import SMALL, VIT_B_16, OneBatch, one_batch, prompts
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls, difference
 from tests.benchmarks.memory import counted_peak
 from tests.zscl.cil.plain import features, learned, rates
@@ -45,15 +43,12 @@ Train = Callable[..., dict[str, Tensor]]  # (model, prompts, batch, reference, o
 
 def rows(sizes: Sizes) -> list[Row]:
     """Every row of the paper's table, cell by cell."""
-    plain, found = small_or_paper_clip(sizes.small).to(sizes.device), []
+    plain, found = inputs.small_or_paper_clip(sizes.small).to(sizes.device), []
     options = replace(ZSCL, lr=1e-3, avg_freq=EQUAL_STEPS - 1)  # the last step gives the mean its second sample
     apart = step_differences(train, Reference, options)
     for classes in sizes.classes or ((4,) if sizes.small else (10, 100, 397)):
         found += step_rows(plain, prompts(classes), sizes, apart)
     return found + caption_rows(sizes) + evaluation_rows(plain, prompts(10), sizes) + memory_rows(sizes)
-
-
-# What a step works on
 
 
 class ReferenceImages(OneBatch):
@@ -66,10 +61,6 @@ class ReferenceImages(OneBatch):
     def indices(self, step: int) -> list[int]:
         first = step * len(self.images) if self.new else 0
         return list(range(first, first + len(self.images)))
-
-
-def one_batch(plain: CLIP, size: int, classes: int) -> OneBatch:
-    return OneBatch(size, plain.visual.input_resolution, classes, plain.logit_scale.device, plain.dtype)
 
 
 def known_features(images: ReferenceImages, width: int) -> KnownFeatures:
@@ -89,9 +80,6 @@ def reference_of(teacher: CLIP, sentences: Tensor, size: int, known: bool) -> Re
 def unit_vectors(count: int, width: int) -> Tensor:
     """Random normalised features: what they say makes no difference to the time of a step."""
     return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(7)), dim=-1)
-
-
-# The training step
 
 
 def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, differences: list[float]) -> list[Row]:
@@ -125,7 +113,7 @@ def train(
 ) -> dict[str, Tensor]:
     """The real training loop, in place; the running mean of the weights."""
     options = replace(options, iterations=clock.calls - 1)
-    with silent():
+    with inputs.silent():
         return train_task(model, tokens, batch, reference, None, options, "benchmark", clock.steps)
 
 
@@ -174,16 +162,13 @@ def train_plainly(
     return learned(model, batches, 0, lambda step: tokens, step_rates, *numbers, average_every, options.kd_weight)
 
 
-# Equality
-
-
 def step_differences(train: Train, reference_kind: Callable[..., Any], options: TrainingOptions) -> list[float]:
     """Between the plain way and each of ours, over a few steps in float64: image features known, computed, two passes.
 
     On small towers, at any sizes asked for: the code is the same. In float32 a parameter whose gradient is rounding
     noise moves by up to the learning rate in either direction (AdamW divides by the gradient's size).
     """
-    with float64_kept():
+    with inputs.float64_kept():
         student, teacher = (uneven_clip(seed) for seed in (8, 9))
         batch, tokens = one_batch(teacher, EQUAL_BATCH, EQUAL_CLASSES), prompts(EQUAL_CLASSES)
         captions, model = prompts(SMALL_CAPTIONS, LONGEST_CAPTION), copy.deepcopy(student)
@@ -225,9 +210,6 @@ def left_by(model: CLIP, losses: Tensor, weights: dict[str, Tensor]) -> dict[str
     return {"losses": losses} | tensors
 
 
-# The number of captions
-
-
 def caption_rows(sizes: Sizes) -> list[Row]:
     """A step's time at few and at all captions, and that of the B x M similarity with its two losses alone.
 
@@ -265,22 +247,16 @@ def caption_rows(sizes: Sizes) -> list[Row]:
     return [*found, row]
 
 
-# Evaluation
-
-
 def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     """Images a second of plain encode_image and of the whole evaluation, uint8 pixels on the host in both."""
     size = sizes.batch(128, small=32)
-    pixels = evaluation_pixels(plain, size, sizes)
+    pixels = inputs.evaluation_pixels(plain, size, sizes)
     test = DecodedSet("random", pixels, torch.zeros(len(pixels), dtype=torch.long), tokens[:, None])
     calls = {
-        "plain encode_image": partial(encode_all, plain, pixels, size),
+        "plain encode_image": partial(inputs.encode_all, plain, pixels, size),
         f"evaluation, {len(tokens)} prompts included": partial(evaluate, plain, test, size),
     }
     return compare_calls(f"evaluation, {len(pixels)} images", calls, sizes, len(pixels), equal=False)
-
-
-# Memory
 
 
 def memory_rows(sizes: Sizes) -> list[Row]:
@@ -316,7 +292,7 @@ def memory_steps(options: TrainingOptions, classes: int, sizes: Sizes) -> None:
     config = SMALL if sizes.small else VIT_B_16
     with sizes.device:
         model, teacher = CLIP(config), CLIP(config).requires_grad_(False) if options.terms else None
-    tokens = torch.zeros(classes, LONGEST_PROMPT[10], dtype=torch.long, device=sizes.device)
+    tokens = torch.zeros(classes, inputs.LONGEST_PROMPT[10], dtype=torch.long, device=sizes.device)
     size, reference = sizes.batch(BATCH), None
     if teacher:
         teacher.to = lambda device: teacher  # it is there already, and tensors without values refuse to be moved

@@ -15,12 +15,9 @@ from torch import Tensor
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.seen_classes import evaluate_seen
-from tests.benchmarks.inputs import OneBatch, pooled, prompts, small_or_paper_clip
+from tests.benchmarks import zscl
+from tests.benchmarks.inputs import OneBatch, one_batch, pooled, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls
-from tests.benchmarks.zscl import (
-    BATCH, CAPTIONS, LONGEST_CAPTION, OURS, RANDOM_SENTENCES, SMALL_CAPTIONS, ReferenceImages, known_features,
-    one_batch, plain_subject, step_differences, unit_vectors,
-)  # fmt: skip
 from zscl.cil.reference import EXTRA_CAPTIONS, CILReference, Texts, with_captions
 from zscl.cil.training import KD_WEIGHT, train_task
 from zscl.training import TrainingOptions
@@ -35,7 +32,7 @@ def rows(sizes: Sizes) -> list[Row]:
     """Every row, cell by cell."""
     plain, found = small_or_paper_clip(sizes.small).to(sizes.device), []
     reference_kind = lambda teacher, images, sentences, known: CILReference(teacher, images, None, known, sentences)
-    apart = max(step_differences(train, reference_kind, replace(OPTIONS, lr=1e-2)))
+    apart = max(zscl.step_differences(train, reference_kind, replace(OPTIONS, lr=1e-2)))
     for classes in sizes.classes or (4 if sizes.small else 10,):
         found += step_rows(plain, prompts(classes), sizes, apart)
     return found + evaluation_rows(plain, sizes)
@@ -43,19 +40,19 @@ def rows(sizes: Sizes) -> list[Row]:
 
 def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, apart: float) -> list[Row]:
     """Fine-tuning, with captions among the classes, each method with a teacher, and ZSCL the plain way."""
-    size, count = sizes.batch(BATCH), SMALL_CAPTIONS if sizes.small else CAPTIONS
+    size, count = sizes.batch(zscl.BATCH), zscl.SMALL_CAPTIONS if sizes.small else zscl.CAPTIONS
     batch, own = one_batch(plain, size, len(tokens)), cut_prompts(tokens).to(sizes.device)
-    captions, few = prompts(min(count, 1000), LONGEST_CAPTION), min(EXTRA_CAPTIONS, count)
-    sentences = unit_vectors(count, plain.config.embed_dim).to(sizes.device)
+    captions, few = prompts(min(count, 1000), zscl.LONGEST_CAPTION), min(EXTRA_CAPTIONS, count)
+    sentences = zscl.unit_vectors(count, plain.config.embed_dim).to(sizes.device)
 
     def ours(texts: Texts | Tensor, teacher: str | None, known: bool, clock: Clock) -> None:
-        model, images = copy.deepcopy(plain), ReferenceImages(plain, size, new=not known)
+        model, images = copy.deepcopy(plain), zscl.ReferenceImages(plain, size, new=not known)
         references: dict[str | None, Callable[[], CILReference | None]] = {
             None: lambda: None,
             "aliased": lambda: CILReference(model, images, own, None, None),
-            "lwfvr": lambda: CILReference(copy.deepcopy(plain), images, own, None, sentences[:RANDOM_SENTENCES]),
+            "lwfvr": lambda: CILReference(copy.deepcopy(plain), images, own, None, sentences[:zscl.RANDOM_SENTENCES]),
             "ZSCL": lambda: CILReference(
-                copy.deepcopy(plain), images, own, known_features(images, plain.config.embed_dim), sentences
+                copy.deepcopy(plain), images, own, zscl.known_features(images, plain.config.embed_dim), sentences
             ),
         }
         train(model, texts, batch, references[teacher](), OPTIONS, clock)
@@ -64,13 +61,14 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, apart: float) -> list[R
     subjects: dict[str, Subject] = {
         "finetune": partial(ours, own, None, False),
         f"finetune, ce_method ext, {few} captions": partial(ours, extra, None, False),
-        OURS[0]: partial(ours, own, "ZSCL", True),
-        OURS[1]: partial(ours, own, "ZSCL", False),
-        f"LwF-VR, {min(count, RANDOM_SENTENCES)} sentences": partial(ours, own, "lwfvr", False),
+        zscl.OURS[0]: partial(ours, own, "ZSCL", True),
+        zscl.OURS[1]: partial(ours, own, "ZSCL", False),
+        f"LwF-VR, {min(count, zscl.RANDOM_SENTENCES)} sentences": partial(ours, own, "lwfvr", False),
         "LwF-VR, aliased teacher, class prompts": partial(ours, own, "aliased", False),
     }
-    in_plain_steps = plain_subject(plain, tokens, batch, OPTIONS, sizes)
-    cell, checked = f"CIL step, {len(tokens)} classes, {count} captions", dict.fromkeys([*OURS, *in_plain_steps], apart)
+    in_plain_steps = zscl.plain_subject(plain, tokens, batch, OPTIONS, sizes)
+    checked = dict.fromkeys([*zscl.OURS, *in_plain_steps], apart)
+    cell = f"CIL step, {len(tokens)} classes, {count} captions"
     return compare(cell, subjects | in_plain_steps, sizes, size, True, checked)
 
 

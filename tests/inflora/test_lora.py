@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 
 from common.errors import UserError
@@ -10,6 +9,7 @@ from inflora.gpm import second_moments
 from inflora.lora import Network
 from tests.golden_files import Golden
 from tests.inflora.learners import learner, task_batches
+from tests.inflora.plain_ways import plain_attention
 
 SIZES = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 4, "num_classes": 0}
 
@@ -27,17 +27,6 @@ def network(tasks=3, rank=4, layers=None, seed=0):
 
 def images(count=5, seed=1):
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def plain_attention(attention, x, tasks):
-    """As the original: full products of all branches, explicit softmax (models/vit_inflora.py:L232-L262)."""
-    query, key, value = F.linear(x, attention.qkv.weight, attention.qkv.bias).chunk(3, dim=-1)
-    for task in range(tasks):
-        key = key + x @ (attention.lora_B_k[task].weight @ attention.lora_A_k[task].weight).T
-        value = value + x @ (attention.lora_B_v[task].weight @ attention.lora_A_v[task].weight).T
-    heads = [part.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
-    scores = heads[0] @ heads[1].mT * heads[0].shape[-1] ** -0.5
-    return attention.proj((scores.softmax(dim=-1) @ heads[2]).transpose(1, 2).flatten(2))
 
 
 def assert_same(actual, expected):

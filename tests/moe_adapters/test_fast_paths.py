@@ -26,8 +26,9 @@ from moe_adapters.adapters import (
 from moe_adapters.ddas import AutoEncoder, chooser_input
 from moe_adapters.evaluation import EvaluationSet, Routes, distinct
 from moe_adapters.training import moe_blocks
-from tests.benchmarks.inputs import prompts, small_or_paper_clip
-from tests.benchmarks.moe_adapters import (
+from tests.benchmarks.inputs import one_batch, prompts, small_or_paper_clip
+from tests.benchmarks.moe_adapters import trajectory
+from tests.moe_adapters.plain_ways import (
     Matrix,
     build_matrix,
     domain_pixels,
@@ -36,9 +37,7 @@ from tests.benchmarks.moe_adapters import (
     evaluate_shared,
     full_class_vectors,
     loop_over_experts,
-    one_batch,
     replaced,
-    trajectory,
     with_adapters,
 )
 
