@@ -15,7 +15,7 @@ from alta.data import SOURCES, load, load_clip, require, weights_of
 from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, features_of, forgetting
 from alta.heads import METHODS, Head, PromptOptions
 from alta.options import CONFIGS, Options, data_folder, parse, replays
-from alta.training import Rate, TrainingLog, TrainingOptions, train_task
+from alta.training import Rate, TrainingOptions, train_task
 from common import runs
 from common.clip.model import CLIP, ModifiedResNet
 from common.datasets.images import ImageSet
@@ -219,14 +219,15 @@ def learn_task(run: Run, options: Options, machine: Machine, learned: Learned, t
         examples = task_subset(learned.data.train, learned.tasks, task)
         seed = stream_seed(options.seed, task)
         batches = Batches(examples, options.train.batch_size, seed, machine.workers, machine.device)
-        log, stage = TrainingLog(training.epochs * len(batches), machine.device), f"task {task}"
-        epochs = train_task(head, task, past, batches, optimizer, buffer, training, log, stage, run.steps)
-        for epoch in epochs:
+
+        def after_epoch(epoch: int) -> None:
             if epoch % options.eval.test_epochs == 0 and epoch < training.epochs:
                 print_accuracies(test_task(options, machine, learned, task)[options.il_setting])
+
+        stage = f"task {task}"
+        log = train_task(head, task, past, batches, optimizer, buffer, training, stage, run.steps, after_epoch)
         last = slice(-len(batches), None)
-        loss, hits = log.total(training)[last].mean(), log.accuracy[last].mean()
-        print(f"{stage}: loss {loss:.3f}, training accuracy {100 * hits:.2f}")
+        print(f"{stage}: loss {log.loss[last].mean():.3f}, training accuracy {100 * log.accuracy[last].mean():.2f}")
     run.record(cost_records(data_label(options), task + 1, run.seconds, machine.device))
     save_task(run, learned, task)
 

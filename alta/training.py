@@ -7,7 +7,7 @@ Replay begins at the second iteration of the first task. Context, adapter and mo
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,15 +47,15 @@ class TrainingOptions:
     beta: float
 
 
+@dataclass(frozen=True)
 class TrainingLog:
-    """Loss terms before weighting (0 without replay) and share of correct answers of every step, each (steps,)."""
+    """The loss, its terms unweighted (0 without replay), and the share of correct answers of every step, (steps,)."""
 
-    def __init__(self, steps: int, device: torch.device) -> None:
-        self.ce, self.ce_replay, self.mse_replay, self.accuracy = torch.zeros((4, steps), device=device)
-
-    def total(self, options: TrainingOptions) -> Tensor:
-        """The loss of every step."""
-        return self.ce + options.alpha * self.ce_replay + options.beta * self.mse_replay
+    loss: Tensor
+    ce: Tensor
+    ce_replay: Tensor
+    mse_replay: Tensor
+    accuracy: Tensor
 
 
 def learning_rate(rate: Rate, task: int, epoch: int) -> float:
@@ -82,18 +82,14 @@ def replay_losses(logits: Tensor, labels: Tensor, recorded: Tensor) -> tuple[Ten
     return F.cross_entropy(logits, labels), F.mse_loss(logits, recorded)
 
 
-def step_losses(
-    head: Head, features: Tensor, labels: Tensor, replay: tuple[Tensor, Tensor, Tensor] | None
-) -> tuple[Tensor, ...]:
-    """Logits (B, C) of v (B, D) and their CE; with a replay, one draw of the buffer for both, its CE and MSE too."""
+def logits_of(head: Head, features: Tensor, replayed_features: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Logits (B, C) of v (B, D) and (n, C) of the buffer's v_b (n, D), over all classes, later tasks' included."""
     texts = head.texts()
     logits = head.logits(features, texts)
-    ce = F.cross_entropy(logits, labels)  # over all classes, those of later tasks included
-    if replay is None:
-        return logits, ce
-    old_labels, old_logits, old_features = replay
+    if replayed_features is None:
+        return logits, None
     texts = head.texts() if head.original else texts  # the same values; the gradients are added either way
-    return logits, ce, *replay_losses(head.logits(old_features, texts), old_labels, old_logits)
+    return logits, head.logits(replayed_features, texts)
 
 
 def train_task(
@@ -104,37 +100,41 @@ def train_task(
     optimizer: torch.optim.Optimizer,
     buffer: Buffer | None,
     options: TrainingOptions,
-    log: TrainingLog,
     stage: str,
     steps: Steps,
-) -> Iterator[int]:
-    """Freeze the prompts of the classes before the task's, then train in place; yields after each epoch their number.
+    after_epoch: Callable[[int], None] | None = None,
+) -> TrainingLog:
+    """Freeze the prompts of the classes before the task's, then train in place.
 
-    What is frozen holds the context of the last forward on a current batch, which is the one before the last step: one
+    after_epoch(n) is called when n epochs are done. What is frozen holds the context of the last forward on a current batch, which is the one before the last step: one
     step older than the model that was evaluated (main.py:L70-L72, L86). buffer: None without replay.
     """
     if task > 0:
         head.freeze(head.snapshot(past_classes))
+    total = options.epochs * len(batches)
+    log = TrainingLog(*torch.zeros((5, total), device=head.clip.logit_scale.device))
     state: dict[str, Any] = {"parameters": Tensors(head.trained()), "optimizer": optimizer, "log": Tensors(vars(log))}
     state |= {"last_context": Tensors(head.last_context)} | ({"buffer": buffer} if buffer is not None else {})
     call = parallel(head)
-    for step in steps(stage, options.epochs * len(batches), state):
+    for step in steps(stage, total, state):
         set_lr(optimizer, learning_rate(options.rate, task, step // len(batches)))
         images, labels = batches[step]
         features = all_gather_rows(head.features(images), len(labels))
-        replay = buffer.get_data(options.replay_size) if buffer is not None and buffer.filled else None
-        logits, loss, *replayed = call(step_losses, features, labels, replay)
-        log.ce[step] = loss.detach()
-        if replayed:
-            ce_replay, mse_replay = replayed
-            loss = loss + options.alpha * ce_replay + options.beta * mse_replay
-            log.ce_replay[step], log.mse_replay[step] = ce_replay.detach(), mse_replay.detach()
+        replays = buffer is not None and buffer.filled > 0
+        old_labels, old_logits, old_features = buffer.get_data(options.replay_size) if replays else (None, None, None)
+        logits, replayed = call(logits_of, features, old_features)
+        ce = F.cross_entropy(logits, labels)
+        ce_replay, mse_replay = replay_losses(replayed, old_labels, old_logits) if replays else ce.new_zeros(2)
+        loss = ce + options.alpha * ce_replay + options.beta * mse_replay
         head.remember_context()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         if buffer is not None:
             buffer.add_data(labels, logits, features)  # logits of before the step
-        log.accuracy[step] = (logits.detach().argmax(dim=1) == labels).float().mean()
-        if (step + 1) % len(batches) == 0:
-            yield (step + 1) // len(batches)
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        for values, value in zip(vars(log).values(), (loss, ce, ce_replay, mse_replay, accuracy)):
+            values[step] = value.detach()
+        if after_epoch and (step + 1) % len(batches) == 0:
+            after_epoch((step + 1) // len(batches))
+    return log

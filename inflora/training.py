@@ -102,7 +102,8 @@ def train_task(
             group["lr"] = options.schedule(step // len(batches), group["base_lr"])
         images, labels = batches[len(batches) + step]
         targets = labels - first_class
-        loss, logits = call(task_loss, task, images, targets)
+        logits = call(task_logits, task, images, len(labels))
+        loss = F.cross_entropy(logits, targets)  # among the task's own classes
         optimizer.zero_grad(set_to_none=False)  # a gradient of zero, not none: see finished_parameters
         loss.backward()
         optimizer.step()
@@ -113,10 +114,9 @@ def train_task(
     return log
 
 
-def task_loss(network: Network, task: int, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Cross-entropy () among the task's own classes, and the logits (B, classes) of the whole batch."""
-    logits = all_gather_rows(network.classifier_pool[task](network.features(images)), len(targets))
-    return F.cross_entropy(logits, targets), logits
+def task_logits(network: Network, task: int, images: Tensor, batch_size: int) -> Tensor:
+    """Logits (B, classes) of the task's own classes for the whole batch, of which `images` are this process's."""
+    return all_gather_rows(network.classifier_pool[task](network.features(images)), batch_size)
 
 
 def finished_parameters(network: Network, task: int, branch: int, options: TrainingOptions) -> dict[str, nn.Parameter]:

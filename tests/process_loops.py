@@ -15,7 +15,6 @@ from torch.utils.data import TensorDataset
 from alta.buffer import Buffer
 from alta.heads import Head, PromptOptions
 from alta.training import Rate
-from alta.training import TrainingLog as ALTALog
 from alta.training import TrainingOptions as ALTAOptions
 from alta.training import train_task as train_alta
 from common.clip.model import CLIP, CLIPConfig, LayerNorm
@@ -41,6 +40,7 @@ from vq_prompt.training import train_task as train_vq
 from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions as ZSCLOptions
 from zscl.training import train_task as train_zscl
+from zscl.weights import weights_of
 
 DTYPE = torch.float64
 MACHINE = Machine(torch.device("cpu"))
@@ -71,11 +71,13 @@ def clip(seed: int) -> CLIP:
 def zscl(joint_pass: bool) -> dict[str, Tensor]:
     model, teacher = clip(0), clip(1).requires_grad_(False)
     tokens = training_prompts(NAMES, "a photo of {}.")
-    sentences = sentence_features(teacher, training_prompts(["one", "two", "a third"], "{}"))
-    reference = Reference(teacher, batches(3, count=7), sentences, KnownFeatures())
+    texts = training_prompts(["one", "two", "a third"], "{}")
+    sentences = sentence_features(teacher, texts)
+    reference = Reference(teacher, batches(3, count=7), texts, sentences, KnownFeatures())
     options = ZSCLOptions(iterations=4, warmup=1, terms=("img", "txt", "ii", "mse"), l2=0.5, ensemble="we", avg_freq=2,
                           joint_pass=joint_pass, label_smoothing=0.1)  # fmt: skip
-    return train_zscl(model, tokens, batches(2), reference, None, options, "zscl", steps)
+    train_zscl(model, lambda step: tokens, batches(2), reference, None, options, "zscl", steps)
+    return weights_of(model)
 
 
 def moe_adapters() -> dict[str, Tensor]:
@@ -131,8 +133,7 @@ def alta() -> dict[str, Tensor]:
     options = ALTAOptions(2, Rate("constant", 1e-2, 0.0, 0, 2), 5, 0.4, 0.6)
     buffer, found = Buffer(7, 3), batches(2)
     for task in range(2):
-        log = ALTALog(2 * len(found), torch.device("cpu"))
-        list(train_alta(head, task, 2 * task, found, optimizer, buffer, options, log, "alta", steps))
+        log = train_alta(head, task, 2 * task, found, optimizer, buffer, options, "alta", steps)
     return head.trained() | buffer.fields | {"ce": log.ce, "mse": log.mse_replay}
 
 

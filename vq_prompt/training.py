@@ -101,14 +101,14 @@ class TrainingLog:
     prompt_loss: Tensor
 
 
-def task_loss(network: Network, images: Tensor, labels: Tensor, first: int, seen: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropy among the task's classes first .. seen - 1 plus the prompt loss, and the prompt loss; both ().
+def task_losses(network: Network, images: Tensor, labels: Tensor, first: int, seen: int) -> tuple[Tensor, Tensor]:
+    """Cross-entropy among the task's classes first .. seen - 1, and the prompt loss; both ().
 
     The original has the logits of older classes at -inf and cuts those of later ones off: the same, without them.
     """
     features, prompt_loss = network(images, batch_size=len(labels))
     logits = F.linear(features, network.last.weight[first:seen], network.last.bias[first:seen])
-    return F.cross_entropy(all_gather_rows(logits, len(labels)), labels - first) + prompt_loss, prompt_loss
+    return F.cross_entropy(all_gather_rows(logits, len(labels)), labels - first), prompt_loss
 
 
 def train_task(
@@ -136,7 +136,8 @@ def train_task(
     for step in steps(stage, total, state):
         for group in optimizer.param_groups:
             group["lr"] = options.rate(step, group["base_lr"])
-        loss, prompt_loss = call(task_loss, *batches[step], first, seen)
+        ce, prompt_loss = call(task_losses, *batches[step], first, seen)
+        loss = ce + prompt_loss  # Eq. 7-9: the commitment and the codebook term, weighted, are in prompt_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

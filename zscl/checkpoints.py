@@ -9,14 +9,14 @@ from common.clip.model import CLIP
 from common.clip.pretrained import load_state_dict
 from common.errors import UserError
 from common.runs import load_tensors, save_tensors
-from zscl.weights import Weights, assign_, weights_of
+from zscl.weights import assign_, weights_of
 
 PROTOCOL = "protocol"  # a key that checkpoints of class-incremental runs carry beside "state_dict"
 
 
-def save_weights(path: Path, model: CLIP, weights: Weights) -> None:
-    """The model's state dict with `weights` in place of its own parameters, written atomically."""
-    save_tensors(path, {"state_dict": model.state_dict() | weights})
+def save_weights(path: Path, model: CLIP) -> None:
+    """Write the model's state dict, atomically."""
+    save_tensors(path, {"state_dict": model.state_dict()})
 
 
 def read_weights(path: str | Path, model: CLIP) -> dict[str, Tensor]:

@@ -122,7 +122,7 @@ def evaluate_one_model(options: Options, machine: Machine, model: CLIP, pretrain
         interpolate_(weights_of(model), clip_weights, options.alpha)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_weights(path, model, {})
+        save_weights(path, model)
         print(f"Written: {path}")
     for name in options.eval_datasets or ():
         top1, _ = evaluate(model, load_test(options, machine, model, name), options.batch_size_eval)

@@ -5,6 +5,8 @@ the same reference images (B, D), E the *teacher's* features of the reference se
 student's exp(logit_scale). So distillation reaches the image encoder only (mtil/src/models/finetune.py:L246-L301).
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,3 +49,20 @@ def similarities(features: Tensor, logit_scale: Tensor) -> Tensor:
 def feature_mse(teacher: Tensor, student: Tensor) -> Tensor:
     """L_mse (--feature_mse): mean squared difference of the normalised features (B, D)."""
     return F.mse_loss(student, teacher)
+
+
+def distillation_losses(
+    S: Tensor, R: Tensor, E: Tensor, logit_scale: Tensor, names: Sequence[str], temperature: float = 2.0
+) -> dict[str, Tensor]:
+    """The named ones of img, txt, ii and mse, unweighted, from normalised features S, R (B, D) and E (M, D).
+
+    Quirk: E is the teacher's on both sides and s the student's, so no term reaches the student's text encoder.
+    """
+    A_star, A = logit_scale * R @ E.t(), logit_scale * S @ E.t()
+    losses = {
+        "img": lambda: image_loss(A_star, A, temperature),
+        "txt": lambda: text_loss(A_star, A, temperature),
+        "ii": lambda: image_image_loss(R, S, logit_scale, temperature),
+        "mse": lambda: feature_mse(R, S),
+    }
+    return {name: losses[name]() for name in names}

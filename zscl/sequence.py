@@ -26,7 +26,16 @@ from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
 from zscl.options import (
-    CURRENT, ENSEMBLE_FLAGS, ICARL_LR, OTHER_ICARL_LR, PREVIOUS, SEEN, Options, distillation_terms, distils, tasks,
+    CURRENT,
+    ENSEMBLE_FLAGS,
+    ICARL_LR,
+    OTHER_ICARL_LR,
+    PREVIOUS,
+    SEEN,
+    Options,
+    distillation_terms,
+    distils,
+    tasks,
 )  # fmt: skip
 from zscl.reference import reference_images, reference_tokens
 from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
@@ -78,22 +87,15 @@ def learn_task(run: Run, options: Options, machine: Machine, models: Models, tas
     iterations = of_task(options.iterations, task_id) if options.iterations else options.epochs * len(batches)
     joint = joint_pass(options.reference_pass, machine.device)
     reference = build_reference(options, machine, models, task_id, before, memory)
-    weights = train_task(
-        student,
-        training_prompts(data.classnames, options.template or data.templates[0]).to(machine.device),
-        batches,
-        reference,
-        clip_weights(options, machine, models),
-        training_options(options, task_lr(options, task_id), iterations, len(batches), joint),
-        name,
-        run.steps,
-        watcher(options, machine, student),
-    )
+    tokens = training_prompts(data.classnames, options.template or data.templates[0]).to(machine.device)
+    pretrained, watch = clip_weights(options, machine, models), watcher(options, machine, student)
+    training = training_options(options, task_lr(options, task_id), iterations, len(batches), joint)
+    train_task(student, lambda step: tokens, batches, reference, pretrained, training, name, run.steps, watch)
     if reference:
         reference.teacher.to("cpu")
-        keep(reference.kept_at, reference.known.state_dict())
+        reference.keep()
     run.record(cost_records(name, task_id + 1, run.seconds, machine.device))
-    save_weights(run.folder / f"{name}.pth", student, weights)
+    save_weights(run.folder / f"{name}.pth", student)
 
 
 def training_options(options: Options, lr: float, iterations: int, epoch: int, joint: bool) -> TrainingOptions:
@@ -170,7 +172,7 @@ def build_reference(
     known = KnownFeatures(machine.device)
     if found := read_kept(kept_at):
         known.load_state_dict(found)
-    reference = Reference(teacher, stream, sentences, known, kept_at)
+    reference = Reference(teacher, stream, tokens, sentences, known, kept_at)
     given = options.ref_dataset, options.ref_sentences
     changes = given != (ref_dataset, ref_sentences) or options.text_datasets == [SEEN]
     if stays and not changes:

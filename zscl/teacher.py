@@ -8,6 +8,7 @@ first pass over the images computes them batch by batch; later passes, tasks and
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from common.clip.model import CLIP
 from common.errors import UserError
 from common.runs import load_tensors, save_tensors
-from common.training.batches import Batches
+from common.training.batches import BatchStream
 from common.training.distributed import all_gather_rows
 
 SENTENCES_AT_ONCE = 512
@@ -58,24 +59,36 @@ class KnownFeatures:
 
 @dataclass
 class Reference:
-    """What distillation reads at a step: reference images, the teacher's features of them, and of the sentences."""
+    """Reference images and sentences of a task, and the frozen teacher that sees them.
+
+    The teacher's features are kept where they cannot change: of images by index in `known`, of sentences in `E`. Quirk:
+    the aliased teacher of the released class-incremental code is the student itself, so nothing is kept (both None).
+    """
 
     teacher: CLIP
-    batches: Batches  # reference images under the evaluation transform; labels are ignored
-    sentences: Tensor  # E, (M, D), normalised
-    known: KnownFeatures
+    batches: BatchStream  # reference images under a transform that draws nothing; labels are ignored
+    tokens: Tensor  # of the sentences, (M, L)
+    E: Tensor | None  # their normalised features (M, D)
+    known: KnownFeatures | None
     kept_at: Path | None = None  # where `known` is kept for later tasks and runs
 
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's images (b, 3, R, R), and the teacher's normalised features of the whole batch, R (B, D)."""
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """This process's images (b, 3, R, R), and the teacher's normalised features: R (B, D) of all, E (M, D)."""
         images, indices = self.batches[step][0], self.batches.indices(step)
-        return images, self.known.find(indices, lambda: all_gather_rows(self._encode(images), len(indices)))
+        encode = partial(self._encode, images, len(indices))
+        R = encode() if self.known is None else self.known.find(indices, encode)
+        return images, R, sentence_features(self.teacher, self.tokens) if self.E is None else self.E
 
     @torch.no_grad()
-    def _encode(self, images: Tensor) -> Tensor:
+    def _encode(self, images: Tensor, count: int) -> Tensor:
         # moved when first needed: with all features known the teacher takes no memory on the device
-        teacher = self.teacher.to(images.device)
-        return F.normalize(teacher.encode_image(images), dim=-1)
+        features = self.teacher.to(images.device).encode_image(images)
+        return all_gather_rows(F.normalize(features, dim=-1), count)
+
+    def keep(self) -> None:
+        """Leave what the teacher said of the images to later tasks and runs, where they share it."""
+        if self.known:
+            keep(self.kept_at, self.known.state_dict())
 
 
 # Kept on disk, for the next task and the next run

@@ -61,7 +61,7 @@ class WeightEnsemble:
 
 
 @torch.no_grad()
-def consolidate(parameters: Iterable[tuple[Tensor, Tensor]], strength: float) -> Tensor:
+def consolidate_(parameters: Iterable[tuple[Tensor, Tensor]], strength: float) -> Tensor:
     """WC: add the gradient of strength x sum (theta - theta0)^2 to .grad of every theta; returns the sum, unweighted.
 
     `parameters` yields (theta, theta0). The closed form 2 strength (theta - theta0), added after the backward pass,

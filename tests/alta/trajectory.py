@@ -8,7 +8,7 @@ from torch import Tensor
 
 from alta.buffer import Buffer
 from alta.heads import Head
-from alta.training import TrainingLog, train_task
+from alta.training import train_task
 from common.evaluation.metrics import class_and_task_il
 from tests.alta.learners import TaskBatches, golden_head, optimizer_of, options_of
 from tests.golden_files import Golden
@@ -74,13 +74,15 @@ def run(golden: Golden, method: str, half: bool = False, encoding: str = "cut") 
 
     for task in range(meta["n_tasks"]):
         batches = TaskBatches(golden, task)
-        log = TrainingLog(options.epochs * len(batches), torch.device("cpu"))
-        for _ in train_task(
-            head, task, task * meta["k"], batches, optimizer, buffer, options, log, f"task {task}", steps
-        ):
+
+        def after_epoch(epoch: int) -> None:
             head.logits = plain_logits
             test(golden, found, task)
             head.logits = logits
+
+        log = train_task(
+            head, task, task * meta["k"], batches, optimizer, buffer, options, f"task {task}", steps, after_epoch
+        )
         for name, values in found.terms.items():
             values.append(getattr(log, name))
     return found

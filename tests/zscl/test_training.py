@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tests.golden_files import Golden
+from tests.whole_run import float64
 from tests.zscl.trajectory import (
     RecordedBatches,
     Trajectory,
@@ -17,7 +18,6 @@ from tests.zscl.trajectory import (
     reference_of,
     weights_under,
 )
-from tests.whole_run import float64
 from zscl.weights import interpolate_
 
 RUNS = ["finetune", "zscl", "zscl_minus", "lwf", "lwf_vr", "wiseft", "wc"]

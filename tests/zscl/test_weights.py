@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.golden_files import Golden
-from zscl.weights import MovingAverage, WeightEnsemble, consolidate, interpolate_
+from zscl.weights import MovingAverage, WeightEnsemble, consolidate_, interpolate_
 
 AVERAGING = Golden("zscl_mtil/weight_averaging")
 LOSSES = Golden("zscl_mtil/losses")
@@ -84,7 +84,7 @@ def test_weight_consolidation_equals_what_autograd_gives() -> None:
     references = [LOSSES[f"wc_ref{i}"].float() for i in range(4)]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    value = consolidate(zip(parameters, references), 1.0)
+    value = consolidate_(zip(parameters, references), 1.0)
     torch.testing.assert_close(value, LOSSES["wc_loss"].float(), rtol=1e-5, atol=1e-5)
     for i, parameter in enumerate(parameters):
         torch.testing.assert_close(parameter.grad, LOSSES[f"wc_grad{i}"].float(), rtol=1e-5, atol=1e-5)
@@ -98,7 +98,7 @@ def test_weight_consolidation_adds_to_the_gradient_and_scales_it_by_its_strength
     closed = torch.nn.Parameter(theta)
     (closed * other).sum().backward()
     frozen = torch.nn.Parameter(theta, requires_grad=False)
-    value = consolidate([(closed, theta0), (frozen, theta0)], 0.3)
+    value = consolidate_([(closed, theta0), (frozen, theta0)], 0.3)
     torch.testing.assert_close(closed.grad, plain.grad)
     torch.testing.assert_close(value, 2 * (theta - theta0).square().sum())
     assert frozen.grad is None

@@ -10,8 +10,23 @@ import torch
 from tests.whole_run import float64
 from tests.zscl.mtil_world import World, n
 from tests.zscl.plain_mtil import (
-    Plain, Run, TaskDraws, accuracies, assert_steps, assert_training_batches, assert_weights, cross_entropy, decoded,
-    parameters, put, rate, recorded_accuracies, records, saved_weights, tasks_of, watched_run,
+    Plain,
+    Run,
+    TaskDraws,
+    accuracies,
+    assert_steps,
+    assert_training_batches,
+    assert_weights,
+    cross_entropy,
+    decoded,
+    parameters,
+    put,
+    rate,
+    recorded_accuracies,
+    records,
+    saved_weights,
+    tasks_of,
+    watched_run,
 )  # fmt: skip
 
 TASKS, RATES, ITERATIONS = ["EuroSAT", "MNIST", "DTD"], [4e-3, 1e-3, 2e-3], [7, 5, 4]

@@ -13,8 +13,22 @@ from common.clip.tokenizer import tokenize
 from tests.whole_run import float64
 from tests.zscl.mtil_world import TEMPLATES, World, n, normalised
 from tests.zscl.plain_mtil import (
-    Plain, Run, TaskDraws, accuracies, assert_steps, assert_training_batches, assert_weights, cross_entropy,
-    distillation, parameters, put, rate, recorded_accuracies, saved_weights, tasks_of, watched_run,
+    Plain,
+    Run,
+    TaskDraws,
+    accuracies,
+    assert_steps,
+    assert_training_batches,
+    assert_weights,
+    cross_entropy,
+    distillation,
+    parameters,
+    put,
+    rate,
+    recorded_accuracies,
+    saved_weights,
+    tasks_of,
+    watched_run,
 )  # fmt: skip
 
 # Image encoder alone, pulled to CLIP from weights that are not CLIP's, watched every three steps

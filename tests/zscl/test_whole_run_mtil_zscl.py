@@ -12,8 +12,22 @@ import torch
 from tests.whole_run import float64
 from tests.zscl.mtil_world import World, n, normalised
 from tests.zscl.plain_mtil import (
-    Plain, Run, TaskDraws, accuracies, assert_steps, assert_training_batches, assert_weights, cross_entropy,
-    distillation, parameters, put, rate, recorded_accuracies, saved_weights, tasks_of, watched_run,
+    Plain,
+    Run,
+    TaskDraws,
+    accuracies,
+    assert_steps,
+    assert_training_batches,
+    assert_weights,
+    cross_entropy,
+    distillation,
+    parameters,
+    put,
+    rate,
+    recorded_accuracies,
+    saved_weights,
+    tasks_of,
+    watched_run,
 )  # fmt: skip
 
 TASKS, RATES, ITERATIONS = ["MNIST", "EuroSAT", "DTD"], [2e-3, 3e-3, 1e-3], [5, 7, 6]

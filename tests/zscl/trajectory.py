@@ -10,7 +10,7 @@ from common.clip.model import build_model
 from tests.golden_files import Golden
 from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions, train_task
-from zscl.weights import Weights
+from zscl.weights import Weights, copied, weights_of
 
 FLAGS = {  # upstream's flags -> our options
     "--lr": ("lr", float), "--ls": ("label_smoothing", float), "--iterations": ("iterations", int),
@@ -58,7 +58,8 @@ def options_of(argv: list[str], **changes: Any) -> TrainingOptions:
 
 def reference_of(teacher: Weights, batches: RecordedBatches, tokens: Tensor) -> Reference:
     model = build_model(teacher)
-    return Reference(model, batches, sentence_features(model, tokens.long()), KnownFeatures())
+    tokens = tokens.long()
+    return Reference(model, batches, tokens, sentence_features(model, tokens), KnownFeatures())
 
 
 class Trajectory:
@@ -81,9 +82,10 @@ class Trajectory:
         clip_weights: Weights | None,
         options: TrainingOptions,
     ) -> "Trajectory":
-        self.saved = train_task(
-            self.model, tokens.long(), batches, reference, clip_weights, options, "task", self.steps
+        train_task(
+            self.model, lambda step: tokens.long(), batches, reference, clip_weights, options, "task", self.steps
         )
+        self.saved = copied(weights_of(self.model))
         return self
 
     def steps(self, stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:

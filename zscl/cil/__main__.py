@@ -27,7 +27,7 @@ from common.incremental.run import (
     record_task,
     save_checkpoint,
     tested_steps,
-)  # fmt: skip
+)
 from common.incremental.scenario import task_subset
 from common.incremental.tasks import stream_seed, task_path
 from common.machine import Machine, choose_machine
@@ -35,20 +35,21 @@ from common.runs import Run
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
 from common.training.numerics import prepare
+from common.training.schedules import cil_cosine_with_warmup
 from zscl.cil.options import CIL_NAMES, PREVIOUS_MODEL, Options, parse
 from zscl.cil.reference import (
-    CILReference,
     caption_root,
     captions_fingerprint,
-    keep_known,
     pretrained_reference,
     previous_reference,
     reference_set,
     texts_of,
-)  # fmt: skip
-from zscl.cil.training import train_task
+)
 from zscl.reference import CONCEPTUAL_CAPTIONS
-from zscl.training import TrainingOptions, joint_pass, trainable_parameters
+from zscl.teacher import Reference
+from zscl.training import TrainingOptions, joint_pass, train_task, trainable_parameters
+
+KD_WEIGHT = 5.0  # w of L_img and L_txt; two constants in the original's code
 
 
 @exit_cleanly
@@ -118,8 +119,8 @@ def learn_task(
     task_id: int,
     model: CLIP,
     pretrained: CLIP,
-    before: CILReference | None,
-) -> CILReference | None:
+    before: Reference | None,
+) -> Reference | None:
     """One task, from the weights after the one before it to its checkpoint, which is read if it is there.
 
     `before` is what an earlier task distilled on; what this one did is returned.
@@ -138,18 +139,13 @@ def learn_task(
         reference = pretrained_reference(run, options, machine, task_id, pretrained, before)
     elif options.method in PREVIOUS_MODEL:
         reference = previous_reference(run, options, machine, data, task_id, model)
-    train_task(
-        model,
-        texts_of(options, data, task_id, device),
-        batches,
-        data.scenario.tasks[task_id].start,
-        reference,
-        training_options(options, len(batches), device),
-        f"train/task {task_id}",
-        run.steps,
-    )
-    if options.method == "ZSCL":
-        keep_known(run, reference)
+    prompts, training = texts_of(options, data, task_id, device), training_options(options, len(batches), device)
+    first_class, stage = data.scenario.tasks[task_id].start, f"train/task {task_id}"
+    model.train()
+    train_task(model, prompts, batches, reference, None, training, stage, run.steps, first_class=first_class)
+    model.eval()
+    if reference:
+        reference.keep()
     run.record(cost_records(f"task {task_id}", task_id + 1, run.seconds, device))
     save_checkpoint(run, task_id, model.state_dict())
     return reference
@@ -164,10 +160,13 @@ def training_options(options: Options, batches: int, device: torch.device) -> Tr
         label_smoothing=options.ls,
         weight_decay=options.weight_decay,
         terms=("img", "txt"),
+        kd_weight=KD_WEIGHT,
         l2=options.l2,
         ensemble="we" if options.we and options.method == "ZSCL" else None,
         avg_freq=options.avg_freq or 1,
         joint_pass=joint_pass(options.reference_pass, device),
+        loss_interval=None,
+        schedule=cil_cosine_with_warmup,
     )
 
 

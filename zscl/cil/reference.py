@@ -34,12 +34,10 @@ from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.runs import Run
 from common.training.batches import Batches
-from common.training.distributed import all_gather_rows
 from zscl.cil.memory import EXEMPLARS_AT_ONCE, exemplars, memory_at
 from zscl.cil.options import Options
 from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
-from zscl.teacher import KnownFeatures, keep, read_kept, sentence_features
-from zscl.training import Distilled
+from zscl.teacher import KnownFeatures, Reference, read_kept, sentence_features
 
 KNOWN_FEATURES = "reference_features.pth"  # ZSCL's teacher never changes: what it said of an image serves later tasks
 EXTRA_CAPTIONS = 100  # of ce_method ext, a step
@@ -47,39 +45,9 @@ CONTEXT = 77
 Texts = Callable[[int], Tensor]  # step -> prompts (K, L)
 
 
-@dataclass
-class CILReference:
-    """Reference images and texts of a task, and the teacher that looks at them.
-
-    What the teacher says is kept where it cannot change: features by image in `known` (not where each draw is a new
-    crop), of the texts in `sentences`. Quirk: with `teacher: aliased` the teacher is the student itself, and nothing
-    can be kept.
-    """
-
-    teacher: CLIP
-    batches: Batches  # labels are ignored
-    tokens: Tensor  # (M, L)
-    known: KnownFeatures | None
-    sentences: Tensor | None  # E, (M, D), normalised
-
-    def __getitem__(self, step: int) -> Distilled:
-        """This process's images (b, 3, R, R), the teacher's normalised features of the whole batch R (B, D), and of
-        the texts E (M, D)."""
-        images, indices = self.batches[step][0], self.batches.indices(step)
-        sentences = sentence_features(self.teacher, self.tokens) if self.sentences is None else self.sentences
-        if self.known is None:
-            return images, all_gather_rows(self._encode(images), len(indices)), sentences
-        return images, self.known.find(indices, lambda: all_gather_rows(self._encode(images), len(indices))), sentences
-
-    @torch.no_grad()
-    def _encode(self, images: Tensor) -> Tensor:
-        teacher = self.teacher.to(images.device)  # moved when first needed
-        return F.normalize(teacher.encode_image(images), dim=-1)
-
-
 def pretrained_reference(
-    run: Run, options: Options, machine: Machine, task_id: int, pretrained: CLIP, before: CILReference | None
-) -> CILReference:
+    run: Run, options: Options, machine: Machine, task_id: int, pretrained: CLIP, before: Reference | None
+) -> Reference:
     """ZSCL's: the same at every task but for the order of the images; `before` is an earlier task's, if at hand."""
     if before:
         images = before.batches.samples.dataset
@@ -91,12 +59,12 @@ def pretrained_reference(
     tokens = caption_tokens(source.captions).to(machine.device)
     sentences = sentence_features(pretrained.to(machine.device), tokens)
     batches = reference_batches(source.images, options, machine, task_id)
-    return CILReference(pretrained, batches, tokens, known, sentences)
+    return Reference(pretrained, batches, tokens, sentences, known, run.path(KNOWN_FEATURES))
 
 
 def previous_reference(
     run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, model: CLIP
-) -> CILReference:
+) -> Reference:
     """Of LwF, LwF-VR and iCaRL: `model` holds the weights before task `task_id`, and so does the teacher."""
     device, task = machine.device, data.scenario.tasks[task_id]
     known = None
@@ -114,20 +82,15 @@ def previous_reference(
         tokens = cut_prompts(random_sentences(generator=torch.Generator().manual_seed(seed)))
     tokens = tokens.to(device)
     if options.teacher == "aliased":
-        return CILReference(model, batches, tokens, None, None)
+        return Reference(model, batches, tokens, None, None)
     teacher = copy.deepcopy(model).requires_grad_(False)
-    return CILReference(teacher, batches, tokens, known, sentence_features(teacher, tokens))
+    return Reference(teacher, batches, tokens, sentence_features(teacher, tokens), known)
 
 
 def reference_batches(images: Dataset, options: Options, machine: Machine, task_id: int) -> Batches:
     """Shuffled apart from the task's own batches, of the same size, the last one of an epoch smaller."""
     seed = stream_seed(options.seed, task_id, "reference", PURPOSES)
     return Batches(images, options.batch_size, seed, machine.workers, machine.device)
-
-
-def keep_known(run: Run, reference: CILReference) -> None:
-    """Leave what ZSCL's teacher said of the images to the next task, should another process learn it."""
-    keep(run.path(KNOWN_FEATURES), reference.known.state_dict())
 
 
 # Reference images and captions

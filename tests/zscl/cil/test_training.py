@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.incremental.released_log import cil_lines
 from common.evaluation.metrics import CILStep
 from common.evaluation.seen_classes import seen_logits
+from common.incremental.released_log import cil_lines
 from tests.golden_files import Golden
 from tests.zscl.cil.trajectory import DATA, SCENARIO, Replay, Task, pixels
 from zscl.weights import Weights

@@ -9,7 +9,7 @@ from tests.golden_files import Golden
 from zscl.cil.memory import updated_memory
 from zscl.cil.reference import earlier_classes, with_captions
 from zscl.losses import image_loss, text_loss
-from zscl.weights import WeightEnsemble, consolidate
+from zscl.weights import WeightEnsemble, consolidate_
 
 LOSSES = Golden("zscl_cil/losses")
 SCHEDULE = Golden("zscl_cil/lr_schedule")
@@ -42,7 +42,7 @@ def test_consolidation_and_its_gradient() -> None:
         theta = LOSSES[f"wc_A_{name}"].float().requires_grad_()
         theta.grad = torch.zeros_like(theta)
         pairs.append((theta, LOSSES[f"wc_B_{name}"].float()))
-    torch.testing.assert_close(consolidate(pairs, 0.5), LOSSES["wc"].float(), **EXACT)
+    torch.testing.assert_close(consolidate_(pairs, 0.5), LOSSES["wc"].float(), **EXACT)
     for theta, theta0 in pairs:
         torch.testing.assert_close(theta.grad, theta.detach() - theta0, **EXACT)
 

@@ -16,7 +16,16 @@ from common.clip.tokenizer import tokenize
 from tests.whole_run import Seen, float64
 from tests.zscl.cil.plain import Batch, features, learned, predicted, rates
 from tests.zscl.cil.small_world import (
-    EXACT, LONG, TEST_TRANSFORM, World, checkpoint, crops, make_world, same_weights, started, traced,
+    EXACT,
+    LONG,
+    TEST_TRANSFORM,
+    World,
+    checkpoint,
+    crops,
+    make_world,
+    same_weights,
+    started,
+    traced,
 )  # fmt: skip
 
 TASKS = (range(0, 40), range(40, 70), range(70, 100))

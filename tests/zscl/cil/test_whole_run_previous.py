@@ -17,7 +17,15 @@ from common.clip.model import build_model
 from tests.whole_run import Seen, float64, watched
 from tests.zscl.cil.plain import features, herded, learned, rates
 from tests.zscl.cil.small_world import (
-    World, checkpoint, command, crops, make_world, put_pickle, same_weights, started, traced,
+    World,
+    checkpoint,
+    command,
+    crops,
+    make_world,
+    put_pickle,
+    same_weights,
+    started,
+    traced,
 )  # fmt: skip
 from zscl.cil.__main__ import main
 

@@ -9,15 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.clip.model import CLIP, build_model
-from common.incremental.scenario import Scenario
 from common.evaluation.seen_classes import seen_logits
+from common.incremental.scenario import Scenario
+from common.training.schedules import cil_cosine_with_warmup
 from tests.golden_files import Golden
 from tests.zscl.trajectory import RecordedBatches
+from zscl.cil.__main__ import KD_WEIGHT
 from zscl.cil.memory import EXEMPLARS_AT_ONCE, updated_memory
-from zscl.cil.reference import CILReference, earlier_classes
-from zscl.cil.training import train_task
-from zscl.teacher import KnownFeatures, sentence_features
-from zscl.training import TrainingOptions
+from zscl.cil.reference import earlier_classes
+from zscl.teacher import KnownFeatures, Reference, sentence_features
+from zscl.training import TrainingOptions, train_task
 from zscl.weights import Weights
 
 DATA = Golden("zscl_cil/data")
@@ -80,6 +81,7 @@ class Replay:
             lr=config["lr"], iterations=total, warmup=30, label_smoothing=config["ls"],
             weight_decay=config["weight_decay"], terms=("img", "txt"), l2=config["l2"],
             ensemble="we" if config["we"] is not None else None, avg_freq=config["avg_freq"], joint_pass=self.joint,
+            kd_weight=KD_WEIGHT, loss_interval=None, schedule=cil_cosine_with_warmup,
         )  # fmt: skip
         reference = self.reference(task_id, images, size, total + 1)
         texts = self.texts(task_id)
@@ -98,11 +100,12 @@ class Replay:
                 task.rates.append(state["optimizer"].param_groups[0]["lr"])
                 task.columns.append(len(texts(step)))
 
-        train_task(self.model, texts, batches, SCENARIO.tasks[task_id].start, reference, options, "task", steps)
+        first_class = SCENARIO.tasks[task_id].start
+        train_task(self.model, texts, batches, reference, None, options, "task", steps, first_class=first_class)
         return task
 
     @torch.no_grad()
-    def seen(self, task_id: int, texts: Any, batches: RecordedBatches, reference: CILReference | None) -> Task:
+    def seen(self, task_id: int, texts: Any, batches: RecordedBatches, reference: Reference | None) -> Task:
         """The record of a task, begun with what its first step will compute."""
         images, _ = batches[0]
         logits, similarities = seen_logits(self.model, images, texts(0)), None
@@ -127,7 +130,7 @@ class Replay:
     def prompts(self) -> Tensor:
         return DATA["prompt_tokens"][DATA["class_order"].long()].long()
 
-    def reference(self, task_id: int, images: Tensor, size: int, steps: int) -> CILReference | None:
+    def reference(self, task_id: int, images: Tensor, size: int, steps: int) -> Reference | None:
         golden, prefix, method = self.golden, f"t{task_id}/", self.config["method"]
         own = self.prompts()[SCENARIO.tasks[task_id].start : SCENARIO.tasks[task_id].stop]
         if method == "ZSCL":
@@ -148,12 +151,12 @@ class Replay:
         in_order = drawn([list(range(len(stored)))] * steps, EXEMPLARS_AT_ONCE, steps)
         return self.previous(RecordedBatches(stored, None, in_order), own, KnownFeatures() if self.keeps else None)
 
-    def previous(self, batches: RecordedBatches, tokens: Tensor, known: KnownFeatures | None) -> CILReference:
+    def previous(self, batches: RecordedBatches, tokens: Tensor, known: KnownFeatures | None) -> Reference:
         if self.aliased:
-            return CILReference(self.model, batches, tokens, None, None)
+            return Reference(self.model, batches, tokens, None, None)
         return self.frozen(build_model(self.model.state_dict()), batches, tokens, known)
 
     def frozen(
         self, teacher: CLIP, batches: RecordedBatches, tokens: Tensor, known: KnownFeatures | None
-    ) -> CILReference:
-        return CILReference(teacher, batches, tokens, known, sentence_features(teacher, tokens))
+    ) -> Reference:
+        return Reference(teacher, batches, tokens, sentence_features(teacher, tokens), known)
