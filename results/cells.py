@@ -48,13 +48,23 @@ WRAP = Alignment(vertical="center", wrap_text=True)
 MIDDLE = Alignment(vertical="center")
 
 
-def put(sheet: Worksheet, row: int, column: int, value: object, font: Font = PLAIN, number_format: str = "") -> Cell:
+def put(
+    sheet: Worksheet,
+    row: int,
+    column: int,
+    value: object,
+    font: Font = PLAIN,
+    number_format: str = "",
+    alignment: Alignment | None = None,
+) -> Cell:
     """Write one value: numbers as numbers, a number that is not finite as nothing, all else as literal text.
 
     Text keeps the type "string" whatever it starts with, and where a program could take it for a formula on editing
     (= + - @, tab) it is marked as quoted. Control characters, which the format forbids, are dropped.
     """
     cell = sheet.cell(row, column)
+    if alignment:
+        cell.alignment = alignment
     if value is None or value == "" or (isinstance(value, float) and not math.isfinite(value)):
         return cell
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -70,17 +80,15 @@ def put(sheet: Worksheet, row: int, column: int, value: object, font: Font = PLA
     return cell
 
 
-def verdict(cell: Cell, name: str | None) -> None:
+def verdict(cell: Cell, name: str) -> None:
     """Colour a cell by its verdict."""
-    if name in VERDICT_FILLS:
-        cell.fill, cell.font = VERDICT_FILLS[name], VERDICT_FONTS[name]
+    cell.fill, cell.font = VERDICT_FILLS[name], VERDICT_FONTS[name]
 
 
 def head(sheet: Worksheet, row: int, titles: Sequence[str], fill: PatternFill = HEAD_FILL, start: int = 1) -> None:
     """A row of column heads."""
     for column, title in enumerate(titles, start):
-        cell = put(sheet, row, column, title, HEAD)
-        cell.fill, cell.alignment = fill, CENTRE
+        put(sheet, row, column, title, HEAD, alignment=CENTRE).fill = fill
 
 
 def widths(sheet: Worksheet, values: Sequence[float]) -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,6 @@ from common.files import RECORD_KEY, RECORD_SCHEMA
 
 SCALES = ("paper", "mini")
 RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
-FIELDS: dict[str, type | tuple[type, ...]] = {
-    "paper": str,
-    "method": str,
-    "protocol": str,
-    "backbone": str,
-    "scale": str,
-    "seed": int,
-    "run": str,
-    "commit": str,
-    "dataset": str,
-    "after_task": int,
-    "metric": str,
-    "value": (int, float),
-    "seconds": (int, float, type(None)),
-}
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
 
 
@@ -50,6 +35,20 @@ class Record:
     value: float
     seconds: float | None
     file: str  # the record.jsonl that holds the line
+
+    @property
+    def folder(self) -> str:
+        """The run's folder."""
+        return str(Path(self.file).parent)
+
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether the line is a cell of the accuracy matrix before any task."""
+        return self.metric == "accuracy" and self.after_task == 0
+
+
+ACCEPTED = {float: (int, float), float | None: (int, float, type(None))}  # by the type of a field
+FIELDS = {field.name: ACCEPTED.get(field.type, field.type) for field in fields(Record) if field.name != "file"}
 
 
 @dataclass(frozen=True)

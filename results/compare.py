@@ -1,15 +1,14 @@
 """Published and measured numbers side by side, and what may be said of them."""
 
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from common.evaluation.metrics import MTILTriple, mtil_triple
 from common.evaluation.report import ZERO_SHOT
-from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2
+from common.protocols import Protocol
 from results import labels
 from results.collect import Problem, Provenance, Record
 from results.published import Published
@@ -28,8 +27,18 @@ AVG_LAST = {"avg": "Avg", "avg_acc": "Avg", "caa": "Avg", "last": "Last", "acc":
 # What a table shows of a run, besides Transfer: the value after the latest task.
 SCALARS = (*AVG_LAST, "transfer", "ffm", "forgetting", "trainable_parameters")
 
-Shown = TypeVar("Shown", "Comparison", "AccuracyMatrix", Record)
-Key = tuple[str, str, str, str, str]  # protocol, method, backbone, metric, dataset
+LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # what two numbers share that may be compared
+RUN = ("folder", "protocol", "method", "backbone", "seed")  # a matrix each
+
+Item = TypeVar("Item")
+
+
+def grouped(items: Iterable[Item], *names: str) -> dict[tuple[Any, ...], list[Item]]:
+    """Items by the values of these attributes; groups and their items as they first appear."""
+    groups: dict[tuple[Any, ...], list[Item]] = {}
+    for item in items:
+        groups.setdefault(tuple(getattr(item, name) for name in names), []).append(item)
+    return groups
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,7 @@ class AccuracyMatrix:
     protocol: str
     method: str
     backbone: str
+    scale: str
     seed: int | None  # None for a published matrix
     source: str  # the run's folder, or the published source
     rows: list[str]  # tasks in the order learned
@@ -81,6 +91,14 @@ class Data:
     problems: list[Problem]
     curves: list[Published]  # accuracy after each task, from published logs
 
+    @property
+    def words(self) -> labels.Scale:
+        """What this scale is called, and whether published numbers are shown."""
+        return labels.SCALES[self.scale]
+
+
+Shown = TypeVar("Shown", Comparison, AccuracyMatrix, Record)
+
 
 @dataclass(frozen=True)
 class _Measured:
@@ -88,8 +106,12 @@ class _Measured:
 
     paper: str
     scale: str
-    key: Key
-    seed: int
+    seed: int | None
+    protocol: str
+    method: str
+    backbone: str
+    metric: str
+    dataset: str
     value: float
 
 
@@ -100,23 +122,20 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
     an entry without a backbone takes any. Miniature runs are held against none. Cells of accuracy matrices are left
     to `matrices`.
     """
-    by_scale: dict[str, dict[Key, list[_Measured]]] = {"paper": {}, "mini": {}}
-    for number in _measured(records):
-        by_scale[number.scale].setdefault(number.key, []).append(number)
-    at_paper_scale, used, comparisons = by_scale["paper"], set(), []
+    by_scale = grouped(_measured(records), "scale")
+    measured, used, comparisons = grouped(by_scale.get(("paper",), []), *LIKE), set(), []
     for entry in published:
         if entry.after_task:
             continue
-        keys = [key for key in _keys(entry, at_paper_scale) if key in at_paper_scale]
+        keys = [key for key in _keys(entry, measured) if key in measured]
         used.update(keys)
-        numbers = [number for key in keys for number in at_paper_scale[key]]
-        comparisons.append(_comparison(entry, numbers))
-    for groups in by_scale.values():
+        comparisons.append(_comparison(entry.paper, entry, [number for key in keys for number in measured[key]]))
+    for scale in labels.SCALES:
         papers: dict[tuple[str, ...], str] = {}  # runs of several papers measure the zero-shot row: it stands once
-        for key, numbers in groups.items():
+        for key, numbers in grouped(by_scale.get((scale,), []), *LIKE).items():
             paper = papers.setdefault(key[:3], numbers[0].paper)
-            if key not in used:
-                comparisons.append(_unpublished(paper, numbers))
+            if scale != "paper" or key not in used:
+                comparisons.append(_comparison(paper, None, numbers))
     return in_order(comparisons)
 
 
@@ -126,12 +145,12 @@ def in_order(items: Iterable[Shown]) -> list[Shown]:
     protocols = {name: place for place, name in enumerate(dict.fromkeys(item.protocol for item in items))}
 
     def place(item: Shown) -> tuple[int, int]:
-        return protocols[item.protocol], labels.place(item.method) if item.protocol.startswith("mtil") else 0
+        return protocols[item.protocol], labels.place(item.method) if labels.is_mtil(item.protocol) else 0
 
     return sorted(items, key=place)
 
 
-def _keys(entry: Published, measured: dict[Key, list[_Measured]]) -> list[Key]:
+def _keys(entry: Published, measured: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if entry.backbone:
         return [(entry.protocol, entry.method, entry.backbone, entry.metric, entry.dataset)]
     wanted = (entry.protocol, entry.method, entry.metric, entry.dataset)
@@ -143,104 +162,92 @@ def tolerance(std: float | None, seeds: int) -> float:
     return TOLERANCE if std is None else max(TOLERANCE, 2 * std / math.sqrt(seeds))
 
 
-def _over_seeds(numbers: list[_Measured]) -> tuple[float, float | None, int, str]:
+def _over_seeds(numbers: list[_Measured]) -> tuple[float | None, float | None, int, str]:
     """Mean, std and count over seeds, and a note; runs of one seed count once, as their mean.
 
     The pre-trained model knows no seed: however many runs measured it, it counts once.
     """
-    if numbers[0].key[1] == ZERO_SHOT:
-        values = [number.value for number in numbers]
+    values = [number.value for number in numbers]
+    if not values:
+        return None, None, 0, ""
+    if numbers[0].method == ZERO_SHOT:
         low, high = min(values), max(values)
         return fmean(values), None, 1, f"{len(values)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
-    by_seed: dict[int, list[float]] = {}
-    for number in numbers:
-        by_seed.setdefault(number.seed, []).append(number.value)
-    means = [fmean(values) for values in by_seed.values()]
-    repeated = [f"{len(values)} runs of seed {seed}" for seed, values in by_seed.items() if len(values) > 1]
+    by_seed = grouped(numbers, "seed")
+    means = [fmean(number.value for number in runs) for runs in by_seed.values()]
+    repeated = [f"{len(runs)} runs of seed {seed}" for (seed,), runs in by_seed.items() if len(runs) > 1]
     return fmean(means), stdev(means) if len(means) > 1 else None, len(means), ", ".join(repeated)
 
 
-def _comparison(entry: Published, numbers: list[_Measured]) -> Comparison:
-    mean, std, seeds, repeated = _over_seeds(numbers) if numbers else (None, None, 0, "")
-    difference, verdict = None, NOT_RUN
-    if mean is not None:
+def _comparison(paper: str, entry: Published | None, numbers: list[_Measured]) -> Comparison:
+    """A published number beside what was measured of it, or a measured one alone."""
+    mean, std, seeds, repeated = _over_seeds(numbers)
+    difference, verdict = None, NOT_RUN if entry else NO_PUBLISHED
+    if entry and mean is not None:
         difference = mean - entry.value
         # rounded at the 9th decimal: 76.2 - 75.7 is a half, though not in binary
         verdict = MATCHES if round(abs(difference), 9) <= tolerance(std, seeds) else DIFFERS
     return Comparison(
-        **{name: getattr(entry, name) for name in ("paper", "protocol", "method", "backbone", "metric", "dataset")},
-        published=entry.value,
-        published_std=entry.std,
-        source=entry.source,
+        paper,
+        **{name: getattr(entry or numbers[0], name) for name in LIKE},
+        published=entry.value if entry else None,
+        published_std=entry.std if entry else None,
+        source=entry.source if entry else "",
         mean=mean,
         std=std,
         seeds=seeds,
         difference=difference,
         verdict=verdict,
-        note="; ".join(part for part in (entry.note, repeated) if part),
+        note="; ".join(part for part in (entry.note if entry else "", repeated) if part),
     )
-
-
-def _unpublished(paper: str, numbers: list[_Measured]) -> Comparison:
-    mean, std, seeds, note = _over_seeds(numbers)
-    measured = {"mean": mean, "std": std, "seeds": seeds, "difference": None, "verdict": NO_PUBLISHED, "note": note}
-    return Comparison(paper, *numbers[0].key, published=None, published_std=None, source="", **measured)
 
 
 def _measured(records: list[Record]) -> Iterator[_Measured]:
     """The numbers of each run: scalars as recorded, Transfer / Avg / Last from its matrix, zero-shot accuracies."""
-    latest: dict[tuple[str, Key], Record] = {}
-    for record in records:
-        if record.metric in SCALARS or (record.metric == "accuracy" and record.after_task == 0):
-            key = (record.protocol, record.method, record.backbone, record.metric, record.dataset)
-            known = latest.get((record.file, key))
-            if known is None or record.after_task >= known.after_task:
-                latest[record.file, key] = record
-    told = set()
-    for (file, key), record in latest.items():
-        told.add((str(Path(file).parent), key))
-        yield _Measured(record.paper, record.scale, key, record.seed, record.value)
-    scales = {str(Path(record.file).parent): record.scale for record in records}
+    scalars = [line for line in records if line.metric in SCALARS or line.is_zero_shot]
+    recorded = set()
+    for (_, *key), lines in grouped(scalars, "file", *LIKE).items():
+        latest = max(lines, key=lambda line: line.after_task)
+        recorded.add((latest.folder, *key))
+        yield _Measured(latest.paper, latest.scale, latest.seed, *key, latest.value)
     for matrix in matrices(records) + _untrained(records):
         for method, metric, dataset, value in _from_matrix(matrix):
             key = (matrix.protocol, method, matrix.backbone, metric, dataset)
-            if (matrix.source, key) not in told:
-                yield _Measured(matrix.paper, scales[matrix.source], key, matrix.seed, value)
+            if (matrix.source, *key) not in recorded:
+                yield _Measured(matrix.paper, matrix.scale, matrix.seed, *key, value)
 
 
 def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]]:
     """(method, metric, data set, value) of what an accuracy matrix of data sets implies."""
-    if not matrix.protocol.startswith("mtil"):
+    if not labels.is_mtil(matrix.protocol):
         return
     triple = mtil_means(matrix)
     if triple is not None:
         yield from ((matrix.method, *row) for row in _triple_rows(matrix.rows, triple))
     sets = list(task_order(matrix.protocol)) or matrix.rows
-    row = (matrix.zero_shot or [])[: len(sets)]
-    if row and None not in row and matrix.columns[: len(sets)] == sets:
+    row = [value for value in (matrix.zero_shot or [])[: len(sets)] if value is not None]
+    if row and len(row) == len(sets) and matrix.columns[: len(sets)] == sets:
         yield ZERO_SHOT, "accuracy", MEAN, fmean(row)
         # a model that never learns has the same row after every task
-        yield from ((ZERO_SHOT, *told) for told in _triple_rows(sets, mtil_triple([row] * len(row))))
+        yield from ((ZERO_SHOT, *cell) for cell in _triple_rows(sets, mtil_triple([row] * len(row))))
 
 
 def _triple_rows(sets: list[str], triple: MTILTriple) -> Iterator[tuple[str, str, float]]:
-    if len(sets) > 1:
-        yield from (("transfer", name, float(value)) for name, value in zip(sets[1:], triple.transfer_per_dataset))
-        yield "transfer", MEAN, triple.transfer
-    for metric, values, mean in (
-        ("avg", triple.avg_per_dataset, triple.avg),
-        ("last", triple.last_per_dataset, triple.last),
-    ):
-        yield from ((metric, name, float(value)) for name, value in zip(sets, values))
-        yield metric, MEAN, mean
+    means = {"transfer": triple.transfer, "avg": triple.avg, "last": triple.last}
+    for metric, mean in means.items():
+        learned_later = sets[1:] if metric == "transfer" else sets
+        if learned_later:
+            values = getattr(triple, f"{metric}_per_dataset")
+            yield from ((metric, name, float(value)) for name, value in zip(learned_later, values))
+            yield metric, MEAN, mean
 
 
 def mtil_means(matrix: AccuracyMatrix) -> MTILTriple | None:
     """Transfer, Avg and Last of the learned data sets, unrounded; None when a task or a cell of theirs is missing."""
     count, order = len(matrix.rows), task_order(matrix.protocol)
-    cells = [row[:count] for row in matrix.values]
+    cells = [[value for value in row[:count] if value is not None] for row in matrix.values]
     unfinished = bool(order) and tuple(matrix.rows) != order
-    if not count or unfinished or matrix.columns[:count] != matrix.rows or any(None in row for row in cells):
+    if not count or unfinished or matrix.columns[:count] != matrix.rows or any(len(row) < count for row in cells):
         return None
     return mtil_triple(cells)
 
@@ -250,94 +257,68 @@ def matrices(records: list[Record]) -> list[AccuracyMatrix]:
 
     A class-incremental run that recorded the accuracy on each task has these as columns, not their pooled test images.
     """
-    runs: dict[tuple[str, str, str, str, int], list[Record]] = {}
-    learned: dict[str, dict[int, str]] = {}  # folder -> after which task -> the set learned
-    zero_shot: dict[tuple[str, int], dict[str, float]] = {}
-    for record in records:
-        folder = str(Path(record.file).parent)
-        if record.metric == "train_seconds":
-            learned.setdefault(folder, {})[record.after_task] = record.dataset
-        elif record.metric == "accuracy" and record.after_task == 0:
-            zero_shot.setdefault((folder, record.seed), {})[record.dataset] = record.value
-        elif record.metric in ("accuracy", "task_accuracy"):
-            about = (folder, record.protocol, record.method, record.backbone, record.seed)
-            runs.setdefault(about, []).append(record)
-    return in_order(
-        _matrix(
-            (lines[0].paper, protocol, method, backbone, seed, folder),
-            *_cells(lines, learned.get(folder, {})),
-            zero_shot.get((folder, seed)),
-        )
-        for (folder, protocol, method, backbone, seed), lines in runs.items()
-    )
-
-
-def _cells(lines: list[Record], learned: dict[int, str]) -> tuple[dict[tuple[int, str], float], dict[int, str]]:
-    """The cells of a run by (after task, column), and what each task learned."""
-    by_task = [line for line in lines if line.metric == "task_accuracy"]
-    if by_task:  # a task is first tested when it is learned
-        learned = dict(enumerate(dict.fromkeys(line.dataset for line in by_task), start=1))
-    return {(line.after_task, line.dataset): line.value for line in by_task or lines}, learned
+    trained = grouped((line for line in records if line.metric == "train_seconds"), "folder")
+    zero_shot = grouped((line for line in records if line.is_zero_shot), "folder", "seed")
+    tested = [line for line in records if line.metric in ("accuracy", "task_accuracy") and not line.is_zero_shot]
+    found = []
+    for (folder, *_, seed), lines in grouped(tested, *RUN).items():
+        by_task = [line for line in lines if line.metric == "task_accuracy"]
+        learned = {line.after_task: line.dataset for line in trained.get((folder,), [])}
+        if by_task:  # a task is first tested when it is learned
+            learned = dict(enumerate(dict.fromkeys(line.dataset for line in by_task), start=1))
+        before = zero_shot.get((folder, seed), [])
+        found.append(_matrix(lines[0], lines[0].scale, seed, folder, by_task or lines, learned, before))
+    return in_order(found)
 
 
 def _untrained(records: list[Record]) -> list[AccuracyMatrix]:
     """The zero-shot rows of runs that learned nothing: matrices without a row."""
-    cells = [record for record in records if record.metric == "accuracy"]
-    trained = {str(Path(record.file).parent) for record in cells if record.after_task > 0}
-    rows: dict[tuple[str, str, str, str, int, str], dict[str, float]] = {}
-    for record in cells:
-        folder = str(Path(record.file).parent)
-        if folder not in trained:
-            about = (record.paper, record.protocol, record.method, record.backbone, record.seed, folder)
-            rows.setdefault(about, {})[record.dataset] = record.value
+    cells = [line for line in records if line.metric == "accuracy"]
+    trained = {line.folder for line in cells if line.after_task > 0}
+    untrained = grouped((line for line in cells if line.folder not in trained), "paper", *RUN)
     return [
-        AccuracyMatrix(*about, rows=[], columns=list(sets), values=[], zero_shot=[row.get(name) for name in sets])
-        for about, row in rows.items()
-        if (sets := task_order(about[1]))
+        replace(_matrix(lines[0], lines[0].scale, lines[0].seed, lines[0].folder, lines, {}, lines), rows=[], values=[])
+        for lines in untrained.values()
+        if task_order(lines[0].protocol)
     ]
 
 
 def published_matrices(published: list[Published]) -> list[AccuracyMatrix]:
     """The published accuracy matrices, one a (paper, protocol, method)."""
-    found: dict[tuple[str, str, str], list[Published]] = {}
-    zero_shot: dict[tuple[str, str], dict[str, float]] = {}
-    for entry in published:
-        if entry.metric == "accuracy" and entry.after_task:
-            found.setdefault((entry.paper, entry.protocol, entry.method), []).append(entry)
-        elif entry.method == ZERO_SHOT and entry.metric == "last" and entry.dataset != MEAN:
-            zero_shot.setdefault((entry.paper, entry.protocol), {})[entry.dataset] = entry.value
+    rows = [entry for entry in published if entry.method == ZERO_SHOT and entry.metric == "last"]
+    zero_shot = grouped((entry for entry in rows if entry.dataset != MEAN), "paper", "protocol")
+    cells = [entry for entry in published if entry.metric == "accuracy" and entry.after_task]
     return [
-        _matrix(
-            (paper, protocol, method, entries[0].backbone, None, entries[0].source),
-            {(entry.after_task, entry.dataset): entry.value for entry in entries},
-            {},
-            zero_shot.get((paper, protocol)),
-        )
-        for (paper, protocol, method), entries in found.items()
+        _matrix(entries[0], "paper", None, entries[0].source, entries, {}, zero_shot.get(key[:2], []))
+        for key, entries in grouped(cells, "paper", "protocol", "method").items()
     ]
 
 
 def task_order(protocol: str) -> tuple[str, ...]:
     """The data sets of a sequence in the order learned; () where the protocol's name does not fix it."""
-    if protocol.startswith("mtil-order1"):
-        return MTIL_ORDER_1
-    return MTIL_ORDER_2 if protocol.startswith("mtil-order2") else ()
+    return Protocol.parse(protocol).order
 
 
 def _matrix(
-    about: tuple[str, str, str, str, int | None, str],
-    cells: dict[tuple[int, str], float],
+    about: Record | Published,
+    scale: str,
+    seed: int | None,
+    source: str,
+    lines: Sequence[Record | Published],
     learned: dict[int, str],
-    zero_shot: dict[str, float] | None,
+    zero_shot: Sequence[Record | Published],
 ) -> AccuracyMatrix:
-    paper, protocol, method, backbone, seed, source = about
+    """The matrix of these cells; learned: the set of each task, where the protocol does not tell."""
+    cells = {(line.after_task or 0, line.dataset): line.value for line in lines}
     tasks = sorted({task for task, _ in cells})
-    names = dict(enumerate(task_order(protocol), start=1)) or learned
+    names = dict(enumerate(task_order(about.protocol), start=1)) or learned
     rows = [names.get(task, f"task {task}") for task in tasks]
     columns = _in_order([name for _, name in sorted(names.items())], [dataset for _, dataset in cells])
     values = [[cells.get((task, name)) for name in columns] for task in tasks]
-    before = [zero_shot.get(name) for name in columns] if zero_shot else None
-    return AccuracyMatrix(paper, protocol, method, backbone, seed, source, rows, columns, values, before)
+    first = {line.dataset: line.value for line in zero_shot}
+    before = [first.get(name) for name in columns] if first else None
+    return AccuracyMatrix(about.paper, about.protocol, about.method, about.backbone, scale, seed, source, rows,
+                          columns, values, before)  # fmt: skip
 
 
 def _in_order(first: Iterable[str], present: Iterable[str]) -> list[str]:

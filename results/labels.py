@@ -1,6 +1,10 @@
 """Words for people: papers, protocols and metrics by their spoken names, and the sheet a protocol belongs to."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2, Protocol
 
 PAPERS = {
     "zscl": "ZSCL",
@@ -23,6 +27,7 @@ DATASETS = {
     "characters": "Characters, the miniature's",
 }
 KINDS = {"cil": "class-incremental", "til": "task-incremental", "dil": "domain-incremental", "joint": "joint training"}
+ROMAN = {"order1": "I", "order2": "II"}
 SHORT_KINDS = {"cil": "class-IL", "til": "task-IL", "dil": "domain-IL", "joint": "all classes at once"}
 METRICS = {
     "transfer": "Transfer",
@@ -43,8 +48,6 @@ REPORTED = {
     "avg_acc_macro": ("avg", "AvgACC, ACC by task"),
     "acc_macro": ("last", "AvgACC, ACC by task"),
 }
-INCREMENTAL = re.compile(r"(cil|til|dil|joint)-([a-z0-9_]+)(?:-(?:(\d+)\+)?(\d+)(?:x(\d+))?)?(?:-buffer(\d+))?")
-CROSS_PAPER = {"paper": "CIFAR-100, 10 tasks", "mini": "Characters, 10 tasks"}  # the sheet, by scale
 MTIL = "MTIL"  # the sheet of all its methods
 # The order in which MTIL's tables and figures show methods: as ZSCL lists them, its ablations before it.
 METHODS = (
@@ -54,30 +57,52 @@ METHODS = (
 
 MINI_ONLY = ("Characters",)  # no sheet of the paper scale
 
-# Sheet, what it holds, the protocols on it (first match counts).
-SHEETS = (
-    ("MTIL order 1", "Eleven data sets learned one after another, order I, all training images.", "mtil-order1"),
-    ("MTIL order 2", "The eleven data sets in order II, all training images.", "mtil-order2"),
-    ("MTIL 5-shot", "The eleven data sets in order I, five training images a class.", "mtil-order1-5shot"),
-    ("CIL CIFAR-100", "CIFAR-100 in 10, 20 and 50 steps, class-incremental.", r"(cil|joint)-cifar100.*"),
-    ("CIL TinyImageNet", "TinyImageNet: 100 classes, then 5, 10 and 20 steps.", r"cil-tinyimagenet-100\+.*"),
-    ("CIL ImageNet", "ImageNet-100 and ImageNet-1000, class-incremental.", r"cil-imagenet(100|1000)-.*"),
-    ("ImageNet-R", "ImageNet-R in 5, 10 and 20 tasks, and all classes at once.", r"\w+-imagenet_r\b.*"),
-    ("CUB-200", "CUB-200 in 10 tasks.", r"\w+-cub200\b.*"),
-    ("DomainNet", "DomainNet, class- and domain-incremental.", r"\w+-domainnet\b.*"),
-    (
-        "Characters",
-        "The miniature's forty characters: among all classes seen (class-IL), within the task (task-IL), all at once.",
-        r"(cil|til|joint)-characters\b.*",
-    ),
-    (
-        "Class-IL and task-IL",
-        "CIFAR-10, TinyImageNet and CIFAR-100 as ALTA and rehearsal are compared: among all classes seen (class-IL) or "
-        + "within the task (task-IL).",
-        r"(til-.*|(cil|joint)-(cifar10|tinyimagenet)\b.*)",
-    ),
-    ("Other protocols", "What fits no other sheet.", r".*"),
-)
+# Sheet, what it holds, whether a protocol is on it (the first sheet counts).
+SHEETS: tuple[tuple[str, str, Callable[[Protocol], bool]], ...] = (
+    ("MTIL order 1", "Eleven data sets learned one after another, order I, all training images.",
+     lambda protocol: (protocol.order, protocol.shots) == (MTIL_ORDER_1, None)),
+    ("MTIL order 2", "The eleven data sets in order II, all training images.",
+     lambda protocol: (protocol.order, protocol.shots) == (MTIL_ORDER_2, None)),
+    ("MTIL 5-shot", "The eleven data sets in order I, five training images a class.",
+     lambda protocol: (protocol.order, protocol.shots) == (MTIL_ORDER_1, 5)),
+    ("CIL CIFAR-100", "CIFAR-100 in 10, 20 and 50 steps, class-incremental.",
+     lambda protocol: protocol.kind in ("cil", "joint") and protocol.dataset == "cifar100"),
+    ("CIL TinyImageNet", "TinyImageNet: 100 classes, then 5, 10 and 20 steps.",
+     lambda protocol: (protocol.kind, protocol.dataset, protocol.base) == ("cil", "tinyimagenet", 100)),
+    ("CIL ImageNet", "ImageNet-100 and ImageNet-1000, class-incremental.",
+     lambda protocol: protocol.kind == "cil" and protocol.dataset in ("imagenet100", "imagenet1000")),
+    ("ImageNet-R", "ImageNet-R in 5, 10 and 20 tasks, and all classes at once.",
+     lambda protocol: protocol.dataset == "imagenet_r"),
+    ("CUB-200", "CUB-200 in 10 tasks.", lambda protocol: protocol.dataset == "cub200"),
+    ("DomainNet", "DomainNet, class- and domain-incremental.", lambda protocol: protocol.dataset == "domainnet"),
+    ("Characters", "The miniature's forty characters: among all classes seen (class-IL), within the task (task-IL), all "
+     "at once.", lambda protocol: protocol.dataset == "characters"),
+    ("Class-IL and task-IL", "CIFAR-10, TinyImageNet and CIFAR-100 as ALTA and rehearsal are compared: among all "
+     "classes seen (class-IL) or within the task (task-IL).",
+     lambda protocol: protocol.kind == "til"
+     or (protocol.kind in ("cil", "joint") and protocol.dataset in ("cifar10", "tinyimagenet"))),
+    ("Other protocols", "What fits no other sheet.", lambda protocol: True),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What tells the results of one scale from those of the other."""
+
+    compares: bool  # whether published numbers are shown beside the measured ones
+    words: str
+    suffix: str  # of files' names
+    title: str  # of the workbook and the page
+    mark: str  # behind the title of a figure
+    sheet_mark: str  # behind the title of a sheet
+    cross_paper: str  # the sheet on which all papers meet
+
+
+SCALES = {
+    "paper": Scale(True, "paper scale", "", "Continual learning results", " (paper scale)", "", "CIFAR-100, 10 tasks"),
+    "mini": Scale(False, "miniature, not comparable with published numbers", "-mini",
+                  "Continual learning results: MINIATURE", " (MINIATURE)", " (MINIATURE)", "Characters, 10 tasks"),
+}  # fmt: skip
 
 
 def paper(name: str) -> str:
@@ -98,38 +123,32 @@ def metric(name: str) -> str:
 
 def protocol(name: str) -> str:
     """A protocol in words, such as "CIFAR-100: 10 tasks of 10 classes, class-incremental"; an unknown one as it is."""
-    if match := re.fullmatch(r"mtil-order([12])(?:-(\d+)shot)?", name):
-        return f"MTIL, order {'I' * int(match[1])}" + (f", {match[2]}-shot" if match[2] else "")
-    return _incremental(name, KINDS, with_dataset=True)
+    return _in_words(name, KINDS, with_dataset=True)
 
 
 def setting(name: str, with_dataset: bool) -> str:
     """A protocol in few words for a table: "10 tasks of 10 classes, class-IL"."""
-    return protocol(name) if name.startswith("mtil") else _incremental(name, SHORT_KINDS, with_dataset)
+    return _in_words(name, SHORT_KINDS, with_dataset)
 
 
-def _incremental(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
-    if not (match := INCREMENTAL.fullmatch(name)):
+def _in_words(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
+    protocol = Protocol.parse(name)
+    if protocol.order:
+        return f"MTIL, order {ROMAN[protocol.dataset]}" + (f", {protocol.shots}-shot" if protocol.shots else "")
+    if protocol.kind not in kinds or protocol.first or protocol.validation:
         return name
-    kind, data, base, steps, classes, buffer = match.groups()
-    split = ""
-    if steps:
-        split = count(int(steps), "task") + (f" of {classes} classes" if classes else "")
-        split = f"{base} classes, then {steps} steps of {classes}" if base else split
-    words = [split, kinds[kind], f"buffer of {buffer}" if buffer else ""]
+    words = [kinds[protocol.kind], f"buffer of {protocol.buffer}" if protocol.buffer else ""]
+    if protocol.base:
+        words.insert(0, f"{protocol.base} classes, then {protocol.tasks} steps of {protocol.classes}")
+    elif protocol.tasks:
+        words.insert(0, count(protocol.tasks, "task") + (f" of {protocol.classes} classes" if protocol.classes else ""))
     text = ", ".join(word for word in words if word)
-    return f"{DATASETS.get(data, data)}: {text}" if with_dataset else text
-
-
-def dataset(name: str) -> str:
-    """The data set of an incremental protocol; "" for others."""
-    match = INCREMENTAL.fullmatch(name)
-    return match[2] if match else ""
+    return f"{DATASETS.get(protocol.dataset, protocol.dataset)}: {text}" if with_dataset else text
 
 
 def sheet(name: str) -> str:
     """The sheet that a protocol's numbers land on (beside the cross-paper one)."""
-    return next(title for title, _, pattern in SHEETS if re.fullmatch(pattern, name))
+    return next(title for title, _, holds in SHEETS if holds(Protocol.parse(name)))
 
 
 def natural(name: str) -> list[tuple[int, str]]:
@@ -139,12 +158,24 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 def is_cross_paper(name: str) -> bool:
     """Whether a protocol is CIFAR-100 in ten tasks, class- or task-incremental, or the miniature's ten tasks."""
-    return re.fullmatch(r"(cil|til)-(cifar100-10x10|characters-10x4)(-.+)?", name) is not None
+    protocol = Protocol.parse(name)
+    sequence = (protocol.dataset, protocol.base, protocol.tasks, protocol.classes)
+    return protocol.kind in ("cil", "til") and sequence in (("cifar100", None, 10, 10), ("characters", None, 10, 4))
 
 
-def scale(name: str) -> str:
-    """The scale as every title says it."""
-    return "miniature, not comparable with published numbers" if name == "mini" else "paper scale"
+def is_mtil(name: str) -> bool:
+    """Whether a protocol is a sequence of data sets."""
+    return Protocol.parse(name).kind == "mtil"
+
+
+def is_ordered(name: str) -> bool:
+    """Whether a protocol is one of MTIL's two orders, with all images or a few a class."""
+    return bool(Protocol.parse(name).order)
+
+
+def column(metric: str) -> str:
+    """The column of a class-incremental metric: avg, last, or the metric itself."""
+    return REPORTED.get(metric, (metric, ""))[0]
 
 
 def count(number: int, noun: str) -> str:

@@ -27,8 +27,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.protocols import MTIL_ORDER_1
-from results.labels import INCREMENTAL
+from common.protocols import MTIL_ORDER_1, Protocol
 
 PLANS = Path(__file__).parent / "plans"
 SEED = "{seed}"  # in a command and its folder, the seed
@@ -86,17 +85,14 @@ class Job:
     folder: Path
 
 
-def tasks_of(protocol: str) -> int | None:
+def tasks_of(name: str) -> int | None:
     """The number of tasks in a protocol's name: 11 for MTIL, 1 for joint training; None where it is not told."""
-    if protocol.startswith("mtil-"):
-        return len(MTIL_ORDER_1)
-    match = INCREMENTAL.fullmatch(protocol)
-    if match is None:
+    protocol = Protocol.parse(name)
+    if protocol.kind in ("mtil", "joint"):
+        return len(MTIL_ORDER_1) if protocol.kind == "mtil" else 1
+    if protocol.tasks is None or protocol.first or protocol.validation:
         return None
-    kind, _, base, steps, _, _ = match.groups()
-    if kind == "joint":
-        return 1
-    return int(steps) + bool(base) if steps else None
+    return protocol.tasks + (protocol.base is not None)
 
 
 def table_names() -> list[str]:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.protocols import Protocol
 from results.collect import Provenance, Record, read_file, read_provenance
-from results.labels import dataset
 from results.launch.plan import Job, tasks_of
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
@@ -34,7 +34,8 @@ def progress(job: Job) -> Progress:
     row = job.row
     records = [record for record in read_file(job.folder / "record.jsonl")[0] if _is_of(record, job)]
     protocol = records[0].protocol if records else row.protocol
-    of = tasks_of(protocol) if records or job.scale == "paper" or protocol.startswith(("mtil-", "joint-")) else None
+    is_told = records or job.scale == "paper" or Protocol.parse(protocol).kind in ("mtil", "joint")
+    of = tasks_of(protocol) if is_told else None
     last = {record.metric: record.value for record in _means_last(records) if record.after_task == of}
     values = {metric: last[metric] for metric in row.metrics if metric in last}
     seconds = [record.value for record in records if record.metric == TRAIN_SECONDS]
@@ -93,9 +94,9 @@ def _estimate(job: Job, known: Sequence[Provenance], tflops: float | None) -> Es
 def _is_equal(entry: Provenance, job: Job) -> bool:
     """Whether a run is of the job's row and scale, whatever its seed, and has learned all tasks."""
     row = job.row
-    same = entry.protocol == row.protocol
-    if job.scale == "mini" and not row.protocol.startswith("mtil-"):
-        same = dataset(entry.protocol) == "characters" and entry.protocol.split("-")[0] == row.protocol.split("-")[0]
+    same, known, wanted = entry.protocol == row.protocol, Protocol.parse(entry.protocol), Protocol.parse(row.protocol)
+    if job.scale == "mini" and wanted.kind != "mtil":
+        same = (known.dataset, known.kind) == ("characters", wanted.kind)
     if not same or (entry.paper, entry.method, entry.scale) != (row.paper, row.method, job.scale) or not entry.seconds:
         return False
     trained = {record.after_task for record in read_file(Path(entry.file))[0] if record.metric == TRAIN_SECONDS}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from results.labels import count, scale
+from results.labels import SCALES, count
 from results.launch.launcher import Launcher, Place, log_end, log_path, only_launcher, still_running
 from results.options import TIME, Run
 from results.launch.plan import Job, Plan, jobs_of, read_plan
@@ -124,7 +124,7 @@ def show_status(jobs: list[Job], folder: Path, failed: Sequence[str] = ()) -> No
     """The table of all rows and seeds."""
     found = [progress(job) for job in jobs]
     logs = [log_path(folder, job) for job in jobs]
-    print(f"\n{folder.name}, {scale(jobs[0].scale)}\n")
+    print(f"\n{folder.name}, {SCALES[jobs[0].scale].words}\n")
     print(status_table(jobs, states_of(jobs, folder, found, failed), found, logs), flush=True)
 
 
