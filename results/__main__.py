@@ -23,9 +23,9 @@ from common.files import write_text
 from results.collect import Problem, Record, read_provenance, read_records
 from results.compare import DIFFERS, MISPRINT, NOT_RUN, VERDICTS, Comparison, Data, compare
 from results.first_row import as_text, first_row
+from results.launch.run import run
 from results.options import RUNS, Build, FirstRow, Run, Verify, parse
 from results.published import Published, read_curves, read_published
-from results.launch.run import run
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a CSV field as a formula
 COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"

@@ -6,18 +6,22 @@ Colours are Okabe and Ito's, told apart by colour-blind readers; published numbe
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.evaluation.report import heat_map
 from common.files import atomic_write
 from results import labels
-from results.compare import AccuracyMatrix, Comparison, Data, in_order, matrices
+from results.collect import Record
+from results.compare import MEAN, AccuracyMatrix, Comparison, Data, grouped, in_order, matrices
 from results.naming import told_apart
-from results.tables import PARAMETERS
+from results.published import Published
+from results.tables import METHOD, PARAMETERS
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
@@ -31,6 +35,7 @@ CURVES = ("accuracy", "acc", "faa")
 WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
 DPI = 130
 
+Drawing = Callable[[Path, str], None]  # draws into the file, under the title
 Curve = list[tuple[int, float]]  # (after task, accuracy in percent)
 Point = tuple[float, float, str, bool]  # cost, Last, method, whether measured
 
@@ -60,21 +65,20 @@ def write(out: Path, data: Data) -> list[Path]:
 def plan(data: Data) -> list[Figure]:
     """The figures that data allows, protocol by protocol. At mini scale no published number is drawn."""
     data = told_apart(data)
-    found = matrices(data.records)
-    measured = {record.protocol for record in data.records}
-    protocols = sorted(measured | (set(FRONT) if data.scale == "paper" else set()), key=labels.natural)
+    protocols = {record.protocol for record in data.records} | set(FRONT if data.words.compares else ())
+    by_protocol = grouped(matrices(data.records), "protocol")
     figures: list[Figure] = []
-    for protocol in protocols:
-        figures += _bars(data, protocol)
-        figures += _curves(data, protocol)
-        figures += _costs(data, protocol)
-        figures += _heat_maps([matrix for matrix in found if matrix.protocol == protocol], data.scale)
+    for protocol in sorted(protocols, key=labels.natural):
+        drawn = [*_bars(data, protocol), *_curves(data, protocol), *_costs(data, protocol)]
+        figures += drawn + _heat_maps(by_protocol.get((protocol,), []), data.words)
     return figures
 
 
-def _figure(kind: str, protocol: str, method: str, scale: str, title: str, draw: Callable[[Path], None]) -> Figure:
-    words = [kind, protocol, method, "mini" if scale == "mini" else ""]
-    return Figure(f"{'_'.join(_file_word(word) for word in words if word)}.png", protocol, title, draw)
+def _figure(kind: str, protocol: str, method: str, scale: labels.Scale, what: str, draw: Drawing) -> Figure:
+    words = [kind, protocol, method, scale.suffix]
+    name = f"{'_'.join(_file_word(word) for word in words if word)}.png"
+    title = f"{what}\n{labels.protocol(protocol)}{scale.mark}"
+    return Figure(name, protocol, title, lambda path: draw(path, title))
 
 
 def _file_word(text: str) -> str:
@@ -86,10 +90,6 @@ def _file_word(text: str) -> str:
 def _look(place: int) -> tuple[str, str]:
     """Colour and marker of the method at `place`: no two of 49 share both."""
     return COLOURS[place % 7], MARKERS[(place + place // 7) % 7]
-
-
-def _title(what: str, protocol: str, scale: str) -> str:
-    return f"{what}\n{labels.protocol(protocol)} ({'MINIATURE' if scale == 'mini' else 'paper scale'})"
 
 
 def plain(text: str) -> str:
@@ -124,31 +124,27 @@ def _save(figure: "Canvas", path: Path, title: str) -> None:
 # Heat maps
 
 
-def _heat_maps(found: list[AccuracyMatrix], scale: str) -> list[Figure]:
-    methods: dict[tuple[str, str], list[AccuracyMatrix]] = {}
-    for matrix in found:
-        if 1 < len(matrix.columns) <= WIDEST_MATRIX:
-            methods.setdefault((matrix.protocol, matrix.method), []).append(matrix)
-    return [_heat_map(protocol, method, mine, scale) for (protocol, method), mine in methods.items()]
+def _heat_maps(found: list[AccuracyMatrix], scale: labels.Scale) -> list[Figure]:
+    shown = [matrix for matrix in found if 1 < len(matrix.columns) <= WIDEST_MATRIX]
+    return [_heat_map(same, scale) for same in grouped(shown, "method").values()]
 
 
-def _heat_map(protocol: str, method: str, found: list[AccuracyMatrix], scale: str) -> Figure:
+def _heat_map(found: list[AccuracyMatrix], scale: labels.Scale) -> Figure:
     first = found[0]
     alike = [matrix for matrix in found if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
-    rows = list(first.rows)
-    values = _mean_cells([matrix.values for matrix in alike])
-    if all(matrix.zero_shot for matrix in alike):
-        rows = ["before any task", *rows]
-        values = _mean_cells([[matrix.zero_shot] for matrix in alike]) + values
+    rows, values = list(first.rows), _mean_cells([matrix.values for matrix in alike])
+    zero_shot = [[matrix.zero_shot] for matrix in alike if matrix.zero_shot]
+    if len(zero_shot) == len(alike):
+        rows, values = ["before any task", *rows], _mean_cells(zero_shot) + values
     seeds = len({matrix.seed for matrix in alike})
     averaged = f"{seeds} seeds" if seeds == len(alike) else f"{len(alike)} runs, {labels.count(seeds, 'seed')}"
     seed = f"mean of {averaged}" if len(alike) > 1 else f"seed {first.seed}"
-    title = _title(f"{method}: accuracy after each task, {seed}", protocol, scale)
 
-    def draw(path: Path) -> None:
+    def draw(path: Path, title: str) -> None:
         heat_map(path, values, [plain(row) for row in rows], [plain(name) for name in first.columns], plain(title))
 
-    return _figure("matrix", protocol, method, scale, title, draw)
+    what = f"{first.method}: accuracy after each task, {seed}"
+    return _figure("matrix", first.protocol, first.method, scale, what, draw)
 
 
 def _mean_cells(grids: list[list[list[float | None]]]) -> list[list[float]]:
@@ -159,14 +155,23 @@ def _mean_cells(grids: list[list[list[float | None]]]) -> list[list[float]]:
 # Bars
 
 
+def _totals(data: Data, protocol: str) -> list[tuple[str, Comparison]]:
+    """Each number of a protocol that stands for all its data sets, with its column: transfer, avg or last."""
+    return [
+        (labels.column(item.metric), item)
+        for item in data.comparisons
+        if item.protocol == protocol
+        and labels.column(item.metric) in BARS
+        and "macro" not in item.metric
+        and (item.dataset == MEAN or not labels.is_mtil(protocol))
+    ]
+
+
 def _numbers(data: Data, protocol: str) -> dict[str, dict[str, Comparison]]:
     """Transfer, Avg and Last of every method of a protocol, by the method's label."""
     rows: dict[str, dict[str, Comparison]] = {}
-    for item in data.comparisons:
-        column, _ = labels.REPORTED.get(item.metric, (item.metric, ""))
-        is_total = item.dataset == "mean" or not protocol.startswith("mtil")
-        is_shown = column in BARS and "macro" not in item.metric and (data.scale == "paper" or item.mean is not None)
-        if item.protocol == protocol and is_total and is_shown:
+    for column, item in _totals(data, protocol):
+        if data.words.compares or item.mean is not None:
             rows.setdefault(_label(item), {}).setdefault(column, item)
     return rows
 
@@ -178,40 +183,40 @@ def _label(item: Comparison) -> str:
 
 
 def _bars(data: Data, protocol: str) -> list[Figure]:
-    rows = _numbers(data, protocol)
-    metrics = [name for name in BARS if any(name in numbers for numbers in rows.values())]
+    rows, compares = _numbers(data, protocol), data.words.compares
     if not rows:
         return []
-    borrowed = any("[" in name for name in rows)
+    metrics = [name for name in BARS if any(name in numbers for numbers in rows.values())]
     run = any(item.mean is not None for numbers in rows.values() for item in numbers.values())
-    what = "measured" if data.scale == "mini" else "measured against published" if run else "published, not run here"
-    title = _title(f"{', '.join(labels.metric(name) for name in metrics)}: {what}", protocol, data.scale)
+    measured = "measured against published" if compares else "measured"
 
-    def draw(path: Path) -> None:
+    def draw(path: Path, title: str) -> None:
         height = 1.6 + (0.48 if run else 0.36) * len(rows)
         figure, panels = _canvas(len(metrics), 2.2 + 3.3 * len(metrics), height, share_y=True)
         for panel, metric in zip(panels, metrics):
-            _bar_panel(panel, [numbers.get(metric) for numbers in rows.values()], run, data.scale == "paper")
+            _bar_panel(panel, [numbers.get(metric) for numbers in rows.values()], run, compares)
             panel.set_xlabel(f"{labels.metric(metric)} (%)")
         panels[0].set_yticks(range(len(rows)), [plain(name) for name in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
-        if run and data.scale == "paper":
+        if run and compares:
             figure.legend(*_bar_legend(), loc="outside lower center", ncols=2, frameon=False)
+        borrowed = any("[" in name for name in rows)
         _save(figure, path, title + ("\n[in brackets: the paper that printed the number]" if borrowed else ""))
 
-    return [_figure("bars", protocol, "", data.scale, title, draw)]
+    shown = ", ".join(labels.metric(name) for name in metrics)
+    what = f"{shown}: {measured if run else 'published, not run here'}"
+    return [_figure("bars", protocol, "", data.words, what, draw)]
 
 
-def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, with_published: bool) -> None:
-    published_look = {"facecolor": "#E8EBEE", "edgecolor": PUBLISHED, "hatch": "///" if run else "", "linewidth": 0.8}
+def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, compares: bool) -> None:
+    look = {"facecolor": "#E8EBEE", "edgecolor": PUBLISHED, "hatch": "///" if run else "", "linewidth": 0.8}
+    height = 0.38 if run and compares else 0.6
     for place, item in enumerate(items):
         if item is None:
             continue
-        published = item.published if with_published else None
-        shift = 0.2 if published is not None and item.mean is not None else 0.0
-        height = 0.38 if run and with_published else 0.6
-        if published is not None:
-            _bar(panel, place - shift, published, item.published_std, height, published_look)
+        shift = 0.2 if item.published is not None and item.mean is not None else 0.0
+        if item.published is not None:
+            _bar(panel, place - shift, item.published, item.published_std, height, look)
         if item.mean is not None:
             _bar(panel, place + shift, item.mean, item.std, height, {"color": COLOURS[0]})
     panel.set_xlim(0, 112)
@@ -220,12 +225,12 @@ def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, with_pu
     panel.tick_params(axis="y", length=0)
 
 
-def _bar(panel: "Axes", place: float, value: float, std: float | None, height: float, look: dict[str, object]) -> None:
+def _bar(panel: "Axes", place: float, value: float, std: float | None, height: float, look: dict[str, Any]) -> None:
     panel.barh(place, value, height, xerr=std, error_kw={"elinewidth": 1, "capsize": 2}, **look)
     panel.text(value + (std or 0) + 1.2, place, f"{value:.1f}", va="center", fontsize=8)
 
 
-def _bar_legend() -> tuple[list[object], list[str]]:
+def _bar_legend() -> tuple[list["Artist"], list[str]]:
     from matplotlib.patches import Patch
 
     published = Patch(facecolor="#E8EBEE", edgecolor=PUBLISHED, hatch="///")
@@ -236,14 +241,13 @@ def _bar_legend() -> tuple[list[object], list[str]]:
 
 
 def _curves(data: Data, protocol: str) -> list[Figure]:
-    ours = _measured_curves(data, protocol)
-    theirs = _published_curves(data, protocol) if data.scale == "paper" else {}
+    ours, theirs = _measured_curves(data, protocol), _published_curves(data, protocol)
     if not any(len(curve) > 1 for curves in [*ours.values(), *theirs.values()] for curve in curves):
         return []
-    over = "mean of all data sets" if protocol.startswith("mtil") else "classes seen"
-    title = _title(f"Accuracy over the tasks, {over}", protocol, data.scale)
 
-    def draw(path: Path) -> None:
+    def draw(path: Path, title: str) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         figure, (panel,) = _canvas(1, 9.8, 4.8)
         before = [name for name, curves in ours.items() if max(point[0] for curve in curves for point in curve) == 0]
         for name in before:  # never trained: its only point is the level to start from
@@ -255,11 +259,12 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
             _curve(panel, curves, f"{name}, published log", PUBLISHED, MARKERS[place % 7], "--")
         panel.set_xlabel("after task")
         panel.set_ylabel("accuracy (%)")
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         figure.legend(loc="outside right center", frameon=False, fontsize=9)
         _save(figure, path, title)
 
-    return [_figure("curve", protocol, "", data.scale, title, draw)]
+    over = "mean of all data sets" if labels.is_mtil(protocol) else "classes seen"
+    return [_figure("curve", protocol, "", data.words, f"Accuracy over the tasks, {over}", draw)]
 
 
 def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
@@ -267,39 +272,31 @@ def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
 
     Of the names in CURVES the first one that a method recorded.
     """
-    points: dict[tuple[str, int], dict[str, dict[int, list[float]]]] = {}
-    for record in in_order(data.records):
-        if record.protocol == protocol and record.metric in CURVES:
-            own = points.setdefault((record.method, record.seed), {}).setdefault(record.metric, {})
-            own.setdefault(record.after_task, []).append(record.value)
-    return _by_name((name, _mean_curve(own[min(own, key=CURVES.index)])) for (name, _), own in points.items())
+    lines = [line for line in in_order(data.records) if line.protocol == protocol and line.metric in CURVES]
+    curves: dict[str, list[Curve]] = {}
+    for (method, _), same in grouped(lines, "method", "seed").items():
+        metric = min((line.metric for line in same), key=CURVES.index)
+        curves.setdefault(method, []).append(_mean_curve([line for line in same if line.metric == metric]))
+    return curves
 
 
 def _published_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
-    points: dict[tuple[str, str, str], dict[int, list[float]]] = {}
-    for row in data.curves:
-        if row.protocol == protocol and row.metric == "accuracy" and row.after_task is not None:
-            key = (row.method, row.source, row.note)
-            points.setdefault(key, {}).setdefault(row.after_task, []).append(row.value)
-    return _by_name((name, _mean_curve(tasks)) for (name, _, _), tasks in points.items())
-
-
-def _mean_curve(tasks: dict[int, list[float]]) -> Curve:
-    return [(task, fmean(values)) for task, values in sorted(tasks.items())]
-
-
-def _by_name(pairs: Iterable[tuple[str, Curve]]) -> dict[str, list[Curve]]:
+    rows = [row for row in data.curves if row.protocol == protocol and row.metric == "accuracy" and row.after_task]
     curves: dict[str, list[Curve]] = {}
-    for name, curve in pairs:
-        curves.setdefault(name, []).append(curve)
+    for (method, *_), same in grouped(rows, "method", "source", "note").items():
+        curves.setdefault(method, []).append(_mean_curve(same))
     return curves
+
+
+def _mean_curve(lines: Iterable[Record | Published]) -> Curve:
+    by_task = grouped(lines, "after_task")
+    return [(task, fmean(line.value for line in by_task[task,])) for (task,) in sorted(by_task)]
 
 
 def _curve(panel: "Axes", seeds: list[Curve], name: str, colour: str, marker: str, style: str) -> None:
     """The mean over seeds and, from two on, a band of one standard deviation either side."""
-    tasks: dict[int, list[float]] = {}
-    for task, value in sorted(point for curve in seeds for point in curve):
-        tasks.setdefault(task, []).append(value)
+    points = sorted(point for curve in seeds for point in curve)
+    tasks = {task: [value for _, value in same] for task, same in groupby(points, key=lambda point: point[0])}
     means = [fmean(values) for values in tasks.values()]
     label = plain(name) + (f" ({len(seeds)} seeds)" if len(seeds) > 1 else "")
     panel.plot([*tasks], means, style, color=colour, marker=marker, markersize=5, label=label)
@@ -314,25 +311,25 @@ def _curve(panel: "Axes", seeds: list[Curve], name: str, colour: str, marker: st
 
 def _costs(data: Data, protocol: str) -> list[Figure]:
     """Training seconds and trainable parameters against Last: a panel each that has two points."""
-    panels = [("training time (s)", _seconds_points(data, protocol)),
-              ("trainable parameters", _parameter_points(data, protocol))]  # fmt: skip
-    panels = [(name, points) for name, points in panels if len(points) > 1]
+    panels = {name: points for name, points in _cost_points(data, protocol).items() if len(points) > 1}
     if not panels:
         return []
-    title = _title("Cost against accuracy", protocol, data.scale)
 
-    def draw(path: Path) -> None:
+    def draw(path: Path, title: str) -> None:
+        from matplotlib.lines import Line2D
+
         figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), 4.6)
-        names = dict.fromkeys(point[2] for _, points in panels for point in points)
+        names = dict.fromkeys(point[2] for points in panels.values() for point in points)
         looks = {name: _look(place) for place, name in enumerate(names)}
-        for panel, (name, points) in zip(axes, panels):
+        for panel, (name, points) in zip(axes, panels.items()):
             _cost_panel(panel, points, looks)
             panel.set_xlabel(f"{name}, log scale")
-        handles = [_mark(colour, marker) for colour, marker in looks.values()]
+        handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
+                   for colour, marker in looks.values()]  # fmt: skip
         figure.legend(handles, [plain(name) for name in names], loc="outside right center", frameon=False, fontsize=9)
-        _save(figure, path, title + ("" if data.scale == "mini" else "\nfilled: measured, hollow: published"))
+        _save(figure, path, title + ("\nfilled: measured, hollow: published" if data.words.compares else ""))
 
-    return [_figure("cost", protocol, "", data.scale, title, draw)]
+    return [_figure("cost", protocol, "", data.words, "Cost against accuracy", draw)]
 
 
 def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, str]]) -> None:
@@ -350,44 +347,21 @@ def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, 
     panel.set_ylabel("Last (%)")
 
 
-def _mark(colour: str, marker: str) -> object:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
-
-
-def _seconds_points(data: Data, protocol: str) -> list[Point]:
-    seconds: dict[tuple[str, str, str], list[float]] = {}
-    for run in data.provenance:
-        if run.protocol == protocol and run.seconds:
-            seconds.setdefault((run.paper, run.method, run.backbone), []).append(run.seconds)
-    return [
-        (fmean(seconds[key]), item.mean, _label(item), True)
-        for key, item in _lasts(data, protocol).items()
-        if key in seconds and item.mean is not None
-    ]
-
-
-def _parameter_points(data: Data, protocol: str) -> list[Point]:
-    stated = {(row.paper, row.method, row.backbone): row.value for row in data.published
-              if row.protocol == protocol and row.metric == PARAMETERS}  # fmt: skip
-    noted = {(run.paper, run.method, run.backbone): run.trainable_parameters for run in data.provenance
-             if run.protocol == protocol and run.trainable_parameters}  # fmt: skip
-    points: list[Point] = []
-    for key, item in _lasts(data, protocol).items():
-        if data.scale == "paper" and key in stated and item.published is not None:
-            points.append((stated[key], item.published, _label(item), False))
-        if key in noted and item.mean is not None:
-            points.append((noted[key], item.mean, _label(item), True))
-    return points
-
-
-def _lasts(data: Data, protocol: str) -> dict[tuple[str, str, str], Comparison]:
-    return {
-        (item.paper, item.method, item.backbone): item
-        for item in data.comparisons
-        if item.protocol == protocol
-        and labels.REPORTED.get(item.metric, ("", ""))[0] == "last"
-        and "macro" not in item.metric
-        and (item.dataset == "mean" or not protocol.startswith("mtil"))
-    }
+def _cost_points(data: Data, protocol: str) -> dict[str, list[Point]]:
+    """The points of each panel; parameters as published stand with the published accuracy, ours with ours."""
+    lasts = {tuple(getattr(item, name) for name in METHOD): item
+             for column, item in _totals(data, protocol) if column == "last"}  # fmt: skip
+    stated = {key: rows[-1].value
+              for key, rows in grouped((row for row in data.published if row.metric == PARAMETERS), *METHOD).items()}  # fmt: skip
+    runs = grouped(data.provenance, *METHOD)
+    seconds, parameters = [], []
+    for key, item in lasts.items():
+        spent = [run.seconds for run in runs.get(key, []) if run.seconds]
+        noted = [run.trainable_parameters for run in runs.get(key, []) if run.trainable_parameters]
+        if spent and item.mean is not None:
+            seconds.append((fmean(spent), item.mean, _label(item), True))
+        if key in stated and item.published is not None:
+            parameters.append((stated[key], item.published, _label(item), False))
+        if noted and item.mean is not None:
+            parameters.append((noted[-1], item.mean, _label(item), True))
+    return {"training time (s)": seconds, "trainable parameters": parameters}

@@ -8,9 +8,9 @@ from pathlib import Path
 from common.errors import UserError
 from results.labels import SCALES, count
 from results.launch.launcher import Launcher, Place, log_end, log_path, only_launcher, still_running
-from results.options import TIME, Run
 from results.launch.plan import Job, Plan, jobs_of, read_plan
 from results.launch.progress import DONE, Progress, estimates, progress, status_table
+from results.options import TIME, Run
 
 TABLES = Path("runs/tables")
 SLURM_MINUTES = 24 * 60
