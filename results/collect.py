@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA
 
 SCALES = ("paper", "mini")
+COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics that Provenance sums up
 RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
 
@@ -47,8 +48,9 @@ class Record:
         return self.metric == "accuracy" and self.after_task == 0
 
 
-ACCEPTED = {float: (int, float), float | None: (int, float, type(None))}  # by the type of a field
-FIELDS = {field.name: ACCEPTED.get(field.type, field.type) for field in fields(Record) if field.name != "file"}
+# isinstance of it tells whether JSON's value fits: an integer is a number too
+FIELDS: dict[str, Any] = {field.name: field.type | int if field.name in ("value", "seconds") else field.type
+                          for field in fields(Record) if field.name != "file"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,11 @@ def _parse(line: bytes, file: str) -> Record:
     faults = {
         "unknown field": sorted(content.keys() - FIELDS.keys()),
         "missing field": [name for name in FIELDS if name not in content],
-        "wrong type of": [name for name in FIELDS if name in content and not _fits(content[name], FIELDS[name])],
+        "wrong type of": [
+            name
+            for name, kind in FIELDS.items()
+            if name in content and (isinstance(content[name], bool) or not isinstance(content[name], kind))
+        ],
     }
     told = [f"{fault} {', '.join(map(repr, names))}" for fault, names in faults.items() if names]
     if told:
@@ -173,10 +179,6 @@ def _parse(line: bytes, file: str) -> Record:
     if content["after_task"] < 0:
         raise _Damaged(f"after_task {content['after_task']} is negative")
     return Record(**content, file=file)
-
-
-def _fits(value: Any, kind: type | tuple[type, ...]) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _finite(name: str, value: float | None) -> float | None:
@@ -205,20 +207,22 @@ def _provenance(path: Path) -> Iterator[Provenance]:
     values: dict[str, list[float]] = {}
     for record in records:
         values.setdefault(record.metric, []).append(record.value)
-    costs = (values.get("train_seconds"), values.get("peak_memory_mib"), values.get("trainable_parameters"))
+    seconds, memory, parameters = (values.get(name) for name in COSTS)
     # the first lines may be of the zero-shot row, which is another method
     method = next((record.method for record in records if record.after_task > 0), records[0].method)
+    about: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}
+    about |= {name: str(made.get(name, "")) for name in ("command", "machine", "device", "started")}
     yield Provenance(
+        **about,
         folder=str(path.parent),
         file=str(path),
-        **{name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale", "seed")},
+        seed=records[0].seed,
         method=str(labels.get("method", method)),
-        **{name: str(made.get(name, "")) for name in ("command", "machine", "device", "started")},
         commit=str(made.get("commit", records[0].commit)),
         versions={str(name): str(text) for name, text in _section(made, "versions").items()},
-        seconds=sum(costs[0]) if costs[0] else None,
-        peak_memory_mib=max(costs[1]) if costs[1] else None,
-        trainable_parameters=round(max(costs[2])) if costs[2] else None,
+        seconds=sum(seconds) if seconds else None,
+        peak_memory_mib=max(memory) if memory else None,
+        trainable_parameters=round(max(parameters)) if parameters else None,
         records=len(records),
     )
 

@@ -107,12 +107,12 @@ class _Measured:
     paper: str
     scale: str
     seed: int | None
+    value: float
     protocol: str
     method: str
     backbone: str
     metric: str
     dataset: str
-    value: float
 
 
 def compare(published: list[Published], records: list[Record]) -> list[Comparison]:
@@ -209,12 +209,12 @@ def _measured(records: list[Record]) -> Iterator[_Measured]:
     for (_, *key), lines in grouped(scalars, "file", *LIKE).items():
         latest = max(lines, key=lambda line: line.after_task)
         recorded.add((latest.folder, *key))
-        yield _Measured(latest.paper, latest.scale, latest.seed, *key, latest.value)
+        yield _Measured(latest.paper, latest.scale, latest.seed, latest.value, *key)
     for matrix in matrices(records) + _untrained(records):
         for method, metric, dataset, value in _from_matrix(matrix):
-            key = (matrix.protocol, method, matrix.backbone, metric, dataset)
-            if (matrix.source, *key) not in recorded:
-                yield _Measured(matrix.paper, matrix.scale, matrix.seed, *key, value)
+            like = (matrix.protocol, method, matrix.backbone, metric, dataset)
+            if (matrix.source, *like) not in recorded:
+                yield _Measured(matrix.paper, matrix.scale, matrix.seed, value, *like)
 
 
 def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]]:

@@ -10,6 +10,7 @@ from results.compare import MEAN, Comparison, Data, grouped
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"
 COMPARING = ("published", "published_std", "difference", "verdict", "source")  # kinds of column
+ATTRIBUTES = {"measured": "mean", "measured_std": "std"}  # of Comparison; other kinds are its names
 COLOURED = ("difference", "verdict")
 Cell = str | float | int | None
 Verdict = str | None
@@ -174,15 +175,15 @@ def _with_stated(shown: list[Comparison], stated: list[Comparison], belongs: Cal
 # Columns that several tables have
 
 
-def _number(title: str, kind: str, key: str, attribute: str, group: str, detail: bool = False) -> Column:
-    """A column that shows `attribute` of the number under `key`."""
+def _number(title: str, kind: str, key: str, group: str, detail: bool = False) -> Column:
+    """A column of the numbers under `key`, of which its kind tells what it shows."""
+    attribute = ATTRIBUTES.get(kind, kind)
     return Column(title, kind, lambda row: getattr(row.numbers.get(key), attribute, None), group, detail, key)
 
 
 def _blocks(kind: str, group: str, numbers: Iterable[tuple[str, str]], detail: bool = False) -> list[Column]:
     """A column of this kind for each (title, key)."""
-    attribute = {"measured": "mean"}.get(kind, kind)
-    return [_number(title, kind, key, attribute, group, detail) for title, key in numbers]
+    return [_number(title, kind, key, group, detail) for title, key in numbers]
 
 
 PAPER = Column("Paper", "text", lambda row: labels.paper(row.method[1]))
@@ -211,12 +212,12 @@ def _by_dataset(sheet: str, about: str, items: list[Comparison], content: _Conte
     each = [(name, name) for name in datasets]
     columns = [
         NAME, Column("Metric", "name", lambda row: row.words), PAPER, BACKBONE, *COUNTS,
-        _number("Published", "published", MEAN, "published", "Mean"),
-        _number("Ours", "measured", MEAN, "mean", "Mean"),
-        _number("± std", "measured_std", MEAN, "std", "Mean"),
+        _number("Published", "published", MEAN, "Mean"),
+        _number("Ours", "measured", MEAN, "Mean"),
+        _number("± std", "measured_std", MEAN, "Mean"),
         Column("Seeds", "integer", lambda row: getattr(row.numbers.get(MEAN), "seeds", 0) or None, "Mean"),
-        _number("Difference", "difference", MEAN, "difference", "Mean"),
-        _number("Verdict", "verdict", MEAN, "verdict", "Mean"),
+        _number("Difference", "difference", MEAN, "Mean"),
+        _number("Verdict", "verdict", MEAN, "Mean"),
         *_blocks("published", "Published, by data set", each, detail=True),
         *_blocks("measured", "Ours, by data set", each, detail=True),
         *_blocks("difference", "Difference, by data set", each, detail=True),
@@ -226,10 +227,10 @@ def _by_dataset(sheet: str, about: str, items: list[Comparison], content: _Conte
     for method, numbers in grouped(items, *METHOD).items():
         by_metric = grouped(numbers, "metric")
         for metric in [*labels.METRICS, *sorted({item.metric for item in numbers} - {*labels.METRICS})]:
-            found = {item.dataset: item for item in by_metric.get((metric,), [])}
-            ordered_numbers = {name: found[name] for name in (MEAN, *datasets) if name in found}
-            if found:
-                rows.append(Row(method, labels.metric(metric), ordered_numbers, content.parameters(method)))
+            by_dataset = {item.dataset: item for item in by_metric.get((metric,), [])}
+            cells = {name: by_dataset[name] for name in (MEAN, *datasets) if name in by_dataset}
+            if cells:
+                rows.append(Row(method, labels.metric(metric), cells, content.parameters(method)))
     return _table(sheet, about, columns, rows, items, content.scale)
 
 
@@ -244,14 +245,13 @@ def _by_setting(sheet: str, about: str, items: list[Comparison], content: _Conte
     each = [(labels.metric(name), name) for name in metrics]
     deviating = {labels.column(item.metric) for item in items if item.published_std is not None}
     same = len({Protocol.parse(item.protocol).dataset for item in items}) == 1  # then the sheet's name says it
-    published = [column for title, name in each for column in [
-        _number(title, "published", name, "published", "Published"),
-        *_blocks("published_std", "Published", [("± std", name)] if name in deviating else []),
-    ]]  # fmt: skip
-    measured = [column for title, name in each for column in [
-        _number(title, "measured", name, "mean", "Ours"),
-        _number("± std", "measured_std", name, "std", "Ours"),
-    ]]  # fmt: skip
+    published, measured = [], []
+    for title, name in each:
+        published.append(_number(title, "published", name, "Published"))
+        if name in deviating:
+            published.append(_number("± std", "published_std", name, "Published"))
+        measured.append(_number(title, "measured", name, "Ours"))
+        measured.append(_number("± std", "measured_std", name, "Ours"))
     columns = [
         Column("Setting", "name", lambda row: labels.setting(row.method[0], with_dataset=not same)),
         NAME, PAPER, BACKBONE, Column("Reported as", "text", lambda row: row.words), *COUNTS,
