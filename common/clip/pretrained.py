@@ -66,9 +66,9 @@ def load(
 
 
 def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) -> Path:
-    """The file of a published name (downloaded to `cache_dir`, ~/.cache/clip, if need be), of mini, or of a path.
+    """The file of a name of `available_models()`, or of a path. Published ones are downloaded if need be.
 
-    Raises UserError when it is neither, or when the download fails.
+    cache_dir: where to, ~/.cache/clip by default. Raises UserError when it is neither, or when the download fails.
     """
     name = str(name_or_path)
     if name in PUBLISHED:

@@ -169,8 +169,9 @@ def captioned_images(root: str | Path, transform: Transform | None = None) -> Im
     """The images of Conceptual Captions that ZSCL's gather script fetched (mtil/src/datasets/cc.py).
 
     train yields (image, row); classnames are the captions by row, and the template is the caption itself. Paths are
-    relative to the CSV's folder. Root "mini" stands for the miniature's pairs. Raises UserError if the CSV, its
-    column filepath or an image that it lists is not there; the published TSV has no images.
+    relative to the CSV's folder. Root "mini" stands for the miniature's pairs.
+    Raises UserError if the CSV, its column filepath or an image that it lists is not there; the published TSV has no
+    images.
     """
     if str(root) == MINI:
         return load_captioned(transform)
