@@ -9,12 +9,14 @@ The model has no head: images (B, 3, S, S) -> the class token after the last nor
 each paper's own matter.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import yaml
 from torch import Tensor
 
 from common.errors import UserError
@@ -34,72 +36,20 @@ TIMM_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class Published:
-    """files: names looked for in the weights folder. origin: where the first of them comes from.
+    """A ViT of vit.yaml, where the fields are explained."""
 
-    hub: timm's copy on the Hugging Face hub. nested: the entries that may hold the weights; none: the file is the
-    state dict. prefixes: taken off the keys one after the other. dropped: beginnings of keys, as they stand in the
-    file, that are no part of the backbone.
-    """
-
-    files: tuple[str, ...]
+    files: Sequence[str]
     origin: str
+    label: str = ""
     hub: str | None = None
-    nested: tuple[str, ...] = ()
-    prefixes: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ("head.",)
+    nested: Sequence[str] = ()
+    prefixes: Sequence[str] = ()
+    dropped: Sequence[str] = ("head.",)
 
 
-PUBLISHED = {
-    "sup21k": Published(
-        ("vit_base_patch16_224_augreg_in21k.bin",),
-        "pytorch_model.bin of timm/vit_base_patch16_224.augreg_in21k on the Hugging Face hub",
-        "timm/vit_base_patch16_224.augreg_in21k",
-    ),
-    "sup1k": Published(
-        ("vit_base_patch16_224_augreg2_in21k_ft_in1k.bin",),
-        "pytorch_model.bin of timm/vit_base_patch16_224.augreg2_in21k_ft_in1k on the Hugging Face hub",
-        "timm/vit_base_patch16_224.augreg2_in21k_ft_in1k",
-    ),
-    "ibot1k": Published(
-        ("ibot-vit-base16.pth", "checkpoint_teacher.pth"),
-        "vitb_16/checkpoint_teacher.pth of https://github.com/bytedance/ibot (ViT-B/16, ImageNet-1k, backbone)",
-        nested=("state_dict",),
-    ),
-    "ibot21k": Published(
-        ("checkpoint.pth",),
-        "vitb_16_pt22k/checkpoint.pth of https://github.com/bytedance/ibot (ViT-B/16, ImageNet-22k, full checkpoint)",
-        nested=("teacher",),
-        prefixes=("module.", "backbone."),
-        dropped=("head.", "module.head."),
-    ),
-    "dino1k": Published(
-        ("dino_vitbase16_pretrain.pth",),
-        "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
-        "timm/vit_base_patch16_224.dino",
-    ),
-    "moco1k": Published(
-        ("mocov3-vit-base-300ep.pth", "vit-b-300ep.pth.tar"),
-        "https://dl.fbaipublicfiles.com/moco-v3/vit-b-300ep/vit-b-300ep.pth.tar",
-        nested=("state_dict", "model"),
-        prefixes=("module.", "base_encoder."),
-        # the release also holds the other encoder and the predictor; `head` is the projection MLP
-        dropped=(
-            "head.",
-            "base_encoder.head.",
-            "module.base_encoder.head.",
-            "module.momentum_encoder.",
-            "module.predictor.",
-        ),
-    ),
-}
-LABELS = {  # as records and published tables name them
-    "sup21k": "ViT-B/16 Sup-21K",
-    "sup1k": "ViT-B/16 Sup-1K",
-    "ibot1k": "ViT-B/16 iBOT-1K",
-    "ibot21k": "ViT-B/16 iBOT-21K",
-    "dino1k": "ViT-B/16 DINO-1K",
-    "moco1k": "ViT-B/16 MoCo-1K",
-}
+_ENTRIES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+PUBLISHED = {name: Published(**entry) for name, entry in _ENTRIES.items()}
+LABELS = {name: published.label for name, published in PUBLISHED.items()}  # as records and published tables name them
 PLAIN = Published((), "")  # a file of the user's own: timm's keys, a head is dropped
 
 
@@ -180,7 +130,7 @@ def backbone_weights(path: str | Path, published: Published) -> dict[str, Tensor
         raise UserError(f"ViT weights {path}: no state dict; {_some(others)} are no tensors.")
     weights = {}
     for key, value in content.items():
-        if key.startswith(published.dropped):
+        if key.startswith(tuple(published.dropped)):
             continue
         for prefix in published.prefixes:
             key = key.removeprefix(prefix)

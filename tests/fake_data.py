@@ -21,7 +21,7 @@ from PIL import Image
 from scipy.io import savemat
 
 from common.datasets.layout import CAPTIONS
-from common.datasets.mtil import EUROSAT_FOLDERS
+from common.datasets.names import read_names
 from common.datasets.names import read_names
 from common.errors import exit_cleanly
 from common.options import option, read
@@ -160,7 +160,7 @@ def dtd(root: Path) -> None:
 
 
 def eurosat(root: Path) -> None:
-    for label, name in enumerate(EUROSAT_FOLDERS):
+    for label, name in enumerate(read_names("eurosat_folders")):
         for copy in range(5):
             _put(root / "eurosat" / "2750" / name / f"{name}_{copy + 1}.jpg", jpeg(label, 10, copy))
 

@@ -24,9 +24,7 @@ from common.mini import CLIP_FILE, MINI
 from common.mini.weights import expanded
 
 # OpenAI's names (openai/CLIP clip/clip.py:L30-L40); open_clip knows URL and SHA-256 of each, "-" for "/"
-PUBLISHED = (
-    "RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px",
-)
+PUBLISHED = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 PACKAGED = {MINI: CLIP_FILE}
 DEFAULT_CACHE = "~/.cache/clip"
 
@@ -79,8 +77,7 @@ def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) 
     near = get_close_matches(name, available_models(), n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"CLIP weights {name!r}: neither a file nor a known model.{hint} "
-        f"Known models: {', '.join(available_models())}"
+        f"CLIP weights {name!r}: neither a file nor a known model.{hint} Known models: {', '.join(available_models())}"
     )
 
 
@@ -134,8 +131,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         loaded = loaded["state_dict"]
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise UserError(
-            f"checkpoint {path}: it holds no state dict. "
-            "Expected a dictionary of tensors, or one under 'state_dict'"
+            f"checkpoint {path}: it holds no state dict. Expected a dictionary of tensors, or one under 'state_dict'"
         )
     loaded = expanded(loaded) if "token_ids" in loaded else _without_prefix(loaded)
     return {key: value for key, value in loaded.items() if key not in SIZE_KEYS}
@@ -202,8 +198,11 @@ def check_keys(state_dict: dict[str, Tensor], path: str | Path) -> None:
         "unexpected keys": sorted(state_dict.keys() - shared),
         "keys of another shape": sorted(key for key in shared if expected[key] != state_dict[key].shape),
     }
-    told = [f"{len(keys)} {fault}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-            for fault, keys in faults.items() if keys]
+    told = [
+        f"{len(keys)} {fault}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
+        for fault, keys in faults.items()
+        if keys
+    ]
     if told:
         raise UserError(f"checkpoint {path}: the weights do not fit CLIP. {'; '.join(told)}")
 

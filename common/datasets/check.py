@@ -87,9 +87,7 @@ def _inspect_captions(root: Path, verify: bool) -> Status:
     status = Status(CAPTIONS, train=count)
     low, high = CAPTION_ROWS
     if path.suffix == ".csv":
-        status.notes.append(
-            f"{path.name} holds the sentences of images that could still be fetched; the .tsv has all"
-        )
+        status.notes.append(f"{path.name} holds the sentences of images that could still be fetched; the .tsv has all")
     elif not low <= count <= high:
         status.cut = not verify
         status.problems += [f"{count:,} rows instead of {low:,} to {high:,}"] if verify else []
@@ -189,8 +187,7 @@ def table(statuses: Iterable[Status]) -> str:
     right = {2, 3, 4}
     lines = [
         "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
+            cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
         ).rstrip()
         for row in rows
     ]

@@ -41,9 +41,7 @@ class ImageFiles(Dataset):
     A file that is missing, truncated or no image raises UserError with its path when it is read.
     """
 
-    def __init__(
-        self, paths: Sequence[str | Path], labels: Sequence[int], transform: Transform | None = None
-    ):
+    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int], transform: Transform | None = None):
         self.paths = [str(path) for path in paths]
         self.labels = [int(label) for label in labels]
         self.transform = transform
@@ -89,9 +87,7 @@ def read_rgb(path: str | Path) -> Image.Image:
         ) from None
 
 
-def fingerprint(
-    train: Dataset, test: Dataset | None, root: Path, notes: Sequence[str] = ()
-) -> dict[str, object]:
+def fingerprint(train: Dataset, test: Dataset | None, root: Path, notes: Sequence[str] = ()) -> dict[str, object]:
     """Counts, md5 over the ordered lines "path below root, label" of train, then test, and notes.
 
     Array data sets have no paths, so only their labels count.

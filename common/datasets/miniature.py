@@ -31,7 +31,9 @@ def require(names: Iterable[str]) -> None:
         raise UserError(f"the miniature has nothing for {', '.join(absent)}; it stands for {', '.join(STAND_INS)}.")
 
 
-def load_domain(name: str, train_transform: Transform | None = None, eval_transform: Transform | None = None) -> ImageSet:
+def load_domain(
+    name: str, train_transform: Transform | None = None, eval_transform: Transform | None = None
+) -> ImageSet:
     """One of the eleven domains, the reference pool ("TinyImagenet", and with prompts "ImageNet"), or "Characters".
 
     Characters is the class-incremental set: 40 written characters on a blackboard. Items are (image, label): the
@@ -58,7 +60,9 @@ def load_captioned(transform: Transform | None = None) -> ImageSet:
     by_class = np.argsort(labels, kind="stable").reshape(len(classnames(REFERENCE)), -1)
     shown = pictures[by_class[:, :CAPTIONS_A_CLASS].reshape(-1)[caption_order()]]
     about = _fingerprint([shown], len(shown), 0, "mini: rendered, md5 over pixels")
-    return ImageSet(CAPTIONS, ImageArrays(shown, range(len(shown)), transform), None, reference_captions(), ["{}"], about)
+    return ImageSet(
+        CAPTIONS, ImageArrays(shown, range(len(shown)), transform), None, reference_captions(), ["{}"], about
+    )
 
 
 def _fingerprint(arrays: Iterable[np.ndarray], train: int, test: int, note: str) -> dict[str, object]:

@@ -5,7 +5,9 @@ function takes the folder that holds the data set's own folder and returns an Im
 fingerprint. torchvision parses the label files; `loader=str` makes it return paths instead of decoded images.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,20 +20,6 @@ from common.errors import UserError
 
 if TYPE_CHECKING:
     from torchvision import datasets
-
-EUROSAT_FOLDERS = [
-    "AnnualCrop",
-    "Forest",
-    "HerbaceousVegetation",
-    "Highway",
-    "Industrial",
-    "Pasture",
-    "PermanentCrop",
-    "Residential",
-    "River",
-    "SeaLake",
-]
-NO_VERIFY = "or take it as it is with --no-verify (verify=False)"
 
 
 def split_80_20(n: int) -> tuple[list[int], list[int]]:
@@ -58,8 +46,7 @@ def _from_lists(name: str, stem: str, train: Dataset, test: Dataset, folder: Pat
     if train.classes != test.classes:
         # DTD and Food101 number the classes that occur in one list, so a cut list would shift the labels.
         raise UserError(
-            f"{name}: the train and test lists in {folder} do not name the same classes. Get a complete "
-            "copy."
+            f"{name}: the train and test lists in {folder} do not name the same classes. Get a complete copy."
         )
     names = agreed_names(name, stem, train.classes)
     return ImageSet(name, _files(train), _files(test), names, read_templates(stem))
@@ -101,46 +88,43 @@ def caltech101(root: Path, verify: bool) -> ImageSet:
 
 
 def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
-    try:
-        train, test = (reader(root, train=part) for part in (True, False))
-    except RuntimeError as error:
-        if not verify:
-            raise
-        raise UserError(
-            f"{name}: the files in {root / reader.base_folder} are not the published ones (checksum). "
-            f"Download them again, {NO_VERIFY}."
-        ) from error
+    class Unchecked(reader):  # type: ignore[misc, valid-type]
+        """torchvision's reader with the checksums taken out, for cut copies."""
+
+        train_list, test_list = ([[file, None] for file, _ in part] for part in (reader.train_list, reader.test_list))
+        meta = {**reader.meta, "md5": None}
+
+    files = f"the files in {root / reader.base_folder}"
+    with _checksums(f"{name}: {files} are not the published ones (checksum). Download them", verify):
+        train, test = ((reader if verify else Unchecked)(root, train=part) for part in (True, False))
     names = agreed_names(name, stem, train.classes)
     parts = (ImageArrays(part.data, part.targets) for part in (train, test))
     return ImageSet(name, *parts, names, read_templates(stem))
+
+
+@contextlib.contextmanager
+def _checksums(problem: str, verify: bool) -> Iterator[None]:
+    """What torchvision raises on another checksum becomes UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not verify:
+            raise
+        raise UserError(f"{problem} again, or take it as it is with --no-verify (verify=False).") from error
 
 
 def cifar10(root: Path, verify: bool) -> ImageSet:
     """CIFAR10, official split."""
     from torchvision import datasets
 
-    class Unchecked(datasets.CIFAR10):
-        """torchvision's reader with the checksums taken out, for cut copies."""
-
-        train_list = [[file, None] for file, _ in datasets.CIFAR10.train_list]
-        test_list = [[file, None] for file, _ in datasets.CIFAR10.test_list]
-        meta = {**datasets.CIFAR10.meta, "md5": None}
-
-    return _cifar("CIFAR10", "cifar10", datasets.CIFAR10 if verify else Unchecked, root, verify)
+    return _cifar("CIFAR10", "cifar10", datasets.CIFAR10, root, verify)
 
 
 def cifar100(root: Path, verify: bool) -> ImageSet:
     """CIFAR100, official split."""
     from torchvision import datasets
 
-    class Unchecked(datasets.CIFAR100):
-        """torchvision's reader with the checksums taken out, for cut copies."""
-
-        train_list = [[file, None] for file, _ in datasets.CIFAR100.train_list]
-        test_list = [[file, None] for file, _ in datasets.CIFAR100.test_list]
-        meta = {**datasets.CIFAR100.meta, "md5": None}
-
-    return _cifar("CIFAR100", "cifar100", datasets.CIFAR100 if verify else Unchecked, root, verify)
+    return _cifar("CIFAR100", "cifar100", datasets.CIFAR100, root, verify)
 
 
 def dtd(root: Path, verify: bool) -> ImageSet:
@@ -156,10 +140,10 @@ def eurosat(root: Path, verify: bool) -> ImageSet:
     from torchvision import datasets
 
     whole = datasets.EuroSAT(root, loader=str)
-    if whole.classes != EUROSAT_FOLDERS:
+    if whole.classes != (expected := read_names("eurosat_folders")):
         raise UserError(
             f"EuroSAT: {root / 'eurosat/2750'} holds the folders {', '.join(whole.classes)}; expected are "
-            f"{', '.join(EUROSAT_FOLDERS)}, nothing else."
+            f"{', '.join(expected)}, nothing else."
         )
     files = _files(whole)
     return ImageSet(
@@ -180,15 +164,9 @@ def flowers(root: Path, verify: bool) -> ImageSet:
         _file_dict = {part: (file, None) for part, (file, _) in datasets.Flowers102._file_dict.items()}
 
     reader = datasets.Flowers102 if verify else Unchecked
-    try:
+    files = f"imagelabels.mat or setid.mat in {root / 'flowers-102'}"
+    with _checksums(f"Flowers: {files} is not the published file (checksum). Download it", verify):
         train, test = (reader(root, split, loader=str) for split in ("train", "test"))
-    except RuntimeError as error:
-        if not verify:
-            raise
-        raise UserError(
-            f"Flowers: imagelabels.mat or setid.mat in {root / 'flowers-102'} is not the published file "
-            f"(checksum). Download it again, {NO_VERIFY}."
-        ) from error
     return ImageSet("Flowers", _files(train), _files(test), read_names("flowers"), read_templates("flowers"))
 
 
@@ -218,16 +196,10 @@ def oxford_pet(root: Path, verify: bool) -> ImageSet:
     folder = root / "oxford-iiit-pet"
     parts, titles = [], {}
     for split in ("trainval", "test"):
-        rows = [
-            line.split()
-            for line in (folder / f"annotations/{split}.txt").read_text().splitlines()
-            if line.strip()
-        ]
+        rows = [line.split() for line in (folder / f"annotations/{split}.txt").read_text().splitlines() if line.strip()]
         labels = [int(row[1]) - 1 for row in rows]
         parts.append(ImageFiles([folder / "images" / f"{row[0]}.jpg" for row in rows], labels))
-        titles.update(
-            {label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)}
-        )
+        titles.update({label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)})
     names = agreed_names("OxfordPet", "oxford_pet", [titles[label] for label in sorted(titles)])
     return ImageSet("OxfordPet", *parts, names, read_templates("oxford_pet"))
 

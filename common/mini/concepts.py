@@ -60,13 +60,30 @@ def aircraft(labels: np.ndarray, scene: Scene) -> None:
 
 
 def _heart(x, y):
-    return union(disc(x, y, 0.42, -0.36, -0.28), disc(x, y, 0.42, 0.36, -0.28),
-                 polygon(x, y, [(-0.74, -0.08), (0, -0.2), (0.74, -0.08), (0, 0.85)]))
+    return union(
+        disc(x, y, 0.42, -0.36, -0.28),
+        disc(x, y, 0.42, 0.36, -0.28),
+        polygon(x, y, [(-0.74, -0.08), (0, -0.2), (0.74, -0.08), (0, 0.85)]),
+    )
 
 
 def _star(x, y):
-    return polygon(x, y, [(0, -0.9), (0.22, -0.3), (0.86, -0.28), (0.36, 0.12), (0.53, 0.73), (0, 0.38),
-                          (-0.53, 0.73), (-0.36, 0.12), (-0.86, -0.28), (-0.22, -0.3)])
+    return polygon(
+        x,
+        y,
+        [
+            (0, -0.9),
+            (0.22, -0.3),
+            (0.86, -0.28),
+            (0.36, 0.12),
+            (0.53, 0.73),
+            (0, 0.38),
+            (-0.53, 0.73),
+            (-0.36, 0.12),
+            (-0.86, -0.28),
+            (-0.22, -0.3),
+        ],
+    )
 
 
 def _key(x, y):
@@ -108,13 +125,15 @@ def _fish(x, y):
 
 
 def _cup(x, y):
-    return union(polygon(x, y, [(-0.7, -0.6), (0.35, -0.6), (0.2, 0.7), (-0.55, 0.7)]),
-                 ring(x, y, 0.3, 0.09, 0.42, -0.05))
+    return union(
+        polygon(x, y, [(-0.7, -0.6), (0.35, -0.6), (0.2, 0.7), (-0.55, 0.7)]), ring(x, y, 0.3, 0.09, 0.42, -0.05)
+    )
 
 
 def _tree(x, y):
-    crown = union(polygon(x, y, [(0, -0.95), (0.5, -0.1), (-0.5, -0.1)]),
-                  polygon(x, y, [(0, -0.45), (0.7, 0.5), (-0.7, 0.5)]))
+    crown = union(
+        polygon(x, y, [(0, -0.95), (0.5, -0.1), (-0.5, -0.1)]), polygon(x, y, [(0, -0.45), (0.7, 0.5), (-0.7, 0.5)])
+    )
     return union(crown, box(x, y, 0.14, 0.25, 0, 0.68))
 
 
@@ -153,8 +172,28 @@ def _butterfly(x, y):
     return union(wings, ellipse(x, y, 0.1, 0.6))
 
 
-OBJECTS = [_heart, _star, _key, _umbrella, _boat, _crown, _bolt, _mushroom, _hourglass, _fish, _cup, _tree,
-           _house, _flag, _glasses, _moon, _anchor, _wheel, _butterfly, _rocket]
+OBJECTS = [
+    _heart,
+    _star,
+    _key,
+    _umbrella,
+    _boat,
+    _crown,
+    _bolt,
+    _mushroom,
+    _hourglass,
+    _fish,
+    _cup,
+    _tree,
+    _house,
+    _flag,
+    _glasses,
+    _moon,
+    _anchor,
+    _wheel,
+    _butterfly,
+    _rocket,
+]
 
 
 def objects(labels: np.ndarray, scene: Scene) -> None:
@@ -212,8 +251,7 @@ TEXTURES = [
     lambda x, y: wave(y + np.abs(x * 0.7 - np.floor(x * 0.7) - 0.5) * 2),
     lambda x, y: wave(y + 0.35 * wave(x * 0.45)),
     _bricks,
-    lambda x, y: np.minimum(np.abs(wave((x + y) * 0.45)), np.abs(wave((x - y) * 0.45)))
-    - 0.3,
+    lambda x, y: np.minimum(np.abs(wave((x + y) * 0.45)), np.abs(wave((x - y) * 0.45))) - 0.3,
     _scales,
     _woven,
 ]
@@ -227,8 +265,7 @@ def textures(labels: np.ndarray, scene: Scene) -> None:
     spots, blots, centred = noise(rng, n, 16), noise(rng, n, 5), np.sqrt(x * x + y * y)
     tall, wide = noise(rng, n, 4), rng.random((n, 1, 32), dtype=np.float32)
     regular = choose(np.minimum(labels, 11), TEXTURES, x * scale, y * scale)
-    extra = [0.63 - spots, 0.5 - blots, wave(centred * scale),
-             0.5 - wide - (tall - 0.5) * 0.6]
+    extra = [0.63 - spots, 0.5 - blots, wave(centred * scale), 0.5 - wide - (tall - 0.5) * 0.6]
     for k, field in enumerate(extra):
         regular = np.where((labels == 12 + k)[:, None, None], field, regular)
     scene.blend(np.clip(0.5 - regular * 2 / (scene.edge * 8), 0, 1), scene.colour(scene.ink))
@@ -243,8 +280,9 @@ def land(labels: np.ndarray, scene: Scene) -> None:
     bent = y + 0.22 * wave(x * 0.6 + uniform(rng, 0, 1, n)) + rough * 0.2
     cells = (np.floor(x * 2 + 9) * 7 + np.floor(y * 2 + 9) * 3) % 4
     lot, street = x * 3 - np.floor(x * 3), y * 3 - np.floor(y * 3)
-    water, sand, grass, tar = (scene.colour(c) for c in (
-        (0.15, 0.35, 0.65), (0.85, 0.72, 0.45), (0.4, 0.6, 0.25), (0.4, 0.4, 0.42)))
+    water, sand, grass, tar = (
+        scene.colour(c) for c in ((0.15, 0.35, 0.65), (0.85, 0.72, 0.45), (0.4, 0.6, 0.25), (0.4, 0.4, 0.42))
+    )
     wood, snow = scene.colour((0.1, 0.32, 0.12)), scene.colour(WHITE)
     layers = {  # class: (ground, figure colour, figure, speckle)
         0: (grass, water, np.abs(bent) - 0.2),
@@ -326,13 +364,13 @@ def pets(labels: np.ndarray, scene: Scene) -> None:
 
 
 BODIES = [
-    lambda x, y: union(box(x, y, 0.9, 0.2, 0, 0.2),
-                       polygon(x, y, [(-0.5, 0.1), (-0.3, -0.35), (0.3, -0.35), (0.55, 0.1)])),
+    lambda x, y: union(
+        box(x, y, 0.9, 0.2, 0, 0.2), polygon(x, y, [(-0.5, 0.1), (-0.3, -0.35), (0.3, -0.35), (0.55, 0.1)])
+    ),
     lambda x, y: union(box(x, y, 0.75, 0.48, -0.12, -0.08), box(x, y, 0.3, 0.22, 0.6, 0.18)),
     lambda x, y: union(box(x, y, 0.9, 0.1, 0, 0.3), box(x, y, 0.27, 0.42, 0.6, -0.02)),
     lambda x, y: box(x, y, 0.94, 0.5, 0, -0.1),
-    lambda x, y: polygon(x, y, [(-0.95, 0.4), (-0.95, 0.1), (-0.2, -0.15), (0.2, -0.15), (0.95, 0.2),
-                                (0.95, 0.4)]),
+    lambda x, y: polygon(x, y, [(-0.95, 0.4), (-0.95, 0.1), (-0.2, -0.15), (0.2, -0.15), (0.95, 0.2), (0.95, 0.4)]),
 ]
 
 
@@ -368,8 +406,11 @@ def scenes(labels: np.ndarray, scene: Scene) -> None:
     scene.paint(np.sqrt((GRID_X - sx) ** 2 + (GRID_Y - sy) ** 2) - 0.17, light)
     mountain, house = scene.colour((0.45, 0.42, 0.45)), scene.colour((0.75, 0.3, 0.22))
     tree = scene.colour((0.1, 0.4, 0.15))
-    far = polygon(scene.x, GRID_Y - horizon + 0.2 + scene.x * 0,
-                  [(-1.1, 0.3), (-0.35, -0.55), (0, -0.15), (0.45, -0.7), (1.1, 0.3)])
+    far = polygon(
+        scene.x,
+        GRID_Y - horizon + 0.2 + scene.x * 0,
+        [(-1.1, 0.3), (-0.35, -0.55), (0, -0.15), (0.45, -0.7), (1.1, 0.3)],
+    )
     hidden = 9
     scene.paint(np.where((thing == 0)[:, None, None], far, hidden), mountain)
     scene.blend(scene.mask(horizon - GRID_Y), land_colour)

@@ -8,26 +8,20 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from common.mini.concepts import CONCEPTS
-from common.mini.styles import TASK_STYLES, finish_task, finish_web, task_scene, web_scene
+from common.mini.styles import Style, finish_task, finish_web, task_scene, web_scene
 
 FOLDER = Path(__file__).parent
 INCREMENTAL = "Characters"
 DOMAINS = tuple(name for name in CONCEPTS if name != INCREMENTAL)  # alphabetical, as MTIL order I
 REFERENCE = "TinyImagenet"
 CAPTIONS_A_CLASS = 4
-SPLITS = {  # images a class: train, test
-    "Aircraft": (40, 12), "Caltech101": (40, 14), "CIFAR100": (30, 8), "DTD": (50, 18), "EuroSAT": (90, 30),
-    "Flowers": (40, 12), "Food": (32, 10), "MNIST": (110, 32), "OxfordPet": (45, 15),
-    "StanfordCars": (40, 12), "SUN397": (30, 8), INCREMENTAL: (50, 15), REFERENCE: (8, 1),
-}
-WEB = {  # the web pool: images, share of captions that name a random class, share of classes that it misnames
-    "Aircraft": (10000, 0.4, 0.35), "Caltech101": (10000, 0.05, 0.1), "CIFAR100": (14000, 0.2, 0.25),
-    "DTD": (10000, 0.3, 0.35), "EuroSAT": (10000, 0.2, 0.3), "Flowers": (14000, 0.1, 0.1),
-    "Food": (14000, 0.05, 0.1), "MNIST": (10000, 0.2, 0.4), "OxfordPet": (12000, 0.05, 0.05),
-    "StanfordCars": (12000, 0.2, 0.15), "SUN397": (14000, 0.2, 0.35), INCREMENTAL: (16000, 0.1, 0.15),
-}
+_DOMAINS = yaml.safe_load((FOLDER / "domains.yaml").read_text(encoding="utf-8"))
+SPLITS = {name: about["images"] for name, about in _DOMAINS.items()}
+WEB = {name: about["web"] for name, about in _DOMAINS.items() if "web" in about}
+TASK_STYLES = {name: Style(**about["style"]) for name, about in _DOMAINS.items() if "style" in about}
 MISNAMING = 0.85  # share of a misnamed class's captions that give it the other name
 _CHUNK = 500  # images drawn together
 

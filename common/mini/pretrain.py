@@ -57,8 +57,15 @@ def store(path: Path, state_dict: dict[str, Tensor], **more: Tensor) -> None:
     atomic_write(path, lambda file: file.write(save(stored | more)))
 
 
-def optimise(model: nn.Module, loss_of: Callable[[np.ndarray], Tensor], size: int, steps: int, seed: int,
-             lr: float, log: list[str]) -> None:
+def optimise(
+    model: nn.Module,
+    loss_of: Callable[[np.ndarray], Tensor],
+    size: int,
+    steps: int,
+    seed: int,
+    lr: float,
+    log: list[str],
+) -> None:
     """AdamW (weight decay 0.05 on matrices), warm-up and cosine decay, over shuffled passes of the pool."""
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
@@ -99,11 +106,20 @@ def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
     tokens = tokenize(list(distinct))
     ids, compact = tokens.unique(return_inverse=True)  # sorted: the end token stays the highest
     torch.manual_seed(seed)
-    model = CLIP(CLIPConfig(
-        embed_dim=64, image_resolution=32, vision_layers=4, vision_width=128, vision_patch_size=8,
-        context_length=77, vocab_size=len(ids), transformer_width=64, transformer_heads=1,
-        transformer_layers=3,
-    ))
+    model = CLIP(
+        CLIPConfig(
+            embed_dim=64,
+            image_resolution=32,
+            vision_layers=4,
+            vision_width=128,
+            vision_patch_size=8,
+            context_length=77,
+            vocab_size=len(ids),
+            transformer_width=64,
+            transformer_heads=1,
+            transformer_layers=3,
+        )
+    )
 
     def contrastive(batch: np.ndarray) -> Tensor:
         model.logit_scale.data.clamp_(max=math.log(100))
@@ -112,8 +128,10 @@ def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
         return (F.cross_entropy(logits, target) + F.cross_entropy(transposed, target)) / 2
 
     size = sum(p.numel() for p in model.parameters()) - model.token_embedding.weight.numel()
-    log.append(f"{len(pictures)} images, {len(distinct)} captions, {len(ids)} tokens, "
-               f"{size} parameters besides the token table")
+    log.append(
+        f"{len(pictures)} images, {len(distinct)} captions, {len(ids)} tokens, "
+        f"{size} parameters besides the token table"
+    )
     optimise(model, contrastive, len(pictures), steps, seed, 1e-3, log)
     store(out, model.state_dict(), token_ids=ids.int())  # the token table has one row for each of them
     model = build_model(load_state_dict(out))
@@ -175,9 +193,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     steps = options.steps or DEFAULT_STEPS[options.model]
     out = options.out or {"clip": CLIP_FILE, "vit": VIT_FILE}[options.model]
-    log = [f"pretrain {options.model} --steps {steps} --seed {options.seed} --threads {options.threads}",
-           f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
-           f"{torch.backends.cpu.get_cpu_capability()}"]
+    log = [
+        f"pretrain {options.model} --steps {steps} --seed {options.seed} --threads {options.threads}",
+        f"torch {torch.__version__}, numpy {np.__version__}, {platform.machine()}, "
+        f"{torch.backends.cpu.get_cpu_capability()}",
+    ]
     began = time.monotonic()
     {"clip": pretrain_clip, "vit": pretrain_vit}[options.model](steps, options.seed, out, log)
     log.append(f"{time.monotonic() - began:.0f} seconds")

@@ -5,6 +5,7 @@ A style fixes paper and ink, the light that tints all colours, a backdrop, the q
 data sets do; the web draws each image in another.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,13 +68,16 @@ SURFACES = {  # name: (rng, n) -> brightness change in -1..1
 }
 
 
+Colour = Sequence[float]  # red, green, blue in 0..1
+
+
 @dataclass(frozen=True)
 class Style:
-    """A task domain's look; colours are (red, green, blue) in 0..1."""
+    """A task domain's look."""
 
-    paper: tuple[tuple, tuple]
-    ink: tuple
-    tint: tuple
+    paper: tuple[Colour, Colour]
+    ink: Colour
+    tint: Colour
     mix: float  # how much of the tint
     backdrop: str
     surface: str
@@ -85,35 +89,7 @@ class Style:
     turn: float = 8.0  # degrees of random rotation
 
 
-TASK_STYLES = {
-    "Aircraft": Style(((0.35, 0.62, 0.9), (0.85, 0.93, 1.0)), (0.13, 0.2, 0.35), (0.4, 0.6, 0.9), 0.2,
-                      "clouds", "none", 0.0, edge=0.05, outline=0.02),
-    "Caltech101": Style(((0.93, 0.87, 0.74), (0.85, 0.78, 0.62)), (0.3, 0.16, 0.08), (0.9, 0.75, 0.5), 0.15,
-                        "grain", "canvas", 0.06, edge=0.09, rough=0.12),
-    "CIFAR100": Style(((0.5, 0.5, 0.5), (0.62, 0.62, 0.6)), (0.3, 0.3, 0.32), (0.55, 0.55, 0.55), 0.3,
-                      "flat", "grain", 0.1, finish="pixels"),
-    "DTD": Style(((0.75, 0.68, 0.5), (0.8, 0.72, 0.55)), (0.35, 0.12, 0.1), (0.6, 0.3, 0.2), 0.25,
-                 "flat", "blotches", 0.13, edge=0.12, rough=0.1),
-    "EuroSAT": Style(((0.4, 0.5, 0.35), (0.4, 0.5, 0.35)), (0.1, 0.15, 0.1), (0.2, 0.35, 0.4), 0.3,
-                     "flat", "screen", 0.1, edge=0.1, rough=0.05),
-    "Flowers": Style(((0.05, 0.2, 0.08), (0.15, 0.4, 0.14)), (0.03, 0.1, 0.05), (0.5, 0.7, 0.3), 0.15,
-                     "leaves", "none", 0.0, edge=0.12, outline=0.03, finish="blur"),
-    "Food": Style(((0.98, 0.97, 0.95), (0.93, 0.65, 0.7)), (0.5, 0.2, 0.25), (1.0, 0.85, 0.8), 0.12,
-                  "check", "none", 0.0, edge=0.06),
-    "MNIST": Style(((0.03, 0.03, 0.03), (0.1, 0.1, 0.1)), (0.95, 0.95, 0.95), (0.9, 0.9, 0.9), 0.1,
-                   "flat", "none", 0.0, edge=0.16, outline=0.0, turn=12.0),
-    "OxfordPet": Style(((0.78, 0.7, 0.9), (0.95, 0.9, 1.0)), (0.3, 0.2, 0.4), (0.75, 0.6, 0.9), 0.15,
-                       "polka", "halftone", 0.05, edge=0.08),
-    "StanfordCars": Style(((0.3, 0.32, 0.36), (0.6, 0.62, 0.66)), (0.08, 0.08, 0.1), (0.35, 0.4, 0.5), 0.2,
-                          "lanes", "scanlines", 0.1, edge=0.06, turn=5.0),
-    "SUN397": Style(((0.6, 0.5, 0.4), (0.7, 0.6, 0.5)), (0.2, 0.12, 0.08), (0.75, 0.55, 0.3), 0.28,
-                    "flat", "hatching", 0.08, edge=0.1, finish="posterise", turn=3.0),
-    "Characters": Style(((0.1, 0.28, 0.22), (0.2, 0.4, 0.34)), (0.95, 0.93, 0.7), (0.7, 0.9, 0.7), 0.1,
-                        "rays", "blotches", 0.1, edge=0.1, rough=0.09, outline=0.0, turn=15.0),
-}
-
-
-def _near(rng: np.random.Generator, colour: tuple, n: int) -> np.ndarray:
+def _near(rng: np.random.Generator, colour: Colour, n: int) -> np.ndarray:
     """(N, 3) colours near the given one."""
     return np.array(colour, dtype=np.float32) + (rng.random((n, 3), dtype=np.float32) - 0.5) * 0.08
 
@@ -136,7 +112,8 @@ def task_scene(style: Style, n: int, rng: np.random.Generator) -> Scene:
     x, y = _placed(rng, n, style.turn, (0.74, 0.95), 0.12)
     return Scene(
         pixels=_mixture(BACKDROPS[style.backdrop](rng, n), first, second, n),
-        x=x, y=y,
+        x=x,
+        y=y,
         edge=np.full((n, 1, 1), style.edge, dtype=np.float32),
         rough=(noise(rng, n, 12) - 0.5) * (style.rough * 2),
         outline=np.full((n, 1, 1), style.outline, dtype=np.float32),
@@ -161,7 +138,8 @@ def web_scene(n: int, rng: np.random.Generator) -> Scene:
     x, y = _placed(rng, n, 15.0, (0.66, 1.0), 0.16)
     return Scene(
         pixels=_mixture(share, paper, paper + (second - paper) * uniform(rng, 0, 1, n)[:, 0] * 0.6, n),
-        x=x, y=y,
+        x=x,
+        y=y,
         edge=uniform(rng, 0.05, 0.2, n),
         rough=(noise(rng, n, 12) - 0.5) * uniform(rng, 0, 0.3, n),
         outline=uniform(rng, -0.01, 0.09, n),

@@ -27,8 +27,11 @@ def chooser_features() -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws numbers
         stack = nn.Sequential(
-            nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2),
-            nn.Conv2d(24, 32, 3, padding=1, stride=2), nn.Flatten(),
+            nn.Conv2d(3, 24, 3, padding=1),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(24, 32, 3, padding=1, stride=2),
+            nn.Flatten(),
         )
     generator = torch.Generator().manual_seed(CHOOSER_SEED)
     for layer in stack:
