@@ -22,7 +22,6 @@ from scipy.io import savemat
 
 from common.datasets.layout import CAPTIONS
 from common.datasets.names import read_names
-from common.datasets.names import read_names
 from common.errors import exit_cleanly
 from common.options import option, read
 

@@ -118,7 +118,7 @@ def require(
     imagenet100_lists: str | Path | None = None,
     options: dict[str, object] | None = None,
 ) -> None:
-    """Return if every data set named is complete below root. The location "mini" has stand-ins.
+    """Check that every data set named is complete below root; the location "mini" has stand-ins for some.
 
     options: as for `load`, for every set named. Raises one UserError that lists everything missing of all of them and
     how to get it.
