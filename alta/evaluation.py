@@ -11,13 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
 
 from alta.heads import Head
 from common.evaluation.metrics import class_and_task_il
 from common.files import atomic_write
-from common.training.batches import leave_signals_to_parent
-from common.training.distributed import all_gather_rows, local_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,21 +23,6 @@ TSNE = {"max_iter": 1000, "learning_rate": 100, "perplexity": 28, "early_exagger
 TSNE_CLASSES, TSNE_POINTS = 40, 2000  # the original's list of colours ends there; more points take minutes
 MARKERS = "os^Dv"
 Features = tuple[Tensor, Tensor]  # v (N, D) and labels (N,) of a test set
-
-
-@torch.no_grad()
-def features_of(head: Head, examples: Dataset, batch_size: int, workers: int, device: torch.device) -> Features:
-    """CLIP's features of a test set's images, in its order; each process encodes its part."""
-    own = local_rows(len(examples))
-    loader = DataLoader(
-        Subset(examples, range(own.start, own.stop)), batch_size, num_workers=workers, pin_memory=device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent, generator=torch.Generator(),
-    )  # fmt: skip
-    features, labels = [], []
-    for images, targets in loader:
-        features.append(head.features(images.to(device, non_blocking=True)))
-        labels.append(targets.to(device, non_blocking=True))
-    return all_gather_rows(torch.cat(features), len(examples)), all_gather_rows(torch.cat(labels), len(examples))
 
 
 @torch.no_grad()

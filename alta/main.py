@@ -12,7 +12,7 @@ import torch
 
 from alta.buffer import Buffer
 from alta.data import SOURCES, load, load_clip, require, weights_of
-from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, features_of, forgetting
+from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, forgetting
 from alta.heads import METHODS, Head, PromptOptions
 from alta.options import CONFIGS, Options, data_folder, parse, replays
 from alta.training import Rate, TrainingOptions, train_task
@@ -21,6 +21,7 @@ from common.clip.model import CLIP, ModifiedResNet
 from common.datasets.images import ImageSet
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.report import heat_map, write_matrix
+from common.incremental.features import features_in_order
 from common.incremental.scenario import Scenario, require_images, task_subset
 from common.incremental.sets import find
 from common.incremental.tasks import stream_seed, task_path, unfinished_tasks
@@ -243,7 +244,7 @@ def test_task(options: Options, machine: Machine, learned: Learned, task: int) -
     tasks, size, masked = learned.tasks, options.eval.batch_size, options.joint_task_classes
     for known in range(len(learned.tests), task + 1):
         examples = task_subset(learned.data.test, tasks, known)
-        learned.tests.append(features_of(learned.head, examples, size, machine.workers, machine.device))
+        learned.tests.append(features_in_order(learned.head.features, examples, size, machine))
     seen = tasks.seen(task) if options.seen_only else None
     class_il, task_il = accuracies(learned.head, learned.tests[: task + 1], tasks.increment, size, seen)
     if masked:

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
 from common import datasets, runs, vit
 from common.datasets.images import ImageSet
 from common.errors import all_checked, exit_cleanly
 from common.evaluation.metrics import over_repeats
+from common.incremental.features import features_in_order
 from common.incremental.scenario import Scenario, protocol, seen_subset, task_subset
 from common.incremental.sets import find, vit_transforms
 from common.incremental.tasks import stream_seed, task_path, unfinished_tasks
@@ -26,9 +24,8 @@ from common.machine import Machine, choose_machine
 from common.mini import scale_of
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
-from common.training.batches import Batches, leave_signals_to_parent
+from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
-from common.training.distributed import all_gather_rows, local_rows
 from common.training.numerics import prepare
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
 from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
@@ -223,7 +220,7 @@ def statistics_of(
     """Statistics of the task's classes, from its training images under the test transform."""
     plain = copy.copy(data.train)
     plain.transform = data.test.transform
-    features, labels = features_of(network, task_subset(plain, tasks, task), machine, options.batch_size)
+    features, labels = features_in_order(network.features, task_subset(plain, tasks, task), options.batch_size, machine)
     return class_statistics(features, labels, tasks.tasks[task])
 
 
@@ -240,29 +237,12 @@ def align_task(
 # Evaluation
 
 
-@torch.inference_mode()
-def features_of(network: Network, examples: Dataset, machine: Machine, batch_size: int) -> tuple[Tensor, Tensor]:
-    """Features (N, d) and labels (N,) of a set, in its order, on the network's device; each process does its part."""
-    count, own = len(examples), local_rows(len(examples))
-    loader = DataLoader(
-        Subset(examples, range(own.start, own.stop)),
-        batch_size,
-        num_workers=machine.workers,
-        pin_memory=machine.device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent,
-    )
-    features, labels = [], []
-    for images, targets in tqdm(loader, desc="features", unit="batch", leave=False, dynamic_ncols=True, disable=None):
-        features.append(network.features(images.to(machine.device, non_blocking=True)))
-        labels.append(targets.to(machine.device))
-    return all_gather_rows(torch.cat(features), count), all_gather_rows(torch.cat(labels), count)
-
-
 def evaluate(
     run: Run, options: Options, machine: Machine, tasks: Scenario, data: ImageSet, network: Network, task: int
 ) -> None:
     """Record accuracies on all test images of the classes seen, by task too, the curves' means, and forgetting."""
-    features, labels = features_of(network, seen_subset(data.test, tasks, task), machine, options.batch_size)
+    seen = seen_subset(data.test, tasks, task)
+    features, labels = features_in_order(network.features, seen, options.batch_size, machine)
     with torch.inference_mode():
         logits = network.logits(features, task + 1)
     metrics = task_metrics(logits, labels, tasks, task, options.decimals)

@@ -5,7 +5,13 @@ is a dict: data set name -> indices into its training images, in learning order;
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import Dataset
+
+from common.clip.model import CLIP
+from common.incremental.features import features_in_order
+from common.machine import Machine
 
 CANDIDATES = 30_000  # a data set's training images that may become exemplars: the first ones, in index order
 Memory = dict[str, list[int]]
@@ -28,6 +34,15 @@ def updated_memory(
     kept = {old: indices[:share] for old, indices in memory.items()}
     new = share if quota == "exact" else memory_size - share
     return kept | {name: herd(features, new, herding)}
+
+
+def candidate_features(model: CLIP, candidates: Dataset, batch_size: int, machine: Machine, name: str) -> Tensor:
+    """Normalised features (n, D) of the images that may become exemplars."""
+
+    def encode(images: Tensor) -> Tensor:
+        return F.normalize(model.encode_image(images), dim=-1)
+
+    return features_in_order(encode, candidates, batch_size, machine, f"herding/{name}")[0]
 
 
 @torch.no_grad()

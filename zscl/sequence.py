@@ -8,11 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import ConcatDataset, Subset
 
 from common import clip, datasets
 from common.clip.model import CLIP
@@ -20,11 +17,11 @@ from common.clip.tokenizer import training_prompts
 from common.machine import Machine
 from common.mtil import of_task
 from common.runs import Run, write_text
-from common.training.batches import Batches, leave_signals_to_parent
+from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
 from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
-from zscl.icarl import CANDIDATES, Memory, first_memory, updated_memory
+from zscl.icarl import CANDIDATES, Memory, candidate_features, first_memory, updated_memory
 from zscl.options import (
     CURRENT,
     ENSEMBLE_FLAGS,
@@ -245,18 +242,8 @@ def memory_before(run: Run, options: Options, machine: Machine, models: Models, 
         memory = first_memory(name, len(data), options.memory_size)
     else:
         load_weights_(models.student, run.folder / f"{name}.pth")
-        features = candidate_features(options, machine, models.student, data, name)
+        candidates = Subset(data, range(min(len(data), CANDIDATES)))
+        features = candidate_features(models.student, candidates, options.batch_size_eval, machine, name)
         memory = updated_memory(older, name, features, options.memory_size, options.icarl_quota, options.icarl_herding)
     write_text(path, json.dumps(memory))
     return memory
-
-
-@torch.no_grad()
-def candidate_features(options: Options, machine: Machine, model: CLIP, data: Dataset, name: str) -> Tensor:
-    """Normalised features (n, D) of the images that may become exemplars."""
-    candidates = Subset(data, range(min(len(data), CANDIDATES)))
-    loader = DataLoader(
-        candidates, options.batch_size_eval, num_workers=machine.workers, worker_init_fn=leave_signals_to_parent
-    )
-    bar = tqdm(loader, desc=f"herding/{name}", leave=False, dynamic_ncols=True, disable=None)
-    return torch.cat([F.normalize(model.encode_image(images.to(machine.device)), dim=-1) for images, _ in bar])

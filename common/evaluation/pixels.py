@@ -5,14 +5,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
 from common import datasets
 from common.clip.tokenizer import class_prompts
 from common.datasets.transforms import clip_eval_pixels
 from common.errors import UserError
-from common.training.batches import leave_signals_to_parent
+from common.incremental.features import batches_in_order
 from common.training.distributed import all_gather_rows, local_rows
 
 
@@ -53,14 +52,11 @@ def decode(dataset: Dataset, name: str, batch_size: int, workers: int = 0) -> tu
     150 kB an image at 224 pixels: 3.8 GB for the largest MTIL test set (Food, 25,250 images). Each process decodes its
     part and has all.
     """
-    count, own = len(dataset), local_rows(len(dataset))
-    dataset = Subset(dataset, range(own.start, own.stop))
-    loader = DataLoader(dataset, batch_size, num_workers=workers, worker_init_fn=leave_signals_to_parent)
-    pixels, labels, filled = None, torch.empty(len(dataset), dtype=torch.long), 0
-    bar = tqdm(loader, desc=f"decode/{name}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
-    for images, targets in bar:
-        if pixels is None:
-            pixels = torch.empty(len(dataset), *images.shape[1:], dtype=torch.uint8)
+    count: int = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
+    rows, first = local_rows(count), dataset[0][0]
+    pixels = torch.empty(rows.stop - rows.start, *first.shape, dtype=torch.uint8)
+    labels, filled = torch.empty(len(pixels), dtype=torch.long), 0
+    for images, targets in batches_in_order(dataset, batch_size, workers, torch.device("cpu"), f"decode/{name}"):
         pixels[filled : filled + len(images)] = images
         labels[filled : filled + len(images)] = targets
         filled += len(images)

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from alta.evaluation import accuracies, backward_transfer, draw_tsne, features_of, forgetting
+from alta.evaluation import accuracies, backward_transfer, draw_tsne, forgetting
 from common.evaluation.metrics import class_and_task_il, mask_task
+from common.incremental.features import features_in_order
+from common.machine import Machine
 from tests.alta.learners import golden_head
 from tests.golden_files import Golden
 
@@ -28,6 +30,7 @@ def test_masks_and_accuracies_of_the_official_code():
         assert means == pytest.approx([float(golden["mean_class_il"][t]), float(golden["mean_task_il"][t])], abs=1e-12)
 
 
+MACHINE = Machine(torch.device("cpu"), 0)
 MATRIX = [[90.0, math.nan, math.nan], [80.0, 70.0, math.nan], [85.0, 75.0, 60.0]]
 
 
@@ -51,7 +54,7 @@ def learned():
 def test_features_are_kept_and_texts_encoded_once(learned, monkeypatch):
     """Against the plain way: every batch through both towers."""
     head, sets = learned
-    kept = [features_of(head, part, 4, 0, torch.device("cpu")) for part in sets]
+    kept = [features_in_order(head.features, part, 4, MACHINE) for part in sets]
     encoded = []
     plain = head.clip.encode_prompts
     monkeypatch.setattr(head.clip, "encode_prompts", lambda *given: (encoded.append(len(given[0])), plain(*given))[1])
@@ -66,14 +69,14 @@ def test_features_are_kept_and_texts_encoded_once(learned, monkeypatch):
 
 def test_classes_seen_only(learned):
     head, sets = learned
-    kept = [features_of(head, part, 10, 0, torch.device("cpu")) for part in sets[:1]]
+    kept = [features_in_order(head.features, part, 10, MACHINE) for part in sets[:1]]
     within = accuracies(head, kept, 2, 10, seen=2)
     assert within[0] == within[1] == accuracies(head, kept, 2, 10)[1]
 
 
 def test_the_picture_of_representations(learned, tmp_path):
     head, sets = learned
-    kept = [features_of(head, part, 10, 0, torch.device("cpu")) for part in sets]
+    kept = [features_in_order(head.features, part, 10, MACHINE) for part in sets]
     draw_tsne(head, kept, tmp_path / "tsne.png", "t-SNE", seed=0)
     from matplotlib.pyplot import imread
 

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from alta.buffer import Buffer
-from alta.evaluation import accuracies, features_of
+from alta.evaluation import accuracies
 from alta.heads import Head, PromptOptions
 from alta.training import Rate, TrainingLog, TrainingOptions, train_task
 from common.clip.model import CLIP, CLIPConfig
 from common.datasets.names import read_names
 from common.evaluation.metrics import class_and_task_il
+from common.incremental.features import features_in_order
+from common.machine import Machine
 from tests.alta.plain_ways import PlainBuffer, PlainHead
 from tests.benchmarks.inputs import SMALL, VIT_B_16, one_batch
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference, verify
@@ -97,7 +99,7 @@ def evaluation_rows(clip: CLIP, classes: int, sizes: Sizes) -> list[Row]:
     on_host = [TensorDataset(*(each.cpu() for each in part)) for part in sets]
 
     def features() -> list[tuple[Tensor, Tensor]]:
-        return [features_of(ours, part, size, 0, sizes.device) for part in on_host]
+        return [features_in_order(ours.features, part, size, Machine(sizes.device, 0)) for part in on_host]
 
     kept = features()
     calls = {

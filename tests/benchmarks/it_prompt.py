@@ -16,11 +16,13 @@ from torch.distributions import MultivariateNormal
 from common.clip.model import CLIP, CLIPConfig
 from common.datasets.images import ImageArrays
 from common.datasets.transforms import clip_eval
+from common.incremental.features import features_in_order
 from common.incremental.scenario import RemappedSubset, Scenario
+from common.machine import Machine
 from tests.benchmarks.inputs import OneBatch
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference
 from vq_prompt.it_prompt.cncm import ClassMemory, nearest_class, preprocess
-from vq_prompt.it_prompt.evaluation import KnownFeatures, Learned, plain_features
+from vq_prompt.it_prompt.evaluation import KnownFeatures, Learned
 from vq_prompt.it_prompt.network import Encoder, Entries, Parts, clip_block
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.training import PseudoFeatures, cosine_lr, rebalance, task_features, task_losses, train_task
@@ -126,10 +128,10 @@ def pass_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
     images, every = pictures(learned, 2 * size), torch.arange(2 * size, device=sizes.device)
 
     def apart() -> tuple[Tensor, Tensor]:
-        u = plain_features(learned.encoder, images, size, 0, sizes.device)
+        u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
         return u, KnownFeatures.of(images, u).look(learned, every, torch.ones_like(every), size, 0)
 
-    once = partial(task_features, learned.encoder, learned.parts.prompt.prompts(1), images, size)
+    once = partial(task_features, learned.encoder, learned.parts.prompt.prompts(1), images, size, Machine(sizes.device, 0))
     calls = {"u and z in two passes": apart, "in one": once}
     return compare_calls(f"after a task, {2 * size} images from pixels", calls, sizes, 2 * size)
 
@@ -181,11 +183,12 @@ def known_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
     images, every = pictures(learned, 2 * size), torch.arange(2 * size, device=sizes.device)
     before = every % TASKS
     after = torch.where(every % CHANGED == 0, (before + 1) % TASKS, before)
-    known = KnownFeatures.of(images, plain_features(learned.encoder, images, size, 0, sizes.device))
+    u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
+    known = KnownFeatures.of(images, u)
     known.look(learned, every, before, size, 0)
 
     def anew() -> tuple[Tensor, Tensor]:
-        u = plain_features(learned.encoder, images, size, 0, sizes.device)
+        u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
         return u, KnownFeatures.of(images, u).look(learned, every, after, size, 0)
 
     def kept() -> tuple[Tensor, Tensor]:

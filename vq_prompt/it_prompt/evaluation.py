@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from common.datasets.images import ImageSet
+from common.incremental.features import batches_in_order, features_in_order
 from common.incremental.scenario import Scenario, seen_subset
 from common.machine import Machine
 from common.runs import Run, load_tensors, save_tensors
 from common.training.distributed import all_gather_rows, local_rows
 from vq_prompt import report
-from vq_prompt.it_prompt.cncm import ClassMemory, nearest_class
 from vq_prompt.data import data_name, task_count
-from vq_prompt.it_prompt.options import ITOptions
+from vq_prompt.it_prompt.cncm import ClassMemory, nearest_class
 from vq_prompt.it_prompt.network import Encoder, Parts, best_class, task_by_key
-from vq_prompt.it_prompt.training import in_order
+from vq_prompt.it_prompt.options import ITOptions
 
 NO_ENTRY = -1
 FEATURES = "features.pth"  # in a run's folder
@@ -80,14 +80,6 @@ def zero_shot(u: Tensor, text: Tensor) -> Tensor:
     return (u @ text.t()).argmax(dim=1)
 
 
-@torch.no_grad()
-def plain_features(encoder: Encoder, images: Dataset, batch_size: int, workers: int, device: torch.device) -> Tensor:
-    """u (N, E) of a data set, in its order."""
-    batches = in_order(images, batch_size, workers, device, "features without prompts")
-    own = [torch.zeros(0, encoder.dim, device=device), *(encoder.plain(batch) for batch, _ in batches)]
-    return all_gather_rows(torch.cat(own), len(images))
-
-
 @dataclass
 class KnownFeatures:
     """Test images of all tasks: labels (N,) in class order, u (N, E), and the latest z (N, E) with its entry (N,)."""
@@ -112,7 +104,7 @@ class KnownFeatures:
         if len(rows_new):
             place, own = local_rows(len(rows_new)).start, [self.z[:0]]
             subset, device = Subset(self.images, rows_new.tolist()), self.u.device
-            for images, _ in in_order(subset, batch_size, workers, device, "features with prompts"):
+            for images, _ in batches_in_order(subset, batch_size, workers, device, "features with prompts"):
                 prompts = learned.parts.prompt.gathered(entries_new[place : place + len(images)])
                 own.append(learned.encoder.prompted(images, prompts))
                 place += len(images)
@@ -139,10 +131,8 @@ def test_features(run: Run, machine: Machine, learned: Learned, data: ImageSet) 
         test = KnownFeatures.of(images, saved["u"].to(machine.device))
         test.load_state_dict(saved)
         return test
-    batch_size = learned.options.batch_size
-    test = KnownFeatures.of(
-        images, plain_features(learned.encoder, images, batch_size, machine.workers, machine.device)
-    )
+    u, _ = features_in_order(learned.encoder.plain, images, learned.options.batch_size, machine)
+    test = KnownFeatures.of(images, u)
     if learned.text is not None and learned.parts is not None:
         of_tasks = learned.task_of(test.labels)
         later = [(task, of_tasks == task) for task in range(1, len(learned.tasks.tasks))]
@@ -213,7 +203,7 @@ def next_unseen(learned: Learned, machine: Machine, test: KnownFeatures, task: i
     if learned.text is None or learned.parts is None or len(rows) == 0:
         return []
     images = Subset(test.images, rows.tolist())
-    u = plain_features(learned.encoder, images, learned.options.batch_size, machine.workers, machine.device)
+    u, _ = features_in_order(learned.encoder.plain, images, learned.options.batch_size, machine)
     return [unseen_line(learned, task + 1, task + 1, u, test.labels[rows])]
 
 

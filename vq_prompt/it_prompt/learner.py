@@ -18,6 +18,7 @@ from common.clip.tokenizer import training_prompts
 from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
+from common.incremental.features import features_in_order
 from common.incremental.scenario import Scenario, require_images, task_subset
 from common.incremental.tasks import stream_seed, unfinished_tasks
 from common.machine import Machine
@@ -30,7 +31,7 @@ from vq_prompt import data as vq_data
 from vq_prompt import report
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.data import scenario, spoken_names, transforms
-from vq_prompt.it_prompt.evaluation import Learned, evaluate, plain_features, test_features
+from vq_prompt.it_prompt.evaluation import Learned, evaluate, test_features
 from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
 from vq_prompt.it_prompt.options import PRESETS, ITOptions
 from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, task_features, train_task
@@ -233,11 +234,11 @@ def remember(session: Session, task: int) -> None:
     images, classes = task_subset(plain, learned.tasks, task), learned.tasks.tasks[task]
     labels = torch.tensor(images.labels, device=machine.device)
     if not options.has_prompts:
-        z = plain_features(learned.encoder, images, options.batch_size, machine.workers, machine.device)
+        z, _ = features_in_order(learned.encoder.plain, images, options.batch_size, machine)
         learned.z.learn(z, labels, classes, session.seed, clusters=True, gaussians=False)
         return
     prompts = learned.parts.prompt.prompts(task)
-    u, z = task_features(learned.encoder, prompts, images, options.batch_size, machine.workers)
+    u, z = task_features(learned.encoder, prompts, images, options.batch_size, machine)
     softmax = {"u": options.selector == "softmax", "z": options.classifier == "softmax"}
     gaussians = {name: options.rebalance and part for name, part in softmax.items()}
     learned.u.learn(u, labels, classes, session.seed, clusters=True, gaussians=gaussians["u"])

@@ -3,24 +3,32 @@
 Every loop goes through the run's `steps`, so a killed run goes on from its last saved step to the same bits.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
+from common.incremental.features import features_in_order
+from common.machine import Machine
 from common.runs import Steps, Tensors
-from common.training.batches import BatchStream, leave_signals_to_parent
-from common.training.distributed import all_gather_rows, local_rows, parallel
+from common.training.batches import BatchStream
+from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import cosine_annealing, set_lr
 from vq_prompt.it_prompt.cncm import ClassMemory
-from vq_prompt.it_prompt.options import ITOptions
 from vq_prompt.it_prompt.network import (
-    Encoder, Parts, cross_entropy_over, loss_cls, loss_key, loss_sel, loss_text, loss_text_cosine, loss_total,
+    Encoder,
+    Parts,
+    cross_entropy_over,
+    loss_cls,
+    loss_key,
+    loss_sel,
+    loss_text,
+    loss_text_cosine,
+    loss_total,
 )  # fmt: skip
+from vq_prompt.it_prompt.options import ITOptions
 
 LAST_LR = 1e-6
 
@@ -115,29 +123,17 @@ def batch_losses(
 # After the task
 
 
-def in_order(images: Dataset, batch_size: int, workers: int, device: torch.device, what: str) -> Iterator[tuple]:
-    """Batches of this process's part (`local_rows`) of a data set, in its own order, on the device."""
-    own = local_rows(len(images))
-    loader = DataLoader(
-        Subset(images, range(own.start, own.stop)),
-        batch_size,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),  # the global one is part of what a resumed run restores
-    )
-    for batch, labels in tqdm(loader, desc=what, unit="batch", leave=False, dynamic_ncols=True, disable=None):
-        yield batch.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-
-
-@torch.no_grad()
 def task_features(
-    encoder: Encoder, prompts: Tensor, images: Dataset, batch_size: int, workers: int = 0
+    encoder: Encoder, prompts: Tensor, images: Dataset, batch_size: int, machine: Machine
 ) -> tuple[Tensor, Tensor]:
     """u (n, E), and z (n, E) with one entry's prompts, in the order of the data set, one pass for both."""
-    batches = in_order(images, batch_size, workers, prompts.device, "features of the task")
-    u, z = zip(*(encoder.both(batch, prompts) for batch, _ in batches))
-    return all_gather_rows(torch.cat(u), len(images)), all_gather_rows(torch.cat(z), len(images))
+
+    def both(batch: Tensor) -> Tensor:
+        return torch.stack(encoder.both(batch, prompts), dim=1)
+
+    features, _ = features_in_order(both, images, batch_size, machine, "features of the task")
+    u, z = features.unbind(dim=1)
+    return u.contiguous(), z.contiguous()
 
 
 # Rebalancing of softmax parts, from the second task on

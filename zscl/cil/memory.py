@@ -9,11 +9,8 @@ so that indices are all that has to be kept.
 import json
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
-from tqdm import tqdm
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.clip.model import CLIP
 from common.incremental.data import IncrementalData
@@ -22,9 +19,9 @@ from common.incremental.scenario import task_subset
 from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.runs import Run, write_text
-from common.training.batches import DrawnSamples, leave_signals_to_parent
+from common.training.batches import DrawnSamples
 from zscl.cil.options import Options
-from zscl.icarl import herd
+from zscl.icarl import candidate_features, herd
 
 CANDIDATES = 10_000  # a task's samples that may become exemplars: the first ones
 EXEMPLARS_AT_ONCE = 64  # a constant in the original's code, whatever the batch size
@@ -52,26 +49,12 @@ def memory_at(run: Run, options: Options, machine: Machine, data: IncrementalDat
     if path.exists():
         return json.loads(path.read_text())
     earlier = json.loads((run.folder / f"task_{task_id - 1}.memory.json").read_text()) if task_id else []
-    features = candidate_features(options, machine, data, task_id, model)
+    crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), exemplar_seed(options, task_id))
+    candidates = Subset(crops, range(min(len(crops), CANDIDATES)))
+    features = candidate_features(model, candidates, options.batch_size, machine, f"task {task_id}")
     memory = updated_memory(earlier, features, options.memory_size, options.icarl_compat)
     write_text(path, json.dumps(memory))
     return memory
-
-
-@torch.no_grad()
-def candidate_features(options: Options, machine: Machine, data: IncrementalData, task_id: int, model: CLIP) -> Tensor:
-    """Normalised features (n, D) of the samples of a task that may become exemplars."""
-    crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), exemplar_seed(options, task_id))
-    candidates = Subset(crops, range(min(len(crops), CANDIDATES)))
-    loader = DataLoader(
-        candidates,
-        options.batch_size,
-        num_workers=machine.workers,
-        worker_init_fn=leave_signals_to_parent,
-        generator=torch.Generator(),
-    )
-    bar = tqdm(loader, desc=f"herding/task {task_id}", leave=False, dynamic_ncols=True, disable=None)
-    return torch.cat([F.normalize(model.encode_image(images.to(machine.device)), dim=-1) for images, _ in bar])
 
 
 class FrozenCrops(Dataset):
