@@ -1,4 +1,4 @@
-"""Accuracies after a task, class-IL and task-IL, forgetting and backward transfer (upstream main.py:L105-L124).
+"""Accuracies after a task, class-IL and task-IL (upstream main.py:L105-L124), and a picture of the features.
 
 The frozen tower sees each test image once a run: test images are not augmented, so their features never change.
 """
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from alta.heads import Head
@@ -39,29 +38,6 @@ def accuracies(
         cells.append(class_and_task_il(logits[:, :seen], labels, task, classes_per_task))
     class_il, task_il = zip(*cells)
     return list(class_il), list(task_il)
-
-
-def forgetting(matrix: ArrayLike) -> float:
-    """From R (T, T), R[t, i] the accuracy on task i after task t: mean over i < T - 1 of max_t R[t, i] - R[T - 1, i].
-
-    The best of all rows t, the last one included, so that no task's term is negative (aimagelab/mammoth
-    utils/metrics.py). Raises ValueError for a single task.
-    """
-    matrix = _older_columns(matrix)
-    return float((np.nanmax(matrix, axis=0) - matrix[-1]).mean())
-
-
-def backward_transfer(matrix: ArrayLike) -> float:
-    """From the same R: mean over i < T - 1 of R[T - 1, i] - R[i, i]. Raises ValueError for a single task."""
-    matrix = _older_columns(matrix)
-    return float((matrix[-1] - np.diagonal(matrix)).mean())
-
-
-def _older_columns(matrix: ArrayLike) -> np.ndarray:
-    matrix = np.asarray(matrix, dtype=np.float64)
-    if len(matrix) < 2:
-        raise ValueError("forgetting and backward transfer need two tasks")
-    return np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)[:, :-1]
 
 
 # The picture

@@ -12,7 +12,7 @@ import torch
 
 from alta.buffer import Buffer
 from alta.data import SOURCES, load, load_clip, require, weights_of
-from alta.evaluation import Features, accuracies, backward_transfer, draw_tsne, forgetting
+from alta.evaluation import Features, accuracies, draw_tsne
 from alta.heads import METHODS, Head, PromptOptions
 from alta.options import CONFIGS, Options, data_folder, parse, replays
 from alta.training import Rate, TrainingOptions, train_task
@@ -20,6 +20,7 @@ from common import runs
 from common.clip.model import CLIP, ModifiedResNet
 from common.datasets.images import ImageSet
 from common.errors import UserError, all_checked, exit_cleanly
+from common.evaluation.metrics import backward_transfer_alta, forgetting_alta
 from common.evaluation.report import heat_map, write_matrix
 from common.incremental.features import features_in_order
 from common.incremental.scenario import Scenario, require_images, task_subset
@@ -276,7 +277,7 @@ def record_task(run: Run, options: Options, machine: Machine, learned: Learned, 
         values = {"accuracy": sum(percent) / len(percent)}
         if task > 0:
             matrix = square([*matrix_of(run, names[setting], task), percent])
-            values |= {"forgetting": forgetting(matrix), "bwt": backward_transfer(matrix)}
+            values |= {"forgetting": forgetting_alta(matrix), "bwt": backward_transfer_alta(matrix)}
         told = [(data_label(options), metric, value) for metric, value in values.items()]
         told += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(percent)]
         lines += [about | {"protocol": names[setting], "dataset": dataset, "metric": metric, "value": value}

@@ -19,7 +19,7 @@ import yaml
 from common import runs
 from common.datasets.images import ImageSet
 from common.errors import UserError
-from common.evaluation.metrics import over_repeats, task_matrix_metrics
+from common.evaluation.metrics import over_repeats, vq_prompt_metrics
 from common.evaluation.report import heat_map, write_matrix
 from common.files import atomic_write, write_text
 from common.incremental.scenario import Scenario
@@ -101,7 +101,7 @@ def record_accuracies(run: Run, options: Options, task: int, accuracies: Sequenc
     R = np.zeros((task + 1, task + 1))
     R[:, :task] = accuracy_matrix(run, task + 1)[:, :task]
     R[:, task] = accuracies
-    found = task_matrix_metrics(R)
+    found = vq_prompt_metrics(R)
     values = {"faa": found.faa, "caa": found.caa, "forgetting": found.ffm}
     if isinstance(split := reader_options(options).get("split"), int):  # not CODA-Prompt's lists: the record says so
         values["split_seed"] = split
@@ -148,7 +148,7 @@ def finish_run(run: Run, tasks: int) -> np.ndarray:
 def write_reports(options: Options, machine: Machine, matrices: Sequence[np.ndarray]) -> dict[str, float]:
     """The original's files over the repeats so far: R (T, T) of each -> means and deviations, also returned."""
     folder = Path(log_dir_of(options))
-    found = [task_matrix_metrics(R) for R in matrices]
+    found = [vq_prompt_metrics(R) for R in matrices]
     histories = {
         "results-acc/global": np.stack([metrics.average for metrics in found], axis=-1),
         "results-acc/pt": np.stack(matrices, axis=-1),

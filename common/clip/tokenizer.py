@@ -45,11 +45,6 @@ def encode(text: str, special_words: tuple[str, str] = OPENAI_SPECIAL_WORDS) -> 
     return _tokenizer(special_words).encode(text)
 
 
-def decode(ids: list[int]) -> str:
-    """The text of `ids`, every word followed by a space."""
-    return _tokenizer(OPENAI_SPECIAL_WORDS).decode(ids)
-
-
 def tokenize(texts: str | list[str], context_length: int = 77, truncate: bool | str = False) -> Tensor:
     """Token ids (N, context_length) int64: START, the text, END, zeros.
 

@@ -1,7 +1,7 @@
 """Every figure the papers report, from accuracies or predictions: float64, nothing rounded unless asked for.
 
 Accuracy matrices have a row for each task learned and a column for each task tested, but for VQ-Prompt's
-(`task_matrix_metrics`), which is the transpose, as in its code.
+(`vq_prompt_metrics`), which is the transpose, as in its code.
 """
 
 import math
@@ -95,17 +95,11 @@ def task_hit_rates(steps: Sequence[CILStep]) -> np.ndarray:
     return matrix
 
 
-def mean_cell_accuracy(task_matrix: ArrayLike) -> float:
-    """Mean of all cells R[k, j], j <= k (continuum's accuracy_A)."""
-    matrix = _square(task_matrix)
-    return float(matrix[np.tril_indices(len(matrix))].mean())
-
-
 def forgetting_continuum(task_matrix: ArrayLike) -> np.ndarray:
     """Forgetting after each of K steps (K,), from R[k, j], j <= k, in R's unit; 0 after the first.
 
     At step k the mean over earlier tasks j of (best R[l, j] of the steps j <= l < k) - R[k, j]: the standard
-    definition, as in current Continvvm/continuum.
+    definition, as in current Continvvm/continuum; InfLoRA's and VQ-Prompt's too.
     """
     matrix = _square(task_matrix)
     values = [np.mean([matrix[j:k, j].max() - matrix[k, j] for j in range(k)]) for k in range(1, len(matrix))]
@@ -182,7 +176,7 @@ def inflora_grouped(
 
 
 @dataclass(frozen=True)
-class TaskMatrixMetrics:
+class VQPromptMetrics:
     """VQ-Prompt's figures, in the unit of its matrix; tasks weigh equally."""
 
     average: np.ndarray  # (T,) A_i: mean over the tasks seen after task i
@@ -192,30 +186,16 @@ class TaskMatrixMetrics:
     ffm: float  # final forgetting measure, the last of these
 
 
-def task_matrix_metrics(task_matrix: ArrayLike) -> TaskMatrixMetrics:
+def vq_prompt_metrics(task_matrix: ArrayLike) -> VQPromptMetrics:
     """FAA, CAA and FFM of R (T, T), R[j, i] the accuracy on task j after task i: rows are the tasks tested.
 
-    Forgetting after task i is the mean over j < i of (best R[j, s] of s < i) - R[j, i], cells before task j
-    was learned being 0. VQ-Prompt (arXiv 2410.20444), trainer.py:L244-L282, utils/metric.py.
+    Its forgetting is `forgetting_continuum`. VQ-Prompt (arXiv 2410.20444), trainer.py:L244-L282, utils/metric.py.
     """
     matrix = np.triu(_square(task_matrix))
-    tasks = range(len(matrix))
-    average = np.array([matrix[: i + 1, i].mean() for i in tasks])
-    forgetting = np.array([0.0, *(np.mean(matrix[:i, :i].max(axis=1) - matrix[:i, i]) for i in tasks[1:])])
+    average = np.array([matrix[: i + 1, i].mean() for i in range(len(matrix))])
+    forgetting = forgetting_continuum(matrix.T)
     faa, caa, ffm = average[-1], average.mean(), forgetting[-1]
-    return TaskMatrixMetrics(average, float(faa), float(caa), forgetting, float(ffm))
-
-
-def calc_forgetting(task_matrix: ArrayLike) -> float:
-    """VQ-Prompt's other forgetting (utils/calc_forgetting.py), of R[j, i] as above; no table uses it.
-
-    The mean over tasks t >= 1 of the mean fall of the older tasks' accuracy from t - 1 to t. Raises
-    ValueError for a single task.
-    """
-    matrix = _square(task_matrix)
-    if len(matrix) < 2:
-        raise ValueError("forgetting needs two tasks")
-    return float(np.mean([np.mean(matrix[:t, t - 1] - matrix[:t, t]) for t in range(1, len(matrix))]))
+    return VQPromptMetrics(average, float(faa), float(caa), forgetting, float(ffm))
 
 
 def over_repeats(values: ArrayLike) -> tuple[float, float]:
@@ -241,3 +221,26 @@ def class_and_task_il(logits: "Tensor", labels: "Tensor", task: int, classes_per
     best = (logits.argmax(dim=1), mask_task(logits, task, classes_per_task).argmax(dim=1))
     class_il, task_il = (int((choice == labels).sum()) / len(labels) for choice in best)
     return class_il, task_il
+
+
+def forgetting_alta(task_matrix: ArrayLike) -> float:
+    """ALTA's forgetting, from R[t, i], i <= t, the accuracy on task i after task t, of T tasks.
+
+    The mean over i < T - 1 of max_t R[t, i] - R[T - 1, i]: the best of all rows, the last one included, so that no
+    task's term is negative (aimagelab/mammoth utils/metrics.py). Raises ValueError for a single task.
+    """
+    matrix = _older_columns(task_matrix)
+    return float((np.nanmax(matrix, axis=0) - matrix[-1]).mean())
+
+
+def backward_transfer_alta(task_matrix: ArrayLike) -> float:
+    """From the same R: mean over i < T - 1 of R[T - 1, i] - R[i, i]. Raises ValueError for a single task."""
+    matrix = _older_columns(task_matrix)
+    return float((matrix[-1] - np.diagonal(matrix)).mean())
+
+
+def _older_columns(task_matrix: ArrayLike) -> np.ndarray:
+    matrix = _square(task_matrix)
+    if len(matrix) < 2:
+        raise ValueError("forgetting and backward transfer need two tasks")
+    return np.where(np.tri(len(matrix), dtype=bool), matrix, np.nan)[:, :-1]

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.errors import UserError
 from common.evaluation.metrics import (
     CILStep,
     backward_transfer_continuum,
@@ -30,7 +29,6 @@ from common.files import write_text
 from common.runs import load_tensors, save_tensors
 
 Line = dict[str, float | int | list[float]]
-RELEASED_KEYS = ("task", "acc", "avg_acc", "forgetting", "acc_per_task", "bwt", "fwt")
 
 
 def cil_lines(steps: Sequence[CILStep], finished: bool = True) -> list[Line]:
@@ -70,24 +68,6 @@ def _rounded(value: float, decimals: int) -> float:
 def write_metrics(path: Path | str, steps: Sequence[CILStep], finished: bool) -> None:
     """Atomically write metrics.json for the tasks tested so far."""
     write_text(path, "".join(json.dumps(line) + "\n" for line in cil_lines(steps, finished)))
-
-
-def read_metrics(path: Path | str) -> tuple[list[Line], Line | None]:
-    """The lines by task and the closing one (None in an unfinished run) of a metrics.json, ours or an original's.
-
-    Raises UserError if the file is missing or has other lines.
-    """
-    try:
-        lines = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}.") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a metrics.json, which has one JSON object a line ({error}).") from error
-    closing = lines.pop() if lines and isinstance(lines[-1], dict) and set(lines[-1]) == {"last", "avg"} else None
-    for number, line in enumerate(lines):
-        if not isinstance(line, dict) or not {*RELEASED_KEYS} <= set(line) or line["task"] != number:
-            raise UserError(f"{path}, line {number + 1}: expected task {number} with {', '.join(RELEASED_KEYS[1:])}.")
-    return lines, closing
 
 
 def save_steps(path: Path | str, steps: Sequence[CILStep]) -> None:

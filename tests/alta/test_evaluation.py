@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from alta.evaluation import accuracies, backward_transfer, draw_tsne, forgetting
-from common.evaluation.metrics import class_and_task_il, mask_task
+from alta.evaluation import accuracies, draw_tsne
+from common.evaluation.metrics import backward_transfer_alta, class_and_task_il, forgetting_alta, mask_task
 from common.incremental.features import features_in_order
 from common.machine import Machine
 from tests.alta.learners import golden_head
@@ -35,10 +35,10 @@ MATRIX = [[90.0, math.nan, math.nan], [80.0, 70.0, math.nan], [85.0, 75.0, 60.0]
 
 
 def test_forgetting_and_backward_transfer_by_hand():
-    assert forgetting(MATRIX) == pytest.approx((90 - 85 + 0) / 2)  # task 1 is best at the end: 0, not below
-    assert backward_transfer(MATRIX) == pytest.approx((85 - 90 + 75 - 70) / 2)
+    assert forgetting_alta(MATRIX) == pytest.approx((90 - 85 + 0) / 2)  # task 1 is best at the end: 0, not below
+    assert backward_transfer_alta(MATRIX) == pytest.approx((85 - 90 + 75 - 70) / 2)
     with pytest.raises(ValueError):
-        forgetting([[50.0]])
+        forgetting_alta([[50.0]])
 
 
 @pytest.fixture(scope="module")

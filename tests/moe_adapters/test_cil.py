@@ -12,14 +12,14 @@ import yaml
 
 from common import clip
 from common.clip.model import CLIP, CLIPConfig
-from common.incremental.scenario import Scenario
-from common.incremental.released_log import RELEASED_KEYS, read_metrics
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
+from common.incremental.scenario import Scenario
 from common.runs import load_tensors
 from moe_adapters.adapters import is_adapter_key, use_router
 from moe_adapters.cil import ROUTER, main, parse, with_shared_router
 from tests.clip_archive import save_archive
 from tests.fake_data import write
+from tests.metrics_json import RELEASED_KEYS, read_metrics
 
 FOLDER = Path(__file__).parents[2] / "moe_adapters"
 REAL_DATA = Path(__file__).parents[3] / "shared" / "data"

@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image
 
-from common.evaluation.metrics import over_repeats, task_matrix_metrics
+from common.evaluation.metrics import over_repeats, vq_prompt_metrics
 from common.incremental.sets import find
 from common.incremental.tasks import stream_seed
 from common.options import declared
@@ -88,7 +88,7 @@ def test_test_transforms_are_the_official_ones(name, dataset):
 
 def test_metrics_over_repeats_are_the_official_ones():
     golden = Golden("vq_prompt/metrics")
-    found = [task_matrix_metrics(golden["accuracy"][..., run].numpy()) for run in range(3)]
+    found = [vq_prompt_metrics(golden["accuracy"][..., run].numpy()) for run in range(3)]
     history = as_yaml(np.stack([metrics.average for metrics in found], axis=-1))
     np.testing.assert_allclose(history["history"], golden["avg_acc_after_task"], rtol=0, atol=1e-9)
     np.testing.assert_allclose(history["std"], golden["avg_acc_after_task"].numpy().std(axis=-1), rtol=0, atol=1e-9)

@@ -12,15 +12,14 @@ import pytest
 import torch
 import yaml
 
-from common.evaluation.metrics import task_matrix_metrics
+from common.evaluation.metrics import vq_prompt_metrics
 from tests.vq_prompt.conftest import EXPERIMENTS
 from vq_prompt import learner as vq_learner
+from vq_prompt.learner import method_name
 from vq_prompt.options import CONFIGS, log_dir_of, run_seeds, scale_of
-from vq_prompt.run import parse
 from vq_prompt.prompts import Network
 from vq_prompt.report import COLUMNS
-from vq_prompt.run import main
-from vq_prompt.learner import method_name
+from vq_prompt.run import main, parse
 
 SCRIPTS = {  # script: (configurations, output folders, seeds, prompt_param, weights, methods)
     "cifar-100": (["cifar-100_prompt_vq"], ["cifar-100/10-task/vq-prompt"], [0, 1, 2, 3, 4], [10, 8, 1], ["sup1k"]),
@@ -115,7 +114,7 @@ def test_a_script_of_two_tasks(run, world, script, dataset, _):
     for task, after in ((0, 1), (0, 2), (1, 2)):
         R[task, after - 1] = cells[f"task {task}", after]
     assert ((0 <= R) & (R <= 100)).all() and R.any()
-    found = task_matrix_metrics(R)
+    found = vq_prompt_metrics(R)
     for metric, value in (("faa", found.faa), ("caa", found.caa), ("forgetting", found.ffm)):
         assert values(folder, metric)[dataset, 2] == pytest.approx(value)
     count = values(folder, "trainable_parameters")[dataset, 2]

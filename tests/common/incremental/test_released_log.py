@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.incremental.released_log import RELEASED_KEYS, cil_lines, load_steps, read_metrics, save_steps, write_metrics
 from common.evaluation.metrics import CILStep, cil_summary
+from common.incremental.released_log import cil_lines, load_steps, save_steps, write_metrics
 from results.published import read_curves, read_published
 from tests.golden_files import Golden
+from tests.metrics_json import RELEASED_KEYS, read_metrics
 
 GOLDEN = Golden("zscl_cil/metrics")
 STEPS = [

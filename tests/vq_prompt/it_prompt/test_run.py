@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from common.clip.pretrained import load_state_dict
-from common.evaluation.metrics import task_matrix_metrics
+from common.evaluation.metrics import vq_prompt_metrics
 from common.mini import CLIP_FILE
 from tests.clip_archive import save_archive
 from tests.fake_data import write
@@ -56,7 +56,7 @@ def test_the_other_data_sets(world, tmp_path, config, sizes, protocol):
     R = np.zeros((tasks, tasks))
     for (after, name), value in values(folder, "task_accuracy").items():
         R[int(name.removeprefix("task ")), after - 1] = value
-    expected, name = task_matrix_metrics(R), folder and next(iter(values(folder, "faa")))[1]
+    expected, name = vq_prompt_metrics(R), folder and next(iter(values(folder, "faa")))[1]
     recorded = {metric: values(folder, metric)[tasks, name] for metric in ("faa", "caa", "forgetting")}
     assert recorded == pytest.approx({"faa": expected.faa, "caa": expected.caa, "forgetting": expected.ffm})
     curve = list(values(folder, "accuracy").values())

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.incremental.released_log import read_metrics
 from results.collect import read_file
+from tests.metrics_json import read_metrics
 from tests.zscl.cil.runs import cifar, named
 from zscl.cil.__main__ import main, method_label
 from zscl.cil.options import CONFIGS, notes, parse

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.incremental.released_log import read_metrics
+from tests.metrics_json import read_metrics
 from zscl.cil.options import Options, parse
 
 SCRIPTS = Path(__file__).parents[3] / "zscl" / "scripts" / "cil"
