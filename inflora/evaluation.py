@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.incremental.scenario import Scenario
 from common.evaluation.metrics import forgetting_continuum, inflora_grouped
+from common.incremental.scenario import Scenario
 
 DECIMALS = 2
 

@@ -289,3 +289,14 @@ def experts_to_freeze(model: CLIP, choose_map: Tensor, text_index_bug: bool = Fa
 def _expert_names(tower: str, block: int, experts: list[int]) -> list[str]:
     parts = ("down_proj.weight", "down_proj.bias", "up_proj.weight", "up_proj.bias")
     return [f"{tower}.resblocks.{block}.adaptmlp_list.{expert}.{part}" for expert in experts for part in parts]
+
+
+def with_shared_router(model: CLIP) -> CLIP:
+    """Insert two experts and one router into every block of both encoders, in place. Returns the model.
+
+    Its state dict has the official keys, which here lack the unused ln_3 of MTIL's.
+    """
+    insert_adapters(model, experts=2, topk=2, bottleneck=64, routers=1)  # cil/clip/model.py:L289-L292
+    for block in image_blocks(model) + text_blocks(model):
+        del block.ln_3
+    return model

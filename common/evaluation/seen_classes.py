@@ -14,10 +14,10 @@ from torch.utils.data import Dataset, Subset
 from tqdm import tqdm
 
 from common.clip.model import CLIP
-from common.incremental.scenario import Scenario, seen_rows
 from common.datasets.transforms import clip_normalise
 from common.evaluation.metrics import CILStep
 from common.evaluation.pixels import decode
+from common.incremental.scenario import Scenario, seen_rows
 from common.training.batches import Batches
 from common.training.distributed import all_gather_rows, local_rows
 

@@ -13,6 +13,7 @@ from typing import Any
 from common.datasets import canonical
 from common.errors import UserError
 from common.incremental.sets import SETS
+from common.incremental.tasks import stream_seed
 from common.machine import RunOptions
 from common.options import SEED, Rule, did_you_mean, one_placeholder, option, read_file, scale_option
 from common.runs import free_file
@@ -78,6 +79,10 @@ class CILOptions(RunOptions):
     workdir: str = option("", "accepted: paths need no prefix here", empty=True, decides=False)
     imagenet100_lists: str | None = option(None, "ours: folder of train_100.txt, val_100.txt", decides=False)
     hydra: HydraSection = field(default_factory=HydraSection)
+
+    def stream_seed(self, task_id: int, purpose: str) -> int:
+        """Seed of the random stream that serves a purpose in one task."""
+        return stream_seed(self.seed, task_id, purpose, PURPOSES)
 
 
 def find_configuration(folder: Path) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]:

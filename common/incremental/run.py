@@ -1,5 +1,6 @@
 """A class-incremental run of ZSCL or MoE-Adapters: its folder, its checkpoints, its records."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import yaml
 from torch import Tensor
 
 from common import mini, runs
+from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.errors import UserError
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import heat_map, write_matrix
+from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from common.incremental.data import IncrementalData
 from common.incremental.options import CILOptions
 from common.incremental.released_log import load_steps, save_steps, write_metrics
@@ -84,9 +87,23 @@ def tested_steps(run: Run) -> list[CILStep]:
     return load_steps(run.path(PREDICTIONS))
 
 
-def record_task(
-    run: Run, data: IncrementalData, steps: Sequence[CILStep], seconds: float, log_path: str = "metrics.json"
+def test_task(
+    run: Run,
+    options: CILOptions,
+    data: IncrementalData,
+    test: PooledTest,
+    steps: list[CILStep],
+    model: CLIP,
+    text_per_batch: bool = False,
 ) -> None:
+    """Test the model after the task that follows `steps` on all classes seen, add that to them, and record it."""
+    started, task_id = time.monotonic(), len(steps)
+    seed = options.stream_seed(task_id, "evaluation")
+    steps.append(evaluate_seen(model, data.tokens, test, task_id, seed, text_per_batch))
+    record_task(run, data, steps, time.monotonic() - started, options.log_path)
+
+
+def record_task(run: Run, data: IncrementalData, steps: Sequence[CILStep], seconds: float, log_path: str) -> None:
     """Record the accuracies after the latest task; the predictions, kept last, make it count as tested.
 
     Lines: `accuracy` of the data set, all test images of the classes seen together, and `task_accuracy` of each task.

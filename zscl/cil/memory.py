@@ -13,10 +13,9 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.clip.model import CLIP
+from common.errors import UserError
 from common.incremental.data import IncrementalData
-from common.incremental.options import PURPOSES
 from common.incremental.scenario import task_subset
-from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.runs import Run, write_text
 from common.training.batches import DrawnSamples
@@ -26,6 +25,18 @@ from zscl.icarl import candidate_features, herd
 CANDIDATES = 10_000  # a task's samples that may become exemplars: the first ones
 EXEMPLARS_AT_ONCE = 64  # a constant in the original's code, whatever the batch size
 Memory = list[list[int]]
+
+
+def check_memory(options: Options, data: IncrementalData) -> None:
+    """Raise UserError for a memory that holds more than the data set or less than an image a task."""
+    if options.method != "iCaRL":
+        return
+    images, tasks = len(data.train), len(data.scenario.tasks)
+    if not tasks <= options.memory_size <= images:
+        raise UserError(
+            f"memory_size={options.memory_size}: {data.dataset} has {images:,} training images in {tasks} tasks; give "
+            f"{tasks} to {images}."
+        )
 
 
 def updated_memory(memory: Memory, features: Tensor, memory_size: int, compat: bool = False) -> Memory:
@@ -49,7 +60,7 @@ def memory_at(run: Run, options: Options, machine: Machine, data: IncrementalDat
     if path.exists():
         return json.loads(path.read_text())
     earlier = json.loads((run.folder / f"task_{task_id - 1}.memory.json").read_text()) if task_id else []
-    crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), exemplar_seed(options, task_id))
+    crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), options.stream_seed(task_id, "exemplars"))
     candidates = Subset(crops, range(min(len(crops), CANDIDATES)))
     features = candidate_features(model, candidates, options.batch_size, machine, f"task {task_id}")
     memory = updated_memory(earlier, features, options.memory_size, options.icarl_compat)
@@ -70,14 +81,10 @@ class FrozenCrops(Dataset):
         return self.samples[index, index]
 
 
-def exemplar_seed(options: Options, task_id: int) -> int:
-    return stream_seed(options.seed, task_id, "exemplars", PURPOSES)
-
-
 def exemplars(options: Options, data: IncrementalData, memory: Sequence[Sequence[int]]) -> Dataset:
     """The stored images, task after task, each in the order chosen."""
     parts = []
     for task_id, indices in enumerate(memory):
-        crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), exemplar_seed(options, task_id))
+        crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), options.stream_seed(task_id, "exemplars"))
         parts.append(Subset(crops, indices))
     return ConcatDataset([part for part in parts if len(part)])

@@ -4,11 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.errors import UserError
 from common.incremental.options import CILOptions, find_configuration, missing_rules
 from common.options import Rule, check_rules, option, read, scale_option, unknown
+from common.training.schedules import cil_cosine_with_warmup
 from zscl.reference import CONCEPTUAL_CAPTIONS, RANDOM
+from zscl.training import TrainingOptions, joint_pass
 
 FOLDER = Path(__file__).parents[1]
 CONFIGS = FOLDER / "configs"
@@ -18,6 +22,7 @@ CIL_NAMES = {  # method -> what tables call it; ext is a name of cifar100_2-2_ne
     "iCaRL": "iCaRL", "ZSCL": "ZSCL",
 }  # fmt: skip
 REFERENCE_TEXTS = {"lwf": None, "lwfvr": RANDOM, "iCaRL": None, "ZSCL": CONCEPTUAL_CAPTIONS}
+KD_WEIGHT = 5.0  # w of L_img and L_txt; two constants in the original's code
 PREVIOUS_MODEL = ("lwf", "lwfvr", "iCaRL")  # methods whose teacher is the model before the task
 
 
@@ -103,3 +108,37 @@ def notes(options: Options) -> list[str]:
         "previous_compat": options.previous_compat and options.ce_method != "previous",
     }
     return [f"{key} has no effect with method={method}." for key, surprising in idle.items() if surprising]
+
+
+def method_label(options: Options) -> str:
+    """The method as the records name it; in brackets all that makes it another than the tables' row of that name."""
+    variants = ["CLIP"] if options.method == "iCaRL" else []  # published rows named iCaRL are of another network
+    if options.method == "ZSCL":
+        variants += [] if options.we else ["no WE"]
+        other = options.ref_dataset != CONCEPTUAL_CAPTIONS
+        variants += [f"reference images: {Path(options.ref_dataset).name}"] if other else []
+    variants += ["aliased teacher"] if options.method in PREVIOUS_MODEL and options.teacher == "aliased" else []
+    variants += ["released memory"] if options.method == "iCaRL" and options.icarl_compat else []
+    variants += {"ext": ["CE with captions"], "previous": ["CE over all seen"]}.get(options.ce_method, [])
+    variants += [f"WC {options.l2:g}"] if options.l2 else []
+    variants += ["centre-crop test"] if options.eval_transform == "test" else []
+    return CIL_NAMES[options.method] + (f" ({', '.join(variants)})" if variants else "")
+
+
+def training_options(options: Options, batches: int, device: torch.device) -> TrainingOptions:
+    """The loop's options for a task of so many batches. Quirk: `we` counts only with method ZSCL."""
+    return TrainingOptions(
+        lr=options.lr,
+        iterations=options.epochs * batches,
+        warmup=options.warmup,
+        label_smoothing=options.ls,
+        weight_decay=options.weight_decay,
+        terms=("img", "txt"),
+        kd_weight=KD_WEIGHT,
+        l2=options.l2,
+        ensemble="we" if options.we and options.method == "ZSCL" else None,
+        avg_freq=options.avg_freq or 1,
+        joint_pass=joint_pass(options.reference_pass, device),
+        loss_interval=None,
+        schedule=cil_cosine_with_warmup,
+    )

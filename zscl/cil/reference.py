@@ -28,14 +28,12 @@ from common.datasets.images import ImageFiles, Transform, fingerprint
 from common.datasets.transforms import clip_eval
 from common.errors import UserError
 from common.incremental.data import IncrementalData
-from common.incremental.options import PURPOSES
 from common.incremental.scenario import task_subset
-from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.runs import Run
 from common.training.batches import Batches
 from zscl.cil.memory import EXEMPLARS_AT_ONCE, exemplars, memory_at
-from zscl.cil.options import Options
+from zscl.cil.options import PREVIOUS_MODEL, Options
 from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
 from zscl.teacher import KnownFeatures, Reference, read_kept, sentence_features
 
@@ -43,6 +41,24 @@ KNOWN_FEATURES = "reference_features.pth"  # ZSCL's teacher never changes: what 
 EXTRA_CAPTIONS = 100  # of ce_method ext, a step
 CONTEXT = 77
 Texts = Callable[[int], Tensor]  # step -> prompts (K, L)
+
+
+def task_reference(
+    run: Run,
+    options: Options,
+    machine: Machine,
+    data: IncrementalData,
+    task_id: int,
+    model: CLIP,
+    pretrained: CLIP,
+    before: Reference | None,
+) -> Reference | None:
+    """What the task distils on; None for fine-tuning. `before` is an earlier task's, if at hand."""
+    if options.method == "ZSCL":
+        return pretrained_reference(run, options, machine, task_id, pretrained, before)
+    if options.method in PREVIOUS_MODEL:
+        return previous_reference(run, options, machine, data, task_id, model)
+    return None
 
 
 def pretrained_reference(
@@ -53,13 +69,13 @@ def pretrained_reference(
         images = before.batches.samples.dataset
         return replace(before, batches=reference_batches(images, options, machine, task_id))
     source = reference_set(options, clip_eval(pretrained.visual.input_resolution))
-    known = KnownFeatures(machine.device)
-    if kept := read_kept(run.path(KNOWN_FEATURES)):
+    known, kept_at = KnownFeatures(machine.device), run.path(KNOWN_FEATURES)
+    if kept := read_kept(kept_at):
         known.load_state_dict(kept)
     tokens = caption_tokens(source.captions).to(machine.device)
     sentences = sentence_features(pretrained.to(machine.device), tokens)
     batches = reference_batches(source.images, options, machine, task_id)
-    return Reference(pretrained, batches, tokens, sentences, known, run.path(KNOWN_FEATURES))
+    return Reference(pretrained, batches, tokens, sentences, known, kept_at)
 
 
 def previous_reference(
@@ -78,7 +94,7 @@ def previous_reference(
         batches = reference_batches(task_subset(data.train, data.scenario, task_id), options, machine, task_id)
     tokens = data.tokens[task.start : task.stop]
     if options.method == "lwfvr":
-        seed = stream_seed(options.seed, task_id, "sentences", PURPOSES)
+        seed = options.stream_seed(task_id, "sentences")
         tokens = cut_prompts(random_sentences(generator=torch.Generator().manual_seed(seed)))
     tokens = tokens.to(device)
     if options.teacher == "aliased":
@@ -89,7 +105,7 @@ def previous_reference(
 
 def reference_batches(images: Dataset, options: Options, machine: Machine, task_id: int) -> Batches:
     """Shuffled apart from the task's own batches, of the same size, the last one of an epoch smaller."""
-    seed = stream_seed(options.seed, task_id, "reference", PURPOSES)
+    seed = options.stream_seed(task_id, "reference")
     return Batches(images, options.batch_size, seed, machine.workers, machine.device)
 
 
@@ -125,6 +141,13 @@ def reference_set(options: Options, transform: Transform | None = None) -> Refer
         data = datasets.load(name, options.dataset_root, transform, None, not options.no_verify)
         images, found = data.train, data.fingerprint
     return ReferenceSet(images, captions, found | captions_fingerprint(captions))
+
+
+def reference_fingerprint(options: Options) -> dict[str, Any]:
+    """Which reference images and captions a run reads; raises UserError if they are not there."""
+    if options.method == "ZSCL":
+        return reference_set(options).fingerprint
+    return captions_fingerprint(datasets.captions(caption_root(options))) if options.ce_method == "ext" else {}
 
 
 def captions_fingerprint(captions: list[str]) -> dict[str, Any]:
@@ -165,7 +188,7 @@ def texts_of(options: Options, data: IncrementalData, task_id: int, device: torc
     own = data.tokens[task.start : task.stop]
     if options.ce_method == "ext":
         captions = datasets.captions(caption_root(options))
-        seed = stream_seed(options.seed, task_id, "sentences", PURPOSES)
+        seed = options.stream_seed(task_id, "sentences")
         return with_captions(own, tokenize(captions, CONTEXT, truncate="zscl"), seed, device)
     if options.ce_method == "previous":
         count = earlier_classes(scenario.seen(task_id), task, scenario.initial_increment, options.previous_compat)

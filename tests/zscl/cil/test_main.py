@@ -9,8 +9,8 @@ import torch
 from results.collect import read_file
 from tests.metrics_json import read_metrics
 from tests.zscl.cil.runs import cifar, named
-from zscl.cil.__main__ import main, method_label
-from zscl.cil.options import CONFIGS, notes, parse
+from zscl.cil.__main__ import main
+from zscl.cil.options import CONFIGS, method_label, notes, parse
 
 REAL = Path(__file__).parents[4] / "shared" / "data"
 UPSTREAM = """

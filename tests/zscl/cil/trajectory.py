@@ -14,8 +14,8 @@ from common.incremental.scenario import Scenario
 from common.training.schedules import cil_cosine_with_warmup
 from tests.golden_files import Golden
 from tests.zscl.trajectory import RecordedBatches
-from zscl.cil.__main__ import KD_WEIGHT
 from zscl.cil.memory import EXEMPLARS_AT_ONCE, updated_memory
+from zscl.cil.options import KD_WEIGHT
 from zscl.cil.reference import earlier_classes
 from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions, train_task
