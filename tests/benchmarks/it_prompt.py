@@ -131,7 +131,8 @@ def pass_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
         u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
         return u, KnownFeatures.of(images, u).look(learned, every, torch.ones_like(every), size, 0)
 
-    once = partial(task_features, learned.encoder, learned.parts.prompt.prompts(1), images, size, Machine(sizes.device, 0))
+    prompts, machine = learned.parts.prompt.prompts(1), Machine(sizes.device, 0)
+    once = partial(task_features, learned.encoder, prompts, images, size, machine)
     calls = {"u and z in two passes": apart, "in one": once}
     return compare_calls(f"after a task, {2 * size} images from pixels", calls, sizes, 2 * size)
 
