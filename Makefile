@@ -1,8 +1,11 @@
 # make demo: set up, the main job on the embedded miniature, its spreadsheet and page. make test: set up, all tests.
+# make check: set up, lint, format and types.
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test setup
+PRODUCT = common zscl moe_adapters inflora vq_prompt alta results
+
+.PHONY: demo test check setup
 
 demo: setup
 	PYTHON=$(VENV)/bin/python bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini --save runs/moe_adapters/order1
@@ -10,6 +13,11 @@ demo: setup
 
 test: setup
 	$(VENV)/bin/python -m pytest
+
+check: setup
+	$(VENV)/bin/ruff check $(PRODUCT)
+	$(VENV)/bin/ruff format --check $(PRODUCT)
+	$(VENV)/bin/mypy
 
 setup: $(VENV)/installed
 
