@@ -14,7 +14,7 @@ RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be e
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
 
 
-def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
+def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that at any instant either its old or its whole new content is on disk.
 
     Of several processes all must call it; the first writes, and none goes on before. Raises UserError when the folder
@@ -32,7 +32,7 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
         barrier()
 
 
-def write_alone(path: Path | str, write: Callable[[BinaryIO], None]) -> None:
+def write_alone(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
     """`atomic_write` by this process alone, whatever the others do."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
 PACKAGED = {MINI: VIT_FILE}
-MINI_SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
-SIZES = {MINI: MINI_SIZES}  # all others are ViT-B/16's
+MINI_SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
+SIZES: dict[str, dict[str, Any]] = {MINI: MINI_SIZES}  # all others are ViT-B/16's
 DEFAULT_FOLDER = "pretrained"  # where VQ-Prompt looks for its weights
 TIMM_FILE = "model.safetensors"
 
@@ -69,7 +69,7 @@ def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> "Visi
 
     sizes = SIZES.get(str(name_or_path), {})
     with torch.device("meta"):  # no initial values: they would be drawn, and thrown away
-        model = create_model("vit_base_patch16_224", pretrained=False, num_classes=0, **sizes)
+        model: Any = create_model("vit_base_patch16_224", pretrained=False, num_classes=0, **sizes)
     path = find_weights(name_or_path, folder)
     return fill(model, backbone_weights(path, PUBLISHED.get(str(name_or_path), PLAIN)), path)
 
@@ -138,7 +138,7 @@ def backbone_weights(path: str | Path, published: Published) -> dict[str, Tensor
     return weights
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -59,7 +59,7 @@ def load(
     model = build_model(state_dict)
     if precision == "fp16":
         to_half(model)
-    n_px = model.visual.input_resolution
+    n_px = model.config.image_resolution
     return model.to(device), clip_train(n_px), clip_eval(n_px)
 
 

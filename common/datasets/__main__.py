@@ -86,13 +86,13 @@ class Download(Options):
     pass
 
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[type[Options], str]] = {
     "check": (Check, "Print which data sets are complete; exit code 1 if one is not."),
     "download": (Download, "Fetch what torchvision still can, tell what to do for the rest, then check."),
 }
 
 
-def parse(argv: Sequence[str]) -> Check | Download:
+def parse(argv: Sequence[str]) -> Options:
     """The options of the command, which is the first word. Raises UserError."""
     command, known = next(iter(argv), "(none)"), f"Known data sets: {', '.join(PUBLISHED)}."
     example = "Example: python -m common.datasets check --data-location ~/data Aircraft MNIST"

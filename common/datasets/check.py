@@ -60,10 +60,10 @@ def inspect(
         status.problems.append(str(error))
         return status
     status.classes = len({*data.train.labels, *(data.test.labels if data.test else ())})
-    absent = _absent_files(data.train), _absent_files(data.test)
-    status.train = len(data.train) - len(absent[0])
-    status.test = None if data.test is None else len(data.test) - len(absent[1])
-    absent = [*absent[0], *absent[1]]
+    absent_train, absent_test = _absent_files(data.train), _absent_files(data.test)
+    status.train = len(data.train) - len(absent_train)
+    status.test = None if data.test is None else len(data.test) - len(absent_test)
+    absent = absent_train + absent_test
     if absent:
         status.problems.append(f"{len(absent):,} listed images do not exist, the first is {absent[0]}")
     problem = count_problem(name, data)
@@ -166,7 +166,7 @@ def details(statuses: Iterable[Status], root: Path) -> str:
 
 def table(statuses: Iterable[Status]) -> str:
     """One line a data set: found, counted and expected train / test / classes, what is missing in short."""
-    rows = [("data set", "found", "train", "test", "classes", "expected", "what is missing")]
+    rows: list[tuple[str, ...]] = [("data set", "found", "train", "test", "classes", "expected", "what is missing")]
     for status in statuses:
         published = PUBLISHED[status.name]
         expected = (

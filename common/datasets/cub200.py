@@ -46,7 +46,7 @@ def cub200(root: Path, verify: bool) -> ImageSet:
     for part in rows.values():
         refuse_missing([path for path, _ in part], folder / "images.txt", "CUB200")
         parts.append(ImageFiles([path for path, _ in part], [label for _, label in part]))
-    return ImageSet("CUB200", *parts, [_bird(names[label]) for label in range(CLASSES)], [])
+    return ImageSet("CUB200", parts[0], parts[1], [_bird(names[label]) for label in range(CLASSES)], [])
 
 
 def _numbered(path: Path) -> dict[str, str]:

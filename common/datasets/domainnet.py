@@ -37,10 +37,10 @@ def domainnet(root: Path, verify: bool, lists: str | Path | None = None) -> Imag
             "reads them) nor the twelve official lists clipart_train.txt to sketch_test.txt."
         )
     names: dict[int, str] = {}
-    parts = [_part(folder, sources[split], names) for split in SPLITS]
+    train, test = (_part(folder, sources[split], names) for split in SPLITS)
     if sorted(names) != list(range(CLASSES)):
         raise UserError(f"DomainNet: the lists in {place} give {len(names)} labels, not 0 to {CLASSES - 1}.")
-    return ImageSet("DomainNet", *parts, [names[label] for label in range(CLASSES)], [])
+    return ImageSet("DomainNet", train, test, [names[label] for label in range(CLASSES)], [])
 
 
 def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]], names: dict[int, str]) -> ImageFiles:

@@ -35,17 +35,16 @@ def imagenet100(root: Path, verify: bool, lists: str | Path | None = None) -> Im
     released. Names are the first 100 of CLIP's.
     """
     wnids, folder = read_names("imagenet100_wnids"), root / "ImageNet"
-    files = {split: lists and Path(lists).expanduser() / f"{split}_100.txt" for split in ("train", "val")}
-    if lists and not any(path.is_file() for path in files.values()):
+    listed = {split: Path(lists or "").expanduser() / f"{split}_100.txt" for split in ("train", "val")}
+    there = {split for split, path in listed.items() if lists and path.is_file()}
+    if lists and not there:
         raise UserError(f"ImageNet100: {lists} holds neither train_100.txt nor val_100.txt.")
     places = {"train": folder / "train", "val": validation_folder(folder)}
-    parts = [
-        _listed_images(files[split], folder, wnids)
-        if lists and files[split].is_file()
-        else _images_of(places[split], wnids)
+    train, test = (
+        _listed_images(listed[split], folder, wnids) if split in there else _images_of(places[split], wnids)
         for split in ("train", "val")
-    ]
-    return ImageSet("ImageNet100", *parts, imagenet_names_and_templates()[0][:100], [])
+    )
+    return ImageSet("ImageNet100", train, test, imagenet_names_and_templates()[0][:100], [])
 
 
 def _listed_images(path: Path, folder: Path, wnids: list[str]) -> ImageFiles:

@@ -29,14 +29,15 @@ def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageS
     <wnid>/<file> <label>), whose labels need not be in the order of the ids.
     Raises UserError for what is missing, and for lists that name missing files or contradict themselves.
     """
-    folder = root / FOLDER
-    if isinstance(split, int) or str(split).isdecimal():
+    folder, split = root / FOLDER, str(split)
+    if split.isdecimal():
         parts, wnids = _split_by_seed(folder, int(split))
     elif split == "folders":
         parts, wnids = _split_by_folders(folder)
     else:
         parts, wnids = _split_by_lists(folder, Path(split).expanduser())
-    return ImageSet("ImageNetR", *parts, wnids, [])
+    train, test = parts
+    return ImageSet("ImageNetR", train, test, wnids, [])
 
 
 def _class_files(place: Path) -> dict[str, list[Path]]:
@@ -56,7 +57,7 @@ def _numbered(wnids: list[str], folder: Path) -> dict[str, int]:
     return {wnid: label for label, wnid in enumerate(wnids)}
 
 
-def _split_by_seed(folder: Path, seed: int) -> tuple[tuple[ImageFiles, ImageFiles], list[str]]:
+def _split_by_seed(folder: Path, seed: int) -> tuple[list[ImageFiles], list[str]]:
     places = [_class_files(place) for place in (folder, folder / "train", folder / "test")]
     wnids = sorted(set().union(*places))
     label = _numbered(wnids, folder)
@@ -65,14 +66,14 @@ def _split_by_seed(folder: Path, seed: int) -> tuple[tuple[ImageFiles, ImageFile
     train = int(TRAIN_SHARE * len(files))
     # in the order of the files, as upstream's ImageFolder reads them back from where it moved them
     parts = [[files[index] for index in sorted(part)] for part in (order[:train], order[train:])]
-    return tuple(ImageFiles(part, [label[path.parent.name] for path in part]) for part in parts), wnids
+    return [ImageFiles(part, [label[path.parent.name] for path in part]) for part in parts], wnids
 
 
 def _name(path: Path) -> str:
     return path.name
 
 
-def _split_by_folders(folder: Path) -> tuple[tuple[ImageFiles, ImageFiles], list[str]]:
+def _split_by_folders(folder: Path) -> tuple[list[ImageFiles], list[str]]:
     places = [_class_files(folder / split) for split in ("train", "test")]
     if not all(places):
         raise UserError(
@@ -84,11 +85,12 @@ def _split_by_folders(folder: Path) -> tuple[tuple[ImageFiles, ImageFiles], list
     for place in places:
         files = [path for wnid in wnids for path in place.get(wnid, [])]
         parts.append(ImageFiles(files, [label[path.parent.name] for path in files]))
-    return tuple(parts), wnids
+    return parts, wnids
 
 
-def _split_by_lists(folder: Path, lists: Path) -> tuple[tuple[ImageFiles, ImageFiles], list[str]]:
-    wnid_of, parts = {}, []
+def _split_by_lists(folder: Path, lists: Path) -> tuple[list[ImageFiles], list[str]]:
+    wnid_of: dict[int, str] = {}
+    parts = []
     for file in _list_files(lists):
         names, labels = read_list(file, "ImageNetR") if file.suffix == ".yaml" else read_text_list(file, "ImageNetR")
         paths = [_listed(folder, Path(name)) for name in names]
@@ -101,7 +103,7 @@ def _split_by_lists(folder: Path, lists: Path) -> tuple[tuple[ImageFiles, ImageF
         raise UserError(
             f"ImageNetR: the lists in {lists} do not give the labels 0 to {CLASSES - 1} to as many classes."
         )
-    return tuple(parts), [wnid_of[label] for label in range(CLASSES)]
+    return parts, [wnid_of[label] for label in range(CLASSES)]
 
 
 def has_lists(place: Path) -> bool:
@@ -111,12 +113,11 @@ def has_lists(place: Path) -> bool:
 
 def _list_files(place: Path) -> list[Path]:
     """The training and the test list, the yaml form first. Raises UserError that names the missing ones."""
-    found = [next((place / name for name in names if (place / name).is_file()), None) for names in LISTS.values()]
-    missing = [names for names, file in zip(LISTS.values(), found) if file is None]
+    missing = [names for names in LISTS.values() if not any((place / name).is_file() for name in names)]
     if missing:
         told = "; ".join(f"the list {place / names[0]} can not be read (nor {names[1]})" for names in missing)
         raise UserError(f"ImageNetR: {told}: no such file. Copy CODA-Prompt's lists there, or choose another split.")
-    return found
+    return [next(place / name for name in names if (place / name).is_file()) for names in LISTS.values()]
 
 
 def _listed(folder: Path, name: Path) -> Path:

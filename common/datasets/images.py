@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,8 +28,8 @@ class ImageSet:
     """
 
     name: str
-    train: Dataset
-    test: Dataset | None
+    train: "ImageFiles | ImageArrays"
+    test: "ImageFiles | ImageArrays | None"
     classnames: list[str]
     templates: list[str]
     fingerprint: dict[str, object] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class ImageFiles(Dataset):
 class ImageArrays(Dataset):
     """Images in memory, uint8 (N, H, W, 3) or (N, H, W): item i is (transform(RGB image), label)."""
 
-    def __init__(self, arrays: np.ndarray, labels: Sequence[int], transform: Transform | None = None):
+    def __init__(self, arrays: np.ndarray, labels: Iterable[int], transform: Transform | None = None):
         self.arrays = arrays
         self.labels = [int(label) for label in labels]
         self.transform = transform
@@ -87,16 +87,16 @@ def read_rgb(path: str | Path) -> Image.Image:
         ) from None
 
 
-def fingerprint(train: Dataset, test: Dataset | None, root: Path, notes: Sequence[str] = ()) -> dict[str, object]:
+def fingerprint(
+    train: ImageFiles | ImageArrays, test: ImageFiles | ImageArrays | None, root: Path, notes: Sequence[str] = ()
+) -> dict[str, object]:
     """Counts, md5 over the ordered lines "path below root, label" of train, then test, and notes.
 
     Array data sets have no paths, so only their labels count.
     """
     digest = hashlib.md5()
     prefix = len(str(root)) + 1
-    for part in (train, test):
-        if part is None:
-            continue
+    for part in (train,) if test is None else (train, test):
         names = [path[prefix:].replace(os.sep, "/") for path in getattr(part, "paths", [""] * len(part))]
         digest.update("".join(f"{name} {label}\n" for name, label in zip(names, part.labels)).encode())
     return {

@@ -9,10 +9,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Dataset, random_split
 
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.datasets.names import agreed_names, read_names, read_templates
@@ -28,21 +27,21 @@ def split_80_20(n: int) -> tuple[list[int], list[int]]:
     ZSCL mtil/src/datasets/collections.py:L17-L87. The permutation is that of torch's CPU generator.
     """
     n_train = int(0.8 * n)
-    parts = random_split(range(n), [n_train, n - n_train], generator=torch.Generator().manual_seed(42))
-    return parts[0].indices, parts[1].indices
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(42)).tolist()
+    return order[:n_train], order[n_train:]
 
 
-def _files(dataset: Dataset) -> ImageFiles:
+def _files(dataset: Any) -> ImageFiles:
     pairs = [dataset[i] for i in range(len(dataset))]
     return ImageFiles([path for path, _ in pairs], [label for _, label in pairs])
 
 
 def _split_files(paths: list[str], labels: list[int]) -> tuple[ImageFiles, ImageFiles]:
-    train, test = split_80_20(len(paths))
-    return tuple(ImageFiles([paths[i] for i in part], [labels[i] for i in part]) for part in (train, test))
+    train, test = (ImageFiles([paths[i] for i in part], [labels[i] for i in part]) for part in split_80_20(len(paths)))
+    return train, test
 
 
-def _from_lists(name: str, stem: str, train: Dataset, test: Dataset, folder: Path) -> ImageSet:
+def _from_lists(name: str, stem: str, train: Any, test: Any, folder: Path) -> ImageSet:
     if train.classes != test.classes:
         # DTD and Food101 number the classes that occur in one list, so a cut list would shift the labels.
         raise UserError(
@@ -79,7 +78,8 @@ def caltech101(root: Path, verify: bool) -> ImageSet:
             f"{len(names)} are expected. Labels would be shifted: get a complete copy or remove what does "
             "not belong there."
         )
-    paths, labels = [], []
+    paths: list[str] = []
+    labels: list[int] = []
     for label, category in enumerate(categories):
         images = sorted((folder / category).glob("image_*.jpg"))
         paths += map(str, images)
@@ -98,8 +98,8 @@ def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, v
     with _checksums(f"{name}: {files} are not the published ones (checksum). Download them", verify):
         train, test = ((reader if verify else Unchecked)(root, train=part) for part in (True, False))
     names = agreed_names(name, stem, train.classes)
-    parts = (ImageArrays(part.data, part.targets) for part in (train, test))
-    return ImageSet(name, *parts, names, read_templates(stem))
+    train, test = (ImageArrays(part.data, part.targets) for part in (train, test))
+    return ImageSet(name, train, test, names, read_templates(stem))
 
 
 @contextlib.contextmanager
@@ -183,8 +183,8 @@ def mnist(root: Path, verify: bool) -> ImageSet:
     from torchvision import datasets
 
     train, test = (datasets.MNIST(root, train=part) for part in (True, False))
-    parts = (ImageArrays(part.data.numpy(), part.targets.tolist()) for part in (train, test))
-    return ImageSet("MNIST", *parts, read_names("mnist"), read_templates("mnist"))
+    train, test = (ImageArrays(part.data.numpy(), part.targets.tolist()) for part in (train, test))
+    return ImageSet("MNIST", train, test, read_names("mnist"), read_templates("mnist"))
 
 
 def oxford_pet(root: Path, verify: bool) -> ImageSet:
@@ -201,7 +201,7 @@ def oxford_pet(root: Path, verify: bool) -> ImageSet:
         parts.append(ImageFiles([folder / "images" / f"{row[0]}.jpg" for row in rows], labels))
         titles.update({label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)})
     names = agreed_names("OxfordPet", "oxford_pet", [titles[label] for label in sorted(titles)])
-    return ImageSet("OxfordPet", *parts, names, read_templates("oxford_pet"))
+    return ImageSet("OxfordPet", parts[0], parts[1], names, read_templates("oxford_pet"))
 
 
 def stanford_cars(root: Path, verify: bool) -> ImageSet:

@@ -3,7 +3,7 @@
 import csv
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTION_FILES, CAPTIONS, how_to_get
@@ -150,7 +150,7 @@ def _caption_table(path: Path) -> "pd.DataFrame":
     """The file's rows: column title, and url (TSV) or filepath (CSV, where the file has it)."""
     import pandas as pd
 
-    options = {"sep": "\t", "dtype": str, "keep_default_na": False, "encoding": "utf-8"}
+    options: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "encoding": "utf-8"}
     try:
         if path.suffix == ".tsv":
             table = pd.read_csv(path, header=None, names=["title", "url"], quoting=csv.QUOTE_NONE, **options)

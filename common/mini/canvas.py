@@ -92,13 +92,13 @@ def segment(x, y, ax, ay, bx, by) -> np.ndarray:
 
 def polygon(x, y, corners) -> np.ndarray:
     """Signed distance to a polygon of (x, y) corners, negative inside (even-odd rule)."""
-    distance, inside = None, np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=bool)
+    distances, inside = [], np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=bool)
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1]):
-        near = segment(x, y, ax, ay, bx, by)
-        distance = near if distance is None else np.minimum(distance, near)
+        distances.append(segment(x, y, ax, ay, bx, by))
         if ay != by:
             crosses = (y >= ay) != (y >= by)
             inside ^= crosses & (x < (y - ay) * ((bx - ax) / (by - ay)) + ax)
+    distance = union(*distances)
     return np.where(inside, -distance, distance)
 
 
@@ -151,7 +151,7 @@ class Scene:
         self.paint(distance - self.outline, self.ink)
         self.paint(distance, colour)
 
-    def colour(self, rgb: np.ndarray, spread: float = 0.06) -> np.ndarray:
+    def colour(self, rgb: np.ndarray | tuple[float, float, float], spread: float = 0.06) -> np.ndarray:
         """Named colours (N, 3) as this style shows them: jittered, then tinted."""
         n = len(self.ink)
         jitter = (self.rng.random((n, 3), dtype=np.float32) - 0.5) * (2 * spread)

@@ -172,9 +172,9 @@ def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
     store(out, {key: value for key, value in model.state_dict().items() if not key.startswith("head.")})
     first, model = 0, model.eval()
     for name in DOMAINS:
-        pictures, truth = held_out(name)
+        shown, truth = held_out(name)
         with torch.no_grad():
-            guess = torch.cat([model(part).argmax(1) for part in normalised(pictures).split(256)])
+            guess = torch.cat([model(part).argmax(1) for part in normalised(shown).split(256)])
         log.append(f"held-out web {name}: {100 * (guess.numpy() == truth + first).mean():.2f}")
         first += len(classnames(name))
 

@@ -4,6 +4,8 @@ Its convolutions are random and stay so; batch norms get the statistics of the w
 layer is fitted by ridge regression to what the miniature's ViT says of these images. It sees far less than that ViT.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -56,7 +58,7 @@ def settle_norms(visual: nn.Module, images: Tensor) -> None:
 def fit_last_layer(model: CLIP, teacher: CLIP, images: Tensor) -> None:
     """The attention pool's last linear layer, by ridge regression in float64."""
     pooled: list[Tensor] = []
-    last = model.visual.attnpool.c_proj
+    last = cast(nn.Linear, model.visual.get_submodule("attnpool.c_proj"))
     watch = last.register_forward_pre_hook(lambda module, given: pooled.append(given[0]))
     for part in images.split(AT_ONCE):
         model.visual(part)

@@ -39,14 +39,14 @@ def sheet() -> Image.Image:
     pen = ImageDraw.Draw(page)
     pen.text((LABEL, 4), "tasks", fill="black", font=font)
     pen.text((LABEL + rows[0][1].width + 4 * GAP, 4), "web pool", fill="black", font=font)
-    for k, (name, task, web) in enumerate(rows):
+    for k, (name, tasks, pool) in enumerate(rows):
         top = 24 + k * height
         pen.text((6, top + 8), name, fill="black", font=font)
         names = classnames(name)
         pen.text((6, top + 26), f"{len(names)} classes, such as", fill="grey", font=font)
         pen.text((6, top + 42), names[len(names) * 2 // 3], fill="grey", font=font)
-        page.paste(task, (LABEL, top))
-        page.paste(web, (LABEL + task.width + 4 * GAP, top))
+        page.paste(tasks, (LABEL, top))
+        page.paste(pool, (LABEL + tasks.width + 4 * GAP, top))
     return page
 
 

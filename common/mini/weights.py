@@ -1,5 +1,7 @@
 """The miniature's token table, which is stored in part, and the features of its DDAS."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -38,5 +40,5 @@ def chooser_features() -> nn.Module:
         if isinstance(layer, nn.Conv2d):
             fan_in = layer.weight[0].numel()
             layer.weight.data = torch.randn(layer.weight.shape, generator=generator) * (2 / fan_in) ** 0.5
-            layer.bias.data.zero_()
+            nn.init.zeros_(cast(Tensor, layer.bias))
     return stack.eval().requires_grad_(False)
