@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from common.processes import process_count
+from common.processes import world_size
 
 LOST = re.compile("gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # in what torch.distributed then says
 
@@ -50,7 +50,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
         except RuntimeError as error:  # of a collective operation whose other side is gone
-            if process_count() == 1 or not LOST.search(str(error)):
+            if world_size() == 1 or not LOST.search(str(error)):
                 raise
             print(
                 "Stopped: another process of this job has ended, see its message. What was saved before is intact; the "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from common.errors import UserError
-from common.processes import is_main_process, process_count
+from common.processes import is_main_process, world_size
 
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
@@ -20,9 +20,9 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
     Of several processes all must call it; the first writes, and none goes on before. Raises UserError when the folder
     cannot be written or the disk is full; the old content then still stands.
     """
-    if process_count() == 1:
+    if world_size() == 1:
         return write_alone(path, write)
-    from common.training.distributed import barrier
+    from common.training.distributed import barrier  # with torch, which `results` does without
 
     barrier()  # nobody still has to look whether the file is there
     try:

@@ -283,12 +283,13 @@ class Run:
 
     def _restore(self, stage: str, state: dict[str, Any]) -> tuple[int, float]:
         """Put a saved state of this stage back in place; the step to go on with and the seconds spent so far."""
-        saved = load_tensors(self.path("state.pth")) if self.path("state.pth").exists() else {"stage": None}
-        if saved["stage"] != stage:
+        path = self.path("state.pth")
+        saved = load_tensors(path) if path.exists() else {}
+        if saved.get("stage") != stage:
             return 0, 0.0
         if missing := sorted(state.keys() - saved["state"].keys()):
             raise UserError(
-                f"{self.path('state.pth')} was left by another version of this program: it lacks {', '.join(missing)}. "
+                f"{path} was left by another version of this program: it lacks {', '.join(missing)}. "
                 "Delete it, and the same command starts this stage anew; finished tasks stay."
             )
         for name, item in state.items():

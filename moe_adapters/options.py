@@ -7,7 +7,7 @@ from pathlib import Path
 from common.machine import RUNS_TWICE
 from common.mtil import MTILOptions, mtil_protocol, mtil_rules
 from common.options import SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
-from common.processes import process_count
+from common.processes import world_size
 from common.runs import free_file, mini_folder
 from moe_adapters.adapters import ORIGINAL_CLIP
 
@@ -100,7 +100,7 @@ def _rules(options: Options) -> list[Rule]:
          "--ffn_adapt and --apply_moe go together: a single adapter without routers is not part of this project."),
         (picks > options.experts_num, f"--topk {picks} is more than --experts_num {options.experts_num}."),
         (options.checkpoint_activations, f"--checkpoint-activations: {RUNS_TWICE}"),
-        (options.balance_loss_weight and process_count() > 1,
+        (options.balance_loss_weight and world_size() > 1,
          "--balance-loss-weight needs the whole batch in one process. Run it without torchrun."),
         (tasks > routers, f"{tasks} tasks need as many routers: --task_num {tasks} or more."),
         (by_number and router >= routers,

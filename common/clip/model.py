@@ -222,7 +222,9 @@ class ModifiedResNet(nn.Module):
         x = images.to(self.conv1.weight.dtype)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = F.relu(norm(conv(x)))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(self.avgpool(x)))))
+        x = self.avgpool(x)
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
         return self.attnpool(x)
 
 
@@ -237,19 +239,16 @@ class CLIP(nn.Module):
     def __init__(self, config: CLIPConfig) -> None:
         super().__init__()
         self.config, self.context_length = config, config.context_length
-        if config.vision_patch_size is None:
-            heads = config.vision_width * 32 // HEAD_WIDTH
-            self.visual: nn.Module = ModifiedResNet(
-                config.vision_layers, config.embed_dim, heads, config.image_resolution, config.vision_width
-            )
+        layers, width, resolution = config.vision_layers, config.vision_width, config.image_resolution
+        self.visual: VisionTransformer | ModifiedResNet
+        if isinstance(layers, tuple):
+            heads = width * 32 // HEAD_WIDTH
+            self.visual = ModifiedResNet(layers, config.embed_dim, heads, resolution, width)
         else:
+            assert config.vision_patch_size is not None
+            heads = max(1, width // HEAD_WIDTH)
             self.visual = VisionTransformer(
-                config.image_resolution,
-                config.vision_patch_size,
-                config.vision_width,
-                config.vision_layers,
-                max(1, config.vision_width // HEAD_WIDTH),
-                config.embed_dim,
+                resolution, config.vision_patch_size, width, layers, heads, config.embed_dim
             )
         width = config.transformer_width
         self.transformer = Transformer(width, config.transformer_layers, config.transformer_heads, causal=True)
@@ -293,6 +292,8 @@ class CLIP(nn.Module):
         With one side None, the features of the other, not normalised: ZSCL's and MoE-Adapters' loops rely on it.
         """
         if images is None:
+            if tokens is None:
+                raise ValueError("CLIP takes images, tokens, or both")
             return self.encode_text(tokens)
         if tokens is None:
             return self.encode_image(images)

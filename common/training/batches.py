@@ -63,11 +63,13 @@ class Batches:
         drop_last: bool = False,
         whole: bool = False,
     ) -> None:
-        self.size, self.batch_size, self.seed = len(dataset), batch_size, seed
+        self.size, self.batch_size, self.seed = len(dataset), batch_size, seed  # type: ignore[arg-type]
         self.samples, self.workers, self.device = DrawnSamples(dataset, seed), workers, torch.device(device)
         self.drop_last, self.whole = drop_last, whole
         self.restart, self.shuffle = restart or len(self), shuffle
-        self._next, self._iterator, self._known = None, None, (-1, [])
+        self._order: tuple[int, list[int]] = (-1, [])  # an epoch and its order
+        self._next: int | None = None
+        self._iterator: Iterator[tuple[Tensor, Tensor]] = iter(())
 
     def __len__(self) -> int:
         return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
@@ -90,10 +92,10 @@ class Batches:
     def _drawn(self, step: int) -> list[tuple[int, int]]:
         """Sample index and place in the stream of everything in a step's batch."""
         epoch, batch = self._place(step)
-        if epoch != self._known[0]:
-            self._known = epoch, self.order(epoch)
+        if epoch != self._order[0]:
+            self._order = epoch, self.order(epoch)
         places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
-        return [(self._known[1][place], epoch * self.size + place) for place in places]
+        return [(self._order[1][place], epoch * self.size + place) for place in places]
 
     def indices(self, step: int) -> list[int]:
         """The sample indices of the batch that step trains on."""
@@ -111,7 +113,7 @@ class Batches:
             # apart from this object, which would hold the loader that holds it: without a cycle both end at once, while
             # the garbage collector takes the queues away first and then waits five seconds for every worker
             stream = copy.copy(self)
-            stream._iterator = None
+            stream._iterator = iter(())
             loader = DataLoader(
                 self.samples,
                 batch_sampler=stream._from(step),
@@ -125,8 +127,9 @@ class Batches:
         self._next = step + 1
         if not self.whole:
             count = len(self._drawn(step))
-            own = local_rows(count)
-            images, labels = images[: own.stop - own.start], all_gather_rows(labels[: own.stop - own.start], count)
+            rows = local_rows(count)
+            local = slice(rows.stop - rows.start)  # none where this process loaded a row only to load one
+            images, labels = images[local], all_gather_rows(labels[local], count)
         return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 

@@ -3,7 +3,7 @@
 Every process holds the whole model. Of a batch it loads and encodes its own rows (`local_rows`), gathers everybody's
 results with their gradients (`all_gather_rows`), and from there on computes the same loss over the same whole batch.
 DistributedDataParallel (`parallel`) averages gradients over the processes; `all_gather_rows` hands back world-size times
-the gradient of the own rows, so that the average is the sum over all rows for what was computed row by row, and what
+the gradient of the local rows, so that the average is the sum over all rows for what was computed row by row, and what
 it was for what every process computed alike. Random numbers are drawn for the whole batch in every process, which
 takes its rows of them. The first process writes. In a single process all of this does nothing.
 """
@@ -22,19 +22,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import UserError
-from common.processes import is_main_process, process_count
+from common.processes import is_main_process, rank, world_size
 
 PATIENCE = timedelta(hours=2)  # the first process may write, or decode what the others know already
-
-
-def world_size() -> int:
-    """How many processes share this run."""
-    return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process's number, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def join(name: str) -> str:
@@ -42,7 +32,7 @@ def join(name: str) -> str:
 
     name: auto, cuda (one GPU a process) or cpu. Raises UserError for a single GPU, and for fewer GPUs than processes.
     """
-    if process_count() == 1:
+    if world_size() == 1:
         return name
     if name not in ("auto", "cuda", "cpu"):
         raise UserError(f"--device {name}: of several processes each has a device of its own; say auto, cuda or cpu.")
@@ -65,7 +55,7 @@ def join(name: str) -> str:
 
 def barrier() -> None:
     """Go on when every process is here."""
-    if world_size() > 1:
+    if dist.is_initialized():
         any_rank(False)
 
 
@@ -73,56 +63,56 @@ def any_rank(flag: bool) -> bool:
     """Whether the flag is set in any process: the same answer in all of them, so that they go the same way."""
     if world_size() == 1:
         return flag
-    found = torch.tensor(int(flag))
-    dist.all_reduce(found, dist.ReduceOp.MAX)  # on the CPU: no synchronisation with a GPU
-    return bool(found)
+    raised = torch.tensor(int(flag))
+    dist.all_reduce(raised, dist.ReduceOp.MAX)  # on the CPU: no synchronisation with a GPU
+    return bool(raised)
 
 
 # Rows of a batch
 
 
 def local_rows(count: int, process: int | None = None) -> slice:
-    """Which of `count` rows are this process's (or that one's): a block of them, all blocks as even as can be."""
+    """Block of `count` rows that is this process's, or that one's; all blocks are as even as can be."""
     process = rank() if process is None else process
     return slice(count * process // world_size(), count * (process + 1) // world_size())
 
 
 class _Gather(torch.autograd.Function):
-    """All processes' rows from each one's own; backwards the own rows' gradient, times the number of processes."""
+    """All processes' rows from each one's; backwards the local rows' gradient, times the number of processes."""
 
     @staticmethod
-    def forward(ctx: Any, own: Tensor, count: int) -> Tensor:
+    def forward(ctx: Any, local: Tensor, count: int) -> Tensor:
         ctx.rows = local_rows(count)
         parts = [local_rows(count, process) for process in range(world_size())]
         longest = max(part.stop - part.start for part in parts)
-        padded = own.new_zeros(longest, *own.shape[1:])
-        padded[: len(own)] = own
-        found = [torch.empty_like(padded) for _ in parts]
-        dist.all_gather(found, padded)
-        return torch.cat([rows[: part.stop - part.start] for rows, part in zip(found, parts)])
+        padded = local.new_zeros(longest, *local.shape[1:])
+        padded[: len(local)] = local
+        gathered = [torch.empty_like(padded) for _ in parts]
+        dist.all_gather(gathered, padded)
+        return torch.cat([rows[: part.stop - part.start] for rows, part in zip(gathered, parts)])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return world_size() * gradient[ctx.rows], None
 
 
-def all_gather_rows(own: Tensor, count: int | None) -> Tensor:
-    """This process's rows (`local_rows(count)`) of something -> the rows of all, (count, ...), differentiable.
+def all_gather_rows(local: Tensor, count: int | None) -> Tensor:
+    """Rows of all processes (count, ...) from this one's, `local_rows(count)` of them; differentiable.
 
-    count None: they are all there is.
+    count None: the local rows are all there is.
     """
-    return own if world_size() == 1 or count is None else _Gather.apply(own, count)
+    return local if world_size() == 1 or count is None else _Gather.apply(local, count)
 
 
-def draw_whole(draw: Callable[[Tensor], Tensor], own: Tensor, count: int | None) -> Tensor:
-    """draw(ones) for all `count` rows of a batch, of which `own` are this process's -> its rows; None: own is all."""
-    shape = own.shape if count is None else (count, *own.shape[1:])
-    drawn = draw(own.new_ones(shape))
+def draw_whole(draw: Callable[[Tensor], Tensor], local: Tensor, count: int | None) -> Tensor:
+    """Local rows of draw(ones), drawn for all `count` rows of a batch; count None: the local rows are all there is."""
+    shape = local.shape if count is None else (count, *local.shape[1:])
+    drawn = draw(local.new_ones(shape))
     return drawn if count is None else drawn[local_rows(count)]
 
 
 def sum_over_processes(total: Tensor) -> Tensor:
-    """A sum over the own rows -> the sum over all, in place; no gradient."""
+    """Sum over all rows from the sums over the local ones, in place; no gradient."""
     if world_size() > 1:
         dist.all_reduce(total)
     return total

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from torch.optim import Optimizer
+
 
 def cosine_with_warmup(step: int, base_lr: float, warmup: int, total: int) -> float:
     """Linear warm-up, then half a cosine: the schedule of ZSCL and MoE-Adapters (upstream mtil/src/utils.py:L13-L32).
@@ -27,7 +29,7 @@ def cil_cosine_with_warmup(step: int, lr: float, total: int, warmup: int = 30) -
     return lr if step == total == warmup else cosine_with_warmup(step, lr, warmup, total)
 
 
-def set_lr(optimizer: "torch.optim.Optimizer", lr: float) -> None:  # noqa: F821
+def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every parameter group this learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = lr

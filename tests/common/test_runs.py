@@ -1,5 +1,6 @@
 """Run folders: atomic writes, records, configuration, resume to the same bits."""
 
+import errno
 import json
 import os
 import signal
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from common import runs
 from common.errors import Interrupted, UserError
-from common.runs import Run, Tensors, atomic_write, load_tensors, save_tensors, write_text
+from common.machine import RunOptions
+from common.runs import CPU, Run, Tensors, atomic_write, load_tensors, save_tensors, write_text
 
 
 def open_run(folder: Path, **settings: object) -> Run:
@@ -112,6 +115,26 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert "another process is working in" in done.stderr
     del run  # held until here
     assert subprocess.run([sys.executable, "-c", run_there]).returncode == 0
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.warns(UserWarning, match="has no locks"):
+        open_run(tmp_path)
+
+
+def test_files_that_no_run_recorded_are_refused_again_and_again(tmp_path: Path) -> None:
+    labels = {"paper": "none", "method": "m", "protocol": "p", "backbone": "b", "scale": "mini", "seed": 1}
+    write_text(tmp_path / "A.pth", "")
+    for _ in range(2):
+        with pytest.raises(UserError, match="already holds A.pth, which no run recorded"):
+            runs.open_run(RunOptions(), CPU, tmp_path, {}, **labels, outputs=["A.pth"])
+    run = runs.open_run(RunOptions(), CPU, tmp_path / "new", {}, **labels, outputs=["A.pth"])
+    write_text(run.folder / "A.pth", "")
+    assert runs.open_run(RunOptions(), CPU, tmp_path / "new", {}, **labels, outputs=["A.pth"]).labels == labels
 
 
 def train(run: Run, stop_at: int | None = None, interrupt_at: int | None = None) -> torch.nn.Module:
