@@ -17,7 +17,7 @@ from common.training.distributed import all_gather_rows, local_rows
 
 
 class BatchStream(Protocol):
-    """What a training loop needs of `Batches`: batches[step] gives (images, labels); len() counts an epoch's steps."""
+    """What a training loop needs of `Batches`: batches[step] is (images, labels), len() the steps of an epoch."""
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
 
@@ -25,15 +25,15 @@ class BatchStream(Protocol):
 
 
 class DrawnSamples(Dataset):
-    """The samples of `dataset`, each augmented with a generator seeded by its place in the stream."""
+    """The samples of `dataset`, each augmented with a generator seeded by its position in the stream."""
 
     def __init__(self, dataset: Dataset, seed: int) -> None:
         self.dataset, self.seed = dataset, seed
 
     def __getitem__(self, drawn: tuple[int, int]) -> tuple[Tensor, int]:
-        index, place = drawn
+        index, position = drawn
         before = torch.get_rng_state()
-        torch.default_generator.manual_seed((self.seed * 1_000_003 + place + 1) % 2**63)
+        torch.default_generator.manual_seed((self.seed * 1_000_003 + position + 1) % 2**63)
         sample = self.dataset[index]
         torch.set_rng_state(before)
         return sample
@@ -75,7 +75,7 @@ class Batches:
         return self.size // self.batch_size if self.drop_last else -(-self.size // self.batch_size)
 
     def order(self, epoch: int) -> list[int]:
-        """The sample indices in the order in which epoch number `epoch` visits them."""
+        """Sample indices in the order in which epoch number `epoch` visits them."""
         if not self.shuffle:
             return list(range(self.size))
         generator = torch.Generator().manual_seed(
@@ -83,26 +83,26 @@ class Batches:
         )  # apart from the samples' seeds
         return torch.randperm(self.size, generator=generator).tolist()
 
-    def _place(self, step: int) -> tuple[int, int]:
-        """The epoch of a step and its batch within that epoch."""
+    def _epoch_and_batch(self, step: int) -> tuple[int, int]:
+        """Epoch of a step, and number of its batch within that epoch."""
         period, within = divmod(step, self.restart)
         epoch, batch = divmod(within, len(self))
         return period * -(-self.restart // len(self)) + epoch, batch
 
     def _drawn(self, step: int) -> list[tuple[int, int]]:
-        """Sample index and place in the stream of everything in a step's batch."""
-        epoch, batch = self._place(step)
+        """Sample index, and position in the stream, of everything in a step's batch."""
+        epoch, batch = self._epoch_and_batch(step)
         if epoch != self._order[0]:
             self._order = epoch, self.order(epoch)
-        places = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
-        return [(self._order[1][place], epoch * self.size + place) for place in places]
+        positions = range(batch * self.batch_size, min((batch + 1) * self.batch_size, self.size))
+        return [(self._order[1][position], epoch * self.size + position) for position in positions]
 
     def indices(self, step: int) -> list[int]:
-        """The sample indices of the batch that step trains on."""
+        """Sample indices of a step's batch."""
         return [index for index, _ in self._drawn(step)]
 
-    def _from(self, step: int) -> Iterator[list[tuple[int, int]]]:
-        """What this process loads of the batches from `step` on; of one in which it has no row, the first."""
+    def _local_from(self, step: int) -> Iterator[list[tuple[int, int]]]:
+        """Part of each batch from `step` on that this process loads; the first sample where it has no row."""
         while True:
             drawn = self._drawn(step)
             yield drawn if self.whole else drawn[local_rows(len(drawn))] or drawn[:1]
@@ -116,7 +116,7 @@ class Batches:
             stream._iterator = iter(())
             loader = DataLoader(
                 self.samples,
-                batch_sampler=stream._from(step),
+                batch_sampler=stream._local_from(step),
                 num_workers=self.workers,
                 pin_memory=self.device.type == "cuda",
                 worker_init_fn=leave_signals_to_parent,

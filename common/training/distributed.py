@@ -1,11 +1,11 @@
 """Several processes on one batch: `torchrun --nproc-per-node 2 -m inflora.main ...` gives one process's numbers.
 
-Every process holds the whole model. Of a batch it loads and encodes its own rows (`local_rows`), gathers everybody's
+Every process holds the whole model. Of a batch it loads and encodes its local rows (`local_rows`), gathers everybody's
 results with their gradients (`all_gather_rows`), and from there on computes the same loss over the same whole batch.
-DistributedDataParallel (`parallel`) averages gradients over the processes; `all_gather_rows` hands back world-size times
-the gradient of the local rows, so that the average is the sum over all rows for what was computed row by row, and what
-it was for what every process computed alike. Random numbers are drawn for the whole batch in every process, which
-takes its rows of them. The first process writes. In a single process all of this does nothing.
+DistributedDataParallel (`parallel`) averages gradients over the processes; `all_gather_rows` hands back the gradient of
+the local rows times the number of processes, so that the average is the sum over all rows for what was computed row by
+row, and what it was for what every process computed alike. Random numbers are drawn for the whole batch in every
+process, which takes its rows of them. The first process writes. In a single process all of this does nothing.
 """
 
 import atexit
@@ -49,7 +49,7 @@ def join(name: str) -> str:
         if cuda:
             torch.cuda.set_device(local)
         if not is_main_process():
-            sys.stdout = open(os.devnull, "w")
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     return f"cuda:{local}" if cuda else "cpu"
 
 
