@@ -21,7 +21,7 @@ from common.clip.model import CLIP, ModifiedResNet
 from common.datasets.images import ImageSet
 from common.errors import UserError, all_checked, exit_cleanly
 from common.evaluation.metrics import backward_transfer_alta, forgetting_alta
-from common.evaluation.report import heat_map, write_matrix
+from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.incremental.features import features_in_order
 from common.incremental.scenario import Scenario, require_images, task_subset
 from common.incremental.sets import find
@@ -55,7 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options, num_workers=options.dataset.num_workers)
     name, folder = options.dataset.name, data_folder(options)
-    all_checked([lambda: require(name, folder, not options.no_verify), lambda: weights_of(options.visual, options.clip_weights)])
+    verify, weights = not options.no_verify, (options.visual, options.clip_weights)
+    all_checked([lambda: require(name, folder, verify), lambda: weights_of(*weights)])
     seed_everything(options.seed)  # the adapter's initial weights
     learned = build(options, machine)
     run = open_run(options, machine, learned)
@@ -269,55 +270,40 @@ def print_accuracies(cells: list[float]) -> None:
 
 def record_task(run: Run, options: Options, machine: Machine, learned: Learned, task: int) -> None:
     """Evaluate and record both settings: the mean over tasks, each task's accuracy, forgetting, backward transfer."""
-    cells, about = test_task(options, machine, learned, task), {"after_task": task + 1, "seconds": 0.0}
+    cells = test_task(options, machine, learned, task)
     print_accuracies(cells[options.il_setting])
     lines, names = [], protocols(options)
     for setting, row in cells.items():
-        percent = [100 * value for value in row]
+        percent, protocol = [100 * value for value in row], names[setting]
         values = {"accuracy": sum(percent) / len(percent)}
         if task > 0:
-            matrix = square([*matrix_of(run, names[setting], task), percent])
+            matrix = task_accuracy_matrix(run, task + 1, protocol=protocol)
+            matrix[task] = percent
             values |= {"forgetting": forgetting_alta(matrix), "bwt": backward_transfer_alta(matrix)}
-        told = [(data_label(options), metric, value) for metric, value in values.items()]
-        told += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(percent)]
-        lines += [about | {"protocol": names[setting], "dataset": dataset, "metric": metric, "value": value}
-                  for dataset, metric, value in told]  # fmt: skip
+        lines += metric_lines(data_label(options), task + 1, values, protocol=protocol)
+        lines += task_accuracy_lines(percent, protocol=protocol)
     run.record(lines)
-
-
-def matrix_of(run: Run, protocol: str, tasks: int) -> list[list[float]]:
-    """The accuracies after each of the first `tasks` tasks, as recorded."""
-    lines = run.find(protocol=protocol, metric="task_accuracy")
-    found = {(line["after_task"], line["dataset"]): line["value"] for line in lines}
-    return [[found[row + 1, f"task {known}"] for known in range(row + 1)] for row in range(tasks)]
-
-
-def square(rows: list[list[float]]) -> list[list[float]]:
-    """Rows of growing length with nan above the diagonal."""
-    return [row + [float("nan")] * (len(rows) - len(row)) for row in rows]
 
 
 def finish(run: Run, options: Options, machine: Machine, learned: Learned) -> None:
     """Avg and Last, the count of trained parameters, accuracy matrices as CSV and picture; the t-SNE picture."""
     tasks, names = len(learned.tasks.tasks), protocols(options)
     trained = sum(parameter.numel() for parameter in learned.head.trained().values())
-    about = {"dataset": data_label(options), "after_task": tasks, "seconds": None}
-    where = ON_SCALE[run.labels["scale"]]
+    columns = [f"task {task}" for task in range(tasks)]
     for setting, protocol in names.items():
         found = {line["after_task"]: line["value"] for line in run.find(protocol=protocol, metric="accuracy")}
         curve = [found[after] for after in range(1, tasks + 1)]
         values = {"avg": sum(curve) / len(curve), "last": curve[-1], "trainable_parameters": trained}
-        run.record([about | {"protocol": protocol, "metric": name, "value": value} for name, value in values.items()])
-        cells, columns = square(matrix_of(run, protocol, tasks)), [f"task {task}" for task in range(tasks)]
-        write_matrix(run.path(f"accuracy_{setting}.csv"), cells, columns, columns)
-        title = f"{run.labels['method']}, {protocol}{where}"
-        heat_map(run.path(f"accuracy_{setting}.png"), cells, columns, columns, title)
+        run.record(metric_lines(data_label(options), tasks, values, None, protocol=protocol))
+        cells, title = task_accuracy_matrix(run, tasks, protocol=protocol), run_title(run, protocol)
+        save_matrix(run, cells.tolist(), columns, columns, title, f"accuracy_{setting}")
         print(f"{title}: Avg {values['avg']:.2f}, Last {values['last']:.2f}")
     if options.tsne and not run.path("tsne.png").exists():
         read_task(run, learned, tasks - 1)
         test_task(options, machine, learned, tasks - 1)
         name = f"{options.il_setting}_{options.visual}_{options.method}_{options.dataset.name}_bf{options.buffer_size}"
-        draw_tsne(learned.head, learned.tests, run.path("tsne.png"), f"t-SNE: {name}{where}", options.seed)
+        title = f"t-SNE: {name}{ON_SCALE[run.labels['scale']]}"
+        draw_tsne(learned.head, learned.tests, run.path("tsne.png"), title, options.seed)
     run.finish()
 
 

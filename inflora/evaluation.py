@@ -1,19 +1,13 @@
-"""Accuracy after a task, as the original's log has it (methods/inflora.py:L265-L305, utils/toolkit.py:L28-L48).
-
-Forgetting, which the original does not tell, is beside it.
-"""
+"""Accuracy after a task, as the original's log has it (methods/inflora.py:L265-L305, utils/toolkit.py:L28-L48)."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.evaluation.metrics import forgetting_continuum, inflora_grouped
+from common.evaluation.metrics import inflora_grouped
 from common.incremental.scenario import Scenario
-
-DECIMALS = 2
 
 
 def task_metrics(
@@ -55,11 +49,3 @@ def accuracy_by_task(logits: Tensor, labels: Tensor, scenario: Scenario, task: i
     tasks = torch.from_numpy(scenario.task_ids(labels))
     counts = [(int(hits[tasks == earlier].sum()), int((tasks == earlier).sum())) for earlier in range(task + 1)]
     return [100 * right / count if count else math.nan for right, count in counts]
-
-
-def forgetting(rows: Sequence[Sequence[float]]) -> float:
-    """From `accuracy_by_task` after each task: the mean fall of the older tasks from their best; 0 after the first."""
-    matrix = np.full((len(rows), len(rows)), np.nan)
-    for task, row in enumerate(rows):
-        matrix[task, : task + 1] = row
-    return float(forgetting_continuum(matrix)[-1])

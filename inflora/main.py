@@ -15,7 +15,8 @@ import torch
 from common import datasets, runs, vit
 from common.datasets.images import ImageSet
 from common.errors import all_checked, exit_cleanly
-from common.evaluation.metrics import over_repeats
+from common.evaluation.metrics import forgetting_continuum, over_repeats
+from common.evaluation.report import metric_lines, task_accuracy_lines, task_accuracy_matrix
 from common.incremental.features import features_in_order
 from common.incremental.scenario import Scenario, protocol, seen_subset, task_subset
 from common.incremental.sets import find, vit_transforms
@@ -28,7 +29,7 @@ from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
 from common.training.numerics import prepare
 from inflora.alignment import ClassStatistics, align, cholesky_factors, class_statistics, draw, fresh_norm, scaled_means
-from inflora.evaluation import accuracy_by_task, forgetting, task_metrics
+from inflora.evaluation import accuracy_by_task, task_metrics
 from inflora.gpm import Memory, threshold
 from inflora.lora import Network
 from inflora.methods import METHODS, logit_norm, training_options
@@ -246,7 +247,7 @@ def evaluate(
     with torch.inference_mode():
         logits = network.logits(features, task + 1)
     metrics = task_metrics(logits, labels, tasks, task, options.decimals)
-    name, after = data_name(options), task + 1
+    after = task + 1
     values = {
         "acc": metrics.pop("top1"),
         "acc_macro": metrics.pop("top1_macro"),
@@ -259,29 +260,18 @@ def evaluate(
     values |= {f"accuracy {group}": value for group, value in metrics.items()}
     by_task = accuracy_by_task(logits, labels, tasks, task)
     if task > 0:
-        values["forgetting"] = forgetting([*earlier_accuracies(run, task), by_task])
-    lines = [(name, metric, value) for metric, value in values.items()]
-    lines += [(f"task {known}", "task_accuracy", value) for known, value in enumerate(by_task)]
-    about = {"after_task": after, "seconds": 0.0}
-    run.record(
-        [
-            about | {"dataset": dataset, "metric": metric, "value": value}
-            for dataset, metric, value in lines
-            if not math.isnan(value)  # a cut copy of a data set may lack a group's test images
-        ]
-    )
+        matrix = task_accuracy_matrix(run, after)
+        matrix[task] = by_task
+        values["forgetting"] = float(forgetting_continuum(matrix)[-1])
+    lines = [*metric_lines(data_name(options), after, values), *task_accuracy_lines(by_task)]
+    # a cut copy of a data set may lack a group's test images
+    run.record([line for line in lines if not math.isnan(line["value"])])
     print(
         f"after task {task}: accuracy {values['acc']:.2f}, mean of the curve {values['avg_acc']:.2f}, "
         f"task known {values['acc_with_task']:.2f}, task found {100 * values['task_id_accuracy']:.2f}, "
         f"forgetting {values.get('forgetting', 0):.2f}",
         flush=True,
     )
-
-
-def earlier_accuracies(run: Run, task: int) -> list[list[float]]:
-    """What `accuracy_by_task` gave after each task before this one, as recorded; nan where nothing was."""
-    recorded = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="task_accuracy")}
-    return [[recorded.get((row + 1, f"task {known}"), math.nan) for known in range(row + 1)] for row in range(task)]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """What is shown of a finished sequence: the table, its picture, Transfer / Avg / Last, where DDAS sent each set."""
 
-from common.evaluation.report import accuracy_matrix, show_matrix, show_triple, write_table
-from common.mini import ON_SCALE
+from common.evaluation.report import accuracy_matrix, run_title, show_matrix, show_triple, write_table
 from common.runs import Run
 from moe_adapters.options import Options
 
@@ -10,8 +9,7 @@ def show_results(run: Run, options: Options) -> None:
     """Print the table, and write accuracy.csv, accuracy.png, ddas_confusion.csv beside the records."""
     sets, sequence = options.eval_datasets, options.train_dataset or options.eval_datasets
     matrix = accuracy_matrix(run, sets, len(sequence))
-    title = f"{run.labels['method']}, {run.labels['protocol']}{ON_SCALE[options.scale]}"
-    show_matrix(run, matrix, ["zero-shot", *sequence], sets, title)
+    show_matrix(run, matrix, ["zero-shot", *sequence], sets, run_title(run))
     if list(sets) == list(sequence):
         show_triple(run, matrix, sets, "MoE-Adapters")
     if options.autorouter:

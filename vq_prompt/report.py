@@ -20,11 +20,10 @@ from common import runs
 from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.evaluation.metrics import over_repeats, vq_prompt_metrics
-from common.evaluation.report import heat_map, write_matrix
+from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.files import atomic_write, write_text
 from common.incremental.scenario import Scenario
 from common.machine import Machine
-from common.mini import ON_SCALE
 from common.processes import is_main_process
 from common.runs import Run
 from common.training.device import cost_records
@@ -90,31 +89,24 @@ def task_folder(options: Options, repeat: int, task: int) -> Path:
 def record_costs(run: Run, options: Options, machine: Machine, task: int, steps: int, trainable: int) -> None:
     """What learning a task took: its seconds, also by batch, the peak memory, the number of trained parameters."""
     name, seconds = data_name(options), run.seconds
-    values = {"trainable_parameters": trainable, "seconds_per_batch": seconds / max(1, steps)}
+    values = {"trainable_parameters": float(trainable), "seconds_per_batch": seconds / max(1, steps)}
     lines = cost_records(name, task + 1, seconds, machine.device)
-    run.record([*lines, *(_line(name, task, metric, value, seconds) for metric, value in values.items())])
+    run.record([*lines, *metric_lines(name, task + 1, values, seconds)])
 
 
 def record_accuracies(run: Run, options: Options, task: int, accuracies: Sequence[float]) -> None:
     """Accuracy in percent of tasks 0 .. task after task `task`, and FAA, CAA and FFM so far; kept last, all at once."""
-    name = data_name(options)
-    R = np.zeros((task + 1, task + 1))
-    R[:, :task] = accuracy_matrix(run, task + 1)[:, :task]
+    R = accuracy_matrix(run, task + 1)
     R[:, task] = accuracies
     found = vq_prompt_metrics(R)
     values = {"faa": found.faa, "caa": found.caa, "forgetting": found.ffm}
     if isinstance(split := reader_options(options).get("split"), int):  # not CODA-Prompt's lists: the record says so
-        values["split_seed"] = split
-    lines = [_line(f"task {seen}", task, "task_accuracy", value) for seen, value in enumerate(accuracies)]
-    run.record([*lines, *(_line(name, task, metric, value) for metric, value in values.items())])
+        values["split_seed"] = float(split)
+    run.record([*task_accuracy_lines(accuracies), *metric_lines(data_name(options), task + 1, values)])
     print(
         f"after task {task + 1}: accuracy {found.faa:.2f}, mean so far {found.caa:.2f}, forgetting {found.ffm:.2f}",
         flush=True,
     )
-
-
-def _line(dataset: str, task: int, metric: str, value: float, seconds: float = 0.0) -> dict[str, Any]:
-    return {"dataset": dataset, "after_task": task + 1, "metric": metric, "value": float(value), "seconds": seconds}
 
 
 def is_evaluated(run: Run, task: int) -> bool:
@@ -123,23 +115,15 @@ def is_evaluated(run: Run, task: int) -> bool:
 
 def accuracy_matrix(run: Run, tasks: int) -> np.ndarray:
     """R (T, T) float64 of what is on record: R[j, i] percent of task j after task i, 0 before task j is learned."""
-    R = np.zeros((tasks, tasks))
-    for line in run.find(metric="task_accuracy"):
-        if line["after_task"] <= tasks:
-            R[int(line["dataset"].removeprefix("task ")), line["after_task"] - 1] = line["value"]
-    return R
+    return np.nan_to_num(task_accuracy_matrix(run, tasks).T)
 
 
 def finish_run(run: Run, tasks: int) -> np.ndarray:
     """R, also written as accuracy.csv and accuracy.png; drops the resume state."""
-    R = accuracy_matrix(run, tasks)
-    cells = np.where(np.triu(np.ones_like(R)) > 0, R, np.nan).T.tolist()
     names = [f"task {task + 1}" for task in range(tasks)]
-    write_matrix(run.path("accuracy.csv"), cells, names, names)
-    where = ON_SCALE[run.labels["scale"]]
-    heat_map(run.path("accuracy.png"), cells, names, names, f"{run.labels['method']}, {run.labels['protocol']}{where}")
+    save_matrix(run, task_accuracy_matrix(run, tasks).tolist(), names, names, run_title(run))
     run.finish()
-    return R
+    return accuracy_matrix(run, tasks)
 
 
 # Over repeats

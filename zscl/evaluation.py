@@ -12,10 +12,9 @@ from tqdm import tqdm
 from common.clip.model import CLIP
 from common.errors import UserError
 from common.evaluation.pixels import DecodedSet, load_decoded
-from common.evaluation.report import accuracy_lines, accuracy_matrix, show_matrix, show_triple
+from common.evaluation.report import accuracy_lines, accuracy_matrix, run_title, show_matrix, show_triple
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.machine import Machine
-from common.mini import ON_SCALE
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, tasks
@@ -74,11 +73,9 @@ def show_results(run: Run, options: Options) -> None:
     sequence, sets = tasks(options) or options.eval_datasets, options.eval_datasets
     learned = sequence[: options.first_tasks]
     matrix, rows = accuracy_matrix(run, sets, len(learned)), ["zero-shot", *learned]
-    method, protocol = run.labels["method"], run.labels["protocol"]
-    title = f"{method}, {protocol}{ON_SCALE[options.scale]}"
-    show_matrix(run, matrix, rows, sets, title)
+    show_matrix(run, matrix, rows, sets, run_title(run))
     if sets == sequence == learned:
-        show_triple(run, matrix, sets, method)
+        show_triple(run, matrix, sets, run.labels["method"])
     print(f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png")
 
 

@@ -3,12 +3,15 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from common.evaluation.metrics import mtil_triple
 from common.files import atomic_write, write_text
+from common.mini import ON_SCALE
 
 if TYPE_CHECKING:  # `results` draws matrices without the weight of torch
     from common.runs import Run
@@ -18,11 +21,32 @@ MOST_TOLD = 20  # columns of a heat map whose cells carry their numbers
 ZERO_SHOT = "Zero-shot CLIP"  # the method of every line after task 0
 
 
+def metric_lines(
+    dataset: str, after_task: int, values: Mapping[str, float], seconds: float | None = 0.0, **fields: Any
+) -> list[dict[str, Any]]:
+    """Record lines of a data set's metrics after so many tasks; `fields` stand in every line."""
+    about = {"dataset": dataset, "after_task": after_task, "seconds": seconds} | fields
+    return [about | {"metric": metric, "value": value} for metric, value in values.items()]
+
+
+def task_accuracy_lines(accuracies: Sequence[float], seconds: float = 0.0, **fields: Any) -> list[dict[str, Any]]:
+    """Record lines of the accuracies on tasks 0, 1, ... after the last of them."""
+    cells = [(f"task {task_id}", len(accuracies), {"task_accuracy": value}) for task_id, value in enumerate(accuracies)]
+    return [line for cell in cells for line in metric_lines(*cell, seconds, **fields)]
+
+
+def task_accuracy_matrix(run: "Run", tasks: int, **fields: Any) -> np.ndarray:
+    """R (T, T) float64, R[t, i] the recorded accuracy on task i after task t; nan where none is recorded."""
+    lines = run.find(metric="task_accuracy", **fields)
+    found = {(line["after_task"] - 1, line["dataset"]): line["value"] for line in lines}
+    cells = [[found.get((row, f"task {column}"), math.nan) for column in range(tasks)] for row in range(tasks)]
+    return np.array(cells, dtype=np.float64)
+
+
 def accuracy_lines(dataset: str, after_task: int, top1: float, top5: float, seconds: float) -> list[dict[str, Any]]:
     """The record lines of one cell of the matrix; after_task 0 is the original CLIP, named so."""
-    about = {"dataset": dataset, "after_task": after_task, "seconds": seconds}
-    about |= {} if after_task else {"method": ZERO_SHOT}
-    return [about | {"metric": "accuracy", "value": top1}, about | {"metric": "accuracy_top5", "value": top5}]
+    fields = {} if after_task else {"method": ZERO_SHOT}
+    return metric_lines(dataset, after_task, {"accuracy": top1, "accuracy_top5": top5}, seconds, **fields)
 
 
 def accuracy_matrix(run: "Run", sets: Sequence[str], tasks: int) -> list[list[float]]:
@@ -31,10 +55,22 @@ def accuracy_matrix(run: "Run", sets: Sequence[str], tasks: int) -> list[list[fl
     return [[found.get((task, name), math.nan) for name in sets] for task in range(tasks + 1)]
 
 
+def run_title(run: "Run", protocol: str | None = None) -> str:
+    """Method and protocol, the run's own or the one given, of everything drawn or printed of a run."""
+    return f"{run.labels['method']}, {protocol or run.labels['protocol']}{ON_SCALE[run.labels['scale']]}"
+
+
+def save_matrix(
+    run: "Run", matrix: Matrix, rows: Sequence[str], columns: Sequence[str], title: str, name: str = "accuracy"
+) -> None:
+    """Write <name>.csv and <name>.png beside the records."""
+    write_matrix(run.path(f"{name}.csv"), matrix, rows, columns)
+    heat_map(run.path(f"{name}.png"), matrix, rows, columns, title)
+
+
 def show_matrix(run: "Run", matrix: Matrix, rows: Sequence[str], sets: Sequence[str], title: str) -> None:
     """Print the table, and write accuracy.csv and accuracy.png beside the records."""
-    write_matrix(run.path("accuracy.csv"), matrix, rows, sets)
-    heat_map(run.path("accuracy.png"), matrix, rows, sets, title)
+    save_matrix(run, matrix, rows, sets, title)
     print(f"\n{title}: accuracy (%) after each task\n{matrix_table(matrix, rows, sets)}")
 
 
@@ -45,9 +81,9 @@ def show_triple(run: "Run", matrix: Matrix, sets: Sequence[str], method: str) ->
     is shown as - and not recorded. Raises ValueError unless there is a row for each task.
     """
     lines = [("zero-shot", mtil_triple([matrix[0]] * len(sets))), (method, mtil_triple(matrix[1:]))]
-    about = {"dataset": "mean", "after_task": len(sets), "seconds": None}
     values = {name: getattr(lines[1][1], name) for name in ("transfer", "avg", "last")}
-    run.record([about | {"metric": name, "value": value} for name, value in values.items() if value == value])
+    known = {name: value for name, value in values.items() if not math.isnan(value)}
+    run.record(metric_lines("mean", len(sets), known, None))
     width = max(14, len(method) + 2)
     print(f"\n{'':<{width}}{'Transfer':>10}{'Avg':>10}{'Last':>10}")
     for label, triple in lines:

@@ -13,7 +13,7 @@ from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.errors import UserError
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
-from common.evaluation.report import heat_map, write_matrix
+from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from common.incremental.data import IncrementalData
 from common.incremental.options import CILOptions
@@ -110,13 +110,8 @@ def record_task(run: Run, data: IncrementalData, steps: Sequence[CILStep], secon
     """
     learned, tasks = len(steps), len(data.scenario.tasks)
     summary, cells = cil_summary(steps), task_accuracies(steps)[-1]
-    about = {"after_task": learned, "seconds": seconds}
-    lines = [about | {"dataset": data.dataset, "metric": "accuracy", "value": float(summary.acc[-1])}]
-    lines += [
-        about | {"dataset": f"task {task}", "metric": "task_accuracy", "value": float(cell)}
-        for task, cell in enumerate(cells)
-    ]
-    run.record(lines)
+    lines = metric_lines(data.dataset, learned, {"accuracy": float(summary.acc[-1])}, seconds)
+    run.record([*lines, *task_accuracy_lines(cells.tolist(), seconds)])
     write_metrics(run.path(log_path), steps, finished=learned == tasks)
     save_steps(run.path(PREDICTIONS), steps)
     print(
@@ -129,13 +124,10 @@ def record_task(run: Run, data: IncrementalData, steps: Sequence[CILStep], secon
 def finish_run(run: Run, data: IncrementalData, steps: Sequence[CILStep], trainable_parameters: int) -> None:
     """Avg and Last, the number of trained parameters, accuracy.csv and accuracy.png of all tasks after each."""
     summary, cells = cil_summary(steps), task_accuracies(steps).tolist()
-    about = {"dataset": data.dataset, "after_task": len(steps), "seconds": None}
     values = {"avg": summary.avg, "last": summary.last, "trainable_parameters": trainable_parameters}
-    run.record([about | {"metric": name, "value": value} for name, value in values.items()])
-    names = [f"task {task}" for task in range(len(steps))]
-    method, where = run.labels["method"], mini.ON_SCALE[run.labels["scale"]]
-    write_matrix(run.path("accuracy.csv"), cells, names, names)
-    heat_map(run.path("accuracy.png"), cells, names, names, f"{method}, {run.labels['protocol']}{where}")
-    print(f"\n{method}, {run.labels['protocol']}{where}: Avg {summary.avg:.2f}, Last {summary.last:.2f}")
+    run.record(metric_lines(data.dataset, len(steps), values, None))
+    names, title = [f"task {task_id}" for task_id in range(len(steps))], run_title(run)
+    save_matrix(run, cells, names, names, title)
+    print(f"\n{title}: Avg {summary.avg:.2f}, Last {summary.last:.2f}")
     print(f"Written: {run.path('record.jsonl')}, metrics.json, accuracy.csv, accuracy.png")
     run.finish()

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from common.datasets.images import ImageSet
+from common.evaluation.report import metric_lines
 from common.incremental.features import batches_in_order, features_in_order
 from common.incremental.scenario import Scenario, seen_subset
 from common.machine import Machine
@@ -137,7 +138,7 @@ def test_features(run: Run, machine: Machine, learned: Learned, data: ImageSet) 
         of_tasks = learned.task_of(test.labels)
         later = [(task, of_tasks == task) for task in range(1, len(learned.tasks.tasks))]
         found = [(task, test.u[rows], test.labels[rows]) for task, rows in later if rows.any()]
-        run.record([unseen_line(learned, 0, *of_task) for of_task in found])
+        run.record([line for of_task in found for line in unseen_lines(learned, 0, *of_task)])
     save_tensors(path, test.state_dict())
     return test
 
@@ -176,9 +177,7 @@ def evaluate(run: Run, machine: Machine, learned: Learned, test: KnownFeatures, 
     curve = [line["value"] for line in run.find(metric="accuracy") if line["after_task"] <= task] + [values["accuracy"]]
     if task + 1 == task_count(options, learned.tasks):
         values |= {"avg": float(np.mean(curve)), "last": values["accuracy"]}
-    about = {"dataset": data_name(options), "after_task": task + 1, "seconds": 0.0}
-    lines = [about | {"metric": metric, "value": value} for metric, value in values.items()]
-    run.record([*lines, *next_unseen(learned, machine, test, task)])
+    run.record([*metric_lines(data_name(options), task + 1, values), *next_unseen(learned, machine, test, task)])
     print("  ".join(f"{metric} {value:.2f}" for metric, value in values.items()), flush=True)
     report.record_accuracies(run, options, task, by_task(predictions, labels, tasks, task))
 
@@ -204,11 +203,10 @@ def next_unseen(learned: Learned, machine: Machine, test: KnownFeatures, task: i
         return []
     images = Subset(test.images, rows.tolist())
     u, _ = features_in_order(learned.encoder.plain, images, learned.options.batch_size, machine)
-    return [unseen_line(learned, task + 1, task + 1, u, test.labels[rows])]
+    return unseen_lines(learned, task + 1, task + 1, u, test.labels[rows])
 
 
-def unseen_line(learned: Learned, after_task: int, task: int, u: Tensor, labels: Tensor) -> dict[str, Any]:
+def unseen_lines(learned: Learned, after_task: int, task: int, u: Tensor, labels: Tensor) -> list[dict[str, Any]]:
     """The record line of plain CLIP on images (u, labels) of a task that is not learnt, among all names of the set."""
     value = percent(zero_shot(u, learned.text) == labels)
-    about = {"dataset": f"task {task}", "after_task": after_task, "seconds": 0.0}
-    return about | {"metric": "zero_shot_unseen", "value": value}
+    return metric_lines(f"task {task}", after_task, {"zero_shot_unseen": value})
