@@ -88,7 +88,7 @@ def caltech101(root: Path, verify: bool) -> ImageSet:
 
 
 def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
-    class Unchecked(reader):  # type: ignore[misc, valid-type]
+    class Unchecked(reader):
         """torchvision's reader with the checksums taken out, for cut copies."""
 
         train_list, test_list = ([[file, None] for file, _ in part] for part in (reader.train_list, reader.test_list))

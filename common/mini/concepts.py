@@ -4,7 +4,11 @@
 backdrop. Classes are products of a few attributes, so that a text tower can learn their names piece by piece.
 """
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import yaml
 
 from common.mini.canvas import (
     GRID_X,
@@ -27,9 +31,34 @@ from common.mini.canvas import (
 )
 from common.mini.glyphs import STROKES, glyph
 
+Figure = Callable[[np.ndarray, np.ndarray], np.ndarray]
 RED, ORANGE, YELLOW, GREEN = (0.84, 0.15, 0.16), (0.96, 0.55, 0.1), (0.97, 0.85, 0.2), (0.2, 0.62, 0.25)
 BLUE, PURPLE, WHITE, BROWN = (0.16, 0.36, 0.82), (0.56, 0.24, 0.7), (0.96, 0.96, 0.95), (0.45, 0.28, 0.16)
 BLACK, GREY, PINK, MINT = (0.1, 0.1, 0.11), (0.52, 0.53, 0.55), (0.96, 0.55, 0.68), (0.6, 0.9, 0.72)
+
+
+def _dome(x: np.ndarray, y: np.ndarray, radius: float, cx: float, cy: float) -> np.ndarray:
+    return np.maximum(disc(x, y, radius, cx, cy), y - 0.05)
+
+
+PRIMITIVES: dict[str, Callable[..., np.ndarray]] = {
+    "box": box,
+    "disc": disc,
+    "dome": _dome,
+    "ellipse": ellipse,
+    "polygon": polygon,
+    "ring": ring,
+}
+FIGURES = yaml.safe_load(Path(__file__).with_name("figures.yaml").read_text())
+
+
+def silhouettes(names: str) -> list[Figure]:
+    """(x, y) -> signed distance, for each of these figures of figures.yaml."""
+
+    def silhouette(parts: list) -> Figure:
+        return lambda x, y: union(*(PRIMITIVES[kind](x, y, *numbers) for kind, *numbers in parts))
+
+    return [silhouette(FIGURES[name]) for name in names.split(", ")]
 
 
 def palette(scene: Scene, colours: list[tuple], index: np.ndarray) -> np.ndarray:
@@ -37,112 +66,11 @@ def palette(scene: Scene, colours: list[tuple], index: np.ndarray) -> np.ndarray
     return scene.colour(np.array(colours, dtype=np.float32)[index])
 
 
-def _jet(x, y):
-    body = polygon(x, y, [(0, -0.9), (0.16, -0.5), (0.16, 0.7), (-0.16, 0.7), (-0.16, -0.5)])
-    return union(body, polygon(x, y, [(0, -0.35), (0.85, 0.45), (0.85, 0.62), (-0.85, 0.62), (-0.85, 0.45)]))
-
-
-def _glider(x, y):
-    tail = box(x, y, 0.34, 0.09, 0, 0.72)
-    return union(box(x, y, 0.1, 0.75, 0, 0.05), box(x, y, 0.92, 0.12, 0, -0.25), tail)
-
-
-def _rocket(x, y):
-    fins = polygon(x, y, [(0, 0.1), (0.55, 0.85), (-0.55, 0.85)])
-    return union(ellipse(x, y, 0.3, 0.9, 0, -0.05), fins)
-
-
 def aircraft(labels: np.ndarray, scene: Scene) -> None:
     """Three kinds of aircraft in eight headings: fine differences, as the real set's variants."""
     kind, heading = labels // 8, labels % 8
     x, y = rotate(scene.x, scene.y, heading * 45.0)
-    scene.figure(choose(kind, [_jet, _glider, _rocket], x, y), scene.colour(scene.ink))
-
-
-def _heart(x, y):
-    return union(
-        disc(x, y, 0.42, -0.36, -0.28),
-        disc(x, y, 0.42, 0.36, -0.28),
-        polygon(x, y, [(-0.74, -0.08), (0, -0.2), (0.74, -0.08), (0, 0.85)]),
-    )
-
-
-def _star(x, y):
-    return polygon(
-        x,
-        y,
-        [
-            (0, -0.9),
-            (0.22, -0.3),
-            (0.86, -0.28),
-            (0.36, 0.12),
-            (0.53, 0.73),
-            (0, 0.38),
-            (-0.53, 0.73),
-            (-0.36, 0.12),
-            (-0.86, -0.28),
-            (-0.22, -0.3),
-        ],
-    )
-
-
-def _key(x, y):
-    teeth = union(box(x, y, 0.08, 0.2, 0.45, 0.2), box(x, y, 0.08, 0.2, 0.75, 0.2))
-    return union(ring(x, y, 0.28, 0.13, -0.5), box(x, y, 0.5, 0.1, 0.35), teeth)
-
-
-def _umbrella(x, y):
-    roof = np.maximum(disc(x, y, 0.85, 0, 0.1), y - 0.05)
-    return union(roof, box(x, y, 0.07, 0.4, 0, 0.4), box(x, y, 0.2, 0.07, 0.13, 0.8))
-
-
-def _boat(x, y):
-    hull = polygon(x, y, [(-0.85, 0.35), (0.85, 0.35), (0.5, 0.8), (-0.5, 0.8)])
-    sail = polygon(x, y, [(0.05, -0.85), (0.7, 0.15), (0.05, 0.15)])
-    return union(hull, sail, box(x, y, 0.06, 0.6, -0.03, -0.2))
-
-
-def _crown(x, y):
-    points = [(-0.8, -0.6), (-0.4, 0), (0, -0.75), (0.4, 0), (0.8, -0.6)]
-    return polygon(x, y, [(-0.8, 0.6), *points, (0.8, 0.6)])
-
-
-def _bolt(x, y):
-    upper, lower = [(0.25, -0.95), (-0.55, 0.12), (-0.05, 0.12)], [(-0.3, 0.95), (0.55, -0.2), (0.05, -0.2)]
-    return polygon(x, y, upper + lower)
-
-
-def _mushroom(x, y):
-    return union(np.maximum(disc(x, y, 0.78, 0, 0), y - 0.05), box(x, y, 0.24, 0.4, 0, 0.4))
-
-
-def _hourglass(x, y):
-    return polygon(x, y, [(-0.65, -0.85), (0.65, -0.85), (0.08, 0), (0.65, 0.85), (-0.65, 0.85), (-0.08, 0)])
-
-
-def _fish(x, y):
-    return union(ellipse(x, y, 0.6, 0.4, -0.22), polygon(x, y, [(0.2, 0), (0.85, -0.5), (0.85, 0.5)]))
-
-
-def _cup(x, y):
-    return union(
-        polygon(x, y, [(-0.7, -0.6), (0.35, -0.6), (0.2, 0.7), (-0.55, 0.7)]), ring(x, y, 0.3, 0.09, 0.42, -0.05)
-    )
-
-
-def _tree(x, y):
-    crown = union(
-        polygon(x, y, [(0, -0.95), (0.5, -0.1), (-0.5, -0.1)]), polygon(x, y, [(0, -0.45), (0.7, 0.5), (-0.7, 0.5)])
-    )
-    return union(crown, box(x, y, 0.14, 0.25, 0, 0.68))
-
-
-def _house(x, y):
-    return union(polygon(x, y, [(0, -0.85), (0.85, -0.05), (-0.85, -0.05)]), box(x, y, 0.6, 0.45, 0, 0.35))
-
-
-def _flag(x, y):
-    return union(box(x, y, 0.07, 0.9, -0.6), polygon(x, y, [(-0.6, -0.9), (0.8, -0.5), (-0.6, 0)]))
+    scene.figure(choose(kind, silhouettes("jet, glider, rocket"), x, y), scene.colour(scene.ink))
 
 
 def _glasses(x, y):
@@ -161,11 +89,6 @@ def _anchor(x, y):
     return union(arc, bars, ring(x, y, 0.17, 0.07, 0, -0.68))
 
 
-def _wheel(x, y):
-    spokes = union(box(x, y, 0.7, 0.06), box(x, y, 0.06, 0.7))
-    return union(ring(x, y, 0.72, 0.12), spokes, disc(x, y, 0.2))
-
-
 def _butterfly(x, y):
     x = np.abs(x)
     wings = union(ellipse(x, y, 0.42, 0.4, 0.45, -0.38), ellipse(x, y, 0.32, 0.34, 0.38, 0.42))
@@ -173,26 +96,8 @@ def _butterfly(x, y):
 
 
 OBJECTS = [
-    _heart,
-    _star,
-    _key,
-    _umbrella,
-    _boat,
-    _crown,
-    _bolt,
-    _mushroom,
-    _hourglass,
-    _fish,
-    _cup,
-    _tree,
-    _house,
-    _flag,
-    _glasses,
-    _moon,
-    _anchor,
-    _wheel,
-    _butterfly,
-    _rocket,
+    *silhouettes("heart, star, key, umbrella, boat, crown, bolt, mushroom, hourglass, fish, cup, tree, house, flag"),
+    *(_glasses, _moon, _anchor, *silhouettes("wheel"), _butterfly, *silhouettes("rocket")),
 ]
 
 
@@ -201,13 +106,7 @@ def objects(labels: np.ndarray, scene: Scene) -> None:
     scene.figure(choose(labels, OBJECTS, scene.x, scene.y), scene.colour(scene.ink))
 
 
-SHAPES = [
-    lambda x, y: disc(x, y, 0.72),
-    lambda x, y: box(x, y, 0.64, 0.64),
-    lambda x, y: polygon(x, y, [(0, -0.82), (0.82, 0.65), (-0.82, 0.65)]),
-    lambda x, y: union(box(x, y, 0.78, 0.26), box(x, y, 0.26, 0.78)),
-    lambda x, y: ring(x, y, 0.55, 0.22),
-]
+SHAPES = silhouettes("circle, square, triangle, cross, ring")
 SHAPE_COLOURS = [RED, ORANGE, YELLOW, GREEN, BLUE, PURPLE, WHITE, BLACK]
 
 
@@ -342,12 +241,7 @@ def characters(names: list[str], pen: float):
     return draw
 
 
-EARS = [
-    lambda x, y: polygon(x, y, [(0.12, -0.45), (0.6, -0.95), (0.7, -0.1)]),
-    lambda x, y: disc(x, y, 0.27, 0.55, -0.5),
-    lambda x, y: ellipse(x, y, 0.2, 0.5, 0.76, 0.12),
-    lambda x, y: ellipse(x, y, 0.17, 0.5, 0.3, -0.6),
-]
+EARS = silhouettes("pointed ear, round ear, floppy ear, long ear")
 
 
 def pets(labels: np.ndarray, scene: Scene) -> None:
@@ -363,15 +257,7 @@ def pets(labels: np.ndarray, scene: Scene) -> None:
     scene.paint(ellipse(x, y, 0.14, 0.09, 0, 0.36) + uniform(scene.rng, -0.04, 0.03, n), scene.colour(PINK))
 
 
-BODIES = [
-    lambda x, y: union(
-        box(x, y, 0.9, 0.2, 0, 0.2), polygon(x, y, [(-0.5, 0.1), (-0.3, -0.35), (0.3, -0.35), (0.55, 0.1)])
-    ),
-    lambda x, y: union(box(x, y, 0.75, 0.48, -0.12, -0.08), box(x, y, 0.3, 0.22, 0.6, 0.18)),
-    lambda x, y: union(box(x, y, 0.9, 0.1, 0, 0.3), box(x, y, 0.27, 0.42, 0.6, -0.02)),
-    lambda x, y: box(x, y, 0.94, 0.5, 0, -0.1),
-    lambda x, y: polygon(x, y, [(-0.95, 0.4), (-0.95, 0.1), (-0.2, -0.15), (0.2, -0.15), (0.95, 0.2), (0.95, 0.4)]),
-]
+BODIES = silhouettes("sedan, van, pickup, bus, coupe")
 
 
 def cars(labels: np.ndarray, scene: Scene) -> None:
@@ -415,8 +301,9 @@ def scenes(labels: np.ndarray, scene: Scene) -> None:
     scene.paint(np.where((thing == 0)[:, None, None], far, hidden), mountain)
     scene.blend(scene.mask(horizon - GRID_Y), land_colour)
     x, y = scene.x * 1.5, (GRID_Y - horizon + 0.15) * 1.5
-    scene.figure(np.where((thing == 1)[:, None, None], _house(x, y + scene.x * 0), hidden), house)
-    scene.figure(np.where((thing == 2)[:, None, None], _tree(x, y + scene.x * 0), hidden), tree)
+    house_shape, tree_shape = silhouettes("house, tree")
+    scene.figure(np.where((thing == 1)[:, None, None], house_shape(x, y + scene.x * 0), hidden), house)
+    scene.figure(np.where((thing == 2)[:, None, None], tree_shape(x, y + scene.x * 0), hidden), tree)
 
 
 DIGITS = list("0123456789")
