@@ -14,6 +14,7 @@ import torch
 from common import runs
 from common.errors import Interrupted, UserError
 from common.machine import RunOptions
+from common.mini import UNRECORDED
 from common.runs import CPU, Run, Tensors, atomic_write, load_tensors, save_tensors, write_text
 
 
@@ -192,3 +193,17 @@ def test_a_checkpoint_cut_short_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "c.pth").write_bytes((tmp_path / "c.pth").read_bytes()[:1500])
     with pytest.raises(UserError, match="c.pth is not a readable checkpoint"):
         load_tensors(tmp_path / "c.pth")
+
+
+def test_the_miniatures_weights_of_a_run_that_recorded_none(tmp_path: Path) -> None:
+    """Runs of versions before go on with the file that they had, and with no other one."""
+    open_run(tmp_path, weights={})
+    open_run(tmp_path, weights={"model": UNRECORDED[0]})
+    with pytest.raises(UserError, match="weights.model: None there, '0123' now"):
+        open_run(tmp_path, weights={"model": "0123"})
+
+
+def test_other_weights_of_the_miniature_are_refused(tmp_path: Path) -> None:
+    open_run(tmp_path, weights={"model": "0123"})
+    with pytest.raises(UserError, match="weights.model: '0123' there"):
+        open_run(tmp_path, weights={"model": UNRECORDED[0]})

@@ -8,11 +8,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 import common.mini
+from common import vit
 from common.clip.model import build_model
-from common.clip.pretrained import load_state_dict
+from common.clip.pretrained import find_weights, load_state_dict
 from common.clip.tokenizer import tokenize
 from common.datasets.miniature import load_domain
 from common.datasets.transforms import clip_eval
+from common.errors import UserError
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
 from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import DOMAINS, INCREMENTAL
@@ -89,3 +91,9 @@ def test_chooser_features_are_fixed_and_leave_the_global_generator_alone():
 def test_folder_stays_below_ten_megabytes():
     files = (path for path in FOLDER.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     assert sum(path.stat().st_size for path in files) < 10e6
+
+
+def test_its_name_is_that_of_files():
+    assert (find_weights("mini"), vit.find_weights("mini")) == (CLIP_FILE, VIT_FILE)
+    with pytest.raises(UserError, match="Did you mean mini"):
+        find_weights("mimi")
