@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -12,22 +13,10 @@ from common.errors import exit_cleanly
 from common.options import option, read
 from common.runs import write_text
 from common.training.device import pick_device
-from tests.benchmarks import (
-    alta,
-    inflora,
-    it_prompt,
-    loaders,
-    moe_adapters,
-    moe_adapters_cil,
-    records,
-    vq_prompt,
-    zscl,
-    zscl_cil,
-)
+from tests.benchmarks import loaders, records
 from tests.benchmarks.measure import Row, Sizes, as_json, context, matmul_rate, table
 
-MODULES = zscl, zscl_cil, moe_adapters, moe_adapters_cil, inflora, vq_prompt, it_prompt, alta
-PAPERS = {module.__name__.rsplit(".")[-1]: module.rows for module in MODULES}
+PAPERS = ("zscl", "zscl_cil", "moe_adapters", "moe_adapters_cil", "inflora", "vq_prompt", "it_prompt", "alta")
 DESCRIPTION = """\
 Milliseconds a step, images a second and peak memory of our own training and evaluation code, beside the same work
 done the plain way. No data and no trained weights are needed. A ratio is against the first row of its cell, and
@@ -75,9 +64,7 @@ class Options:
     batch_size: int | None = option(None, "images a step instead of the paper's", flags=("--batch-size",), at_least=1)
     classes: list[int] = option([], "class counts instead of the paper's", words=True, at_least=1)
     workers: list[int] = option([], "loaders: worker processes to try", words=True, at_least=0)
-    step_rate: float | None = option(
-        None, "loaders: images a second that a step would take", flags=("--step-rate",), above=0
-    )
+    step_rate: float | None = option(None, "loaders: images a second that a step would take", flags=("--step-rate",), above=0)
     out: Path | None = option(None, "FILE.json: write the rows there too", check=writable)
     record: Path | None = option(
         None, f"FILE.csv: keep the rows there, each in the place of an older one ({KEPT} without a file)",
@@ -116,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rates = loaders.step_rates(rows, lines, options.step_rate)
             rows[name] = loaders.rows(sizes, rates, options.workers)
         else:
-            rows[name] = PAPERS[name](sizes)
+            rows[name] = import_module(f"tests.benchmarks.{name}").rows(sizes)
         print(f"\n{name}\n{table(rows[name])}", flush=True)
         if kept:
             clock = {"clock": "wall"} if name == "loaders" else {}

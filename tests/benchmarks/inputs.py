@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -72,18 +72,21 @@ def one_batch(clip: CLIP, size: int, classes: int | range) -> OneBatch:
     return OneBatch(size, clip.visual.input_resolution, classes, clip.logit_scale.device, clip.dtype)
 
 
-def evaluation_pixels(plain: CLIP, batch_size: int, sizes: Sizes) -> Tensor:
-    """uint8 images of a test set: eight batches, one at the papers' sizes on a CPU."""
-    count = batch_size * (8 if sizes.small or sizes.device.type == "cuda" else 1)
-    side = plain.visual.input_resolution
-    return torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+def encoding_call(plain: CLIP, sizes: Sizes) -> tuple[Callable[[], None], Tensor, int]:
+    """Plain encode_image over a test set; its uint8 images, on the host; their batch size.
 
+    Eight batches, one at the papers' sizes on a CPU.
+    """
+    size, side = sizes.batch(128, small=32), plain.visual.input_resolution
+    count = size * (8 if sizes.small or sizes.device.type == "cuda" else 1)
+    pixels = torch.randint(256, (count, 3, side, side), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
 
-@torch.no_grad()
-def encode_all(model: CLIP, pixels: Tensor, batch_size: int) -> None:
-    """Plain encode_image over all of `pixels`, which lie on the host."""
-    for batch in pixels.split(batch_size):
-        model.encode_image(clip_normalise(batch.to(model.logit_scale.device)))
+    @torch.no_grad()
+    def encode_all() -> None:
+        for batch in pixels.split(size):
+            plain.encode_image(clip_normalise(batch.to(sizes.device)))
+
+    return encode_all, pixels, size
 
 
 @contextlib.contextmanager

@@ -5,13 +5,11 @@ Sizes are those of CIFAR-100 in ten tasks: CLIP ViT-B/16, prompts of 8 in five b
 
 import copy
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
 from common.clip.model import CLIP, CLIPConfig
 from common.datasets.images import ImageArrays
@@ -21,19 +19,25 @@ from common.incremental.scenario import RemappedSubset, Scenario
 from common.machine import Machine
 from tests.benchmarks.inputs import OneBatch
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference
+from tests.vq_prompt.it_prompt.plain_ways import (
+    LAYERS,
+    TRAINED_CLASSES,
+    TRAINED_TASK,
+    PlainPseudoFeatures,
+    options,
+    train_plainly,
+)  # fmt: skip
 from vq_prompt.it_prompt.cncm import ClassMemory, nearest_class, preprocess
 from vq_prompt.it_prompt.evaluation import KnownFeatures, Learned
-from vq_prompt.it_prompt.network import Encoder, Entries, Parts, clip_block
-from vq_prompt.it_prompt.options import ITOptions, settled
-from vq_prompt.it_prompt.training import PseudoFeatures, cosine_lr, rebalance, task_features, task_losses, train_task
+from vq_prompt.it_prompt.network import Encoder, Entries, Parts
+from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, task_features, train_task
 
-TASKS, CLASSES, LAYERS, LENGTH = 10, 100, (0, 1, 2, 3, 4), 8
+TASKS, CLASSES, LENGTH = 10, 100, 8
 REAL = CLIPConfig(512, 224, 12, 768, 16, 77, 64, 64, 1, 1)  # the text tower has no part in this
 SMALL = CLIPConfig(64, 32, 6, 64, 8, 77, 64, 64, 1, 1)
 TARGET = "<= 1.15"  # of a step against what it can not do without
 CHANGED = 4  # one in so many images has another entry than after the task before
 EQUAL_STEPS, EQUAL_BATCH = 5, 4
-TRAINED_TASK, TRAINED_CLASSES = 1, range(10, 20)
 
 
 def rows(sizes: Sizes) -> list[Row]:
@@ -41,10 +45,6 @@ def rows(sizes: Sizes) -> list[Row]:
     learned, size = learned_model(SMALL if sizes.small else REAL, sizes.device), sizes.batch(128)
     found = step_rows(learned, size, sizes) + pass_rows(learned, size, sizes)
     return found + rebalancing_rows(learned, sizes) + known_rows(learned, size, sizes) + cncm_rows(learned, sizes)
-
-
-def options(**changes: Any) -> ITOptions:
-    return settled(ITOptions(learner_name="ITPromptCNCM", **changes))
 
 
 def learned_model(config: CLIPConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Learned:
@@ -88,32 +88,6 @@ def train(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
     model, own = copy.deepcopy(learned), options(epochs=clock.calls)
     inputs = model.encoder, model.parts, model.text, TRAINED_TASK, TRAINED_CLASSES
     return {"losses": train_task(*inputs, batch, own, clock.steps).total} | model.parts.of_task(TRAINED_TASK)
-
-
-def train_plainly(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
-    """As a first version would be: u and z each from the images on, weight gradients of all of CLIP, never read."""
-    model, own, losses = copy.deepcopy(learned), options(epochs=clock.calls), []
-    encoder, parts = model.encoder, model.parts
-    parts.prompt.copy_previous(TRAINED_TASK)
-    trained = parts.of_task(TRAINED_TASK)
-    for parameter in [*encoder.parameters(), *trained.values()]:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(trained.values(), lr=own.lr, weight_decay=0.0)
-    classes = torch.tensor(TRAINED_CLASSES, device=batch.labels.device)
-    for step in clock.steps("plain", clock.calls, {}):
-        optimizer.param_groups[0]["lr"] = cosine_lr(step, own.lr, clock.calls)
-        images, labels = batch[step]
-        x = encoder.tower.embed(images)
-        for number, block in enumerate(encoder.blocks):
-            prompts = [parts.prompt.prompts(TRAINED_TASK)[number].expand(len(x), -1, -1)] if number in LAYERS else []
-            x = clip_block(block, x, *prompts[0].chunk(2, dim=1)) if prompts else block(x)
-        z = F.normalize(encoder.tower.pool(x), dim=-1)
-        loss = task_losses(parts, encoder.plain(images), z, labels, model.text, classes, TRAINED_TASK, own)["total"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return {"losses": torch.stack(losses)} | trained
 
 
 def pictures(learned: Learned, count: int) -> RemappedSubset:
@@ -162,21 +136,6 @@ def rebalancing_rows(learned: Learned, sizes: Sizes) -> list[Row]:
         "its diagonal, all classes at once": partial(way, PseudoFeatures),
     }
     return compare_calls(f"rebalancing, an epoch of {CLASSES} classes", calls, sizes)
-
-
-class PlainPseudoFeatures(PseudoFeatures):
-    """Class after class from a multivariate normal distribution over a diagonal matrix, as VQ-Prompt's code draws."""
-
-    def epoch(self, number: int) -> tuple[Tensor, Tensor]:
-        device, count = self.mean.device, len(self.mean)
-        generator = torch.Generator(device).manual_seed(self.seed * 1_000_003 + number)
-        noise = torch.randn(count, self.per_class, self.mean.shape[1], generator=generator, device=device)
-        samples = []
-        for mean, deviation, drawn in zip(self.mean, self.deviation, noise):
-            gaussian = MultivariateNormal(mean, torch.diag(deviation**2))
-            samples.append(F.normalize(mean + drawn @ gaussian.scale_tril.t(), dim=-1))
-        order = torch.randperm(count * self.per_class, generator=generator, device=device)
-        return torch.cat(samples)[order], torch.arange(count, device=device).repeat_interleave(self.per_class)[order]
 
 
 def known_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:

@@ -51,9 +51,8 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
         "experts gathered a sample": (cut_prompts, mixture_of_experts),
         "loop over experts, 77 tokens": (Tensor.clone, loop_over_experts),
     }
-    cell, build, options = f"CIL step, {len(tokens)} classes", partial(with_experts, plain), Options(lr=1e-3)
-    equal_steps, options = min(EQUAL_STEPS, sizes.steps), training_options(options, 1)
-    return way_rows(cell, plain, build, tokens, ways, sizes, sizes.batch(128), equal_steps, options)
+    cell, options = f"CIL step, {len(tokens)} classes", training_options(Options(lr=1e-3), EQUAL_STEPS)
+    return way_rows(cell, plain, partial(with_experts, plain), tokens, ways, sizes.batch(128), options, sizes)
 
 
 def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:

@@ -12,14 +12,13 @@ from torch import Tensor
 
 from tests.benchmarks.inputs import OneBatch, small_or_paper_vit
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference
-from tests.vq_prompt.plain_ways import plain_draw, plain_forward
+from tests.vq_prompt.plain_ways import RATES, left_by, plain_draw, plain_forward, train_plainly
 from vq_prompt.classifier import ClassStatistics, RetrainingOptions, draw, retrain, task_statistics
 from vq_prompt.prompts import Network
 from vq_prompt.training import TrainingOptions, train_task
 
 POOL = {"size": 10, "length": 8, "tau": 1.0}
 CLASSES, EQUAL_STEPS, EQUAL_BATCH = 20, 5, 4
-RATES = {"prompt_lr": 0.0125, "lr": 0.0025}
 TARGET = "<= 1.15"
 
 
@@ -71,27 +70,6 @@ def train(network: Network, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
     options = TrainingOptions(clock.calls, rate=lambda update, base: base, **RATES)
     log = train_task(model, 0, model.last.out_features, batch, options, "benchmark", clock.steps)
     return left_by(model, log.loss)
-
-
-def left_by(model: Network, losses: Tensor) -> dict[str, Tensor]:
-    return {"losses": losses} | {key: value for key, value in model.named_parameters() if not key.startswith("feat.")}
-
-
-def train_plainly(network: Network, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
-    """The same with every parameter of the backbone trainable and its gradients never cleared."""
-    model, losses = copy.deepcopy(network).requires_grad_(True), []
-    parts = zip((model.prompt, model.last), RATES.values())
-    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
-    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-    for step in clock.steps("plain", clock.calls, {}):
-        images, labels = batch[step]
-        features, prompt_loss = plain_forward(model, images)
-        loss = F.cross_entropy(model.last(features), labels) + prompt_loss
-        optimizer.zero_grad()  # holds prompts and classifier alone (learners/prompt.py:L47-L57)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return left_by(model, torch.stack(losses))
 
 
 @torch.inference_mode()

@@ -19,10 +19,10 @@ from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.pixels import DecodedSet
 from tests.benchmarks import inputs
-from tests.benchmarks.inputs import SMALL, VIT_B_16, OneBatch, one_batch, prompts
+from tests.benchmarks.inputs import SMALL, VIT_B_16, OneBatch, encoding_call, one_batch, prompts
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls, difference
 from tests.benchmarks.memory import counted_peak
-from tests.zscl.cil.plain import features, learned, rates
+from tests.zscl.plain_ways import train_plainly
 from zscl.evaluation import evaluate
 from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions, distillation_terms, total, train_task
@@ -31,7 +31,6 @@ FINETUNE = TrainingOptions(lr=1e-5, warmup=1)
 DISTIL = replace(FINETUNE, terms=("img", "txt"))  # LwF-VR and iCaRL
 ZSCL = replace(DISTIL, l2=1.0, ensemble="we")
 BATCH, CAPTIONS, FEW_CAPTIONS, RANDOM_SENTENCES = 64, 15_833, 1000, 1000
-CAPTIONS_AT_ONCE = 1000  # upstream's one call needs several cards
 PLAIN_CAPTIONS = {"cuda": CAPTIONS, "cpu": 64}  # on a CPU all of them take minutes a step
 SMALL_CAPTIONS, LONGEST_CAPTION = 32, 20
 EQUAL_STEPS, EQUAL_BATCH, EQUAL_CLASSES = 6, 8, 4
@@ -132,36 +131,6 @@ def plain_subject(
     return {f"ZSCL the plain way, {count} captions encoded a step": subject}
 
 
-def train_plainly(
-    model: CLIP,
-    teacher: CLIP,
-    tokens: Tensor,
-    captions: Tensor,
-    batch: OneBatch,
-    images: OneBatch,
-    options: TrainingOptions,
-    clock: Clock,
-) -> list[float]:
-    """ZSCL as the official code goes about it, every feature computed where it is used; the losses.
-
-    tokens (C, 77) and captions (M, 77) at full length. Each step the teacher encodes all captions and the reference
-    images, the student runs once over the task's and once over the reference images, and the distance to theta0 is
-    differentiated with the rest (mtil/src/models/finetune.py:L180-L322).
-    """
-    model.requires_grad_(True).encode_text = partial(model.encode_text, cut=False)
-    encode_text, parts = partial(teacher.encode_text, cut=False), captions.split(CAPTIONS_AT_ONCE)
-
-    def distilled(step: int) -> tuple[Tensor, Tensor, Tensor]:
-        sentences = torch.cat([features(encode_text, part) for part in parts])
-        return images[step][0], features(teacher.encode_image, images[step][0]), sentences
-
-    batches = (batch[step] for step in clock.steps("plain", clock.calls, {}))
-    step_rates = rates(options.lr, options.warmup, max(clock.calls - 1, options.warmup + 1))
-    numbers = options.weight_decay, options.label_smoothing, distilled, options.l2
-    average_every = options.avg_freq if options.ensemble else 0
-    return learned(model, batches, 0, lambda step: tokens, step_rates, *numbers, average_every, options.kd_weight)
-
-
 def step_differences(train: Train, reference_kind: Callable[..., Any], options: TrainingOptions) -> list[float]:
     """Between the plain way and each of ours, over a few steps in float64: image features known, computed, two passes.
 
@@ -249,11 +218,10 @@ def caption_rows(sizes: Sizes) -> list[Row]:
 
 def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     """Images a second of plain encode_image and of the whole evaluation, uint8 pixels on the host in both."""
-    size = sizes.batch(128, small=32)
-    pixels = inputs.evaluation_pixels(plain, size, sizes)
+    encode, pixels, size = encoding_call(plain, sizes)
     test = DecodedSet("random", pixels, torch.zeros(len(pixels), dtype=torch.long), tokens[:, None])
     calls = {
-        "plain encode_image": partial(inputs.encode_all, plain, pixels, size),
+        "plain encode_image": encode,
         f"evaluation, {len(tokens)} prompts included": partial(evaluate, plain, test, size),
     }
     return compare_calls(f"evaluation, {len(pixels)} images", calls, sizes, len(pixels), equal=False)

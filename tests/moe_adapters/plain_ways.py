@@ -2,8 +2,10 @@
 
 import contextlib
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 from unittest import mock
 
 import torch
@@ -26,13 +28,14 @@ from moe_adapters.ddas import (
     train_autoencoder,
 )
 from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, Routes, distinct
-from moe_adapters.training import moe_blocks
-from tests.benchmarks.inputs import SMALL, prompts, small_or_paper_clip
+from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
+from tests.benchmarks.inputs import SMALL, OneBatch, prompts, silent, small_or_paper_clip
 from tests.benchmarks.measure import Clock
 
 EXPERTS, TOPK, ROUTERS = 22, 2, 11
 BOTTLENECK, SMALL_BOTTLENECK = 64, 4
 MATRIX_CLASSES = 4
+OPTIONS = TrainingOptions(lr=1e-3, warmup=1, iterations=20)
 Mixture = Callable[..., Tensor] | None  # in the place of ours, where one is given
 
 
@@ -70,6 +73,45 @@ def drawn_noise(now: list[int], index: int, clean: Tensor) -> Tensor:
     """Standard normal noise that depends on the step and the block alone."""
     generator = torch.Generator().manual_seed(1000 * now[0] + index)
     return torch.randn(clean.shape, generator=generator).to(clean)
+
+
+# The training loop under either
+
+
+def train(
+    model: CLIP, tokens: Tensor, batch: OneBatch, mixture: Mixture, options: TrainingOptions, count: int, steps: Any
+) -> None:
+    """The real training loop of so many steps."""
+    with replaced(mixture), silent():
+        train_adapters(model, 0, set(), tokens, batch, replace(options, iterations=count - 1), "benchmark", steps)
+
+
+def trajectory(
+    model: CLIP,
+    tokens: Tensor,
+    batch: OneBatch,
+    count: int,
+    mixture: Mixture = None,
+    options: TrainingOptions = OPTIONS,
+) -> dict[str, Tensor]:
+    """What `count` training steps leave: every loss, the last step's gradients, the trained parameters.
+
+    Keys "loss n", "gradient <name>" (experts that were skipped have none) and "<name>". Without dropout, whose mask
+    the two ways draw in different shapes; the gate noise is drawn by step and block.
+    """
+    now, clock = [0], Clock(count)
+    for index, block in enumerate(moe_blocks(model)):
+        block.dropout.p, block.draw_noise = 0.0, partial(drawn_noise, now, index)
+
+    def steps(stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
+        for now[0] in clock.steps(stage, total, state):
+            yield now[0]
+
+    train(model, tokens, batch, mixture, options, count, steps)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    losses = {f"loss {step}": loss for step, loss in enumerate(clock.state["log"].tensors["loss"])}
+    gradients = {f"gradient {name}": p.grad for name, p in trained.items() if p.grad is not None}
+    return losses | gradients | {name: p.detach() for name, p in trained.items()}
 
 
 # Checkpoints x data sets

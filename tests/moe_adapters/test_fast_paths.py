@@ -27,7 +27,6 @@ from moe_adapters.ddas import AutoEncoder, chooser_input
 from moe_adapters.evaluation import EvaluationSet, Routes, distinct
 from moe_adapters.training import moe_blocks
 from tests.benchmarks.inputs import one_batch, prompts, small_or_paper_clip
-from tests.benchmarks.moe_adapters import trajectory
 from tests.moe_adapters.plain_ways import (
     Matrix,
     build_matrix,
@@ -38,6 +37,7 @@ from tests.moe_adapters.plain_ways import (
     full_class_vectors,
     loop_over_experts,
     replaced,
+    trajectory,
     with_adapters,
 )
 

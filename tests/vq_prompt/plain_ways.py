@@ -1,14 +1,20 @@
 """VQ-Prompt's fast paths the plain way, as the official code goes about it: what they are held against."""
 
+import copy
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from tests.benchmarks.inputs import OneBatch
+from tests.benchmarks.measure import Clock
 from tests.vq_prompt.plain_vq import prefix_attention
 from vq_prompt.classifier import JITTER, ClassStatistics, Draw
 from vq_prompt.prompts import Network
+
+RATES = {"prompt_lr": 0.0125, "lr": 0.0025}
 
 
 def plain_forward(network: Network, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,3 +45,24 @@ def plain_draw(statistics: ClassStatistics, count: int) -> Iterator[Draw]:
     gaussians = [MultivariateNormal(mean, torch.diag(variance) + jitter) for mean, variance in zip(means, variances)]
     samples = torch.stack([gaussian.sample((count,)) for gaussian in gaussians])
     yield samples, torch.randperm(len(means) * count, device=means.device)
+
+
+def left_by(model: Network, losses: Tensor) -> dict[str, Tensor]:
+    return {"losses": losses} | {key: value for key, value in model.named_parameters() if not key.startswith("feat.")}
+
+
+def train_plainly(network: Network, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
+    """The same with every parameter of the backbone trainable and its gradients never cleared."""
+    model, losses = copy.deepcopy(network).requires_grad_(True), []
+    parts = zip((model.prompt, model.last), RATES.values())
+    groups = [{"params": list(part.parameters()), "lr": rate} for part, rate in parts]
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+    for step in clock.steps("plain", clock.calls, {}):
+        images, labels = batch[step]
+        features, prompt_loss = plain_forward(model, images)
+        loss = F.cross_entropy(model.last(features), labels) + prompt_loss
+        optimizer.zero_grad()  # holds prompts and classifier alone (learners/prompt.py:L47-L57)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.detach())
+    return left_by(model, torch.stack(losses))
