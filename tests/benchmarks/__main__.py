@@ -64,7 +64,8 @@ class Options:
     batch_size: int | None = option(None, "images a step instead of the paper's", flags=("--batch-size",), at_least=1)
     classes: list[int] = option([], "class counts instead of the paper's", words=True, at_least=1)
     workers: list[int] = option([], "loaders: worker processes to try", words=True, at_least=0)
-    step_rate: float | None = option(None, "loaders: images a second that a step would take", flags=("--step-rate",), above=0)
+    step_rate: float | None = option(None, "loaders: images a second that a step would take", flags=("--step-rate",),
+                                     above=0)  # fmt: skip
     out: Path | None = option(None, "FILE.json: write the rows there too", check=writable)
     record: Path | None = option(
         None, f"FILE.csv: keep the rows there, each in the place of an older one ({KEPT} without a file)",

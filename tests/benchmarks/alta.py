@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 from alta.buffer import Buffer
 from alta.evaluation import accuracies
 from alta.heads import Head, PromptOptions
-from alta.training import Rate, TrainingLog, TrainingOptions, train_task
+from alta.training import Rate, TrainingOptions, train_task
 from common.clip.model import CLIP, CLIPConfig
 from common.datasets.names import read_names
 from common.evaluation.metrics import class_and_task_il
@@ -77,10 +77,9 @@ def train(
     head, past, device = random_head(kinds[0], clip, task, classes), task * classes // TASKS, clip.logit_scale.device
     optimizer = torch.optim.SGD(head.trained().values(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     batch, buffer = one_batch(clip, size, range(past, past + classes // TASKS)), kinds[1](slots, 0, device)
-    options, log = TrainingOptions(clock.calls, RATE, size, 0.4, 0.4), TrainingLog(clock.calls, device)
-    for _ in train_task(head, task, past, batch, optimizer, buffer, options, log, "benchmark", clock.steps):
-        pass
-    return {"losses": log.total(options), "parameters": head.trained(), "buffer": buffer.fields}
+    options = TrainingOptions(clock.calls, RATE, size, 0.4, 0.4)
+    log = train_task(head, task, past, batch, optimizer, buffer, options, "benchmark", clock.steps)
+    return {"losses": log.loss, "parameters": head.trained(), "buffer": buffer.fields}
 
 
 def step_difference(task: int) -> float:

@@ -1,7 +1,6 @@
 """Models and inputs that the papers' benchmarks share: random weights, synthetic images and prompts."""
 
 import contextlib
-import io
 from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
@@ -94,11 +93,6 @@ def float64_kept() -> Iterator[None]:
     """Leave out conversions to float32, which layer norm and the experts' sum ask for."""
     with mock.patch.object(torch.Tensor, "float", lambda tensor: tensor):
         yield
-
-
-def silent() -> contextlib.AbstractContextManager:
-    """Without what loops tell at step 0."""
-    return contextlib.redirect_stdout(io.StringIO())
 
 
 def pooled(count: int, classes: int, plain: CLIP, batch_size: int) -> PooledTest:

@@ -19,14 +19,8 @@ from common.incremental.scenario import RemappedSubset, Scenario
 from common.machine import Machine
 from tests.benchmarks.inputs import OneBatch
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference
-from tests.vq_prompt.it_prompt.plain_ways import (
-    LAYERS,
-    TRAINED_CLASSES,
-    TRAINED_TASK,
-    PlainPseudoFeatures,
-    options,
-    train_plainly,
-)  # fmt: skip
+from tests.vq_prompt.it_prompt import plain_ways
+from tests.vq_prompt.it_prompt.plain_ways import LAYERS, TRAINED_CLASSES, TRAINED_TASK, options
 from vq_prompt.it_prompt.cncm import ClassMemory, nearest_class, preprocess
 from vq_prompt.it_prompt.evaluation import KnownFeatures, Learned
 from vq_prompt.it_prompt.network import Encoder, Entries, Parts
@@ -65,7 +59,7 @@ def one_batch(learned: Learned, size: int) -> OneBatch:
 def step_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
     """The real loop beside what it can not do without, and beside a loop that freezes nothing."""
     batch = one_batch(learned, size)
-    ways = {"IT-Prompt": train, "the plain way: CLIP left out of the optimiser, not frozen": train_plainly}
+    ways = {"IT-Prompt": train, "the plain way: CLIP left out of the optimiser, not frozen": plain_ways.train_plainly}
     subjects = {
         "inference forward, then forward and backward of the frozen CLIP": lambda clock: clock.repeat(
             partial(necessary, learned.encoder, batch.images)
@@ -132,7 +126,7 @@ def rebalancing_rows(learned: Learned, sizes: Sizes) -> list[Row]:
         return rebalance(part, draws, 1, CLASSES, 0.0025, "benchmark", Clock(0).steps)
 
     calls = {
-        "a Gaussian of a full matrix for each class": partial(way, PlainPseudoFeatures),
+        "a Gaussian of a full matrix for each class": partial(way, plain_ways.PlainPseudoFeatures),
         "its diagonal, all classes at once": partial(way, PseudoFeatures),
     }
     return compare_calls(f"rebalancing, an epoch of {CLASSES} classes", calls, sizes)

@@ -3,6 +3,7 @@
 import gc
 import math
 import platform
+import re
 import statistics
 import sys
 import time
@@ -133,17 +134,12 @@ def matmul_rate(device: torch.device) -> float:
 
 
 def compare(
-    cell: str,
-    subjects: dict[str, Subject],
-    sizes: Sizes,
-    images: int | None = None,
-    count: bool = False,
-    apart: dict[str, float] | None = None,
-    targets: dict[str, str] | None = None,
-) -> list[Row]:
+    cell: str, subjects: dict[str, Subject], sizes: Sizes, images: int | None = None, count: bool = False,
+    apart: dict[str, float] | None = None, targets: dict[str, str] | None = None,
+) -> list[Row]:  # fmt: skip
     """Let the subjects take turns; a row each, `ratio` the median over the turns against the first subject.
 
-    images: those of a call. count: tell FLOPs. apart: what each of these subjects differs by from what it stands for;
+    images: those of a call. count: tell FLOPs. apart: what each of these subjects differs by from the others' results;
     targets: of ratios, at the paper's sizes. Peak memory is that of a subject's first turn on a GPU; on a CPU the most
     the process has used until then.
     """
@@ -200,7 +196,7 @@ def leaves(result: Any, name: str = "") -> dict[str, Any]:
 
 
 def difference(first: Any, second: Any) -> float:
-    """The largest |a - b| of all tensors, relative to the tensor's largest |a|; infinite where anything else differs."""
+    """The largest |a - b| of all tensors, relative to a tensor's largest |a|; infinite where anything else differs."""
     first, second, worst = leaves(first), leaves(second), 0.0
     if first.keys() != second.keys():
         return math.inf
@@ -225,23 +221,16 @@ def verify(row: Row, apart: float) -> None:
 def context(sizes: Sizes) -> dict[str, Any]:
     """What a number means nothing without: machine, versions, sizes."""
     cuda = sizes.device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(sizes.device) if cuda else processor_name(),
-        "clock": "CUDA events" if cuda else "process time",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda if cuda else None,
-        "precision": sizes.precision,
-        "matmul_tflops": sizes.matmul and round(sizes.matmul, 4),
-        "commit": commit(),
-        "small": sizes.small,
-    }
+    about = {"device": torch.cuda.get_device_name(sizes.device) if cuda else processor_name()}
+    about |= {"clock": "CUDA events" if cuda else "process time", "threads": torch.get_num_threads()}
+    about |= {"torch": torch.__version__, "cuda": torch.version.cuda if cuda else None, "precision": sizes.precision}
+    about |= {"matmul_tflops": sizes.matmul and round(sizes.matmul, 4), "commit": commit(), "small": sizes.small}
+    return about
 
 
 def processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    names = re.findall(r"^model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return names[0] if names else platform.processor() or platform.machine()
 
 
@@ -249,20 +238,12 @@ def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]
     return about | {"rows": [{"paper": paper} | asdict(row) for paper, of_paper in rows.items() for row in of_paper]}
 
 
-COLUMNS = (  # heading, value, format; none for words
-    ("cell", "cell", ""),
-    ("subject", "subject", ""),
-    ("ms", "ms_median", ".1f"),
-    ("quartiles", "quartiles", "s"),
-    ("images/s", "images_per_s", ".2f"),
-    ("TFLOP/s", "tflops", ".3g"),
-    ("of matmul", "of_matmul", ".0%"),
-    ("waiting", "waiting", ".0%"),
-    ("peak MiB", "peak_memory_mib", ".0f"),
-    ("ratio", "ratio", ".2f"),
-    ("target", "target", "s"),
-    ("difference", "difference", ".1e"),
-)
+COLUMNS = (
+    ("cell", "cell", ""), ("subject", "subject", ""), ("ms", "ms_median", ".1f"), ("quartiles", "quartiles", "s"),
+    ("images/s", "images_per_s", ".2f"), ("TFLOP/s", "tflops", ".3g"), ("of matmul", "of_matmul", ".0%"),
+    ("waiting", "waiting", ".0%"), ("peak MiB", "peak_memory_mib", ".0f"), ("ratio", "ratio", ".2f"),
+    ("target", "target", "s"), ("difference", "difference", ".1e"),
+)  # heading, value, format; none for words  # fmt: skip
 
 
 def table(rows: list[Row]) -> str:

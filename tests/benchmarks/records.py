@@ -26,9 +26,7 @@ def file_of(device: str) -> Path:
 
 def sizes_name(sizes: Sizes) -> str:
     """What tells rows of the same cell apart: small towers, the paper's sizes, or these with another batch."""
-    if sizes.small:
-        return "small"
-    return "paper" if sizes.batch_size is None else f"paper, batch {sizes.batch_size}"
+    return "small" if sizes.small else f"paper, batch {sizes.batch_size}" if sizes.batch_size else "paper"
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -9,7 +9,6 @@ import gc
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +23,11 @@ from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compar
 from tests.benchmarks.memory import counted_peak
 from tests.zscl.plain_ways import train_plainly
 from zscl.evaluation import evaluate
+from zscl.losses import distillation_losses
 from zscl.teacher import KnownFeatures, Reference, sentence_features
-from zscl.training import TrainingOptions, distillation_terms, total, train_task
+from zscl.training import TrainingOptions, train_task
 
-FINETUNE = TrainingOptions(lr=1e-5, warmup=1)
+FINETUNE = TrainingOptions(lr=1e-5, warmup=1, loss_interval=None)
 DISTIL = replace(FINETUNE, terms=("img", "txt"))  # LwF-VR and iCaRL
 ZSCL = replace(DISTIL, l2=1.0, ensemble="we")
 BATCH, CAPTIONS, FEW_CAPTIONS, RANDOM_SENTENCES = 64, 15_833, 1000, 1000
@@ -37,14 +37,14 @@ EQUAL_STEPS, EQUAL_BATCH, EQUAL_CLASSES = 6, 8, 4
 STEP_TARGET, MEMORY_TARGET = "<= 2.4", "<= 1.35"
 COUNTED_STEPS = range(1, 3)  # AdamW has its state in the second; step 0 would tell a loss, which needs values
 OURS = "ZSCL, teacher's image features known", "ZSCL, teacher's image features computed"
-Train = Callable[..., dict[str, Tensor]]  # (model, prompts, batch, reference, options, clock) -> weights
+Prompts = Tensor | Callable[[int], Tensor]  # the same at every step, or those of a step
 
 
 def rows(sizes: Sizes) -> list[Row]:
     """Every row of the paper's table, cell by cell."""
     plain, found = inputs.small_or_paper_clip(sizes.small).to(sizes.device), []
     options = replace(ZSCL, lr=1e-3, avg_freq=EQUAL_STEPS - 1)  # the last step gives the mean its second sample
-    apart = step_differences(train, Reference, options)
+    apart = step_differences(options)
     for classes in sizes.classes or ((4,) if sizes.small else (10, 100, 397)):
         found += step_rows(plain, prompts(classes), sizes, apart)
     return found + caption_rows(sizes) + evaluation_rows(plain, prompts(10), sizes) + memory_rows(sizes)
@@ -62,18 +62,13 @@ class ReferenceImages(OneBatch):
         return list(range(first, first + len(self.images)))
 
 
-def known_features(images: ReferenceImages, width: int) -> KnownFeatures:
-    """The teacher's of images that are not new, as in every epoch but the first."""
-    known = KnownFeatures(images.images.device)
-    if not images.new:
-        kept = unit_vectors(len(images.images), width)
-        known.load_state_dict({"indices": torch.tensor(images.indices(0)), "features": kept})
-    return known
-
-
 def reference_of(teacher: CLIP, sentences: Tensor, size: int, known: bool) -> Reference:
-    images = ReferenceImages(teacher, size, new=not known)
-    return Reference(teacher, images, sentences, known_features(images, teacher.config.embed_dim))
+    """What distillation reads. `known`: the teacher's image features are there, as in every epoch but the first."""
+    images, features = ReferenceImages(teacher, size, new=not known), KnownFeatures(sentences.device)
+    if known:
+        kept = unit_vectors(size, teacher.config.embed_dim)
+        features.load_state_dict({"indices": torch.tensor(images.indices(0)), "features": kept})
+    return Reference(teacher, images, None, sentences, features)
 
 
 def unit_vectors(count: int, width: int) -> Tensor:
@@ -108,12 +103,12 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, differences: list[float
 
 
 def train(
-    model: CLIP, tokens: Tensor, batch: OneBatch, reference: Reference | None, options: TrainingOptions, clock: Clock
+    model: CLIP, prompts: Prompts, batch: OneBatch, reference: Reference | None, options: TrainingOptions, clock: Clock
 ) -> dict[str, Tensor]:
-    """The real training loop, in place; the running mean of the weights."""
+    """The real training loop, in place; its loss terms."""
+    of_step = prompts if callable(prompts) else lambda step: prompts
     options = replace(options, iterations=clock.calls - 1)
-    with inputs.silent():
-        return train_task(model, tokens, batch, reference, None, options, "benchmark", clock.steps)
+    return train_task(model, of_step, batch, reference, None, options, "benchmark", clock.steps)
 
 
 def plain_subject(
@@ -131,7 +126,7 @@ def plain_subject(
     return {f"ZSCL the plain way, {count} captions encoded a step": subject}
 
 
-def step_differences(train: Train, reference_kind: Callable[..., Any], options: TrainingOptions) -> list[float]:
+def step_differences(options: TrainingOptions) -> list[float]:
     """Between the plain way and each of ours, over a few steps in float64: image features known, computed, two passes.
 
     On small towers, at any sizes asked for: the code is the same. In float32 a parameter whose gradient is rounding
@@ -143,17 +138,16 @@ def step_differences(train: Train, reference_kind: Callable[..., Any], options: 
         captions, model = prompts(SMALL_CAPTIONS, LONGEST_CAPTION), copy.deepcopy(student)
         images, clock = ReferenceImages(teacher, EQUAL_BATCH, new=True), Clock(EQUAL_STEPS)
         losses = train_plainly(model, teacher, tokens, captions, batch, images, options, clock)
-        plain, found = left_by(model, torch.tensor(losses), dict(model.named_parameters())), []
+        plain, found = left_by(model, torch.tensor(losses)), []
         for known, joint in ((True, True), (False, True), (False, False)):
-            model, images, clock = copy.deepcopy(student), ReferenceImages(teacher, EQUAL_BATCH, not known), Clock(6)
-            reference = reference_kind(teacher, images, sentence_features(teacher, captions), KnownFeatures())
+            model, images = copy.deepcopy(student), ReferenceImages(teacher, EQUAL_BATCH, new=not known)
+            reference = Reference(teacher, images, None, sentence_features(teacher, captions), KnownFeatures())
             if known:
                 reference[0]
             own = replace(options, joint_pass=joint)
-            weights = train(model, cut_prompts(tokens), batch, reference, own, clock)
-            log = clock.state["log"].tensors
+            log = train(model, cut_prompts(tokens), batch, reference, own, Clock(EQUAL_STEPS))
             losses = log["CE"] + options.kd_weight * (log["img"] + log["txt"])
-            found.append(difference(plain, left_by(model, losses, weights)))
+            found.append(difference(plain, left_by(model, losses)))
         return found
 
 
@@ -166,17 +160,18 @@ def uneven_clip(seed: int) -> CLIP:
     return model
 
 
-def left_by(model: CLIP, losses: Tensor, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def left_by(model: CLIP, losses: Tensor) -> dict[str, Tensor]:
     """Losses, last gradients but that of logit_scale, which is not trained, and weights, without biases of the keys.
 
     Softmax hides a bias of the keys, its gradient is rounding noise, and AdamW with WC blows it up.
     """
-    gradients = {f"gradient {name}": p.grad for name, p in model.named_parameters() if name != "logit_scale"}
-    tensors = {name: tensor.detach().clone() for name, tensor in (gradients | weights).items()}
-    for name, tensor in tensors.items():
-        if name.endswith("attn.in_proj_bias"):
-            tensor.chunk(3)[1].zero_()
-    return {"losses": losses} | tensors
+    tensors = {"losses": losses}
+    for name, parameter in model.named_parameters():
+        for key, value in ((f"gradient {name}", parameter.grad), (name, parameter.detach())):
+            tensors[key] = value.clone() if name != "logit_scale" else torch.zeros(())
+            if name.endswith("attn.in_proj_bias"):
+                tensors[key].chunk(3)[1].zero_()
+    return tensors
 
 
 def caption_rows(sizes: Sizes) -> list[Row]:
@@ -201,8 +196,9 @@ def caption_rows(sizes: Sizes) -> list[Row]:
         model, target = copy.deepcopy(plain), sentences[many][:size]
         model.logit_scale.requires_grad_()  # as in the loop, where it takes a gradient from the teacher's logits too
         student = target.clone().requires_grad_()
-        terms = lambda: distillation_terms(model, student, target, sentences[many], ZSCL)
-        clock.repeat(lambda: total(terms(), ZSCL).backward())
+        inputs = student, target, sentences[many]
+        terms = lambda: distillation_losses(*inputs, model.logit_scale.exp(), ZSCL.terms).values()
+        clock.repeat(lambda: sum(terms()).backward())
 
     subjects: dict[str, Subject] = {
         f"similarity and losses alone, {many} captions": similarity,
@@ -267,7 +263,7 @@ def memory_steps(options: TrainingOptions, classes: int, sizes: Sizes) -> None:
         sentences = torch.zeros(SMALL_CAPTIONS if sizes.small else CAPTIONS, config.embed_dim, device=sizes.device)
         reference = reference_of(teacher, sentences, size, known=False)
     steps = lambda stage, total, state: iter(COUNTED_STEPS)
-    train_task(model, tokens, one_batch(model, size, classes), reference, None, options, "memory", steps)
+    train_task(model, lambda step: tokens, one_batch(model, size, classes), reference, None, options, "memory", steps)
 
 
 def allocated_peak(run: Callable[[], None]) -> int:

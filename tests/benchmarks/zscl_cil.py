@@ -15,24 +15,25 @@ from torch import Tensor
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.seen_classes import evaluate_seen
+from common.training.schedules import cil_cosine_with_warmup
 from tests.benchmarks import zscl
-from tests.benchmarks.inputs import OneBatch, one_batch, pooled, prompts, small_or_paper_clip
+from tests.benchmarks.inputs import one_batch, pooled, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls
-from zscl.cil.reference import EXTRA_CAPTIONS, CILReference, Texts, with_captions
-from zscl.cil.training import KD_WEIGHT, train_task
+from zscl.cil.__main__ import KD_WEIGHT
+from zscl.cil.reference import EXTRA_CAPTIONS, with_captions
+from zscl.teacher import Reference
 from zscl.training import TrainingOptions
 
-OPTIONS = TrainingOptions(
-    lr=7.1e-6, warmup=30, label_smoothing=0.2, terms=("img", "txt"), kd_weight=KD_WEIGHT, avg_freq=10
-)
+RATES = {"lr": 7.1e-6, "warmup": 30, "schedule": cil_cosine_with_warmup}
+TERMS = {"label_smoothing": 0.2, "terms": ("img", "txt"), "kd_weight": KD_WEIGHT}
+OPTIONS = TrainingOptions(**RATES, **TERMS, avg_freq=10, loss_interval=None)
 SEEN_CLASSES = {False: 100, True: 16}  # of the test; by --small
 
 
 def rows(sizes: Sizes) -> list[Row]:
     """Every row, cell by cell."""
     plain, found = small_or_paper_clip(sizes.small).to(sizes.device), []
-    reference_kind = lambda teacher, images, sentences, known: CILReference(teacher, images, None, known, sentences)
-    apart = max(zscl.step_differences(train, reference_kind, replace(OPTIONS, lr=1e-2)))
+    apart = max(zscl.step_differences(replace(OPTIONS, lr=1e-2)))
     for classes in sizes.classes or (4 if sizes.small else 10,):
         found += step_rows(plain, prompts(classes), sizes, apart)
     return found + evaluation_rows(plain, sizes)
@@ -45,17 +46,15 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, apart: float) -> list[R
     captions, few = prompts(min(count, 1000), zscl.LONGEST_CAPTION), min(EXTRA_CAPTIONS, count)
     sentences = zscl.unit_vectors(count, plain.config.embed_dim).to(sizes.device)
 
-    def ours(texts: Texts | Tensor, teacher: str | None, known: bool, clock: Clock) -> None:
-        model, images = copy.deepcopy(plain), zscl.ReferenceImages(plain, size, new=not known)
-        references: dict[str | None, Callable[[], CILReference | None]] = {
+    def ours(texts: zscl.Prompts, teacher: str | None, known: bool, clock: Clock) -> None:
+        model, frozen, images = copy.deepcopy(plain), copy.deepcopy(plain), zscl.ReferenceImages(plain, size, new=True)
+        references: dict[str | None, Callable[[], Reference | None]] = {
             None: lambda: None,
-            "aliased": lambda: CILReference(model, images, own, None, None),
-            "lwfvr": lambda: CILReference(copy.deepcopy(plain), images, own, None, sentences[:zscl.RANDOM_SENTENCES]),
-            "ZSCL": lambda: CILReference(
-                copy.deepcopy(plain), images, own, zscl.known_features(images, plain.config.embed_dim), sentences
-            ),
+            "aliased": lambda: Reference(model, images, own, None, None),
+            "lwfvr": lambda: Reference(frozen, images, own, sentences[: zscl.RANDOM_SENTENCES], None),
+            "ZSCL": lambda: zscl.reference_of(frozen, sentences, size, known),
         }
-        train(model, texts, batch, references[teacher](), OPTIONS, clock)
+        zscl.train(model, texts, batch, references[teacher](), OPTIONS, clock)
 
     extra = with_captions(tokens, captions, 0, sizes.device, few)
     subjects: dict[str, Subject] = {
@@ -70,20 +69,6 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, apart: float) -> list[R
     checked = dict.fromkeys([*zscl.OURS, *in_plain_steps], apart)
     cell = f"CIL step, {len(tokens)} classes, {count} captions"
     return compare(cell, subjects | in_plain_steps, sizes, size, True, checked)
-
-
-def train(
-    model: CLIP,
-    texts: Texts | Tensor,
-    batch: OneBatch,
-    reference: CILReference | None,
-    options: TrainingOptions,
-    clock: Clock,
-) -> dict[str, Tensor]:
-    """The real training loop, in place, on the same prompts at every step or on those of `texts`; the weights."""
-    of_step, options = texts if callable(texts) else lambda step: texts, replace(options, iterations=clock.calls - 1)
-    train_task(model, of_step, batch, 0, reference, options, "benchmark", clock.steps)
-    return dict(model.named_parameters())
 
 
 def evaluation_rows(plain: CLIP, sizes: Sizes) -> list[Row]:
