@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from common.options import option, read
 from common.runs import write_text
 from common.training.device import pick_device
 from tests.benchmarks import loaders, records
-from tests.benchmarks.measure import Row, Sizes, as_json, context, matmul_rate, table
+from tests.benchmarks.measure import Row, Sizes, context, matmul_rate, table
 
 PAPERS = ("zscl", "zscl_cil", "moe_adapters", "moe_adapters_cil", "inflora", "vq_prompt", "it_prompt", "alta")
 DESCRIPTION = """\
@@ -42,8 +42,6 @@ examples:
   python -m tests.benchmarks alta --steps 2          likewise, whole batches
   python -m tests.benchmarks loaders                 images a second of the input pipeline by number of workers
 """
-
-
 KEPT = "results/benchmarks/<device>.csv"
 
 
@@ -110,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             clock = {"clock": "wall"} if name == "loaders" else {}
             records.record(kept, about | clock, {name: rows[name]}, sizes)
     if options.out:
-        write_text(options.out, json.dumps(as_json(about, rows), indent=1) + "\n")
+        lines = [{"paper": paper} | asdict(row) for paper, of_paper in rows.items() for row in of_paper]
+        write_text(options.out, json.dumps(about | {"rows": lines}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -232,10 +232,6 @@ def processor_name() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     names = re.findall(r"^model name\s*: (.*)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return names[0] if names else platform.processor() or platform.machine()
-
-
-def as_json(about: dict[str, Any], rows: dict[str, list[Row]]) -> dict[str, Any]:
-    return about | {"rows": [{"paper": paper} | asdict(row) for paper, of_paper in rows.items() for row in of_paper]}
 
 
 COLUMNS = (

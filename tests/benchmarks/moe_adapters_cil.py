@@ -4,22 +4,22 @@ Sizes are those of CIFAR100 in ten tasks: ViT-B/16, two experts of width 64 for 
 ten classes a task; the test has 100 classes in batches of 64.
 """
 
-import copy
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.seen_classes import evaluate_seen
 from moe_adapters.adapters import mixture_of_experts
-from moe_adapters.cil import TEST_BATCH, Options, training_options, with_shared_router
+from moe_adapters.cil import TEST_BATCH
+from moe_adapters.cil_options import Options, training_options
 from tests.benchmarks.inputs import pooled, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Row, Sizes, compare_calls, difference, verify
 from tests.benchmarks.moe_adapters import routed, way_rows
-from tests.moe_adapters.plain_ways import loop_over_experts
+from tests.moe_adapters.plain_ways import loop_over_experts, with_experts
 
 TASK_CLASSES, ALL_CLASSES = 10, 100
 LONGEST_PROMPT = 11  # "a bad photo of a {}." of CIFAR100, with start and end token
@@ -32,16 +32,6 @@ def rows(sizes: Sizes) -> list[Row]:
     for classes in sizes.classes or (4 if sizes.small else TASK_CLASSES,):
         found += step_rows(plain, prompts(classes, LONGEST_PROMPT).to(sizes.device), sizes)
     return found + evaluation_rows(plain, prompts(8 if sizes.small else ALL_CLASSES, LONGEST_PROMPT), sizes)
-
-
-def with_experts(plain: CLIP) -> CLIP:
-    """A copy with two random experts a block; the router stays at zero, as a run begins."""
-    torch.manual_seed(1)
-    model = with_shared_router(copy.deepcopy(plain).cpu())
-    for name, parameter in model.named_parameters():
-        if "adaptmlp" in name:
-            nn.init.normal_(parameter, std=0.02)
-    return model.to(plain.logit_scale.device)
 
 
 def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:

@@ -24,11 +24,6 @@ def file_of(device: str) -> Path:
     return FOLDER / (re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-") + ".csv")
 
 
-def sizes_name(sizes: Sizes) -> str:
-    """What tells rows of the same cell apart: small towers, the paper's sizes, or these with another batch."""
-    return "small" if sizes.small else f"paper, batch {sizes.batch_size}" if sizes.batch_size else "paper"
-
-
 def read(path: Path) -> list[dict[str, str]]:
     """The lines of a file that `record` wrote, none where there is no file; UserError for another file."""
     if not path.exists():
@@ -47,7 +42,8 @@ def record(path: Path, about: dict[str, Any], rows: dict[str, list[Row]], sizes:
     """Write rows by paper into the file: in the place of those with the same KEY, the others behind."""
     lines = {tuple(line[column] for column in KEY): line for line in read(path)}
     common = {column: about.get(column) for column in ABOUT} | {"date": date.today().isoformat()}
-    common |= {"sizes": sizes_name(sizes), "precision": sizes.precision, "threads": about["threads"]}
+    sizes_name = "small" if sizes.small else f"paper, batch {sizes.batch_size}" if sizes.batch_size else "paper"
+    common |= {"sizes": sizes_name, "precision": sizes.precision, "threads": about["threads"]}
     for paper, found in rows.items():
         for row in found:
             line = {column: told(value) for column, value in ({"paper": paper} | asdict(row) | common).items()}

@@ -19,7 +19,7 @@ from common.training.schedules import cil_cosine_with_warmup
 from tests.benchmarks import zscl
 from tests.benchmarks.inputs import one_batch, pooled, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls
-from zscl.cil.__main__ import KD_WEIGHT
+from zscl.cil.options import KD_WEIGHT
 from zscl.cil.reference import EXTRA_CAPTIONS, with_captions
 from zscl.teacher import Reference
 from zscl.training import TrainingOptions
@@ -27,7 +27,6 @@ from zscl.training import TrainingOptions
 RATES = {"lr": 7.1e-6, "warmup": 30, "schedule": cil_cosine_with_warmup}
 TERMS = {"label_smoothing": 0.2, "terms": ("img", "txt"), "kd_weight": KD_WEIGHT}
 OPTIONS = TrainingOptions(**RATES, **TERMS, avg_freq=10, loss_interval=None)
-SEEN_CLASSES = {False: 100, True: 16}  # of the test; by --small
 
 
 def rows(sizes: Sizes) -> list[Row]:
@@ -74,7 +73,7 @@ def step_rows(plain: CLIP, tokens: Tensor, sizes: Sizes, apart: float) -> list[R
 def evaluation_rows(plain: CLIP, sizes: Sizes) -> list[Row]:
     """Images a second of the test of all seen classes, their texts encoded once a task and, as the originals, again
     for every batch."""
-    classes, size = SEEN_CLASSES[sizes.small], sizes.batch(64, small=32)
+    classes, size = 16 if sizes.small else 100, sizes.batch(64, small=32)
     count = size * (8 if sizes.small or sizes.device.type == "cuda" else 1)
     tokens, test = prompts(classes), pooled(count, classes, plain, size)
 

@@ -18,7 +18,7 @@ from common.datasets.transforms import clip_normalise
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
 from common.mini.weights import chooser_features
 from moe_adapters import adapters
-from moe_adapters.adapters import ADAPTER_SCALE, ORIGINAL_CLIP, insert_adapters, is_adapter_key, use_router
+from moe_adapters.adapters import ADAPTER_SCALE, ORIGINAL_CLIP, insert_adapters, is_adapter_key, use_router, with_shared_router
 from moe_adapters.ddas import (
     FULL_SHOT_LR,
     AutoEncoder,
@@ -48,6 +48,16 @@ def with_adapters(plain: CLIP, routing: str) -> CLIP:
     for name, parameter in model.named_parameters():
         if "adaptmlp" in name or ("router_list" in name and routing == "concentrated"):
             nn.init.normal_(parameter, std=0.02 if "adaptmlp" in name else 0.5)
+    return model.to(plain.logit_scale.device)
+
+
+def with_experts(plain: CLIP) -> CLIP:
+    """A copy with two random experts a block; the router stays at zero, as a run begins."""
+    torch.manual_seed(1)
+    model = with_shared_router(copy.deepcopy(plain).cpu())
+    for name, parameter in model.named_parameters():
+        if "adaptmlp" in name:
+            nn.init.normal_(parameter, std=0.02)
     return model.to(plain.logit_scale.device)
 
 

@@ -23,8 +23,8 @@ def train_plainly(
     images: OneBatch,
     options: TrainingOptions,
     clock: Clock,
-) -> list[float]:
-    """ZSCL as the official code goes about it, every feature computed where it is used; the losses.
+) -> dict[str, Tensor]:
+    """ZSCL as the official code goes about it, every feature computed where it is used; what it leaves.
 
     tokens (C, 77) and captions (M, 77) at full length. Each step the teacher encodes all captions and the reference
     images, the student runs once over the task's and once over the reference images, and the distance to theta0 is
@@ -41,4 +41,19 @@ def train_plainly(
     step_rates = rates(options.lr, options.warmup, max(clock.calls - 1, options.warmup + 1))
     numbers = options.weight_decay, options.label_smoothing, distilled, options.l2
     average_every = options.avg_freq if options.ensemble else 0
-    return learned(model, batches, 0, lambda step: tokens, step_rates, *numbers, average_every, options.kd_weight)
+    numbers = *numbers, average_every, options.kd_weight
+    return left_by(model, torch.tensor(learned(model, batches, 0, lambda step: tokens, step_rates, *numbers)))
+
+
+def left_by(model: CLIP, losses: Tensor) -> dict[str, Tensor]:
+    """Losses, last gradients but that of logit_scale, which is not trained, and weights, without biases of the keys.
+
+    Softmax hides a bias of the keys, its gradient is rounding noise, and AdamW with WC blows it up.
+    """
+    tensors = {"losses": losses}
+    for name, parameter in model.named_parameters():
+        for key, value in ((f"gradient {name}", parameter.grad), (name, parameter.detach())):
+            tensors[key] = value.clone() if name != "logit_scale" else torch.zeros(())
+            if name.endswith("attn.in_proj_bias"):
+                tensors[key].chunk(3)[1].zero_()
+    return tensors
