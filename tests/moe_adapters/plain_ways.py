@@ -18,7 +18,14 @@ from common.datasets.transforms import clip_normalise
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
 from common.mini.weights import chooser_features
 from moe_adapters import adapters
-from moe_adapters.adapters import ADAPTER_SCALE, ORIGINAL_CLIP, insert_adapters, is_adapter_key, use_router, with_shared_router
+from moe_adapters.adapters import (
+    ADAPTER_SCALE,
+    ORIGINAL_CLIP,
+    insert_adapters,
+    is_adapter_key,
+    use_router,
+    with_shared_router,
+)
 from moe_adapters.ddas import (
     FULL_SHOT_LR,
     AutoEncoder,
