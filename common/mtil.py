@@ -4,12 +4,19 @@
 sets are a sequence that one process learns.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from common.datasets import canonical
-from common.machine import RunOptions
+from common import datasets
+from common.clip.model import CLIP
+from common.clip.pretrained import find_weights
+from common.datasets import ImageSet, canonical
+from common.datasets.images import Transform
+from common.errors import UserError, all_checked
+from common.evaluation.pixels import DecodedSet, load_decoded
+from common.machine import Machine, RunOptions
 from common.options import SEED, Rule, exclusive, one_placeholder, option
 from common.protocols import MTIL_ORDERS, Protocol
 
@@ -28,8 +35,9 @@ def mtil_names(names: list[str]) -> list[str]:
 class MTILOptions(RunOptions):
     """The flags of both, under the originals' names and defaults. A paper's own follow in a class derived from this."""
 
-    train_dataset: list[str] | None = option(None, "data set, or a sequence; order1, order2: the paper's",
-        group="training", convert=mtil_names, unique=True)
+    train_dataset: list[str] | None = option(
+        None, "data set, or a sequence; order1, order2: the paper's", group="training", convert=mtil_names, unique=True
+    )
     lr: list[float] = option([1e-3], "peak learning rate", at_least=0)
     wd: float = option(0.0, "weight decay", at_least=0)
     ls: float = option(0.0, "label smoothing", at_least=0, at_most=1)
@@ -59,6 +67,48 @@ def mtil_protocol(names: Sequence[str] | None, shots: int | None = None) -> str:
 def of_task(values: Sequence[Any], task_id: int) -> Any:
     """The value of one task, of an option that holds one value for all tasks or one for each."""
     return values[task_id] if len(values) > 1 else values[0]
+
+
+def require_files(*paths: str | Path | None) -> None:
+    """Raise UserError with every path that is given and does not exist."""
+    if missing := [f"{path} does not exist." for path in paths if path and not Path(path).exists()]:
+        raise UserError("\n".join(missing))
+
+
+def require_checkpoints(*paths: Path) -> None:
+    """Raise UserError with every checkpoint of a sequence that does not exist."""
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise UserError(f"checkpoints are missing: {', '.join(missing)}")
+
+
+def check_inputs(
+    options: MTILOptions, sets: Sequence[str], files: Iterable[str | None], *others: Callable[[], Any]
+) -> list[Any]:
+    """Look for everything a call will read before CLIP is built: files, data sets, CLIP's weights, and by `others`.
+
+    Returns what `others` return. One UserError lists all that is missing.
+    """
+    return all_checked(
+        [
+            lambda: require_files(*files),
+            lambda: datasets.require(sets, options.data_location, verify=not options.no_verify),
+            lambda: find_weights(options.model),
+            *others,
+        ]
+    )[3:]
+
+
+def load_set(options: MTILOptions, name: str, transform: Transform | None = None) -> ImageSet:
+    """The data set, its training images under the transform."""
+    return datasets.load(name, options.data_location, transform, None, verify=not options.no_verify)
+
+
+def load_test_set(
+    options: MTILOptions, machine: Machine, model: CLIP, name: str, template: str | None = None
+) -> DecodedSet:
+    """The test images of a data set, with its prompts under the template or else under all of its own."""
+    root, resolution, verify = options.data_location, model.visual.input_resolution, not options.no_verify
+    return load_decoded(name, root, resolution, options.batch_size_eval, machine.workers, template, verify)
 
 
 def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:

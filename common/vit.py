@@ -23,6 +23,7 @@ from common.errors import UserError
 from common.mini import MINI, VIT_FILE
 from common.options import Parsed
 from common.runs import load_tensors
+from common.state_dicts import misfits
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -159,15 +160,8 @@ def fill(model: "VisionTransformer", weights: dict[str, Tensor], source: str | P
 
     Raises UserError that lists the keys of `source` that are missing, left over or of another shape.
     """
-    expected = {key: value.shape for key, value in model.state_dict().items()}
-    shared = expected.keys() & weights.keys()
-    other = sorted(key for key in shared if expected[key] != weights[key].shape)
-    faults = {
-        "missing": sorted(expected.keys() - shared),
-        "not of a ViT": sorted(weights.keys() - shared),
-        "of another shape": [f"{key} {tuple(weights[key].shape)}" for key in other],
-    }
-    told = [f"{len(keys)} keys {fault}: {_some(keys)}" for fault, keys in faults.items() if keys]
+    faults = misfits(model.state_dict(), weights, ("keys missing", "keys not of a ViT", "keys of another shape"))
+    told = [f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items()]
     if told:
         raise UserError(f"ViT weights {source}: not those of this ViT. {'; '.join(told)}.")
     # float() alone would hand on views of a file's larger storage

@@ -19,13 +19,7 @@ from common.runs import Run
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
 from common.training.numerics import prepare
-from moe_adapters.adapters import (
-    ORIGINAL_CLIP,
-    is_adapter_key,
-    trainable_parameters,
-    use_router,
-    with_shared_router,
-)
+from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, trainable_parameters, use_router, with_shared_router
 from moe_adapters.cil_options import Options, method_label, parse, training_options
 from moe_adapters.training import train_adapters
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common import mtil
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.errors import UserError
-from common.evaluation.pixels import load_decoded
-from common.evaluation.report import accuracy_lines
+from common.evaluation.report import accuracy_lines, parameter_line, show_row
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.machine import Machine
 from common.runs import Run, load_tensors
+from common.state_dicts import listed, misfits
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
 from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
 from moe_adapters.options import Options
@@ -71,28 +72,15 @@ def read_adapters(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     """
     state_dict = load_tensors(path)
     state_dict = state_dict.get("state_dict", state_dict)
-    own = model.state_dict()
-    faults = {
-        "missing": sorted(key for key in own if key not in state_dict and not is_unused(key)),
-        "unexpected": sorted(key for key in state_dict if key not in own and not is_unused(key)),
-        "of another shape": sorted(key for key in own if key in state_dict and own[key].shape != state_dict[key].shape),
-    }
-    told = [
-        f"{len(keys)} keys {fault}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
-        for fault, keys in faults.items()
-        if keys
-    ]
-    if told:
+    expected, used = ({key: sd[key] for key in sd if not is_unused(key)} for sd in (model.state_dict(), state_dict))
+    if faults := misfits(expected, used):
         raise UserError(
-            f"{path} does not fit this model. {'; '.join(told)}. "
-            "Check --model, --experts_num, --ffn_num and --task_num."
+            f"{path} does not fit this model. {listed(faults)}. Check --model, --experts_num, --ffn_num and --task_num."
         )
     changed = [
         key
-        for key in own
-        if not is_adapter_key(key)
-        and not is_unused(key)
-        and not torch.equal(own[key].cpu(), state_dict[key].to(own[key].dtype))
+        for key, value in expected.items()
+        if not is_adapter_key(key) and not torch.equal(value.cpu(), used[key].to(value.dtype))
     ]
     if changed:
         raise UserError(f"{path} holds another CLIP than --model ({len(changed)} tensors differ, first {changed[0]}).")
@@ -206,9 +194,8 @@ def routes_of(options: Options) -> Routes:
 
 def load_test_set(options: Options, machine: Machine, model: CLIP, name: str) -> EvaluationSet:
     """One data set, decoded, with its class prompts under all templates."""
-    side, batch_size, verify = model.visual.input_resolution, options.batch_size_eval, not options.no_verify
-    data = load_decoded(name, options.data_location, side, batch_size, machine.workers, options.template, verify)
-    return EvaluationSet(model, data.pixels, data.labels, data.tokens, batch_size)
+    data = mtil.load_test_set(options, machine, model, name, options.template)
+    return EvaluationSet(model, data.pixels, data.labels, data.tokens, options.batch_size_eval)
 
 
 def feature_size(extractor: nn.Module, model: CLIP, device: torch.device) -> int:
@@ -220,9 +207,7 @@ def read_checkpoints(
     options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None, files: list[tuple[int, Path, Path]]
 ) -> tuple[list[Checkpoint], list[AutoEncoder]]:
     """Every checkpoint's adapters, and the distinct autoencoders of all of them: most files share most of theirs."""
-    absent = [str(path) for _, *paths in files for path in paths[: 1 + options.autorouter] if not path.exists()]
-    if absent:
-        raise UserError(f"checkpoints are missing: {', '.join(absent)}")
+    mtil.require_checkpoints(*(path for _, *paths in files for path in paths[: 1 + options.autorouter]))
     checkpoints, known = [], []
     for task_id, path, chooser_path in files:
         checkpoint = Checkpoint(task_id, read_adapters(path, model))
@@ -251,8 +236,7 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
     ]
     checkpoints, autoencoders = read_checkpoints(options, machine, model, extractor, files)
     routes = routes_of(options)
-    about = {"dataset": "all", "after_task": len(sequence), "seconds": None}
-    run.record([about | {"metric": "trainable_parameters", "value": count_trainable(model, autoencoders)}])
+    run.record([parameter_line(len(sequence), count_trainable(model, autoencoders))])
     for name in not_evaluated(run, options):
         started = time.monotonic()
         test = load_test_set(options, machine, model, name)
@@ -262,8 +246,7 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
         bar = tqdm(checkpoints, desc=f"evaluate/{name}", leave=False, dynamic_ncols=True, disable=None)
         cells = [test.evaluate(checkpoint, routes, own_task) for checkpoint in bar]
         run.record(record_lines(name, test, cells, sequence, time.monotonic() - started))
-        after = " ".join(f"{cell.top1:5.1f}" for cell in cells)
-        print(f"{name:<14} zero-shot {test.clip_accuracy()[0]:5.1f}   after each task {after}", flush=True)
+        show_row(name, [test.clip_accuracy()[0], *(cell.top1 for cell in cells)])
         for cell in cells:
             warn_of_untrained_routers(name, cell, sequence)
 

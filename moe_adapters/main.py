@@ -12,16 +12,16 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from common import clip, datasets, runs
+from common import clip, mtil, runs
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.clip.tokenizer import training_prompts
 from common.datasets.few_shot import few_shot
-from common.errors import UserError, all_checked, exit_cleanly
+from common.errors import exit_cleanly
 from common.machine import Machine, choose_machine
 from common.mini import MINI
 from common.mini.weights import chooser_features
-from common.mtil import of_task
+from common.mtil import load_set, of_task, require_files
 from common.options import settings
 from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
@@ -68,28 +68,17 @@ def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
 
     Returns the feature extractor of DDAS, or None when the call has no use for it.
     """
-    checks = [
-        lambda: require_files(options.load, options.load_autochooser),
-        lambda: datasets.require(data_names(options), options.data_location, verify=not options.no_verify),
-        lambda: find_weights(options.model),
-        lambda: load_extractor(options, machine),
-    ]
-    *_, extractor = all_checked(checks)
+    files = [options.load, options.load_autochooser]
+    (extractor,) = mtil.check_inputs(options, data_names(options), files, lambda: load_extractor(options, machine))
     return extractor
-
-
-def require_files(*paths: str | None) -> None:
-    """Raise UserError with every path that is given and does not exist."""
-    missing = [f"{path} does not exist." for path in paths if path and not Path(path).exists()]
-    if missing:
-        raise UserError("\n".join(missing))
 
 
 def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
     one_task = not (options.eval_only or is_sequence(options))
     name = checkpoint_name(options.train_dataset[0], options.train_chooser) if one_task else ""
-    decides = settings(options) | {"weights": fingerprints(options), "data": data_fingerprints(options)}
+    data = {name: load_set(options, name).fingerprint for name in data_names(options)}
+    decides = settings(options) | {"weights": fingerprints(options), "data": data}
     names = options.train_dataset + ([REFERENCE_SET] if is_sequence(options) else [])
     choosers = (False, True) if is_sequence(options) else (options.train_chooser,)
     outputs = [f"{checkpoint_name(data, chooser)}.pth" for data in names for chooser in choosers]
@@ -105,14 +94,6 @@ def fingerprints(options: Options) -> dict[str, str]:
     files = {"model": find_weights(options.model)}
     files |= {"chooser_features": path for path in feature_files(options)}
     return {name: file_md5(path) for name, path in files.items()}
-
-
-def data_fingerprints(options: Options) -> dict[str, Any]:
-    """Counts and list checksum of every data set that a run reads."""
-    return {
-        name: datasets.load(name, options.data_location, verify=not options.no_verify).fingerprint
-        for name in data_names(options)
-    }
 
 
 def data_names(options: Options) -> list[str]:
@@ -149,10 +130,6 @@ def load_extractor(options: Options, machine: Machine) -> nn.Module | None:
 def feature_files(options: Options) -> list[str]:
     """The file of DDAS's features where it is one's own."""
     return [] if options.chooser_features in EXTRACTORS else [options.chooser_features]
-
-
-def training_set(options: Options, name: str, transform: Any) -> datasets.ImageSet:
-    return datasets.load(name, options.data_location, transform, None, verify=not options.no_verify)
 
 
 def few_shot_or_all(options: Options, machine: Machine, full: Dataset) -> tuple[Dataset, int]:
@@ -203,7 +180,7 @@ def train_chooser(
     """One domain's autoencoder, from the file `before` (or all fresh) to `path`."""
     if path.exists():
         return
-    data = training_set(options, name, transform)
+    data = load_set(options, name, transform)
     seed_everything(options.seed)
     images = data.train[0][0][None].to(machine.device)
     autoencoders = build_autoencoders(options.task_num + 1, extractor(images).numel()).to(machine.device)
@@ -261,7 +238,7 @@ def train_task(
         found = read_frozen_list(frozen_path) if task_id > 0 else []  # upstream's stale lists are harmful: start anew
         write_text(note_path, json.dumps({"frozen_before": found}))
     found = json.loads(note_path.read_text())["frozen_before"]
-    data = training_set(options, name, transform)
+    data = load_set(options, name, transform)
     seed_everything(options.seed)
     examples, _ = few_shot_or_all(options, machine, data.train)
     batches = Batches(examples, options.batch_size, options.seed, machine.workers, machine.device)

@@ -1,6 +1,6 @@
 """What is shown of a finished sequence: the table, its picture, Transfer / Avg / Last, where DDAS sent each set."""
 
-from common.evaluation.report import accuracy_matrix, run_title, show_matrix, show_triple, write_table
+from common.evaluation.report import show_sequence, write_table
 from common.runs import Run
 from moe_adapters.options import Options
 
@@ -8,10 +8,7 @@ from moe_adapters.options import Options
 def show_results(run: Run, options: Options) -> None:
     """Print the table, and write accuracy.csv, accuracy.png, ddas_confusion.csv beside the records."""
     sets, sequence = options.eval_datasets, options.train_dataset or options.eval_datasets
-    matrix = accuracy_matrix(run, sets, len(sequence))
-    show_matrix(run, matrix, ["zero-shot", *sequence], sets, run_title(run))
-    if list(sets) == list(sequence):
-        show_triple(run, matrix, sets, "MoE-Adapters")
+    show_sequence(run, sets, sequence, "MoE-Adapters")
     if options.autorouter:
         show_routing(run, sequence)
     print(

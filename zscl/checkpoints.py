@@ -9,6 +9,7 @@ from common.clip.model import CLIP
 from common.clip.pretrained import load_state_dict
 from common.errors import UserError
 from common.runs import load_tensors, save_tensors
+from common.state_dicts import listed, misfits
 from zscl.weights import assign_, weights_of
 
 PROTOCOL = "protocol"  # a key that checkpoints of class-incremental runs carry beside "state_dict"
@@ -26,26 +27,15 @@ def read_weights(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     weights belong to no place in a sequence of MTIL.
     """
     path = Path(path)
-    found = load_state_dict(path)
+    weights = load_state_dict(path)
     if path.suffix == ".pth" and PROTOCOL in (whole := load_tensors(path)):
         raise UserError(
             f"{path} is a checkpoint of the class-incremental run {whole[PROTOCOL]!r}, not of MTIL. Use `python -m "
             "zscl.cil` for it, or give another --load."
         )
-    own = model.state_dict()
-    faults = {
-        "missing": sorted(own.keys() - found.keys()),
-        "unexpected": sorted(found.keys() - own.keys()),
-        "of another shape": sorted(key for key in own.keys() & found.keys() if own[key].shape != found[key].shape),
-    }
-    told = [
-        f"{len(keys)} keys {fault}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
-        for fault, keys in faults.items()
-        if keys
-    ]
-    if told:
-        raise UserError(f"{path} does not fit --model: {'; '.join(told)}.")
-    return {key: value.float() if value.is_floating_point() else value for key, value in found.items()}
+    if faults := misfits(model.state_dict(), weights):
+        raise UserError(f"{path} does not fit --model: {listed(faults)}.")
+    return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 @torch.no_grad()

@@ -11,13 +11,15 @@ from tqdm import tqdm
 
 from common.clip.model import CLIP
 from common.errors import UserError
-from common.evaluation.pixels import DecodedSet, load_decoded
-from common.evaluation.report import accuracy_lines, accuracy_matrix, run_title, show_matrix, show_triple
+from common.evaluation.pixels import DecodedSet
+from common.evaluation.report import accuracy_lines, accuracy_matrix, parameter_line, show_row, show_sequence
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.machine import Machine
+from common.mtil import load_test_set, require_checkpoints
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, tasks
+from zscl.training import trainable_parameters
 from zscl.weights import Weights, assign_, copied, interpolate_, weights_of
 
 
@@ -28,54 +30,41 @@ def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...
     return accuracy(zeroshot_logits(image_features(model, test.pixels, batch_size), vectors), test.labels.to(device))
 
 
-def load_test(options: Options, machine: Machine, model: CLIP, name: str) -> DecodedSet:
-    root, resolution, verify = options.data_location, model.visual.input_resolution, not options.no_verify
-    return load_decoded(name, root, resolution, options.batch_size_eval, machine.workers, verify=verify)
-
-
-def checkpoint_files(run: Run, options: Options) -> list[Path]:
-    """The checkpoints to evaluate, in task order: those learnt so far, or all that --load must hold."""
-    folder = Path(options.load) if options.eval_only else run.folder
-    names = (tasks(options) or options.eval_datasets)[: options.first_tasks]
-    files = [folder / f"{name}.pth" for name in names]
-    absent = [str(path) for path in files if not path.exists()]
-    if absent:
-        raise UserError(f"checkpoints are missing: {', '.join(absent)}")
-    return files
+def sequence_of(options: Options) -> list[str]:
+    """The data sets whose checkpoints are evaluated, in task order: the tasks, or those that --load must hold."""
+    return tasks(options) or options.eval_datasets or []
 
 
 def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP, pretrained: CLIP) -> None:
     """All cells that are not on record yet; row 0 is CLIP before any task. A test set is decoded once for all rows."""
-    files = checkpoint_files(run, options)
-    rows = range(len(files) + 1)
+    folder = Path(options.load) if options.eval_only and options.load else run.folder
+    files = [folder / f"{name}.pth" for name in sequence_of(options)[: options.first_tasks]]
+    require_checkpoints(*files)
     missing = {
-        name: [row for row in rows if not run.find(dataset=name, after_task=row, metric="accuracy")]
-        for name in options.eval_datasets
+        name: [row for row in range(len(files) + 1) if not run.find(dataset=name, after_task=row, metric="accuracy")]
+        for name in options.eval_datasets or ()
     }
-    needed = sorted({row for wanted in missing.values() for row in wanted})
+    needed = sorted({row for rows in missing.values() for row in rows})
     states = {row: read_weights(files[row - 1], model) if row else pretrained.state_dict() for row in needed}
-    for name, wanted in missing.items():
-        if not wanted:
+    for name, rows in missing.items():
+        if not rows:
             continue
-        test = load_test(options, machine, model, name)
-        for row in tqdm(wanted, desc=f"evaluate/{name}", leave=False, dynamic_ncols=True, disable=None):
+        test = load_test_set(options, machine, model, name)
+        for row in tqdm(rows, desc=f"evaluate/{name}", leave=False, dynamic_ncols=True, disable=None):
             started = time.monotonic()
             model.load_state_dict(states[row])
             top1, top5 = evaluate(model, test, options.batch_size_eval)
             run.record(accuracy_lines(name, row, top1, top5, time.monotonic() - started))
-        found = {line["after_task"]: line["value"] for line in run.find(dataset=name, metric="accuracy")}
-        after = " ".join(f"{found[row]:5.1f}" for row in rows[1:])
-        print(f"{name:<14} zero-shot {found[0]:5.1f}   after each task {after}", flush=True)
+        show_row(name, [accuracy for (accuracy,) in accuracy_matrix(run, [name], len(files))])
 
 
-def show_results(run: Run, options: Options) -> None:
+def show_results(run: Run, options: Options, model: CLIP) -> None:
     """The table, its CSV and picture, and Transfer / Avg / Last once the sequence is complete."""
-    sequence, sets = tasks(options) or options.eval_datasets, options.eval_datasets
-    learned = sequence[: options.first_tasks]
-    matrix, rows = accuracy_matrix(run, sets, len(learned)), ["zero-shot", *learned]
-    show_matrix(run, matrix, rows, sets, run_title(run))
-    if sets == sequence == learned:
-        show_triple(run, matrix, sets, run.labels["method"])
+    sequence = sequence_of(options)
+    count = sum(parameter.numel() for parameter in trainable_parameters(model, options.train_mode))
+    run.record([parameter_line(len(sequence), count)])
+    finished = sequence[: options.first_tasks]
+    show_sequence(run, options.eval_datasets or (), finished, run.labels["method"], complete=finished == sequence)
     print(f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png")
 
 
@@ -87,13 +76,13 @@ def watcher(options: Options, machine: Machine, model: CLIP) -> Callable[[int, W
 
     @torch.no_grad()
     def watch(step: int, weights: Weights) -> None:
-        own = weights_of(model)
-        live = copied(own)
-        assign_(own, weights)
+        student = weights_of(model)
+        live = copied(student)
+        assign_(student, weights)
         for name in options.eval_datasets:
-            tests[name] = tests.get(name) or load_test(options, machine, model, name)
+            tests[name] = tests.get(name) or load_test_set(options, machine, model, name)
             tqdm.write(f"step {step}, {name}: {evaluate(model, tests[name], options.batch_size_eval)[0]:.2f}")
-        assign_(own, live)
+        assign_(student, live)
 
     return watch
 
@@ -122,5 +111,5 @@ def evaluate_one_model(options: Options, machine: Machine, model: CLIP, pretrain
         save_weights(path, model)
         print(f"Written: {path}")
     for name in options.eval_datasets or ():
-        top1, _ = evaluate(model, load_test(options, machine, model, name), options.batch_size_eval)
+        top1, _ = evaluate(model, load_test_set(options, machine, model, name), options.batch_size_eval)
         print(f"Evaluating on {name}\nTop-1 accuracy: {top1:.2f}", flush=True)

@@ -9,13 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import datasets, runs
+from common import datasets, mtil, runs
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.datasets.layout import CAPTIONS
-from common.errors import UserError, all_checked, exit_cleanly
+from common.errors import all_checked, exit_cleanly
 from common.machine import Machine, choose_machine
-from common.mtil import mtil_protocol
 from common.options import settings
 from common.runs import Run, file_md5
 from common.training.numerics import prepare
@@ -26,7 +25,6 @@ from zscl.options import CURRENT, PREVIOUS, SEEN, Options, distils, is_sequence,
 from zscl.reference import PARTS_OF_IMAGENET, class_prompts, reference_images, required_sets
 from zscl.sequence import learn_sequence, load_models
 from zscl.teacher import fingerprint
-from zscl.training import trainable_parameters
 
 
 @exit_cleanly
@@ -45,31 +43,16 @@ def main(argv: list[str] | None = None) -> None:
         learn_sequence(run, options, machine, models)
     if options.eval_datasets:
         evaluate_sequence(run, options, machine, models.student, models.pretrained)
-        count = sum(parameter.numel() for parameter in trainable_parameters(models.student, options.train_mode))
-        about = {"dataset": "all", "after_task": len(tasks(options) or options.eval_datasets), "seconds": None}
-        run.record([about | {"metric": "trainable_parameters", "value": count}])
-        show_results(run, options)
+        show_results(run, options, models.student)
     run.finish()
 
 
 def check_inputs(options: Options) -> None:
     """Look for everything a call will read before CLIP is built; one message lists all that is missing."""
     files = [options.load, None if options.ref_model == PREVIOUS else options.ref_model, *(options.load_federate or [])]
-    all_checked(
-        [
-            lambda: require_files([path for path in files if path]),
-            lambda: datasets.require(data_names(options), options.data_location, verify=not options.no_verify),
-            lambda: find_weights(options.model),
-        ]
-    )
+    mtil.check_inputs(options, data_names(options), files)
     if not options.eval_only and distils(options):
         check_num(options)
-
-
-def require_files(paths: list[str]) -> None:
-    absent = [path for path in paths if not Path(path).exists()]
-    if absent:
-        raise UserError("\n".join(f"{path} does not exist." for path in absent))
 
 
 def check_num(options: Options) -> None:
@@ -104,35 +87,29 @@ def open_run(options: Options, machine: Machine) -> Run:
     folder, names = run_folder(options) or Path(options.load) / "evaluation", tasks(options)
     name = "" if options.eval_only or is_sequence(options) else names[0]
     decides = settings(options) | {"train_dataset": names or None}  # iCaRL's too
-    decides |= {"weights": fingerprints(options), "data": data_fingerprints(options)}
+    decides |= {"weights": weight_fingerprints(options), "data": data_fingerprints(options)}
     return runs.open_run(
         options, machine, folder, decides, paper="zscl",
         method=folder_label(options) if options.eval_only else method_label(options),
-        protocol=mtil_protocol(names or options.eval_datasets), backbone=options.model, scale=options.scale,
+        protocol=mtil.mtil_protocol(names or options.eval_datasets), backbone=options.model, scale=options.scale,
         seed=options.seed, name=name, outputs=[] if options.eval_only else [f"{data}.pth" for data in names],
     )  # fmt: skip
 
 
-def fingerprints(options: Options) -> dict[str, str]:
+def weight_fingerprints(options: Options) -> dict[str, str]:
     """md5 of the weight files that a run starts from."""
-    files = {"model": find_weights(options.model)}
-    for name in ("load", "ref_model"):
-        path = getattr(options, name)
-        if path and path != PREVIOUS and Path(path).is_file():
-            files[name] = path
-    return {name: file_md5(path) for name, path in files.items()}
+    files = {"model": find_weights(options.model), "load": options.load, "ref_model": options.ref_model}
+    return {name: file_md5(path) for name, path in files.items() if path and path != PREVIOUS and Path(path).is_file()}
 
 
 def data_fingerprints(options: Options) -> dict[str, Any]:
     """Counts and list checksum of every data set that a run reads; captions by their number and text."""
-    found = {}
-    for name in data_names(options):
-        if name == CAPTIONS:
-            sentences = datasets.captions(options.data_location)
-            found[name] = {"sentences": len(sentences), "md5": fingerprint("\n".join(sentences))}
-        else:
-            found[name] = datasets.load(name, options.data_location, verify=not options.no_verify).fingerprint
-    return found
+    names = data_names(options)
+    fingerprints = {name: mtil.load_set(options, name).fingerprint for name in names if name != CAPTIONS}
+    if CAPTIONS in names:
+        sentences = datasets.captions(options.data_location)
+        fingerprints[CAPTIONS] = {"sentences": len(sentences), "md5": fingerprint("\n".join(sentences))}
+    return fingerprints
 
 
 if __name__ == "__main__":

@@ -21,16 +21,7 @@ from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import cosine_with_warmup, set_lr
 from zscl.losses import distillation_losses
 from zscl.teacher import Reference
-from zscl.weights import (
-    MovingAverage,
-    WeightEnsemble,
-    Weights,
-    assign_,
-    consolidate_,
-    copied,
-    interpolate_,
-    weights_of,
-)
+from zscl.weights import MovingAverage, WeightEnsemble, Weights, assign_, consolidate_, copied, interpolate_, weights_of
 
 Terms = dict[str, Tensor]  # loss terms by name, unweighted
 

@@ -22,6 +22,7 @@ from common.clip.model import CLIP, build_model, config_from_state_dict
 from common.errors import UserError
 from common.mini import CLIP_FILE, MINI
 from common.mini.weights import expanded
+from common.state_dicts import listed, misfits
 
 # OpenAI's names (openai/CLIP clip/clip.py:L30-L40); open_clip knows URL and SHA-256 of each, "-" for "/"
 PUBLISHED = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
@@ -191,20 +192,9 @@ def check_keys(state_dict: dict[str, Tensor], path: str | Path) -> None:
         raise UserError(f"checkpoint {path}: not a CLIP, the key {error.args[0]!r} is missing") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"checkpoint {path}: not a CLIP, its shapes do not fit together ({error})") from error
-    expected = {key: value.shape for key, value in model.state_dict().items()}
-    shared = expected.keys() & state_dict.keys()
-    faults = {
-        "missing keys": sorted(expected.keys() - shared),
-        "unexpected keys": sorted(state_dict.keys() - shared),
-        "keys of another shape": sorted(key for key in shared if expected[key] != state_dict[key].shape),
-    }
-    told = [
-        f"{len(keys)} {fault}: {', '.join(keys[:5])}{', ...' if len(keys) > 5 else ''}"
-        for fault, keys in faults.items()
-        if keys
-    ]
-    if told:
-        raise UserError(f"checkpoint {path}: the weights do not fit CLIP. {'; '.join(told)}")
+    faults = misfits(model.state_dict(), state_dict, ("missing keys", "unexpected keys", "keys of another shape"))
+    if faults:
+        raise UserError(f"checkpoint {path}: the weights do not fit CLIP. {listed(faults, 5)}")
 
 
 def to_half(model: CLIP) -> None:

@@ -68,6 +68,25 @@ def save_matrix(
     heat_map(run.path(f"{name}.png"), matrix, rows, columns, title)
 
 
+def parameter_line(tasks: int, count: int) -> dict[str, Any]:
+    """The record line that tells how many parameters a method trains in a sequence of so many tasks."""
+    return {"dataset": "all", "after_task": tasks, "seconds": None, "metric": "trainable_parameters", "value": count}
+
+
+def show_row(dataset: str, accuracies: Sequence[float]) -> None:
+    """Print the accuracies on one data set: zero-shot, then after each task."""
+    after = " ".join(f"{value:5.1f}" for value in accuracies[1:])
+    print(f"{dataset:<14} zero-shot {accuracies[0]:5.1f}   after each task {after}", flush=True)
+
+
+def show_sequence(run: "Run", sets: Sequence[str], tasks: Sequence[str], method: str, complete: bool = True) -> None:
+    """Table, accuracy.csv and accuracy.png after these tasks; of a `complete` sequence Transfer, Avg, Last too."""
+    matrix = accuracy_matrix(run, sets, len(tasks))
+    show_matrix(run, matrix, ["zero-shot", *tasks], sets, run_title(run))
+    if complete and list(sets) == list(tasks):
+        show_triple(run, matrix, sets, method)
+
+
 def show_matrix(run: "Run", matrix: Matrix, rows: Sequence[str], sets: Sequence[str], title: str) -> None:
     """Print the table, and write accuracy.csv and accuracy.png beside the records."""
     save_matrix(run, matrix, rows, sets, title)
