@@ -17,7 +17,7 @@ from common import mtil
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.errors import UserError
-from common.evaluation.report import accuracy_lines, parameter_line, show_row
+from common.evaluation.report import accuracy_lines, metric_lines, show_row
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.machine import Machine
 from common.runs import Run, load_tensors
@@ -236,7 +236,8 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
     ]
     checkpoints, autoencoders = read_checkpoints(options, machine, model, extractor, files)
     routes = routes_of(options)
-    run.record([parameter_line(len(sequence), count_trainable(model, autoencoders))])
+    count = count_trainable(model, autoencoders)
+    run.record(metric_lines("all", len(sequence), {"trainable_parameters": count}, None))
     for name in not_evaluated(run, options):
         started = time.monotonic()
         test = load_test_set(options, machine, model, name)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from common.clip.model import CLIP
 from common.errors import UserError
 from common.evaluation.pixels import DecodedSet
-from common.evaluation.report import accuracy_lines, accuracy_matrix, parameter_line, show_row, show_sequence
+from common.evaluation.report import accuracy_lines, accuracy_matrix, metric_lines, show_row, show_sequence
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.machine import Machine
 from common.mtil import load_test_set, require_checkpoints
@@ -62,7 +62,7 @@ def show_results(run: Run, options: Options, model: CLIP) -> None:
     """The table, its CSV and picture, and Transfer / Avg / Last once the sequence is complete."""
     sequence = sequence_of(options)
     count = sum(parameter.numel() for parameter in trainable_parameters(model, options.train_mode))
-    run.record([parameter_line(len(sequence), count)])
+    run.record(metric_lines("all", len(sequence), {"trainable_parameters": count}, None))
     finished = sequence[: options.first_tasks]
     show_sequence(run, options.eval_datasets or (), finished, run.labels["method"], complete=finished == sequence)
     print(f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png")

@@ -68,11 +68,6 @@ def save_matrix(
     heat_map(run.path(f"{name}.png"), matrix, rows, columns, title)
 
 
-def parameter_line(tasks: int, count: int) -> dict[str, Any]:
-    """The record line that tells how many parameters a method trains in a sequence of so many tasks."""
-    return {"dataset": "all", "after_task": tasks, "seconds": None, "metric": "trainable_parameters", "value": count}
-
-
 def show_row(dataset: str, accuracies: Sequence[float]) -> None:
     """Print the accuracies on one data set: zero-shot, then after each task."""
     after = " ".join(f"{value:5.1f}" for value in accuracies[1:])
