@@ -286,17 +286,8 @@ class CLIP(nn.Module):
             x = self.ln_final(self.transformer(x))
             return (x[torch.arange(len(x), device=x.device), end] @ self.text_projection).to(self.dtype)
 
-    def forward(self, images: Tensor | None, tokens: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
-        """(images, tokens) -> logits per image (B, N) and per text (N, B): exp(logit_scale) x cosine.
-
-        With one side None, the features of the other, not normalised: ZSCL's and MoE-Adapters' loops rely on it.
-        """
-        if images is None:
-            if tokens is None:
-                raise ValueError("CLIP takes images, tokens, or both")
-            return self.encode_text(tokens)
-        if tokens is None:
-            return self.encode_image(images)
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """(images, tokens) -> logits per image (B, N) and per text (N, B): exp(logit_scale) x cosine."""
         image_features = F.normalize(self.encode_image(images), dim=-1)
         text_features = F.normalize(self.encode_text(tokens), dim=-1)
         logits = self.logit_scale.exp() * image_features @ text_features.t()

@@ -4,20 +4,21 @@ All tasks are tested together on their pooled test images, class texts encoded o
 originals encode them again for every batch of images: the same, unless the model draws noise (`text_per_batch`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.evaluation.metrics import CILStep
 from common.evaluation.pixels import decode
-from common.incremental.scenario import Scenario, seen_rows
+from common.incremental.scenario import RemappedSubset, Scenario, seen_rows
 from common.training.batches import Batches
 from common.training.distributed import all_gather_rows, local_rows
 
@@ -32,7 +33,7 @@ class PooledTest:
     so every image is decoded once for all tests (150 kB an image at 224 pixels).
     """
 
-    images: Dataset  # with `labels`, new ones; under clip_train, or under clip_eval_pixels for "test"
+    images: RemappedSubset  # new labels; under clip_train, or under clip_eval_pixels for "test"
     scenario: Scenario
     eval_transform: str
     batch_size: int
@@ -95,7 +96,7 @@ def seen_logits(model: CLIP, images: Tensor, tokens: Tensor, text: Tensor | None
 
 
 def seen_batches(
-    test: PooledTest, rows: Sequence[int], seed: int, device: torch.device, whole: bool = True
+    test: PooledTest, rows: np.ndarray, seed: int, device: torch.device, whole: bool = True
 ) -> Iterator[tuple[Tensor, int]]:
     """The images at these rows, normalised, (B, 3, R, R) on `device`, batch after batch, and how many a batch has.
 
@@ -109,7 +110,7 @@ def seen_batches(
             yield clip_normalise(test.pixels[own].to(device)), len(part)
         return
     stream = (test.batch_size, seed, test.workers, device)
-    batches = Batches(Subset(test.images, rows), *stream, shuffle=False, whole=whole)
+    batches = Batches(Subset(test.images, rows.tolist()), *stream, shuffle=False, whole=whole)
     for number in range(len(batches)):
         images, labels = batches[number]
         yield images, len(labels)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from common.clip.pretrained import find_weights
 from common.clip.tokenizer import training_prompts
+from common.datasets.images import ImageArrays, ImageFiles
 from common.datasets.transforms import clip_eval_pixels, clip_train
 from common.errors import all_checked
 from common.incremental.options import CILOptions
@@ -30,7 +30,7 @@ class IncrementalData:
     protocol: str  # cil-cifar100-10x10
     dataset: str  # CIFAR100
     scenario: Scenario
-    train: Dataset  # original labels, under the train transform; common.incremental.scenario.task_subset cuts a task
+    train: ImageFiles | ImageArrays  # original labels, under the train transform; `task_subset` cuts a task
     test: RemappedSubset  # all test images, new labels, under what eval_transform names
     tokens: Tensor  # (C, L) the prompt of every class in class order, cut behind the longest
     fingerprint: dict[str, Any]
@@ -65,5 +65,6 @@ def load_data(options: CILOptions, resolution: int) -> IncrementalData:
     scenario = read_scenario(options)
     tokens = training_prompts(scenario.classnames(data.classnames), options.prompt_template)
     require_images(data, scenario)
+    assert data.test is not None  # or there would be no images of any task
     images, name = seen_subset(data.test, scenario, -1), protocol(data.name, scenario)
     return IncrementalData(name, data.name, scenario, data.train, images, tokens, data.fingerprint)

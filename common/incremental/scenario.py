@@ -13,12 +13,13 @@ import numpy as np
 import yaml
 from torch.utils.data import Dataset
 
-from common.datasets.images import ImageSet, Transform
+from common.datasets.images import ImageArrays, ImageFiles, ImageSet, Transform
 from common.errors import UserError
 from common.protocols import Protocol
 
 ORDERS = Path(__file__).parents[1] / "datasets" / "orders"
 UPSTREAM_ORDERS = "class_orders"  # the folder that holds them in the original repositories
+Labels = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,17 @@ class Scenario:
         """How many classes are known once task `task_id` is learned: new labels below it; -1 is the last task."""
         return self.tasks[task_id].stop
 
-    def remap(self, labels: Sequence[int]) -> np.ndarray:
+    def remap(self, labels: Labels) -> np.ndarray:
         """New labels (N,) int64 of original ones. Raises UserError for a label that is not in the order."""
-        labels = np.asarray(labels, dtype=np.int64)
-        if labels.size and not 0 <= labels.min() <= labels.max() < len(self.class_order):
+        original, classes = np.asarray(labels, dtype=np.int64), len(self.class_order)
+        if original.size and not 0 <= original.min() <= original.max() < classes:
             raise UserError(
-                f"the class order has {len(self.class_order)} classes, the data set has labels from {labels.min()} to "
-                f"{labels.max()}. Give the order of this data set."
+                f"the class order has {classes} classes, the data set has labels from {original.min()} to "
+                f"{original.max()}. Give the order of this data set."
             )
-        return np.argsort(self.class_order)[labels]
+        return np.argsort(self.class_order)[original]
 
-    def task_ids(self, new_labels: Sequence[int]) -> np.ndarray:
+    def task_ids(self, new_labels: Labels) -> np.ndarray:
         """The task (N,) int64 that each new label belongs to."""
         stops = [task.stop for task in self.tasks]
         return np.searchsorted(stops, np.asarray(new_labels, dtype=np.int64), side="right")
@@ -106,7 +107,7 @@ class RemappedSubset(Dataset):
     The transform is the data set's own.
     """
 
-    def __init__(self, dataset: Dataset, indices: Sequence[int], labels: Sequence[int]) -> None:
+    def __init__(self, dataset: "LabelledImages", indices: Labels, labels: Labels) -> None:
         self.dataset = dataset
         self.indices = [int(index) for index in indices]
         self.labels = [int(label) for label in labels]
@@ -123,7 +124,10 @@ class RemappedSubset(Dataset):
         return self.dataset.transform
 
 
-def task_subset(dataset: Dataset, scenario: Scenario, task_id: int) -> RemappedSubset:
+LabelledImages = ImageFiles | ImageArrays | RemappedSubset
+
+
+def task_subset(dataset: LabelledImages, scenario: Scenario, task_id: int) -> RemappedSubset:
     """The samples of one task (continuum's scenario[t]), in the order of the data set, under new labels.
 
     `dataset` has `labels`, original ones. Raises UserError if the class order does not fit them.
@@ -133,7 +137,7 @@ def task_subset(dataset: Dataset, scenario: Scenario, task_id: int) -> RemappedS
     return _subset(dataset, labels, (labels >= task.start) & (labels < task.stop))
 
 
-def seen_subset(dataset: Dataset, scenario: Scenario, task_id: int) -> RemappedSubset:
+def seen_subset(dataset: LabelledImages, scenario: Scenario, task_id: int) -> RemappedSubset:
     """The samples of tasks 0 .. task_id together (continuum's scenario[:t + 1]), in the order of the data set.
 
     For evaluation after every task, decode seen_subset(test, scenario, -1) once; `seen_rows` then tells which of its
@@ -143,12 +147,12 @@ def seen_subset(dataset: Dataset, scenario: Scenario, task_id: int) -> RemappedS
     return _subset(dataset, labels, labels < scenario.seen(task_id))
 
 
-def _subset(dataset: Dataset, labels: np.ndarray, members: np.ndarray) -> RemappedSubset:
+def _subset(dataset: LabelledImages, labels: np.ndarray, members: np.ndarray) -> RemappedSubset:
     indices = np.flatnonzero(members)
     return RemappedSubset(dataset, indices, labels[indices])
 
 
-def seen_rows(new_labels: Sequence[int], scenario: Scenario, task_id: int) -> np.ndarray:
+def seen_rows(new_labels: Labels, scenario: Scenario, task_id: int) -> np.ndarray:
     """Positions (n,) int64, rising, of the samples whose class is known after task `task_id`."""
     return np.flatnonzero(np.asarray(new_labels) < scenario.seen(task_id))
 
@@ -161,7 +165,8 @@ def require_images(
     `every_class`: each of their classes, not each task alone, needs training images.
     """
     tasks, problems = scenario.tasks[:task_count], []
-    labels = {"training": scenario.remap(data.train.labels), "test": scenario.remap(data.test.labels)}
+    parts = {"training": data.train, "test": data.test}
+    labels = {split: scenario.remap(part.labels if part is not None else []) for split, part in parts.items()}
     if every_class:
         trained = set(labels.pop("training").tolist())
         bare = [scenario.class_order[label] for label in range(tasks[-1].stop) if label not in trained]

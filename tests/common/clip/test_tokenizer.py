@@ -9,15 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.clip.tokenizer import (
-    END,
-    START,
-    ZSCL_SPECIAL_WORDS,
-    class_prompts,
-    encode,
-    tokenize,
-    training_prompts,
-)
+from common.clip.tokenizer import END, START, ZSCL_SPECIAL_WORDS, class_prompts, encode, tokenize, training_prompts
 from common.errors import UserError
 from tests.golden_files import GOLDEN
 
