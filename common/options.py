@@ -12,43 +12,36 @@ may be spelled with - or with _. argparse reads the spelling, OmegaConf's struct
 unknown, of another type or outside its range ends in one UserError, before anything is written.
 """
 
-import argparse
 import dataclasses
-import difflib
 import inspect
 import json
 import math
 import operator
-import re
 import sys
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
+from common.command_line import Entry, argument_parser, canonical_words, command_line, did_you_mean, joined, listed
 from common.errors import UserError
 
 Options = TypeVar("Options")
 Content = Mapping[str, Any]  # of a configuration file
 Preset = Path | Callable[[Any], Content] | None  # a file of values, or a function of the options so far, or nothing
 
-REQUIRED = "???"  # OmegaConf's word for a value that must be given
+REQUIRED = MISSING  # a value that must be given
 LARGEST_SEED = 2**32 - 1  # NumPy's
 LARGEST_COUNT = 10**9  # of whatever has no bound of its own
 SHARE = {"at_least": 0, "at_most": 1}  # ranges, as `option` takes them
 SEED: dict[str, Any] = {"at_least": 0, "at_most": LARGEST_SEED}
-Parsed = argparse.Namespace  # which iBOT's published checkpoint holds, too
-Entry = tuple[str, str, Any]  # key, what messages call the option, value
 Rule = tuple[Any, str]  # what is wrong if true, and how it is told
-ASSIGNMENT = re.compile(r"\+?[A-Za-z_][\w.-]*=")
 RANGES = {  # fields of About: what must hold, and how it is told
     "at_least": (operator.ge, "{} or more"),
     "above": (operator.gt, "more than {}"),
@@ -129,7 +122,7 @@ def declared(options: type, prefix: str = "") -> list[Declared]:
     for item in (fields[name] for name in names if name in fields):
         hint, key = hints[item.name], prefix + item.name
         if dataclasses.is_dataclass(hint):
-            found += declared(hint, f"{key}.")
+            found += declared(typing.cast(type, hint), f"{key}.")
             continue
         union = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind = next(part for part in union if part is not type(None))
@@ -146,7 +139,7 @@ def settings(options: Any) -> dict[str, Any]:
     for item in declared(type(options)):
         if item.about.decides and not item.about.ignored:
             OmegaConf.update(values, item.key, operator.attrgetter(item.key)(options))
-    return OmegaConf.to_container(values)
+    return typing.cast(dict[str, Any], OmegaConf.to_container(values))
 
 
 # Reading
@@ -165,8 +158,8 @@ def read(
     about = {"prog": f"python -m {prog}", "description": description, "epilog": epilog}
     config, spelled = OmegaConf.structured(options), {}  # spelled: key -> how messages name it
     _unlock(config)
-    words = _canonical(known, sys.argv[1:] if argv is None else argv)
-    given, asks_help = _command_line(known, _parser(known, about, config), words)
+    words = canonical_words(known, sys.argv[1:] if argv is None else argv)
+    given, asks_help = command_line(known, argument_parser(known, about, config), words)
     try:
         content, source = file({key: value for key, _, value in given}) or ({}, "")
     except UserError:
@@ -185,19 +178,19 @@ def read(
             content = preset(config) if callable(preset) else read_file(preset)
             waiting[:0] = _entries(known, content, f"{name} {value}" if callable(preset) else str(preset))
     if asks_help:
-        _parser(known, about, config).print_help()
+        argument_parser(known, about, config).print_help()
         raise SystemExit(0)
     _check(config, known, spelled)
-    return OmegaConf.to_object(config)
+    return typing.cast(Options, OmegaConf.to_object(config))
 
 
 def words_by_key(kinds: Sequence[type], argv: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
     """What a command line of options of any of `kinds` gives by key, unread, and whether it asks for help."""
     known = {item.key: item for kind in kinds for item in declared(kind)}
     config = OmegaConf.merge(*(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(kind))) for kind in kinds))
-    words = _canonical(known, sys.argv[1:] if argv is None else argv)
-    parser = _parser(known, dict.fromkeys(("prog", "description", "epilog"), ""), config)
-    found, asks_help = _command_line(known, parser, words)
+    words = canonical_words(known, sys.argv[1:] if argv is None else argv)
+    parser = argument_parser(known, dict.fromkeys(("prog", "description", "epilog"), ""), config)
+    found, asks_help = command_line(known, parser, words)
     return {key: value for key, _, value in found}, asks_help
 
 
@@ -238,13 +231,6 @@ def named_file(key: str, example: str) -> Callable[[Mapping[str, Any]], tuple[di
     return find
 
 
-def did_you_mean(word: Any, known: Iterable[Any]) -> str:
-    """A hint at the known word that was probably meant, upper and lower case apart; "" for none."""
-    lower = {str(other).lower(): other for other in known}
-    near = difflib.get_close_matches(str(word).lower(), lower, n=1, cutoff=0.5)
-    return f" Did you mean {lower[near[0]]}?" if near else ""
-
-
 def unknown(what: str, word: Any, known: Iterable[Any]) -> str:
     """The message about a word that is none of the known ones."""
     return f"{what}: unknown.{did_you_mean(word, known)} Known are {', '.join(map(str, known))}."
@@ -253,8 +239,9 @@ def unknown(what: str, word: Any, known: Iterable[Any]) -> str:
 def _unlock(config: DictConfig) -> None:
     """Frozen dataclasses make read-only configurations, sections each on their own."""
     OmegaConf.set_readonly(config, False)
-    for section in filter(OmegaConf.is_dict, (OmegaConf.select(config, key) for key in config)):
-        _unlock(section)
+    for key in config:
+        if isinstance(section := OmegaConf.select(config, str(key)), DictConfig):
+            _unlock(section)
 
 
 def _entries(known: Mapping[str, Declared], content: Content, source: str, prefix: str = "") -> list[Entry]:
@@ -280,7 +267,7 @@ def _assign(config: DictConfig, known: Mapping[str, Declared], key: str, name: s
         raise UserError(f"{name}: {error}") from error
     except (OmegaConfBaseException, ValueError, TypeError) as error:
         kind = KINDS.get(item.kind, "another value") + (", or a list of such," if item.is_list else "")
-        raise UserError(f"{name} {_joined(value)}: {kind} is expected.") from error
+        raise UserError(f"{name} {joined(value)}: {kind} is expected.") from error
 
 
 def _plain(item: Declared, value: Any) -> Any:
@@ -295,23 +282,15 @@ def _plain(item: Declared, value: Any) -> Any:
             value = value[1:-1]
     if item.is_list and not isinstance(value, list | str | None):
         value = [value]
-    if (value in ("", []) or "" in _listed(value)) and not (item.about.empty or item.about.ignored):
+    if (value in ("", []) or "" in listed(value)) and not (item.about.empty or item.about.ignored):
         raise UserError(f"it is empty. Give {KINDS.get(item.kind, 'a value')}.")
-    if any(isinstance(part, str) and ("\0" in part or item.about.presets and "${" in part) for part in _listed(value)):
+    if any(isinstance(part, str) and ("\0" in part or item.about.presets and "${" in part) for part in listed(value)):
         raise ValueError
     value = item.about.convert(value) if item.about.convert and value is not None else value
-    truth = any(isinstance(part, bool) for part in _listed(value))
+    truth = any(isinstance(part, bool) for part in listed(value))
     if item.kind is str and truth or item.kind is bool and str(value).lower() not in BOOLEANS:
         raise ValueError  # OmegaConf takes a truth for a text, and any number for a truth
     return value
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _joined(value: Any) -> str:
-    return " ".join(map(str, _listed(value)))
 
 
 # Checking
@@ -341,9 +320,9 @@ def _check(config: DictConfig, known: Mapping[str, Declared], spelled: Mapping[s
 
 
 def _check_value(item: Declared, value: Any, name: str) -> None:
-    about, values = item.about, _listed(value)
+    about, values = item.about, listed(value)
     if about.unique and len(set(values)) < len(values):
-        raise UserError(f"{name} {_joined(value)}: a value occurs twice.")
+        raise UserError(f"{name} {joined(value)}: a value occurs twice.")
     for one in values:
         choices = about.presets or about.choices
         if choices and not any(type(one) is type(known) and one == known for known in choices):
@@ -356,7 +335,7 @@ def _check_value(item: Declared, value: Any, name: str) -> None:
             told = ", ".join(RANGES[key][1].format(bound) for key, bound in bounds.items())
             raise UserError(f"{name} {one}: give {told or 'a finite number'}.")
     if complaint := about.check(value):
-        raise UserError(f"{name} {_joined(value)}: {complaint}")
+        raise UserError(f"{name} {joined(value)}: {complaint}")
 
 
 def one_placeholder(template: str) -> str | None:
@@ -376,134 +355,3 @@ def check_rules(rules: Iterable[Rule]) -> None:
     for wrong, message in rules:
         if wrong:
             raise UserError(message)
-
-
-# The command line
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message.removeprefix('argument ')}. --help lists all options.")
-
-
-class _Keep(argparse.Action):
-    """Keep (key, what messages call it, value) in the order of the command line."""
-
-    def __call__(self, parser: Any, namespace: Parsed, value: Any, flag: str | None = None) -> None:
-        if self.dest == "set":
-            name, equals, value = value.lstrip("+").partition("=")
-            if not equals:
-                parser.error(f"{name!r} is not understood: give --flag VALUE or key=value")
-            namespace.given.append((name.replace("-", "_"), name, value))
-        else:
-            namespace.given.append((self.dest, flag or self.metavar, self.const if self.nargs == 0 else value))
-
-
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Flags that may stand alone are shown alone."""
-
-    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
-        return "" if action.nargs == "?" else super()._format_args(action, default_metavar)
-
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        shown, flags = [], list(action.option_strings)
-        while flags:  # of two that differ in - and _ alone the first one
-            shown.append(flags.pop(0))
-            flags = [flag for flag in flags if flag.replace("_", "-") != shown[-1].replace("_", "-")]
-        args = self._format_args(action, "") if action.nargs != 0 else ""
-        return " ".join([", ".join(shown), args]).rstrip() if shown else super()._format_action_invocation(action)
-
-
-def _parser(known: Mapping[str, Declared], about: Mapping[str, str], config: DictConfig) -> _Parser:
-    """The parser; `config` holds the values that --help shows as those that hold without a flag."""
-    idle = [item.flags[0] for item in known.values() if item.about.ignored]
-    ignored = f"Accepted and without effect, as in the original: {', '.join(idle)}." if idle else ""
-    epilog = "\n".join([about["epilog"], textwrap.fill(ignored, 110)]).strip()
-    places = [item for item in known.values() if item.about.positional]
-    positional = [f"[{item.flags[0]} ...]" if item.is_list else item.flags[0] for item in places]
-    usage = " ".join([about["prog"], *positional, "[options]"])
-    parser = _Parser(
-        prog=about["prog"], usage=usage, description=about["description"], epilog=epilog,
-        allow_abbrev=False, add_help=False, formatter_class=partial(_Help, max_help_position=32, width=110),
-    )  # fmt: skip
-    group, values = parser, OmegaConf.to_container(config, resolve=False)
-    for item in known.values():
-        if item.about.group:
-            group = parser.add_argument_group(item.about.group)
-        text = argparse.SUPPRESS if item.about.ignored else _help(item, values)
-        how: dict[str, Any] = {"action": _Keep, "metavar": _metavar(item), "help": text}
-        if item.about.positional:
-            how |= {"metavar": item.flags[0]} | ({"nargs": "*", "default": argparse.SUPPRESS} if item.is_list else {})
-            group.add_argument(item.key, **how).required = False  # `_check` says what is missing
-        elif typing.get_origin(item.kind) is not dict:  # that one is of a file alone
-            if item.kind is bool:
-                alone = positional or item.about.off
-                how |= {"nargs": 0 if alone else "?", "const": "false" if item.about.off else "true"}
-            how |= {"nargs": "+"} if item.about.words else {}
-            alone = "true" if item.about.ignored else item.about.alone
-            how |= {"nargs": "?", "const": alone} if alone is not None and item.kind is not bool else {}
-            group.add_argument(*_spellings(item), dest=item.key, **how)
-    if not positional:
-        text = "the same as --KEY VALUE, as is KEY=VALUE alone; in flags - and _ are the same"
-        parser.add_argument("--set", action=_Keep, metavar="KEY=VALUE ...", help=text)
-    parser.add_argument("-h", "--help", action="store_true", help="show this and exit")
-    return parser
-
-
-def _spellings(item: Declared) -> list[str]:
-    """The flags with _ and with -, those of the declaration first."""
-    names = [flag.lstrip("-") for flag in item.flags if flag.startswith("--")]
-    others = [f"--{other}" for name in names for other in (name.replace("_", "-"), name.replace("-", "_"))]
-    return list(dict.fromkeys([*item.flags, *others]))
-
-
-def _metavar(item: Declared) -> str:
-    one = {int: "N", float: "X"}.get(item.kind, "TEXT")
-    return f"{one}[,{one}...]" if item.is_list and not item.about.words else one
-
-
-def _help(item: Declared, value: Any) -> str:
-    """The help text, the choices, and what holds without the flag, of all values; nothing for what is false or none."""
-    for name in item.key.split("."):
-        value = value[name]
-    choices = ", ".join(map(str, item.about.presets or item.about.choices))
-    shown = {REQUIRED: "no default", "True": f"on; {item.key}=false: off"}.get(str(value), _joined(value))
-    silent = item.about.off or value is False or value in (None, "", [])
-    parts = [item.about.help, f"({choices})" if choices else "", "" if silent else f"[{shown}]"]
-    return " ".join(part for part in parts if part).replace("%", "%%")
-
-
-def _command_line(known: Mapping[str, Declared], parser: _Parser, words: Sequence[str]) -> tuple[list[Entry], bool]:
-    """What is given, from left to right, and whether help is asked for."""
-    namespace, rest = parser.parse_known_args(words, Parsed(given=[]))
-    if rest and not namespace.help:
-        word = rest[0].partition("=")[0]
-        if not word.startswith("-"):
-            raise UserError(f"{word!r} is not understood. Options are --flag VALUE; --help lists all.")
-        flags = [flag for item in known.values() for flag in item.flags]
-        raise UserError(f"{word}: unknown option.{did_you_mean(word, flags)} --help lists all.")
-    return namespace.given, namespace.help
-
-
-def _canonical(known: Mapping[str, Declared], words: Sequence[str]) -> list[str]:
-    """The words, values joined to their flags (they may begin with -), and key=value as --set=key=value."""
-    takes_value = {
-        flag: item.kind is not bool and not item.about.words and item.about.alone is None
-        for item in known.values() for flag in _spellings(item)
-    }  # fmt: skip
-    has_set = not any(item.about.positional for item in known.values())
-    several = [flag for item in known.values() if item.about.words for flag in _spellings(item)]
-    found: list[str] = []
-    flag, sets = "", False  # the flag whose value comes next, and whether --set's come
-    for word, before in zip(words, ["", *words]):
-        if flag and not word.startswith("--"):
-            found.append(f"{flag}={word}")
-            flag = ""
-            continue
-        found += [flag] if flag else []  # argparse says that its value is missing
-        flag = word if takes_value.get(word) else ""
-        sets = has_set and (word == "--set" or sets and not word.startswith("-"))
-        assigns = has_set and before not in several and (sets or ASSIGNMENT.match(word))
-        found += [] if flag or word == "--set" and sets else [f"--set={word}" if assigns else word]
-    found += ["--set="] if has_set and "--set" in words[-1:] else []
-    return found + ([flag] if flag else [])

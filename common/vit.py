@@ -19,9 +19,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from common.command_line import Parsed
 from common.errors import UserError
 from common.mini import MINI, VIT_FILE
-from common.options import Parsed
 from common.runs import load_tensors
 from common.state_dicts import misfits
 

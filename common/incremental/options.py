@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.command_line import did_you_mean
 from common.datasets import canonical
 from common.errors import UserError
 from common.incremental.sets import SETS
 from common.incremental.tasks import stream_seed
 from common.machine import RunOptions
-from common.options import SEED, Rule, did_you_mean, one_placeholder, option, read_file, scale_option
+from common.options import SEED, Rule, one_placeholder, option, read_file, scale_option
 from common.runs import free_file
 
 PURPOSES = ("training", "evaluation", "reference", "exemplars", "sentences")  # each draws a random stream of its own

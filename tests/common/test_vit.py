@@ -12,9 +12,9 @@ from timm import create_model
 from timm.models.vision_transformer import VisionTransformer
 
 from common import vit
+from common.command_line import Parsed
 from common.errors import UserError
 from common.mini import VIT_FILE
-from common.options import Parsed
 
 HEADS = {"head.weight": (21843, 768), "head.bias": (21843,)}
 PROJECTION = {"head.mlp.0.weight": (2048, 768), "head.last_layer.weight_g": (8192, 1)}

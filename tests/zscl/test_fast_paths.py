@@ -31,17 +31,13 @@ class EncodedAtEachStep:
         self.teacher, self.batches, self.tokens, self.known = teacher, batches, tokens, KnownFeatures()
         self.sentences_encoded = self.images_encoded = 0
 
-    @property
     @torch.no_grad()
-    def sentences(self) -> Tensor:
-        self.sentences_encoded += 1
-        return F.normalize(self.teacher.encode_text(self.tokens, cut=False), dim=-1)
-
-    @torch.no_grad()
-    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         self.images_encoded += 1
+        self.sentences_encoded += 1
+        sentences = F.normalize(self.teacher.encode_text(self.tokens, cut=False), dim=-1)
         images, _ = self.batches[step]
-        return images, F.normalize(self.teacher.encode_image(images), dim=-1)
+        return images, F.normalize(self.teacher.encode_image(images), dim=-1), sentences
 
 
 def run(reference: Reference | EncodedAtEachStep, tokens: Tensor) -> Trajectory:
@@ -66,7 +62,7 @@ def test_teacher_features_computed_once_give_the_run_of_those_computed_at_each_s
     expected = run(plain, GOLDEN["prompt_tokens"])
     assert plain.sentences_encoded >= GOLDEN.meta["steps"] == plain.images_encoded
     known = KnownFeatures()
-    once = run(Reference(teacher, stream, sentence_features(teacher, tokens), known), GOLDEN["prompt_tokens"])
+    once = run(Reference(teacher, stream, tokens, sentence_features(teacher, tokens), known), GOLDEN["prompt_tokens"])
     assert len(known.features) == images < 4 * GOLDEN.meta["steps"]  # most were asked for more than once
     trained = [name for name in GOLDEN.meta["names"] if name != "logit_scale"]
     for term in ("CE", "img", "txt", "WC"):
@@ -93,8 +89,9 @@ def test_cut_prompts_give_the_recorded_trajectory_of_full_ones() -> None:
     assert tokens.shape[1] < GOLDEN["prompt_tokens"].shape[1] == 77
     teacher = build_model(weights_under(GOLDEN, "clip/"))
     drawn = RecordedBatches(GOLDEN["x_ref"], None, GOLDEN["idx_ref"].tolist())
-    sentences = sentence_features(teacher, GOLDEN["ref_tokens"].long())
-    done = run(Reference(teacher, drawn, sentences, KnownFeatures()), tokens)
+    sentences = GOLDEN["ref_tokens"].long()
+    reference = Reference(teacher, drawn, sentences, sentence_features(teacher, sentences), KnownFeatures())
+    done = run(reference, tokens)
     assert_losses(done.losses("CE"), GOLDEN["ce"])
     assert_gradients(done.gradients[0], GOLDEN.under("grad0/"))
     assert_fingerprints(done.weights, GOLDEN.meta["names"], GOLDEN["param_fp"])

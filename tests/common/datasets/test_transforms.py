@@ -3,14 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.datasets.transforms import (
-    CLIP_MEAN,
-    CLIP_STD,
-    clip_eval,
-    clip_eval_pixels,
-    clip_normalise,
-    clip_train,
-)
+from common.datasets.transforms import CLIP_MEAN, CLIP_STD, clip_eval, clip_eval_pixels, clip_normalise, clip_train
 from tests.golden_files import Golden
 
 GOLDEN = Golden("common/transforms")

@@ -16,14 +16,7 @@ from common.datasets.names import read_names
 from common.datasets.transforms import clip_eval_pixels, clip_train
 from common.errors import UserError
 from common.evaluation.pixels import decode
-from common.incremental.scenario import (
-    Scenario,
-    protocol,
-    read_class_order,
-    seen_rows,
-    seen_subset,
-    task_subset,
-)
+from common.incremental.scenario import Scenario, protocol, read_class_order, seen_rows, seen_subset, task_subset
 from common.incremental.sets import SETS, load_incremental, require_incremental
 from common.training.batches import Batches
 from tests import fake_data
