@@ -62,19 +62,13 @@ def step_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
     ways = {"IT-Prompt": train, "the plain way: CLIP left out of the optimiser, not frozen": plain_ways.train_plainly}
     subjects = {
         "inference forward, then forward and backward of the frozen CLIP": lambda clock: clock.repeat(
-            partial(necessary, learned.encoder, batch.images)
+            partial(plain_ways.necessary, learned.encoder, batch.images)
         )
     } | {name: partial(way, learned, batch) for name, way in ways.items()}
     small = learned_model(SMALL, sizes.device, torch.float64)
     ours, plain = (way(small, one_batch(small, EQUAL_BATCH), Clock(EQUAL_STEPS)) for way in ways.values())
     apart = dict.fromkeys(ways, difference(plain, ours))
     return compare("step", subjects, sizes, size, True, apart, {"IT-Prompt": TARGET})
-
-
-def necessary(encoder: Encoder, images: Tensor) -> None:
-    encoder.plain(images)
-    x = encoder.tower.embed(images).requires_grad_()
-    encoder.tower.pool(encoder.tower.transformer(x)).sum().backward()
 
 
 def train(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:

@@ -3,13 +3,11 @@
 Sizes are those of the MTIL runs: ViT-B/16, 22 experts of width 64, top-2, 11 routers, batch 64, evaluation batch 128.
 """
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from common.clip.model import CLIP
@@ -18,8 +16,8 @@ from common.evaluation.zero_shot import class_vectors, image_features
 from moe_adapters.adapters import use_router
 from moe_adapters.evaluation import Checkpoint, EvaluationSet, Routes
 from moe_adapters.training import TrainingOptions
-from tests.benchmarks.inputs import OneBatch, encoding_call, float64_kept, one_batch, prompts, small_or_paper_clip
-from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference
+from tests.benchmarks.inputs import encoding_call, float64_kept, one_batch, prompts, small_or_paper_clip
+from tests.benchmarks.measure import Row, Sizes, compare, compare_calls, difference
 from tests.moe_adapters import plain_ways
 from tests.moe_adapters.plain_ways import OPTIONS, Mixture, loop_over_experts, train, trajectory, with_adapters
 
@@ -59,7 +57,7 @@ def way_rows(
     """
     few, steps = min(EQUAL_CLASSES, len(tokens)), min(options.iterations, sizes.steps)
     batch, part = one_batch(plain, size, len(tokens)), one_batch(plain, min(EQUAL_BATCH, size), few)
-    subjects = {"frozen CLIP, forward and backward": partial(train_frozen_clip, plain, cut_prompts(tokens), batch)}
+    subjects = {"frozen CLIP, forward and backward": partial(plain_ways.frozen_clip, plain, cut_prompts(tokens), batch)}
     for name, (cut, mixture) in ways.items():
         inputs = cut(tokens), batch, mixture, options
         subjects[name] = lambda clock, inputs=inputs: train(build(), *inputs, clock.calls, clock.steps)
@@ -70,20 +68,6 @@ def way_rows(
         )
     differences = [difference(other, ours) for other in others]
     return compare(cell, subjects, sizes, size, True, dict(zip(ways, (max(differences), *differences))))
-
-
-def train_frozen_clip(plain: CLIP, tokens: Tensor, batch: OneBatch, clock: Clock) -> None:
-    """Forward of both towers, and backward through frozen weights down to the first blocks' inputs."""
-    model = copy.deepcopy(plain).train()
-    for tower in (model.visual.transformer, model.transformer):
-        tower.register_forward_pre_hook(lambda module, inputs: inputs[0].detach().requires_grad_())
-
-    def step() -> None:
-        text_features = F.normalize(model.encode_text(tokens, cut=False), dim=-1)
-        features = F.normalize(model.encode_image(batch.images), dim=-1)
-        F.cross_entropy(model.logit_scale.exp() * features @ text_features.t(), batch.labels).backward()
-
-    clock.repeat(step)
 
 
 def routed(model: CLIP, cut: bool = True, noise: bool = False) -> CLIP:

@@ -21,7 +21,7 @@ from tests.benchmarks import inputs
 from tests.benchmarks.inputs import SMALL, VIT_B_16, OneBatch, encoding_call, one_batch, prompts
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls, difference
 from tests.benchmarks.memory import counted_peak
-from tests.zscl.plain_ways import left_by, train_plainly
+from tests.zscl.plain_ways import left_by, train_plainly, uneven_clip
 from zscl.evaluation import evaluate
 from zscl.losses import distillation_losses
 from zscl.teacher import KnownFeatures, Reference, sentence_features
@@ -148,15 +148,6 @@ def step_differences(options: TrainingOptions) -> list[float]:
             losses = log["CE"] + options.kd_weight * (log["img"] + log["txt"])
             found.append(difference(plain, left_by(model, losses)))
         return found
-
-
-def uneven_clip(seed: int) -> CLIP:
-    """A small random CLIP in float64 that tells prompts apart; with fresh weights all of them would look the same."""
-    torch.manual_seed(seed)
-    model = CLIP(SMALL).eval().double()
-    with torch.no_grad():
-        model.token_embedding.weight.mul_(50)
-    return model
 
 
 def caption_rows(sizes: Sizes) -> list[Row]:

@@ -132,6 +132,20 @@ def trajectory(
     return losses | gradients | {name: p.detach() for name, p in trained.items()}
 
 
+def frozen_clip(plain: CLIP, tokens: Tensor, batch: OneBatch, clock: Clock) -> None:
+    """Forward of both towers, and backward through frozen weights down to the first blocks' inputs."""
+    model = copy.deepcopy(plain).train()
+    for tower in (model.visual.transformer, model.transformer):
+        tower.register_forward_pre_hook(lambda module, inputs: inputs[0].detach().requires_grad_())
+
+    def step() -> None:
+        text_features = F.normalize(model.encode_text(tokens, cut=False), dim=-1)
+        features = F.normalize(model.encode_image(batch.images), dim=-1)
+        F.cross_entropy(model.logit_scale.exp() * features @ text_features.t(), batch.labels).backward()
+
+    clock.repeat(step)
+
+
 # Checkpoints x data sets
 
 

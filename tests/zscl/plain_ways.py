@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from common.clip.model import CLIP
-from tests.benchmarks.inputs import OneBatch
+from tests.benchmarks.inputs import SMALL, OneBatch
 from tests.benchmarks.measure import Clock
 from tests.zscl.cil.plain import features, learned, rates
 from zscl.training import TrainingOptions
@@ -57,3 +57,12 @@ def left_by(model: CLIP, losses: Tensor) -> dict[str, Tensor]:
             if name.endswith("attn.in_proj_bias"):
                 tensors[key].chunk(3)[1].zero_()
     return tensors
+
+
+def uneven_clip(seed: int) -> CLIP:
+    """A small random CLIP in float64 that tells prompts apart; with fresh weights all of them would look the same."""
+    torch.manual_seed(seed)
+    model = CLIP(SMALL).eval().double()
+    with torch.no_grad():
+        model.token_embedding.weight.mul_(50)
+    return model

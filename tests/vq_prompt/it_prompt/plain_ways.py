@@ -11,7 +11,7 @@ from torch.distributions import MultivariateNormal
 from tests.benchmarks.inputs import OneBatch
 from tests.benchmarks.measure import Clock
 from vq_prompt.it_prompt.evaluation import Learned
-from vq_prompt.it_prompt.network import clip_block
+from vq_prompt.it_prompt.network import Encoder, clip_block
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.training import PseudoFeatures, cosine_lr, task_losses
 
@@ -61,3 +61,10 @@ class PlainPseudoFeatures(PseudoFeatures):
             samples.append(F.normalize(mean + drawn @ gaussian.scale_tril.t(), dim=-1))
         order = torch.randperm(count * self.per_class, generator=generator, device=device)
         return torch.cat(samples)[order], torch.arange(count, device=device).repeat_interleave(self.per_class)[order]
+
+
+def necessary(encoder: Encoder, images: Tensor) -> None:
+    """What no step can do without: a pass for the queries, and one to the entries and back."""
+    encoder.plain(images)
+    x = encoder.tower.embed(images).requires_grad_()
+    encoder.tower.pool(encoder.tower.transformer(x)).sum().backward()
