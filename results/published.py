@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 PAPERS = Path(__file__).parent / "papers"
 CURVES = PAPERS / "curves.csv"
@@ -28,30 +29,24 @@ class Published:
 def read_published(paper: str | None = None, protocol: str | None = None) -> list[Published]:
     """The published numbers, of one paper or protocol if given, in the order of the files."""
     files = sorted(path for path in PAPERS.glob("*.csv") if path != CURVES)
-    rows = [row for path in files for row in _read(path)]
-    return [row for row in rows if (paper in (None, row.paper)) and (protocol in (None, row.protocol))]
+    return [row for path in files for row in _read(path, paper, protocol)]
 
 
 def read_curves(paper: str | None = None, protocol: str | None = None) -> list[Published]:
     """Accuracy after each task from published logs, `after_task` 1, 2, ...; one row a point."""
-    return [row for row in _read(CURVES) if (paper in (None, row.paper)) and (protocol in (None, row.protocol))]
+    return _read(CURVES, paper, protocol)
 
 
-def _read(path: Path) -> list[Published]:
+def _read(path: Path, paper: str | None, protocol: str | None) -> list[Published]:
     import pandas as pd
 
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     names = [field.name for field in fields(Published)]
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
     if list(frame.columns) != names:
         raise ValueError(f"{path} has the columns {list(frame.columns)}, not {names}")
-    return [
-        Published(
-            **row
-            | {
-                "after_task": int(row["after_task"]) if row["after_task"] else None,
-                "value": float(row["value"]),
-                "std": float(row["std"]) if row["std"] else None,
-            }
-        )
-        for row in frame.to_dict("records")
-    ]
+    rows: list[dict[Any, Any]] = frame.to_dict("records")
+    for row in rows:
+        row["after_task"] = int(row["after_task"]) if row["after_task"] else None
+        row["value"], row["std"] = float(row["value"]), float(row["std"]) if row["std"] else None
+    published = [Published(**row) for row in rows]
+    return [row for row in published if paper in (None, row.paper) and protocol in (None, row.protocol)]
