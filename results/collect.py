@@ -11,8 +11,8 @@ import yaml
 
 from common.errors import UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA
+from results import labels
 
-SCALES = ("paper", "mini")
 COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics that Provenance sums up
 RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
@@ -174,7 +174,7 @@ def _parse(line: bytes, file: str) -> Record:
         raise _Damaged("; ".join(told))
     for name in ("value", "seconds"):
         content[name] = _finite(name, content[name])
-    if content["scale"] not in SCALES:
+    if content["scale"] not in labels.SCALES:
         raise _Damaged(f"scale {content['scale']!r} is neither 'paper' nor 'mini'")
     if content["after_task"] < 0:
         raise _Damaged(f"after_task {content['after_task']} is negative")
@@ -203,21 +203,21 @@ def _provenance(path: Path) -> Iterator[Provenance]:
     if not records:
         return
     config = _config(path.with_name(path.name.replace("record.jsonl", "config.yaml")))
-    made, labels = _section(config, "provenance"), _section(config, "labels")
+    made, about = _section(config, "provenance"), _section(config, "labels")
     values: dict[str, list[float]] = {}
     for record in records:
         values.setdefault(record.metric, []).append(record.value)
     seconds, memory, parameters = (values.get(name) for name in COSTS)
     # the first lines may be of the zero-shot row, which is another method
     method = next((record.method for record in records if record.after_task > 0), records[0].method)
-    about: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}
-    about |= {name: str(made.get(name, "")) for name in ("command", "machine", "device", "started")}
+    shared: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}
+    shared |= {name: str(made.get(name, "")) for name in ("command", "machine", "device", "started")}
     yield Provenance(
-        **about,
+        **shared,
         folder=str(path.parent),
         file=str(path),
         seed=records[0].seed,
-        method=str(labels.get("method", method)),
+        method=str(about.get("method", method)),
         commit=str(made.get("commit", records[0].commit)),
         versions={str(name): str(text) for name, text in _section(made, "versions").items()},
         seconds=sum(seconds) if seconds else None,

@@ -75,8 +75,8 @@ SHEETS: tuple[tuple[str, str, Callable[[Protocol], bool]], ...] = (
      lambda protocol: protocol.dataset == "imagenet_r"),
     ("CUB-200", "CUB-200 in 10 tasks.", lambda protocol: protocol.dataset == "cub200"),
     ("DomainNet", "DomainNet, class- and domain-incremental.", lambda protocol: protocol.dataset == "domainnet"),
-    ("Characters", "The miniature's forty characters: among all classes seen (class-IL), within the task (task-IL), all "
-     "at once.", lambda protocol: protocol.dataset == "characters"),
+    ("Characters", "The miniature's forty characters: among all classes seen (class-IL), within the task (task-IL), "
+     "all at once.", lambda protocol: protocol.dataset == "characters"),
     ("Class-IL and task-IL", "CIFAR-10, TinyImageNet and CIFAR-100 as ALTA and rehearsal are compared: among all "
      "classes seen (class-IL) or within the task (task-IL).",
      lambda protocol: protocol.kind == "til"
@@ -96,12 +96,15 @@ class Scale:
     mark: str  # behind the title of a figure
     sheet_mark: str  # behind the title of a sheet
     cross_paper: str  # the sheet on which all papers meet
+    flags: tuple[str, ...]  # that a command line takes for it
 
 
 SCALES = {
-    "paper": Scale(True, "paper scale", "", "Continual learning results", " (paper scale)", "", "CIFAR-100, 10 tasks"),
+    "paper": Scale(True, "paper scale", "",
+                   "Continual learning results", " (paper scale)", "", "CIFAR-100, 10 tasks", ()),
     "mini": Scale(False, "miniature, not comparable with published numbers", "-mini",
-                  "Continual learning results: MINIATURE", " (MINIATURE)", " (MINIATURE)", "Characters, 10 tasks"),
+                  "Continual learning results: MINIATURE", " (MINIATURE)", " (MINIATURE)", "Characters, 10 tasks",
+                  ("--scale", "mini")),
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from common.options import LARGEST_SEED, check_rules, option, read, unknown
-from results.collect import SCALES
+from results.labels import SCALES
 from results.launch import plan
 
 # where the scripts save
@@ -61,9 +61,10 @@ def assignments(texts: list[str]) -> str | None:
 class Records:
     """What all share that read the records of many runs."""
 
-    runs: list[Path] | None = option(None, f"run folders (those there are of {', '.join(map(str, RUNS))})",
-        group="records", words=True)
-    scale: str | None = option(None, "which runs; the two never mix", choices=SCALES)
+    runs: list[Path] | None = option(
+        None, f"run folders (those there are of {', '.join(map(str, RUNS))})", group="records", words=True
+    )
+    scale: str | None = option(None, "which runs; the two never mix", choices=tuple(SCALES))
 
 
 @dataclass(frozen=True)
@@ -88,18 +89,23 @@ class Verify(Compared):
 @dataclass(frozen=True)
 class FirstRow:
     run: Path = option(help="a run's folder, or its record.jsonl", positional=True)
-    method: list[str] | None = option(None,
-        "the published rows to show, or all (the run's own); the exit code is 0 if any of them matches", words=True)
+    method: list[str] | None = option(
+        None,
+        "the published rows to show, or all (the run's own); the exit code is 0 if any of them matches",
+        words=True,
+    )
     strict: bool = option(False, "exit with 1 when a record line is damaged")
 
 
 @dataclass(frozen=True)
 class Run(Records):
     table: str = option(help="a table's name, or a .yaml file of your own", positional=True)
-    seeds: list[int] | None = option(None, "these instead of the plan's, such as 0,1,2", group="what", at_least=0,
-        at_most=LARGEST_SEED, unique=True)
-    runs: list[Path] | None = option(None,
-        "folders where equal runs are looked for to estimate costs (as without a command)", words=True)
+    seeds: list[int] | None = option(
+        None, "these instead of the plan's, such as 0,1,2", group="what", at_least=0, at_most=LARGEST_SEED, unique=True
+    )
+    runs: list[Path] | None = option(
+        None, "folders where equal runs are looked for to estimate costs (as without a command)", words=True
+    )
     dry_run: bool = option(False, "print every command, its state and cost; run nothing")
     status: bool = option(False, "print how far all is; run nothing")
     tflops: float | None = option(None, "rate of your device in TFLOP/s, for costs that were only counted", above=0)
@@ -107,12 +113,18 @@ class Run(Records):
     jobs: int | None = option(None, "runs at a time (here: 1; Slurm: all)", at_least=1)
     devices: list[str] | None = option(None, "CUDA devices, such as 0,1: a run at a time on each")
     slurm_partition: str | None = option(None, "partition")
-    slurm_time: str | None = option(None,
+    slurm_time: str | None = option(
+        None,
         "time limit as sbatch takes it (1-00:00:00); a job whose time is up saves and is queued again",
-        check=time_limit)
-    slurm: list[str] = option([],
+        check=time_limit,
+    )
+    slurm: list[str] = option(
+        [],
         "any other options of sbatch, such as account=lab cpus-per-task=16; one GPU a job unless gpus-per-node=N",
-        words=True, adds=True, check=assignments)
+        words=True,
+        adds=True,
+        check=assignments,
+    )
 
 
 COMMANDS = {"verify": (Verify, VERIFY_HELP), "first-row": (FirstRow, FIRST_ROW_HELP), "run": (Run, RUN_HELP)}
@@ -137,7 +149,7 @@ def parse(argv: Sequence[str]) -> tuple[Build | Verify | FirstRow | Run, list[st
     target = [word for word in words[place + 1 : place + 2] if not word.startswith("-")]
     tables = f"Tables: {', '.join(plan.table_names())}." if kind is Run else ""
     others = words[:place] + words[place + 1 + len(target) :]
-    options = read(kind, target + others, f"results {words[place]}", about, tables)
+    options: Verify | FirstRow | Run = read(kind, target + others, f"results {words[place]}", about, tables)
     if isinstance(options, Run):
         check_run(options)
     return options, flags

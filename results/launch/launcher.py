@@ -95,14 +95,14 @@ class Command:
             return self._run(lock)
 
     def _run(self, lock: Any = None) -> int:
-        environment = {"PYTHON": sys.executable} | os.environ | self.environment
-        environment = {name: value for name, value in environment.items() if value is not None}
+        variables: dict[str, str | None] = {"PYTHON": sys.executable, **os.environ, **self.environment}
+        environment = {name: value for name, value in variables.items() if value is not None}
         before = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # Slurm's warning is for this process; see checkpoint
         with open(self.log, "ab") as log:
             log.write(f"\n=== {time.strftime('%Y-%m-%d %H:%M:%S')}: {shlex.join(self.words)}\n".encode())
             log.flush()
             self.process = subprocess.Popen(
-                [environment["PYTHON"] if word == "python" else word for word in self.words[:1]] + [*self.words[1:]],
+                [environment["PYTHON"] if self.words[0] == "python" else self.words[0], *self.words[1:]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -147,7 +147,7 @@ def only_launcher(folder: Path) -> Iterator[None]:
     try:
         for part in ("logs", "submitit", "locks"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "launcher.lock", "a+")
+        lock = open(folder / "launcher.lock", "a+")  # noqa: SIM115 (closed by the next `with`)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}). Change its permissions.") from error
     with lock:
@@ -232,9 +232,8 @@ class Launcher:
         """Hand a job to submitit, and note it."""
         local, lock = self.place.executor == "local", lock_path(self.folder, job)
         lock.touch()
-        environment = {} if slot is None else {"CUDA_VISIBLE_DEVICES": slot}
-        if local:  # submitit hides the devices from local jobs
-            environment = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} | environment
+        devices = slot or os.environ.get("CUDA_VISIBLE_DEVICES")
+        environment = {"CUDA_VISIBLE_DEVICES": devices} if local else {}  # submitit hides the devices from local jobs
         executor = submitit.AutoExecutor(
             folder=self.folder / "submitit", cluster=self.place.executor, slurm_max_num_timeout=TIMEOUTS
         )

@@ -20,7 +20,7 @@ import difflib
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,15 @@ import yaml
 
 from common.errors import UserError
 from common.protocols import MTIL_ORDER_1, Protocol
+from results.labels import SCALES
 
 PLANS = Path(__file__).parent / "plans"
 SEED = "{seed}"  # in a command and its folder, the seed
 # what a plan, and not the caller, tells each command
 OWN_FLAGS = ("save", "seed", "seeds", "repeat", "scale", "log_dir", "hydra.run.dir")
 Kinds = dict[str, tuple[type, ...]]
-OPTIONAL: Kinds = {"mini_folder": (str,), "petaflops": (int, float)}
-REQUIRED: Kinds = {
-    "paper": (str,),
-    "protocol": (str,),
-    "method": (str,),
-    "metrics": (list,),
-    "seeds": (list,),
-    "command": (str,),
-    "folder": (str,),
-}
-ROW: Kinds = REQUIRED | OPTIONAL
-ITEMS = {"metrics": str, "seeds": int}  # of what a list is made
+OPTIONAL = ("mini_folder", "petaflops")
+ITEMS: dict[str, type] = {"metrics": str, "seeds": int}  # of what a list is made
 EXPECTED = {str: "text", list: "a list", int: "a number"}
 
 
@@ -62,6 +53,10 @@ class Row:
     folder: str
     mini_folder: str
     petaflops: float | None
+
+
+KINDS: Kinds = {"metrics": (list,), "seeds": (list,), "petaflops": (int, float)}  # of what is no text
+ROW: Kinds = {field.name: KINDS.get(field.name, (str,)) for field in fields(Row)}
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,8 @@ class Job:
     scale: str
     words: tuple[str, ...]
     folder: Path
+    protocol: str  # of its records; "" for a miniature that has a number of tasks of its own
+    petaflops: float | None
 
 
 def tasks_of(name: str) -> int | None:
@@ -127,8 +124,8 @@ def _row(where: str, shared: dict[str, Any], own: Any) -> Row:
         raise UserError(f"{where}: keys and values are expected, not {own!r}.")
     where += f" ({own['method']}): " if "method" in own else ": "
     _check_keys(where, own, ROW)
-    values = dict.fromkeys(OPTIONAL) | shared | own
-    missing = [key for key in REQUIRED if key not in values]
+    values: dict[str, Any] = dict.fromkeys(OPTIONAL) | shared | own
+    missing = [key for key in ROW if key not in values]
     if missing:
         raise UserError(f"{where}missing {', '.join(missing)}.")
     if tasks_of(values["protocol"]) is None:
@@ -155,7 +152,7 @@ def _check_keys(where: str, content: dict[str, Any], known: Kinds) -> None:
         if not isinstance(value, known[key]) or isinstance(value, bool):
             raise UserError(f"{where}{key}: {EXPECTED[known[key][0]]} is expected, not {value!r}.")
         kind = ITEMS.get(key)
-        if kind and not (value and all(type(item) is kind for item in value)):
+        if kind and not (value and all(type(item) is kind for item in content[key])):
             what = "whole numbers" if kind is int else "names"
             raise UserError(f"{where}{key}: a list of {what} is expected, not {value!r}.")
 
@@ -183,9 +180,12 @@ def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence
         _check_seeds(f"{plan.name}: {row.method}: ", row, seeds or row.seeds)
         for seed in seeds or row.seeds:
             words = shlex.split(row.command.replace(SEED, str(seed)))
-            words += (["--scale", scale] if scale != "paper" else []) + list(flags)
-            folder = Path((row.folder if scale == "paper" else row.mini_folder).replace(SEED, str(seed)))
+            words += [*SCALES[scale].flags, *flags]
+            folder = Path({"paper": row.folder, "mini": row.mini_folder}[scale].replace(SEED, str(seed)))
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9+.]+', '_', row.method)}-seed{seed}"
             title = f"{row.method}, {row.protocol}, seed {seed}" if shared else f"{row.method}, seed {seed}"
-            jobs.append(Job(name, title, row, seed, scale, tuple(words), folder))
+            is_told = scale == "paper" or Protocol.parse(row.protocol).kind in ("mtil", "joint")
+            petaflops = {"paper": row.petaflops}.get(scale)
+            protocol = row.protocol if is_told else ""
+            jobs.append(Job(name, title, row, seed, scale, tuple(words), folder, protocol, petaflops))
     return jobs

@@ -33,9 +33,8 @@ def progress(job: Job) -> Progress:
     """The state of a job: done, partial (its folder has been opened), or missing."""
     row = job.row
     records = [record for record in read_file(job.folder / "record.jsonl")[0] if _is_of(record, job)]
-    protocol = records[0].protocol if records else row.protocol
-    is_told = records or job.scale == "paper" or Protocol.parse(protocol).kind in ("mtil", "joint")
-    of = tasks_of(protocol) if is_told else None
+    protocol = records[0].protocol if records else job.protocol
+    of = tasks_of(protocol)
     last = {record.metric: record.value for record in _means_last(records) if record.after_task == of}
     values = {metric: last[metric] for metric in row.metrics if metric in last}
     seconds = [record.value for record in records if record.metric == TRAIN_SECONDS]
@@ -79,11 +78,11 @@ def estimates(jobs: Sequence[Job], folders: list[Path], tflops: float | None) ->
 def _estimate(job: Job, known: Sequence[Provenance], tflops: float | None) -> Estimate:
     equal = [entry for entry in known if _is_equal(entry, job)]
     if equal:
-        hours = sum(entry.seconds for entry in equal) / len(equal) / 3600
+        hours = sum(entry.seconds or 0.0 for entry in equal) / len(equal) / 3600
         where = ", ".join(sorted({entry.device or "an unnamed device" for entry in equal}))
         runs = "1 equal run" if len(equal) == 1 else f"the mean of {len(equal)} equal runs"
         return Estimate(hours, f"training, as measured in {runs} on {where}")
-    count = job.row.petaflops if job.scale == "paper" else None
+    count = job.petaflops
     if count is None:
         return Estimate(None, "no equal run, nothing counted")
     if tflops is None:

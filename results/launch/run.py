@@ -2,7 +2,7 @@
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from common.errors import UserError
@@ -23,7 +23,7 @@ def run(options: Run, folders: list[Path], flags: Sequence[str]) -> bool:
     """
     plan, size = read_plan(options.table), options.scale or "paper"
     jobs = jobs_of(plan, size, options.seeds, flags)
-    folder = TABLES / (plan.name if size == "paper" else f"{plan.name}-{size}")
+    folder = TABLES / f"{plan.name}{SCALES[size].suffix}"
     if options.dry_run:
         show_commands(plan, jobs, folders, folder, options.tflops)
         return False
@@ -57,14 +57,14 @@ def launch(plan: Plan, jobs: list[Job], folder: Path, options: Run) -> bool:
 def place(options: Run, jobs: int) -> Place:
     """Where the jobs run. Raises UserError without Slurm."""
     if options.executor == "local":
-        devices = options.devices or [None] * (options.jobs or 1)
-        return Place("local", devices[: options.jobs])
+        slots: list[str | None] = [*options.devices] if options.devices else [None] * (options.jobs or 1)
+        return Place("local", slots[: options.jobs])
     absent = [name for name in ("sbatch", "srun", "sacct", "scancel") if shutil.which(name) is None]
     if absent:
         raise UserError(f"--executor slurm: {', '.join(absent)} not found: this is no machine of a Slurm cluster.")
     others = {key.replace("-", "_"): value for key, _, value in (text.partition("=") for text in options.slurm)}
-    parameters = {"timeout_min": minutes(options.slurm_time), "gpus_per_node": 1}
-    parameters |= {"slurm_partition": options.slurm_partition, "slurm_additional_parameters": others}
+    parameters = {"timeout_min": minutes(options.slurm_time), "gpus_per_node": 1,
+                  "slurm_partition": options.slurm_partition, "slurm_additional_parameters": others}  # fmt: skip
     return Place("slurm", [None] * (options.jobs or jobs), parameters)
 
 
@@ -111,7 +111,7 @@ def shown(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"
 
 
-def states_of(jobs: Sequence[Job], folder: Path, found: Sequence[Progress], failed: Sequence[str] = ()) -> list[str]:
+def states_of(jobs: Sequence[Job], folder: Path, found: Sequence[Progress], failed: Container[str] = ()) -> list[str]:
     """In words: what the records say, unless a job is running or has just failed."""
     running = [at.state != DONE and still_running(folder, job) is not None for job, at in zip(jobs, found)]
     return [
@@ -120,7 +120,7 @@ def states_of(jobs: Sequence[Job], folder: Path, found: Sequence[Progress], fail
     ]
 
 
-def show_status(jobs: list[Job], folder: Path, failed: Sequence[str] = ()) -> None:
+def show_status(jobs: list[Job], folder: Path, failed: Container[str] = ()) -> None:
     """The table of all rows and seeds."""
     found = [progress(job) for job in jobs]
     logs = [log_path(folder, job) for job in jobs]
@@ -134,7 +134,7 @@ def show_next(jobs: Sequence[Job]) -> None:
     if not done:
         return
     protocols = sorted({at.protocol for _, at in done})
-    size = "" if jobs[0].scale == "paper" else f" --scale {jobs[0].scale}"
+    size = "".join(f" {word}" for word in SCALES[jobs[0].scale].flags)
     named = f" --protocol {protocols[0]}" if len(protocols) == 1 else ""
     roots = " ".join(sorted({job.folder.parts[0] for job, _ in done}))
     print(f"\nThe sheet: python -m results{size}{named} --runs {roots}")
