@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 
-from openpyxl.cell import Cell
+from openpyxl.cell import Cell, MergedCell
 from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 from openpyxl.styles import Alignment, Border, Font, PatternFill, Side
 from openpyxl.utils import get_column_letter
 from openpyxl.worksheet.pagebreak import Break
+from openpyxl.worksheet.properties import PageSetupProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
 from results.compare import DIFFERS, MATCHES, NO_PUBLISHED, NOT_RUN
@@ -42,7 +43,8 @@ VERDICT_FILLS = {name: PatternFill("solid", fgColor=back) for name, (back, _) in
 VERDICT_FONTS = {name: Font(FACE, 10, color=text) for name, (_, text) in VERDICT_COLOURS.items()}
 THIN = Side(style="thin", color=RULE)
 ABOVE = Border(top=THIN)
-FRAME = Border(*[Side(style="medium", color=INK)] * 4)
+THICK = Side(style="medium", color=INK)
+FRAME = Border(THICK, THICK, THICK, THICK)
 CENTRE = Alignment(horizontal="center", vertical="center", wrap_text=True)
 WRAP = Alignment(vertical="center", wrap_text=True)
 MIDDLE = Alignment(vertical="center")
@@ -56,7 +58,7 @@ def put(
     font: Font = PLAIN,
     number_format: str = "",
     alignment: Alignment | None = None,
-) -> Cell:
+) -> Cell | MergedCell:
     """Write one value: numbers as numbers, a number that is not finite as nothing, all else as literal text.
 
     Text keeps the type "string" whatever it starts with, and where a program could take it for a formula on editing
@@ -80,7 +82,7 @@ def put(
     return cell
 
 
-def verdict(cell: Cell, name: str) -> None:
+def verdict(cell: Cell | MergedCell, name: str) -> None:
     """Colour a cell by its verdict."""
     cell.fill, cell.font = VERDICT_FILLS[name], VERDICT_FONTS[name]
 
@@ -110,11 +112,12 @@ def for_print(
         for column in breaks:
             sheet.col_breaks.append(Break(id=column))
     else:
-        sheet.sheet_properties.pageSetUpPr.fitToPage = True
+        sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
         sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight = 1, 0
     sheet.print_title_rows = title_rows
     if label_columns:
         sheet.print_title_cols = label_columns
     sheet.page_margins.left = sheet.page_margins.right = 0.4
     sheet.page_margins.top, sheet.page_margins.bottom, sheet.page_margins.footer = 0.6, 0.8, 0.4
-    sheet.oddFooter.left.text, sheet.oddFooter.right.text = "&A", "&P / &N"
+    if (footer := sheet.oddFooter) is not None:
+        footer.left.text, footer.right.text = "&A", "&P / &N"

@@ -23,7 +23,7 @@ SAME = 1e-9  # percentage points: what sums in another order may differ by
 # The papers' names for the two figures of class-incremental learning: the mean over the tasks of the accuracy
 # after each (Avg), the accuracy after the last (Last). Papers pool samples (avg, last, acc, avg_acc) or weigh tasks
 # equally (faa, caa), which is why the names stay apart in the records.
-AVG_LAST = {"avg": "Avg", "avg_acc": "Avg", "caa": "Avg", "last": "Last", "acc": "Last", "faa": "Last"}
+AVG_LAST = {name: labels.metric(column) for name, (column, _) in labels.REPORTED.items() if "macro" not in name}
 # What a table shows of a run, besides Transfer: the value after the latest task.
 SCALARS = (*AVG_LAST, "transfer", "ffm", "forgetting", "trainable_parameters")
 
@@ -260,15 +260,15 @@ def matrices(records: list[Record]) -> list[AccuracyMatrix]:
     trained = grouped((line for line in records if line.metric == "train_seconds"), "folder")
     zero_shot = grouped((line for line in records if line.is_zero_shot), "folder", "seed")
     tested = [line for line in records if line.metric in ("accuracy", "task_accuracy") and not line.is_zero_shot]
-    found = []
+    measured = []
     for (folder, *_, seed), lines in grouped(tested, *RUN).items():
         by_task = [line for line in lines if line.metric == "task_accuracy"]
         learned = {line.after_task: line.dataset for line in trained.get((folder,), [])}
         if by_task:  # a task is first tested when it is learned
             learned = dict(enumerate(dict.fromkeys(line.dataset for line in by_task), start=1))
         before = zero_shot.get((folder, seed), [])
-        found.append(_matrix(lines[0], lines[0].scale, seed, folder, by_task or lines, learned, before))
-    return in_order(found)
+        measured.append(_matrix(lines[0], lines[0].scale, seed, folder, by_task or lines, learned, before))
+    return in_order(measured)
 
 
 def _untrained(records: list[Record]) -> list[AccuracyMatrix]:

@@ -21,7 +21,6 @@ from results.published import Published
 from results.tables import METHOD, PARAMETERS
 
 if TYPE_CHECKING:
-    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
@@ -124,14 +123,15 @@ def _save(figure: "Canvas", path: Path, title: str) -> None:
 # Heat maps
 
 
-def _heat_maps(found: list[AccuracyMatrix], scale: labels.Scale) -> list[Figure]:
-    shown = [matrix for matrix in found if 1 < len(matrix.columns) <= WIDEST_MATRIX]
+def _heat_maps(measured: list[AccuracyMatrix], scale: labels.Scale) -> list[Figure]:
+    shown = [matrix for matrix in measured if 1 < len(matrix.columns) <= WIDEST_MATRIX]
     return [_heat_map(same, scale) for same in grouped(shown, "method").values()]
 
 
-def _heat_map(found: list[AccuracyMatrix], scale: labels.Scale) -> Figure:
-    first = found[0]
-    alike = [matrix for matrix in found if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
+def _heat_map(runs: list[AccuracyMatrix], scale: labels.Scale) -> Figure:
+    """The mean of a method's runs, those that learned and tested the same."""
+    first = runs[0]
+    alike = [matrix for matrix in runs if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
     rows, values = list(first.rows), _mean_cells([matrix.values for matrix in alike])
     zero_shot = [[matrix.zero_shot] for matrix in alike if matrix.zero_shot]
     if len(zero_shot) == len(alike):
@@ -191,6 +191,8 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
     measured = "measured against published" if compares else "measured"
 
     def draw(path: Path, title: str) -> None:
+        from matplotlib.patches import Patch
+
         height = 1.6 + (0.48 if run else 0.36) * len(rows)
         figure, panels = _canvas(len(metrics), 2.2 + 3.3 * len(metrics), height, share_y=True)
         for panel, metric in zip(panels, metrics):
@@ -199,7 +201,9 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
         panels[0].set_yticks(range(len(rows)), [plain(name) for name in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
         if run and compares:
-            figure.legend(*_bar_legend(), loc="outside lower center", ncols=2, frameon=False)
+            handles = [Patch(facecolor="#E8EBEE", edgecolor=PUBLISHED, hatch="///"), Patch(color=COLOURS[0])]
+            names = ["published", "measured (bar: std over seeds)"]
+            figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
         borrowed = any("[" in name for name in rows)
         _save(figure, path, title + ("\n[in brackets: the paper that printed the number]" if borrowed else ""))
 
@@ -228,13 +232,6 @@ def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, compare
 def _bar(panel: "Axes", place: float, value: float, std: float | None, height: float, look: dict[str, Any]) -> None:
     panel.barh(place, value, height, xerr=std, error_kw={"elinewidth": 1, "capsize": 2}, **look)
     panel.text(value + (std or 0) + 1.2, place, f"{value:.1f}", va="center", fontsize=8)
-
-
-def _bar_legend() -> tuple[list["Artist"], list[str]]:
-    from matplotlib.patches import Patch
-
-    published = Patch(facecolor="#E8EBEE", edgecolor=PUBLISHED, hatch="///")
-    return [published, Patch(color=COLOURS[0])], ["published", "measured (bar: std over seeds)"]
 
 
 # Curves
@@ -351,8 +348,8 @@ def _cost_points(data: Data, protocol: str) -> dict[str, list[Point]]:
     """The points of each panel; parameters as published stand with the published accuracy, ours with ours."""
     lasts = {tuple(getattr(item, name) for name in METHOD): item
              for column, item in _totals(data, protocol) if column == "last"}  # fmt: skip
-    stated = {key: rows[-1].value
-              for key, rows in grouped((row for row in data.published if row.metric == PARAMETERS), *METHOD).items()}  # fmt: skip
+    counts = grouped((row for row in data.published if row.metric == PARAMETERS), *METHOD)
+    stated = {key: rows[-1].value for key, rows in counts.items()}
     runs = grouped(data.provenance, *METHOD)
     seconds, parameters = [], []
     for key, item in lasts.items():

@@ -21,27 +21,17 @@ Row = dict[str, float]  # data set -> accuracy in percent
 
 @dataclass(frozen=True)
 class FirstRow:
-    """Accuracies after the first task, by data set in task order, beside the published rows asked for."""
+    """Accuracies after the first task, by data set in task order, beside published rows."""
 
-    run: str  # the record file
-    protocol: str
-    method: str
-    seed: int
+    about: Record  # any line of the run
     ours: Row
     shown: dict[str, Row]  # the published rows asked for, by method
-    nearest: tuple[str, float]  # of all published rows: its method and mean absolute difference
-
-    def differing(self, method: str) -> list[str]:
-        """The data sets on which a published row lies further away than one run may."""
-        allowed = tolerance(None, 1)
-        # rounded at the 9th decimal, as the verdicts are
-        return [name for name, value in differences(self.ours, self.shown[method]).items()
-                if round(abs(value), 9) > allowed]  # fmt: skip
+    nearest: str  # of all published rows: its method, and the mean absolute difference in words
 
     @property
     def differs(self) -> bool:
         """Whether every row shown differs somewhere: with one row, whether it does."""
-        return all(self.differing(method) for method in self.shown)
+        return all(differing(self.ours, row) for row in self.shown.values())
 
 
 def first_row(
@@ -57,18 +47,17 @@ def first_row(
     rows = _published_rows(published, about.protocol, about.backbone)
     names = list(rows) if methods == [ALL] else methods or [about.method]
     _check_methods(names, rows, about)
+    accuracies = {line.dataset: line.value for line in cells}
     sets = task_order(about.protocol)
-    found = {line.dataset: line.value for line in cells}
-    if missing := [name for name in sets if name not in found]:
+    if missing := [name for name in sets if name not in accuracies]:
         raise UserError(
             f"{about.file} lacks {labels.count(len(missing), 'cell')} of the row after task 1: {', '.join(missing)}. "
             "Evaluate the first checkpoint on these data sets."
         )
-    ours = {name: found[name] for name in sets}
-    distances = {name: distance(ours, row) for name, row in rows.items()}
-    nearest = min(distances.items(), key=lambda item: item[1])
-    shown = {name: rows[name] for name in names}
-    return FirstRow(about.file, about.protocol, about.method, about.seed, ours, shown, nearest)
+    ours = {name: accuracies[name] for name in sets}
+    nearest = min(rows, key=lambda name: distance(ours, rows[name]))
+    nearest += f" (mean |diff| {distance(ours, rows[nearest]):.2f})"
+    return FirstRow(about, ours, {name: rows[name] for name in names}, nearest)
 
 
 def differences(ours: Row, theirs: Row) -> Row:
@@ -79,6 +68,11 @@ def differences(ours: Row, theirs: Row) -> Row:
 def distance(ours: Row, theirs: Row) -> float:
     """The mean over the data sets of the absolute difference, in percentage points."""
     return fmean(abs(value) for value in differences(ours, theirs).values())
+
+
+def differing(ours: Row, theirs: Row) -> list[str]:
+    """The data sets on which a published row lies further away than one run may; rounded as the verdicts are."""
+    return [name for name, value in differences(ours, theirs).items() if round(abs(value), 9) > tolerance(None, 1)]
 
 
 def _only_run(folder: Path, cells: list[Record]) -> list[Record]:
@@ -125,30 +119,26 @@ def _check_methods(names: list[str], rows: dict[str, Row], about: Record) -> Non
 
 def as_text(row: FirstRow) -> str:
     """The row as an aligned table: ours, then each published row and its difference."""
-    label = max(len("difference"), *(len(f"published {name}") for name in row.shown), len(f"ours {row.method}")) + 2
+    about, ours = row.about, f"ours {row.about.method}"
+    label = max(len("difference"), *(len(f"published {name}") for name in row.shown), len(ours)) + 2
     heads = [*row.ours, "mean |diff|"]
     widths = [max(len(head), len("+00.00")) + 2 for head in heads]
 
-    def line(title: str, values: Iterable[float], sign: str = "", last: str = "") -> str:
-        numbers = [f"{value:{sign}.2f}" for value in values]
-        return (f"{title:<{label}}" + right([*numbers, last])).rstrip()
+    def line(title: str, texts: Iterable[str]) -> str:
+        return (f"{title:<{label}}" + "".join(f"{text:>{width}}" for text, width in zip(texts, widths))).rstrip()
 
-    def right(texts: list[str]) -> str:
-        return "".join(f"{text:>{width}}" for text, width in zip(texts, widths))
-
-    lines = [f"{row.run}: after {next(iter(row.ours))}, {labels.protocol(row.protocol)}, seed {row.seed}", ""]
-    lines += [" " * label + right(heads), line(f"ours {row.method}", row.ours.values())]
+    lines = [f"{about.file}: after {heads[0]}, {labels.protocol(about.protocol)}, seed {about.seed}", ""]
+    lines += [line("", heads), line(ours, (f"{value:.2f}" for value in row.ours.values()))]
     for method, theirs in row.shown.items():
-        far = f"{distance(row.ours, theirs):.2f}"
-        lines += ["", line(f"published {method}", (theirs[name] for name in row.ours))]
-        lines.append(line("difference", differences(row.ours, theirs).values(), "+", far))
-    lines += ["", *(_verdict(row, method) for method in row.shown)]
-    lines.append(f"nearest published row: {row.nearest[0]} (mean |diff| {row.nearest[1]:.2f})")
-    return "\n".join(lines)
+        lines += ["", line(f"published {method}", (f"{theirs[name]:.2f}" for name in row.ours))]
+        numbers = [f"{value:+.2f}" for value in differences(row.ours, theirs).values()]
+        lines.append(line("difference", [*numbers, f"{distance(row.ours, theirs):.2f}"]))
+    lines += ["", *(f"{method}: {_verdict(row.ours, theirs)}" for method, theirs in row.shown.items())]
+    return "\n".join([*lines, f"nearest published row: {row.nearest}"])
 
 
-def _verdict(row: FirstRow, method: str) -> str:
-    away, allowed = row.differing(method), tolerance(None, 1)
+def _verdict(ours: Row, theirs: Row) -> str:
+    away, allowed = differing(ours, theirs), tolerance(None, 1)
     if not away:
-        return f"{method}: matches, within {allowed} on all {len(row.ours)}"
-    return f"{method}: differs by more than {allowed} on {len(away)} of {len(row.ours)} ({', '.join(away)})"
+        return f"matches, within {allowed} on all {len(ours)}"
+    return f"differs by more than {allowed} on {len(away)} of {len(ours)} ({', '.join(away)})"

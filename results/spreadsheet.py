@@ -56,7 +56,7 @@ def workbook(data: Data) -> Workbook:
     """The whole workbook in memory."""
     book = Workbook()
     book.properties.title, book.properties.creator = data.words.title, "python -m results"
-    front = book.active
+    front = book.worksheets[0]
     front.title = FRONT
     contents: list[tuple[str, str, Table | None]] = []
     for table in tables(data):
@@ -88,11 +88,11 @@ def _front_sheet(sheet: Worksheet, data: Data, contents: list[tuple[str, str, Ta
     put(sheet, 3, 1, _counts(data))
     if not data.records:
         put(sheet, 4, 1, 'Not run: no measured number was found, so no verdict but "not run" is given.', cells.BOLD)
-    row = _contents(sheet, 6, contents, VERDICTS if data.words.compares else ())
+    last = _contents(sheet, 6, contents, VERDICTS if data.words.compares else ())
     if data.words.compares:
-        row = _legend(sheet, row + 2, Counter(item.verdict for item in data.comparisons))
-    put(sheet, row + 2, 1, "How to read it", cells.HEADING)
-    for row, text in enumerate(READING[data.words.compares], row + 3):
+        last = _legend(sheet, last + 2, Counter(item.verdict for item in data.comparisons))
+    put(sheet, last + 2, 1, "How to read it", cells.HEADING)
+    for row, text in enumerate(READING[data.words.compares], last + 3):
         sheet.merge_cells(start_row=row, start_column=1, end_row=row, end_column=8)
         put(sheet, row, 1, text, alignment=cells.WRAP)
         sheet.row_dimensions[row].height = 14 * (1 + len(text) // 150) + 4
@@ -108,13 +108,13 @@ def _counts(data: Data) -> str:
 
 
 def _contents(
-    sheet: Worksheet, row: int, contents: list[tuple[str, str, Table | None]], verdicts: tuple[str, ...]
+    sheet: Worksheet, first: int, contents: list[tuple[str, str, Table | None]], verdicts: tuple[str, ...]
 ) -> int:
     """The list of sheets with what each holds; the last row written."""
-    put(sheet, row, 1, "What is here", cells.HEADING)
-    cells.head(sheet, row + 1, ["Sheet", "What it holds", "Methods", "Measured", *verdicts])
-    sheet.row_dimensions[row + 1].height = 18
-    for row, (name, about, table) in enumerate(contents, row + 2):
+    put(sheet, first, 1, "What is here", cells.HEADING)
+    cells.head(sheet, first + 1, ["Sheet", "What it holds", "Methods", "Measured", *verdicts])
+    sheet.row_dimensions[first + 1].height = 18
+    for row, (name, about, table) in enumerate(contents, first + 2):
         put(sheet, row, 1, name, cells.LINK, alignment=cells.MIDDLE).hyperlink = f"#'{name}'!A1"
         put(sheet, row, 2, about, alignment=cells.WRAP)
         sheet.row_dimensions[row].height = 14 * (1 + len(about) // 76) + 3
@@ -128,18 +128,19 @@ def _contents(
             cell = put(sheet, row, column, counts[verdict], cells.SMALL, alignment=cells.MIDDLE)
             if counts[verdict]:
                 cells.verdict(cell, verdict)
-    return row
+    return first + 1 + len(contents)
 
 
-def _legend(sheet: Worksheet, row: int, counts: Counter[str]) -> int:
-    put(sheet, row, 1, "Verdicts and their colours", cells.HEADING)
-    cells.head(sheet, row + 1, ["Verdict", "Meaning", "Numbers"])
-    for row, (name, meaning) in enumerate(cells.MEANINGS.items(), row + 2):
+def _legend(sheet: Worksheet, first: int, counts: Counter[str]) -> int:
+    """The verdicts with their meanings and counts; the last row written."""
+    put(sheet, first, 1, "Verdicts and their colours", cells.HEADING)
+    cells.head(sheet, first + 1, ["Verdict", "Meaning", "Numbers"])
+    for row, (name, meaning) in enumerate(cells.MEANINGS.items(), first + 2):
         cells.verdict(put(sheet, row, 1, name, alignment=cells.MIDDLE), name)
         put(sheet, row, 2, meaning, alignment=cells.WRAP)
         sheet.row_dimensions[row].height = 18
         put(sheet, row, 3, counts[name], alignment=cells.MIDDLE)
-    return row
+    return first + 1 + len(cells.MEANINGS)
 
 
 # A sheet with a table
@@ -155,7 +156,7 @@ def _table_sheet(sheet: Worksheet, table: Table, scale: labels.Scale) -> None:
     _cells(sheet, table)
     cells.widths(sheet, [_width(table, place) for place in range(len(table.columns))])
     labelled = sum(column.kind == "name" for column in table.columns[:2])
-    sheet.freeze_panes = sheet.cell(HEAD_ROW + 1, labelled + 1)
+    sheet.freeze_panes = f"{get_column_letter(labelled + 1)}{HEAD_ROW + 1}"
     if table.rows:
         sheet.auto_filter.ref = f"A{HEAD_ROW}:{get_column_letter(len(table.columns))}{HEAD_ROW + len(table.rows)}"
     printed = [place for place, column in enumerate(table.columns, 1) if column.kind not in ("code", "source")]
@@ -226,26 +227,27 @@ def _matrix_sheet(sheet: Worksheet, title: str, shown: list[AccuracyMatrix], abs
     cells.for_print(sheet, "1:1")
 
 
-def _matrix(sheet: Worksheet, row: int, matrix: AccuracyMatrix) -> int:
-    """Write one matrix below `row`; the row after its last."""
+def _matrix(sheet: Worksheet, first: int, matrix: AccuracyMatrix) -> int:
+    """Write one matrix from the row `first` on; the row after its last."""
     seed = "" if matrix.seed is None else f", seed {matrix.seed}"
     name = f"{matrix.method} ({labels.paper(matrix.paper)}): {labels.protocol(matrix.protocol)}{seed}"
-    put(sheet, row, 1, name, cells.HEADING)
-    put(sheet, row + 1, 1, matrix.source, cells.SMALL)
-    cells.head(sheet, row + 2, ["After", *matrix.columns])
+    put(sheet, first, 1, name, cells.HEADING)
+    put(sheet, first + 1, 1, matrix.source, cells.SMALL)
+    cells.head(sheet, first + 2, ["After", *matrix.columns])
     lines = [("before any task", matrix.zero_shot)] if matrix.zero_shot else []
-    first = row + 3
-    for row, (label, values) in enumerate([*lines, *zip(matrix.rows, matrix.values)], first):
+    lines += zip(matrix.rows, matrix.values)
+    for row, (label, values) in enumerate(lines, first + 3):
         put(sheet, row, 1, label, cells.BOLD)
         for column, (dataset, value) in enumerate(zip(matrix.columns, values), 2):
             cell = put(sheet, row, column, value, number_format="0.0")
             if label == dataset:
                 cell.border, cell.font = cells.FRAME, cells.BOLD
     # from white to a blue on which black digits stay legible
-    area = f"B{first}:{get_column_letter(len(matrix.columns) + 1)}{row}"
+    end = first + 3 + len(lines)
+    area = f"B{first + 3}:{get_column_letter(len(matrix.columns) + 1)}{end - 1}"
     colours = ColorScaleRule("num", 0, "FFFFFF", "num", 50, "DCEAF5", "num", 100, "6FA8D6")
     sheet.conditional_formatting.add(area, colours)
-    return row + 1
+    return end
 
 
 # Provenance
@@ -278,8 +280,8 @@ def _runs_sheet(sheet: Worksheet, runs: list[Provenance], problems: list[Problem
     cells.widths(sheet, [width for width, _, _ in RUN_COLUMNS.values()])
     sheet.freeze_panes = "C5"
     for row, run in enumerate(runs, 5):
-        for column, (_, number_format, value) in enumerate(RUN_COLUMNS.values(), 1):
-            put(sheet, row, column, value(run), number_format=number_format)
+        for column, (_, number_format, cell) in enumerate(RUN_COLUMNS.values(), 1):
+            put(sheet, row, column, cell(run), number_format=number_format)
     if runs:
         sheet.auto_filter.ref = f"A4:{get_column_letter(len(RUN_COLUMNS))}{4 + len(runs)}"
     if problems:

@@ -44,6 +44,11 @@ class Column:
     detail: bool = False  # by data set: on the spreadsheet only
     number: str = ""  # whose verdict colours the cells, in Row.numbers
 
+    def verdict(self, row: Row) -> Verdict:
+        """The verdict that colours the cell of this row."""
+        number = row.numbers.get(self.number)
+        return number.verdict if number and self.kind in COLOURED else None
+
 
 @dataclass(frozen=True)
 class Table:
@@ -119,8 +124,7 @@ def _table(sheet: str, about: str, columns: list[Column], rows: list[Row], items
     columns = [column for column in columns
                if scale.compares or not (column.kind in COMPARING or column.title == "Published")]  # fmt: skip
     cells = [[column.cell(row) for column in columns] for row in rows]
-    verdicts = [[row.numbers[column.number].verdict if column.kind in COLOURED and column.number in row.numbers else None
-                 for column in columns] for row in rows]  # fmt: skip
+    verdicts = [[column.verdict(row) for column in columns] for row in rows]
     return Table(sheet, about, columns, cells, verdicts, items)
 
 

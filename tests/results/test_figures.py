@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from results import figures
-from results.naming import told_apart
 from results.compare import Data
+from results.naming import told_apart
 from tests.results.sample_data import METHODS, build, hostile, mtil_records, runs_of_many_methods, sample
 
 
