@@ -130,11 +130,11 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
         keys = [key for key in _keys(entry, measured) if key in measured]
         used.update(keys)
         comparisons.append(_comparison(entry.paper, entry, [number for key in keys for number in measured[key]]))
-    for scale in labels.SCALES:
+    for scale, words in labels.SCALES.items():
         papers: dict[tuple[str, ...], str] = {}  # runs of several papers measure the zero-shot row: it stands once
         for key, numbers in grouped(by_scale.get((scale,), []), *LIKE).items():
             paper = papers.setdefault(key[:3], numbers[0].paper)
-            if scale != "paper" or key not in used:
+            if key not in used or not words.compares:
                 comparisons.append(_comparison(paper, None, numbers))
     return in_order(comparisons)
 

@@ -81,7 +81,7 @@ def _only_run(folder: Path, cells: list[Record]) -> list[Record]:
         raise UserError(
             f"{folder} holds no accuracy after task 1. Give the folder of a run whose first checkpoint was evaluated."
         )
-    if any(line.scale == "mini" for line in cells):
+    if not all(labels.SCALES[line.scale].compares for line in cells):
         raise UserError(
             f"{folder} is a miniature run: its images are not the paper's, so its numbers are never held against "
             "published ones. Give a run at paper scale."

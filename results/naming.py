@@ -15,7 +15,7 @@ def told_apart(data: Data) -> Data:
     A method on several backbones is called "ALTA, RN50", and one that several papers measured, other than on MTIL,
     where they test the same, "Zero-shot CLIP (ALTA)".
     """
-    shown = [item for item in data.comparisons if data.scale == "paper" or item.mean is not None]
+    shown = [item for item in data.comparisons if data.words.compares or item.mean is not None]
     name = _namer([*data.records, *shown], data.records)
 
     def named(rows: Iterable[Any]) -> list[Any]:
@@ -35,7 +35,7 @@ def _namer(rows: Iterable[Any], measured: Iterable[Any]) -> Callable[[Any], str]
     for row in rows:
         backbones[row.protocol, row.method].add(row.backbone)
     for row in measured:
-        if not row.protocol.startswith("mtil"):
+        if not labels.is_mtil(row.protocol):
             papers[row.protocol, row.method, row.backbone].add(row.paper)
 
     def name(row: Any) -> str:

@@ -184,7 +184,7 @@ def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence
             folder = Path({"paper": row.folder, "mini": row.mini_folder}[scale].replace(SEED, str(seed)))
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9+.]+', '_', row.method)}-seed{seed}"
             title = f"{row.method}, {row.protocol}, seed {seed}" if shared else f"{row.method}, seed {seed}"
-            is_told = scale == "paper" or Protocol.parse(row.protocol).kind in ("mtil", "joint")
+            is_told = SCALES[scale].compares or Protocol.parse(row.protocol).kind in ("mtil", "joint")
             petaflops = {"paper": row.petaflops}.get(scale)
             protocol = row.protocol if is_told else ""
             jobs.append(Job(name, title, row, seed, scale, tuple(words), folder, protocol, petaflops))
