@@ -1,14 +1,6 @@
-"""What tells the methods apart, by the `model_name` of a configuration, and the training each of them asks for."""
+"""What tells the methods apart, by the `model_name` of a configuration."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING
-
-from common.training.schedules import coda_cosine, cosine_annealing, multistep
-from inflora.training import TrainingOptions
-
-if TYPE_CHECKING:
-    from inflora.options import Options
 
 B5_LAYERS = 5  # blocks with LoRA in InfLoRA-b5
 
@@ -52,33 +44,3 @@ OTHER_MILESTONES = [18]
 def logit_norm(model_name: str, dataset: str) -> bool:
     """Whether alignment normalises the logits: InfLoRA_CA leaves it out on CIFAR-100, CA1 does not."""
     return not (model_name == "InfLoRA_CA" and dataset == "cifar100")
-
-
-def training_options(options: "Options", task: int) -> TrainingOptions:
-    """The training of a task: the first one by the init_* keys that were given."""
-
-    def of_this_task(first: float | None, later: float) -> float:
-        return later if first is None or task > 0 else first
-
-    method, epochs = METHODS[options.model_name], of_this_task(options.init_epoch, options.epochs)
-    if method.two_rates:  # these read lrate and weight_decay only
-        lr, weight_decay = options.lrate, options.weight_decay
-        known = MILESTONES.get(options.dataset, OTHER_MILESTONES)
-        milestones = known if options.milestones is None else options.milestones
-        schedule = partial(multistep, milestones=milestones, gamma=options.lrate_decay)
-    else:
-        lr = of_this_task(options.init_lr, options.lrate)
-        weight_decay = of_this_task(options.init_weight_decay, options.weight_decay)
-        schedule = partial(coda_cosine if options.optim == "adam" else cosine_annealing, epochs=epochs)
-    if method.free_start and options.optim == "sgd" and task == 0:
-        weight_decay = 0.0
-    return TrainingOptions(
-        epochs=epochs,
-        lr=lr,
-        optimizer="sgd" if method.two_rates else options.optim,
-        schedule=schedule,
-        fc_lr=options.fc_lrate if method.two_rates else None,
-        weight_decay=weight_decay,
-        decay_finished=options.decay_finished,
-        train_reduction=not method.designed,
-    )

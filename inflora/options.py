@@ -9,10 +9,10 @@ import numpy as np
 
 from common import vit
 from common.incremental.scenario import Scenario
-from common.incremental.sets import find
+from common.incremental.sets import IncrementalSet, find
 from common.machine import RunOptions
 from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file, option, read, scale_option
-from inflora.methods import METHODS
+from inflora.methods import METHODS, Method
 
 CONFIGS = Path(__file__).parent / "configs"
 DEAD = "prefix memory_size memory_per_class fixed_memory embd_dim num_heads EPSILON init_lr_decay"
@@ -50,8 +50,9 @@ class Options(RunOptions, ignored(DEAD, "the code has no use for it")):
     seed: list[int] = option(help="one, or several: a run each", unique=True, decides=False, **SEED)
     dataset: str = option(help="data set", group="protocol", choices=("cifar100", "ImageNet_R", "domainnet"))
     data_path: str = option(help="folder of the data, or mini", decides=False)
-    split: str = option("40", "ImageNet-R: a seed, upstream (the run's first), folders, or lists; DomainNet: lists",
-        check=known_split)
+    split: str = option(
+        "40", "ImageNet-R: a seed, upstream (the run's first), folders, or lists; DomainNet: lists", check=known_split
+    )
     shuffle: bool = option(False, "draw the class order from the seed")
     init_cls: int = option(help="classes of the first task", at_least=1)
     increment: int = option(help="classes of every later task", at_least=1)
@@ -68,16 +69,48 @@ class Options(RunOptions, ignored(DEAD, "the code has no use for it")):
     lrate_decay: float = option(0.1, "of those methods: what a milestone multiplies the rates by", above=0, at_most=1)
     milestones: list[int] | None = option(None, "epochs at which they fall: 18, on DomainNet 4", at_least=1, empty=True)
     batch_size: int = option(help="images a step", at_least=1)
-    decay_finished: bool = option(True, "no weight decay of finished branches, as under torch 2, not 1.10",
-        off=("--keep-finished",))
+    decay_finished: bool = option(
+        True, "no weight decay of finished branches, as under torch 2, not 1.10", off=("--keep-finished",)
+    )
     num_workers: int | None = option(None, "loader processes, at most one a core", at_least=0, decides=False)
     rank: int = option(help="width of a LoRA branch", group="method", at_least=1)
     lamb: float = option(help="share of the inputs that counts as old, in the first task", above=0, below=1)
     lame: float = option(help="the share that the later tasks' rise towards: lamb to 1", above=0, at_most=1)
     save: str = option("logs", "folder that the original's log folders lie in", group="output", decides=False)
     net_type: str = option("sip", "a part of the folder's name", check=part_of_a_folder)
-    device: str = option("auto", "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1", group="run",
-        convert=first_device, decides=False)
+    device: str = option(
+        "auto",
+        "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1",
+        group="run",
+        convert=first_device,
+        decides=False,
+    )
+
+    @property
+    def method(self) -> Method:
+        return METHODS[self.model_name]
+
+    @property
+    def data_set(self) -> IncrementalSet:
+        """The data set's names, location and number of classes."""
+        return find(self.dataset, self.data_path)
+
+    @property
+    def reader_options(self) -> dict[str, Any]:
+        """What --split means to the reader of the data set."""
+        if self.data_set.reader == "ImageNetR":
+            return {"split": self.seed[0] if self.split == "upstream" else self.split}
+        return {"lists": None if self.split.isdecimal() else self.split} if self.data_set.reader == "DomainNet" else {}
+
+    def scenario(self, seed: int) -> Scenario:
+        """The tasks: classes in the order of their labels, or, with shuffle, in numpy's permutation under the seed.
+
+        Upstream utils/data_manager.py:L148-L160; the published runs do not shuffle, whatever their seed.
+        """
+        count = self.data_set.classes
+        order = np.random.RandomState(seed).permutation(count).tolist() if self.shuffle else range(count)
+        sizes = (count, count) if self.method.joint else (self.init_cls, self.increment)
+        return Scenario(order, *sizes)
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
@@ -88,12 +121,11 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     about = "InfLoRA (arXiv 2404.00228): class-incremental learning, one run a seed."
     usage = "Try: python -m inflora.main --config inflora/configs/cifar100_inflora.json --scale mini --seed 0."
     options = read(Options, argv, "inflora.main", about, usage, configuration)
-    tasks = len(scenario(options, seed=0).tasks)
-    steps = f"{classes(options)} classes in steps of {options.init_cls} and then {options.increment}"
-    two_rates = METHODS[options.model_name].two_rates
+    tasks = len(options.scenario(seed=0).tasks)
+    sizes = f"{options.data_set.classes} classes in steps of {options.init_cls} and then {options.increment}"
     check_rules([
-        (tasks > options.total_sessions, f"total_sessions {options.total_sessions}, but {steps} make {tasks} tasks."),
-        (two_rates and options.fc_lrate is None, f"{options.model_name} needs fc_lrate."),
+        (tasks > options.total_sessions, f"total_sessions {options.total_sessions}, but {sizes} make {tasks} tasks."),
+        (options.method.two_rates and options.fc_lrate is None, f"{options.model_name} needs fc_lrate."),
         (options.lame < options.lamb, f"lame {options.lame}: give lamb ({options.lamb}) to 1."),
     ])  # fmt: skip
     return options
@@ -105,22 +137,6 @@ def configuration(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if "device" in content:
         print(f"note: without effect: {source}: device (--device says where)")
     return {key: value for key, value in content.items() if key != "device"}, source
-
-
-def classes(options: Options) -> int:
-    return find(options.dataset, options.data_path).classes
-
-
-def scenario(options: Options, seed: int) -> Scenario:
-    """The tasks: classes in the order of their labels, or, with shuffle, in numpy's permutation under the seed.
-
-    Upstream utils/data_manager.py:L148-L160; the published runs do not shuffle, whatever their seed.
-    """
-    count = classes(options)
-    order = np.random.RandomState(seed).permutation(count).tolist() if options.shuffle else range(count)
-    if METHODS[options.model_name].joint:
-        return Scenario(order, count, count)
-    return Scenario(order, options.init_cls, options.increment)
 
 
 def log_folder(options: Options) -> str:

@@ -1,4 +1,4 @@
-"""One task (upstream methods/inflora.py:L66-L236): design its branch, train branch and classifier, remember its inputs.
+"""A task (upstream methods/inflora.py:L66-L236): design its branch, train branch and classifier, remember its inputs.
 
 Epoch 0 of a task's batches serves the design, the next ones the training, the one after them the memory: each pass sees
 the whole task under the training transform, as upstream.
@@ -6,6 +6,7 @@ the whole task under the training transform, as upstream.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -14,15 +15,18 @@ from torch import Tensor, nn
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
 from common.training.distributed import all_gather_rows, parallel
+from common.training.schedules import coda_cosine, cosine_annealing, multistep
 from inflora.gpm import Memory, design, remember, second_moments
 from inflora.lora import Network
+from inflora.methods import MILESTONES, OTHER_MILESTONES
+from inflora.options import Options
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
     """What the configuration decides of a task's training.
 
-    fc_lr: a rate of the classifier's own; None: one group, one rate. schedule(epoch, base rate): the rate of an epoch.
+    fc_lr: the classifier's learning rate; None: lr, in one group. schedule(epoch, base rate): an epoch's learning rate.
     decay_finished: weight decay also shrinks what earlier tasks trained. train_reduction: lora_A is trained as well,
     which is plain LoRA and not InfLoRA.
     """
@@ -37,9 +41,36 @@ class TrainingOptions:
     train_reduction: bool = False
 
 
+def training_options(options: Options, task_id: int) -> TrainingOptions:
+    """The training of a task: the first one by the init_* keys that were given."""
+    method, first = options.method, task_id == 0
+    epochs = options.init_epoch if first and options.init_epoch is not None else options.epochs
+    lr, weight_decay = options.lrate, options.weight_decay
+    if method.two_rates:  # these read lrate and weight_decay only
+        milestones = MILESTONES.get(options.dataset, OTHER_MILESTONES)
+        milestones = milestones if options.milestones is None else options.milestones
+        schedule = partial(multistep, milestones=milestones, gamma=options.lrate_decay)
+    else:
+        lr = options.init_lr if first and options.init_lr is not None else lr
+        weight_decay = options.init_weight_decay if first and options.init_weight_decay is not None else weight_decay
+        schedule = partial(coda_cosine if options.optim == "adam" else cosine_annealing, epochs=epochs)
+    if method.free_start and options.optim == "sgd" and first:
+        weight_decay = 0.0
+    return TrainingOptions(
+        epochs=epochs,
+        lr=lr,
+        optimizer="sgd" if method.two_rates else options.optim,
+        schedule=schedule,
+        fc_lr=options.fc_lrate if method.two_rates else None,
+        weight_decay=weight_decay,
+        decay_finished=options.decay_finished,
+        train_reduction=not method.designed,
+    )
+
+
 @dataclass(frozen=True)
 class TrainingLog:
-    """Cross-entropy and share of correct answers of every step, both (steps,), on the device."""
+    """Cross-entropy and training accuracy (0 to 1) of every step, both (steps,), on the device."""
 
     loss: Tensor
     accuracy: Tensor
@@ -52,27 +83,30 @@ def epoch_of(batches: BatchStream, epoch: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 @torch.no_grad()
-def design_branch(network: Network, task: int, memories: list[Memory] | None, batches: BatchStream) -> None:
-    """Write the task's B_t (lora_A, the same for k and v) into every layer; memories: those of the tasks before it."""
+def design_branch(network: Network, task_id: int, memories: list[Memory] | None, batches: BatchStream) -> None:
+    """Write the task's B_t (lora_A, the same for k and v) into every layer.
+
+    memories: one a layer, of the tasks before it; None in the first.
+    """
     moments = second_moments(network, epoch_of(batches, 0))
     for layer, (attention, C) in enumerate(zip(network.attentions, moments)):
-        rank = attention.lora_A_k[task].weight.shape[0]
+        rank = attention.lora_A_k[task_id].weight.shape[0]
         B = design(C, memories[layer] if memories else None, rank)
-        attention.lora_A_k[task].weight.copy_(B)
-        attention.lora_A_v[task].weight.copy_(B)
+        attention.lora_A_k[task_id].weight.copy_(B)
+        attention.lora_A_v[task_id].weight.copy_(B)
 
 
 def remember_task(
     network: Network, memories: list[Memory] | None, batches: BatchStream, epoch: int, epsilon: float, dual: bool
 ) -> list[Memory]:
-    """The layers' memories after a task, from the inputs of the trained network in that epoch of its batches."""
+    """One memory a layer after a task, from the inputs of the trained network in this epoch of the task's batches."""
     moments = second_moments(network, epoch_of(batches, epoch))
     return [remember(C, memories[layer] if memories else None, epsilon, dual) for layer, C in enumerate(moments)]
 
 
 def train_task(
     network: Network,
-    task: int,
+    task_id: int,
     branch: int,
     first_class: int,
     batches: BatchStream,
@@ -80,16 +114,14 @@ def train_task(
     stage: str,
     steps: Steps,
 ) -> TrainingLog:
-    """Train classifier `task` and lora_B of `branch`, in place, then merge the branch.
+    """Train a task's classifier and lora_B of a branch, in place, then merge the branch.
 
     batches: labels from first_class on. Its epoch 0 belongs to the pass before training, the next ones are trained on.
     """
-    trained = network.branch(branch) | network.classifier(task)
-    if options.train_reduction:
-        trained |= network.reduction(branch)
+    trained = trained_parameters(network, task_id, branch, options)
     network.train_only(trained)
     network.activate(branch)
-    finished = finished_parameters(network, task, branch, options)
+    finished = finished_parameters(network, task_id, branch, options)
     optimizer = build_optimizer(trained | finished, options)
     total = options.epochs * len(batches)
     log = TrainingLog(*network.image_encoder.cls_token.new_zeros(2, total))
@@ -102,7 +134,7 @@ def train_task(
             group["lr"] = options.schedule(step // len(batches), group["base_lr"])
         images, labels = batches[len(batches) + step]
         targets = labels - first_class
-        logits = call(task_logits, task, images, len(labels))
+        logits = call(task_logits, task_id, images, len(labels))
         loss = F.cross_entropy(logits, targets)  # among the task's own classes
         optimizer.zero_grad(set_to_none=False)  # a gradient of zero, not none: see finished_parameters
         loss.backward()
@@ -114,12 +146,22 @@ def train_task(
     return log
 
 
-def task_logits(network: Network, task: int, images: Tensor, batch_size: int) -> Tensor:
-    """Logits (B, classes) of the task's own classes for the whole batch, of which `images` are this process's."""
-    return all_gather_rows(network.classifier_pool[task](network.features(images)), batch_size)
+def task_logits(network: Network, task_id: int, images: Tensor, batch_size: int) -> Tensor:
+    """Logits (B, classes) among the task's classes for the whole batch, of which `images` are this process's rows."""
+    return all_gather_rows(network.classifier_pool[task_id](network.features(images)), batch_size)
 
 
-def finished_parameters(network: Network, task: int, branch: int, options: TrainingOptions) -> dict[str, nn.Parameter]:
+def trained_parameters(
+    network: Network, task_id: int, branch: int, options: TrainingOptions
+) -> dict[str, nn.Parameter]:
+    """The parameters that a task trains, by state-dict key."""
+    trained = network.branch(branch) | network.classifier(task_id)
+    return trained | network.reduction(branch) if options.train_reduction else trained
+
+
+def finished_parameters(
+    network: Network, task_id: int, branch: int, options: TrainingOptions
+) -> dict[str, nn.Parameter]:
     """What earlier tasks trained and weight decay still shrinks; none without weight decay. All get a zero gradient.
 
     Upstream's optimiser holds every parameter, and under torch 1.10 zero_grad leaves zeros where a gradient once was,
@@ -127,11 +169,11 @@ def finished_parameters(network: Network, task: int, branch: int, options: Train
     """
     if not (options.weight_decay and options.decay_finished):
         return {}
-    finished = {}
+    finished: dict[str, nn.Parameter] = {}
     for earlier in range(branch):
         finished |= network.branch(earlier)
     if options.fc_lr is None:
-        for earlier in range(task):
+        for earlier in range(task_id):
             finished |= network.classifier(earlier)
     for parameter in finished.values():
         parameter.grad = torch.zeros_like(parameter)
@@ -140,12 +182,13 @@ def finished_parameters(network: Network, task: int, branch: int, options: Train
 
 def build_optimizer(parameters: dict[str, nn.Parameter], options: TrainingOptions) -> torch.optim.Optimizer:
     """Adam, or SGD with momentum 0.9, over one group, or over the encoder's and the classifier's parameters."""
-    if options.fc_lr is None:
-        groups = [{"params": list(parameters.values()), "base_lr": options.lr}]
-    else:
-        encoder = [value for key, value in parameters.items() if key.startswith("image_encoder.")]
-        classifier = [value for key, value in parameters.items() if key.startswith("classifier_pool.")]
-        groups = [{"params": encoder, "base_lr": options.lr}, {"params": classifier, "base_lr": options.fc_lr}]
+    rates = {"": options.lr}  # by the beginning of a group's keys
+    if options.fc_lr is not None:
+        rates = {"image_encoder.": options.lr, "classifier_pool.": options.fc_lr}
+    groups = [
+        {"params": [value for key, value in parameters.items() if key.startswith(prefix)], "base_lr": rate}
+        for prefix, rate in rates.items()
+    ]
     if options.optimizer == "adam":
         return torch.optim.Adam(groups, lr=options.lr, weight_decay=options.weight_decay)
     return torch.optim.SGD(groups, lr=options.lr, momentum=0.9, weight_decay=options.weight_decay)
