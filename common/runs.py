@@ -21,7 +21,7 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -352,7 +352,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 class Tensors:
     """Named tensors as a part of a stage's state: restored in place, so parameters and counters keep their identity."""
 
-    def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.tensors = tensors
 
     def state_dict(self) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ Class c of task s has mean mu_c and covariance Sigma_c, taken once, after its ow
 test transform. Alignment after task t trains all classifiers and nothing else.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,7 +99,7 @@ def normalised_logits(logits: list[Tensor], temperature: float = LOGIT_NORM) -> 
 
 
 def align(
-    classifiers: list[nn.Linear], epochs: Iterable[tuple[Tensor, Tensor]], logit_norm: bool
+    classifiers: Sequence[nn.Module], epochs: Iterable[tuple[Tensor, Tensor]], logit_norm: bool
 ) -> tuple[list[Tensor], list[float]]:
     """Train the classifiers of all tasks seen, in place, on each epoch's (samples, order); losses and rates by step.
 

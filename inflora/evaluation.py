@@ -19,7 +19,7 @@ RECORDED = {"top1": "acc", "top1_macro": "acc_macro", "top1_with_task": "acc_wit
 def evaluate(learner: Learner, task_id: int) -> None:
     """Record accuracies on all test images of the classes seen, by task too, the curves' means, and forgetting."""
     options, scenario, run, after_task = learner.options, learner.scenario, learner.run, task_id + 1
-    images = seen_subset(learner.data.test, scenario, task_id)
+    images = seen_subset(learner.test, scenario, task_id)
     features, labels = features_in_order(learner.network.features, images, options.batch_size, learner.machine)
     with torch.inference_mode():
         logits = learner.network.logits(features, after_task)
@@ -56,7 +56,7 @@ def task_metrics(
     logits, labels, increment = logits.cpu(), labels.cpu(), scenario.initial_increment
     predictions = logits.argmax(dim=1)
     groups = inflora_grouped(predictions, labels, scenario.tasks[task_id].start, increment, decimals)
-    tasks, task_of_class = scenario.task_ids(labels), scenario.task_ids(range(logits.shape[1]))
+    tasks, task_of_class = scenario.task_ids(labels.numpy()), scenario.task_ids(range(logits.shape[1]))
     within_task = logits.masked_fill(torch.from_numpy(task_of_class != tasks[:, None]), -torch.inf).argmax(dim=1)
     by_task = accuracy_by_task(logits, labels, scenario, task_id)
     parts = by_task if decimals is None else np.around(by_task, decimals)
@@ -75,6 +75,6 @@ def accuracy_by_task(logits: Tensor, labels: Tensor, scenario: Scenario, task_id
     Not in the original's log unless all tasks have as many classes as its groups. nan for a task without test images.
     """
     hits = (logits.argmax(dim=1) == labels).cpu().numpy()
-    tasks = scenario.task_ids(labels.cpu())
+    tasks = scenario.task_ids(labels.cpu().numpy())
     rates = [hits[tasks == earlier] for earlier in range(task_id + 1)]
     return [100 * int(part.sum()) / len(part) if len(part) else math.nan for part in rates]

@@ -13,6 +13,7 @@ powers of those of H_t, where the paper and GPM speak of squares.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,8 +56,9 @@ def second_moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -
 
     One product a layer and batch, summed where it is computed. No block runs beyond the last input that is needed.
     """
-    vit, layers = network.image_encoder, len(network.attentions)
-    sums, tokens = [0.0] * layers, 0
+    vit: Any = network.image_encoder
+    layers, tokens = len(network.attentions), 0
+    sums: list[Any] = [0.0] * layers
     for images, _ in batches:
         with network.autocast():
             x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from common import datasets, runs, vit
-from common.datasets.images import ImageSet
+from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.errors import all_checked
 from common.incremental.scenario import Scenario, protocol
 from common.incremental.sets import vit_transforms
@@ -25,13 +25,17 @@ from inflora.options import Options, log_folder
 
 @dataclass
 class Learner:
-    """One seed's run. memories: a layer's each, after the first task; statistics: of the classes learned, with +CA."""
+    """One seed's run. memories: one a layer, after the first task; statistics: of the classes seen, with +CA.
+
+    train, test: all classes, under their transforms and original labels.
+    """
 
     options: Options
     machine: Machine
     seed: int
     scenario: Scenario
-    data: ImageSet
+    train: ImageFiles | ImageArrays
+    test: ImageFiles | ImageArrays
     network: Network
     run: Run
     memories: list[Memory] | None = None
@@ -92,7 +96,9 @@ def build(options: Options, machine: Machine, seed: int) -> Learner:
     image_set, verify = options.data_set, not options.no_verify
     transforms = vit_transforms(image_set, network.image_encoder.patch_embed.img_size[0])
     data = datasets.load(image_set.reader, image_set.root, *transforms, verify, options=options.reader_options)
-    return Learner(options, machine, seed, scenario, data, network, open_run(options, machine, seed, scenario, data))
+    assert data.test is not None  # as in all sets that the options name
+    run = open_run(options, machine, seed, scenario, data)
+    return Learner(options, machine, seed, scenario, data.train, data.test, network, run)
 
 
 def build_network(options: Options, scenario: Scenario) -> Network:
@@ -110,9 +116,9 @@ def open_run(options: Options, machine: Machine, seed: int, scenario: Scenario, 
     scale = scale_of(options.scale, options.data_path, options.backbone)
     weights = {"md5": file_md5(vit.find_weights(options.backbone, options.weights))}
     decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
-    folder = Path(mini_folder(options.save, scale)) / log_folder(options) / str(seed)
+    folder = Path(mini_folder(options.save, scale) or "") / log_folder(options) / str(seed)
+    backbone = vit.LABELS.get(options.backbone, options.backbone)
     return runs.open_run(
         options, machine, folder, decides, paper="inflora", method=options.method.label,
-        protocol=protocol(options.data_set.label, scenario), backbone=vit.LABELS.get(options.backbone, options.backbone),
-        scale=scale, seed=seed,
+        protocol=protocol(options.data_set.label, scenario), backbone=backbone, scale=scale, seed=seed,
     )  # fmt: skip

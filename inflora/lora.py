@@ -1,4 +1,4 @@
-"""The network of InfLoRA (arXiv 2404.00228, Sec. 3): a ViT whose keys and values carry one LoRA branch a task.
+"""The network of InfLoRA (arXiv 2404.00228, Sec. 3, Eq. 1): a ViT whose keys and values carry one LoRA branch a task.
 
 The paper and its code use opposite letters. Here, as in the code's checkpoints, `lora_A` (r, d) reduces the dimension:
 it is the paper's B_t, designed before a task and fixed. `lora_B` (d, r) is the paper's A_t, trained, zero at first.
@@ -9,7 +9,7 @@ all tasks at every forward pass (models/vit_inflora.py:L245-L249). The task at h
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -25,17 +25,23 @@ if TYPE_CHECKING:
 class LoRAAttention(nn.Module):
     """timm's attention with branches k + x (B_k A_k)^T and v + x (B_v A_v)^T, neither scaled nor dropped out.
 
-    Keys of the state dict are the original's: qkv.*, proj.*, lora_{A,B}_{k,v}.{t}.weight. `active` is the task whose
-    branch is a path of its own; None: what is merged is all.
+    Keys of the state dict are the original's: qkv.*, proj.*, lora_{A,B}_{k,v}.{t}.weight. `active` is the branch that
+    is a path of its own; None: all that count are merged.
     """
 
-    def __init__(self, attention: "Attention", tasks: int, rank: int) -> None:
+    lora_A_k: Sequence[nn.Linear]  # as the next three an nn.ModuleList, one entry a branch
+    lora_A_v: Sequence[nn.Linear]
+    lora_B_k: Sequence[nn.Linear]
+    lora_B_v: Sequence[nn.Linear]
+    merged: Tensor  # qkv's weight with the merged branches
+
+    def __init__(self, attention: "Attention", branches: int, rank: int) -> None:
         super().__init__()
         self.qkv, self.proj = attention.qkv, attention.proj
         self.num_heads, width = attention.num_heads, attention.qkv.in_features
         for name in ("k", "v"):
-            setattr(self, f"lora_A_{name}", nn.ModuleList(_linear(width, rank) for _ in range(tasks)))
-            setattr(self, f"lora_B_{name}", nn.ModuleList(_linear(rank, width) for _ in range(tasks)))
+            setattr(self, f"lora_A_{name}", nn.ModuleList(_linear(width, rank) for _ in range(branches)))
+            setattr(self, f"lora_B_{name}", nn.ModuleList(_linear(rank, width) for _ in range(branches)))
             for branch in getattr(self, f"lora_A_{name}"):
                 nn.init.kaiming_uniform_(branch.weight, a=5**0.5)
             for branch in getattr(self, f"lora_B_{name}"):
@@ -44,34 +50,35 @@ class LoRAAttention(nn.Module):
         self.active: int | None = None
 
     @torch.no_grad()
-    def merge(self, tasks: int) -> None:
-        """Set the weights to the pre-trained ones plus the branches of tasks 0 .. tasks - 1, in one product each."""
+    def merge(self, count: int, active: int | None) -> None:
+        """Set the weights to the pre-trained ones plus the first `count` branches, in one product each (Sec. 3.3)."""
+        self.active = active
         self.merged.copy_(self.qkv.weight)
-        if tasks == 0:
+        if count == 0:
             return
         _, key, value = self.merged.chunk(3)
         for part, ups, downs in ((key, self.lora_B_k, self.lora_A_k), (value, self.lora_B_v, self.lora_A_v)):
-            up = torch.cat([branch.weight for branch in ups[:tasks]], dim=1)
-            part.addmm_(up, torch.cat([branch.weight for branch in downs[:tasks]]))
+            up = torch.cat([branch.weight for branch in ups[:count]], dim=1)
+            part.addmm_(up, torch.cat([branch.weight for branch in downs[:count]]))
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
         """x (B, N, d) -> (B, N, d); the two other arguments are timm's and not used by its image models."""
         if self.active is None:
             query, key, value = F.linear(x, self.merged, self.qkv.bias).chunk(3, dim=-1)
         else:
-            query, key, value = self._with_branch(x)
+            query, key, value = self._with_branch(x, self.active)
         heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
         return self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
 
-    def _with_branch(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Query, key and value, the active branch as x A^T B^T: no product of the size of W, forwards or backwards."""
-        width, task = x.shape[-1], self.active
+    def _with_branch(self, x: Tensor, branch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Query, key and value, the branch as x A^T B^T: no product of the size of W, forwards or backwards (Eq. 1)."""
+        width = x.shape[-1]
         query = F.linear(x, self.merged[:width], self.qkv.bias[:width])
         key, value = F.linear(x, self.merged[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
-        down = torch.cat([self.lora_A_k[task].weight, self.lora_A_v[task].weight])
+        down = torch.cat([self.lora_A_k[branch].weight, self.lora_A_v[branch].weight])
         reduced_key, reduced_value = F.linear(x, down).flatten(0, 1).chunk(2, dim=-1)
-        key = torch.addmm(key.flatten(0, 1), reduced_key, self.lora_B_k[task].weight.t())
-        value = torch.addmm(value.flatten(0, 1), reduced_value, self.lora_B_v[task].weight.t())
+        key = torch.addmm(key.flatten(0, 1), reduced_key, self.lora_B_k[branch].weight.t())
+        value = torch.addmm(value.flatten(0, 1), reduced_value, self.lora_B_v[branch].weight.t())
         return query, key.view_as(query), value.view_as(query)
 
 
@@ -81,7 +88,7 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Network(nn.Module):
-    """The ViT with LoRA in its first `layers` blocks (None: all) and one linear classifier a task.
+    """The ViT with LoRA in its first `layers` blocks (None: all) and one classifier a task, of so many `classes`.
 
     State-dict keys: image_encoder.* (timm's, and the branches), classifier_pool.{t}.{weight,bias}; the original's
     unused tensors (image_encoder.head, *_grow, classifier_pool_backup) have no part in it. Everything is frozen;
@@ -92,7 +99,7 @@ class Network(nn.Module):
     autocast: Callable[[], AbstractContextManager] = nullcontext
 
     def __init__(
-        self, vit: "VisionTransformer", classes: Sequence[int], tasks: int, rank: int, layers: int | None = None
+        self, vit: "VisionTransformer", classes: Sequence[int], branches: int, rank: int, layers: int | None = None
     ) -> None:
         super().__init__()
         layers = len(vit.blocks) if layers is None else layers
@@ -101,8 +108,9 @@ class Network(nn.Module):
         if layers > len(vit.blocks):
             raise UserError(f"LoRA in the first {layers} blocks: the backbone has {len(vit.blocks)}.")
         self.image_encoder = vit
-        for block in vit.blocks[:layers]:
-            block.attn = LoRAAttention(block.attn, tasks, rank)
+        blocks: Any = vit.blocks[:layers]
+        for block in blocks:
+            block.attn = LoRAAttention(block.attn, branches, rank)
         self.classifier_pool = nn.ModuleList(nn.Linear(vit.embed_dim, count) for count in classes)
         self.requires_grad_(False)
         self.eval()
@@ -121,37 +129,30 @@ class Network(nn.Module):
         """Features (B, d) -> the logits (B, classes) of the classifiers 0 .. tasks - 1 side by side."""
         return torch.cat([classifier(features) for classifier in self.classifier_pool[:tasks]], dim=1)
 
-    def activate(self, task: int | None) -> None:
-        """Merge the branches before `task` and give that one its own path; None: leave the merged weights alone."""
+    def activate(self, branch: int) -> None:
+        """Merge the branches before this one, which gets a path of its own."""
         for attention in self.attentions:
-            attention.active = task
-            if task is not None:
-                attention.merge(task)
+            attention.merge(branch, active=branch)
 
-    def finish(self, task: int) -> None:
-        """Merge the branches up to and with `task`: from here a forward pass costs what the plain ViT's does."""
+    def finish(self, branch: int) -> None:
+        """Merge the branches up to and with this one: from here a forward pass costs what the plain ViT's does."""
         for attention in self.attentions:
-            attention.merge(task + 1)
-            attention.active = None
+            attention.merge(branch + 1, active=None)
 
-    def branch(self, task: int) -> dict[str, nn.Parameter]:
-        """The trained part of a task's branch, lora_B of k and v in every layer, by state-dict key."""
-        return self._parameters_of(task, ("lora_B_k", "lora_B_v"))
+    def branch(self, index: int) -> dict[str, nn.Parameter]:
+        """The trained part of a branch, lora_B of k and v in every layer, by state-dict key."""
+        return self._parameters_of(f"lora_B_k.{index}.weight", f"lora_B_v.{index}.weight")
 
-    def reduction(self, task: int) -> dict[str, nn.Parameter]:
-        """The designed part of a task's branch, lora_A of k and v in every layer, by state-dict key."""
-        return self._parameters_of(task, ("lora_A_k", "lora_A_v"))
+    def reduction(self, index: int) -> dict[str, nn.Parameter]:
+        """The designed part of a branch, lora_A of k and v in every layer, by state-dict key."""
+        return self._parameters_of(f"lora_A_k.{index}.weight", f"lora_A_v.{index}.weight")
 
-    def _parameters_of(self, task: int, names: tuple[str, str]) -> dict[str, nn.Parameter]:
-        return {
-            f"image_encoder.blocks.{layer}.attn.{name}.{task}.weight": getattr(attention, name)[task].weight
-            for layer, attention in enumerate(self.attentions)
-            for name in names
-        }
-
-    def classifier(self, task: int) -> dict[str, nn.Parameter]:
+    def classifier(self, task_id: int) -> dict[str, nn.Parameter]:
         """Weight and bias of a task's classifier, by state-dict key."""
-        return {f"classifier_pool.{task}.{name}": p for name, p in self.classifier_pool[task].named_parameters()}
+        return self._parameters_of(f"classifier_pool.{task_id}.weight", f"classifier_pool.{task_id}.bias")
+
+    def _parameters_of(self, *endings: str) -> dict[str, nn.Parameter]:
+        return {key: parameter for key, parameter in self.named_parameters() if key.endswith(endings)}
 
     def train_only(self, parameters: dict[str, nn.Parameter]) -> None:
         """Let these parameters have gradients, and no other."""

@@ -15,7 +15,7 @@ from common.incremental.features import features_in_order
 from common.incremental.scenario import task_subset
 from common.incremental.tasks import stream_seed, unfinished_tasks
 from common.machine import Machine, choose_machine
-from common.runs import load_tensors, save_tensors
+from common.runs import Tensors, load_tensors, save_tensors
 from common.training.batches import Batches, BatchStream
 from common.training.device import cost_records
 from inflora.alignment import align, cholesky_factors, class_statistics, draw, scaled_means
@@ -58,7 +58,7 @@ def learn_task(learner: Learner, task_id: int) -> None:
     options, machine, network, run = learner.options, learner.machine, learner.network, learner.run
     method, training, branch = options.method, training_options(options, task_id), learner.branch(task_id)
     seed, first_class = stream_seed(learner.seed, task_id), learner.scenario.tasks[task_id].start
-    examples = task_subset(learner.data.train, learner.scenario, task_id)
+    examples = task_subset(learner.train, learner.scenario, task_id)
     batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device)
     if method.designed:
         design_or_read(learner, task_id, batches)
@@ -83,14 +83,12 @@ def learn_task(learner: Learner, task_id: int) -> None:
 def design_or_read(learner: Learner, task_id: int, batches: BatchStream) -> None:
     """The task's lora_A, from the file of a run that was stopped after designing it, else by a pass over the data."""
     path, reduction = learner.run.folder / "design.pth", learner.network.reduction(task_id)
-    saved = load_tensors(path) if path.exists() else {"task": None}
-    if saved["task"] != task_id:
+    saved = load_tensors(path) if path.exists() else {}
+    if saved.get("task") == task_id:
+        Tensors(reduction).load_state_dict(saved["lora_A"])
+    else:
         design_branch(learner.network, task_id, learner.memories, batches)
-        save_tensors(path, {"task": task_id, "lora_A": {key: value.detach() for key, value in reduction.items()}})
-        return
-    with torch.no_grad():
-        for key, parameter in reduction.items():
-            parameter.copy_(saved["lora_A"][key])
+        save_tensors(path, {"task": task_id, "lora_A": Tensors(reduction).state_dict()})
 
 
 def align_classifiers(learner: Learner, task_id: int, seed: int) -> None:
@@ -99,8 +97,8 @@ def align_classifiers(learner: Learner, task_id: int, seed: int) -> None:
     The statistics are those of the training images under the test transform.
     """
     options, scenario, network = learner.options, learner.scenario, learner.network
-    plain = copy.copy(learner.data.train)
-    plain.transform = learner.data.test.transform
+    plain = copy.copy(learner.train)
+    plain.transform = learner.test.transform
     images = task_subset(plain, scenario, task_id)
     features, labels = features_in_order(network.features, images, options.batch_size, learner.machine)
     statistics = learner.add_statistics(task_id, class_statistics(features, labels, scenario.tasks[task_id]))

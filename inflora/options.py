@@ -38,8 +38,11 @@ def part_of_a_folder(name: str) -> str | None:
     return "it is a part of a folder's name, without / and .. ." if "/" in name or ".." in name else None
 
 
+Dead: Any = ignored(DEAD, "the code has no use for it")
+
+
 @dataclass(frozen=True)
-class Options(RunOptions, ignored(DEAD, "the code has no use for it")):
+class Options(RunOptions, Dead):
     """A run's settings are the keys of the configuration without the seed, which stands in the run's labels."""
 
     config: str = option(help="JSON file, as the twelve in inflora/configs", group="configuration", decides=False)

@@ -7,6 +7,7 @@ the whole task under the training transform, as upstream.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -43,27 +44,30 @@ class TrainingOptions:
 
 def training_options(options: Options, task_id: int) -> TrainingOptions:
     """The training of a task: the first one by the init_* keys that were given."""
-    method, first = options.method, task_id == 0
-    epochs = options.init_epoch if first and options.init_epoch is not None else options.epochs
-    lr, weight_decay = options.lrate, options.weight_decay
+
+    def of_this_task(first: Any, later: Any) -> Any:
+        return later if first is None or task_id > 0 else first
+
+    method, epochs = options.method, of_this_task(options.init_epoch, options.epochs)
     if method.two_rates:  # these read lrate and weight_decay only
+        optimizer, lr, fc_lr, weight_decay = "sgd", options.lrate, options.fc_lrate, options.weight_decay
         milestones = MILESTONES.get(options.dataset, OTHER_MILESTONES)
         milestones = milestones if options.milestones is None else options.milestones
         schedule = partial(multistep, milestones=milestones, gamma=options.lrate_decay)
     else:
-        lr = options.init_lr if first and options.init_lr is not None else lr
-        weight_decay = options.init_weight_decay if first and options.init_weight_decay is not None else weight_decay
-        schedule = partial(coda_cosine if options.optim == "adam" else cosine_annealing, epochs=epochs)
-    if method.free_start and options.optim == "sgd" and first:
+        optimizer, lr, fc_lr = options.optim, of_this_task(options.init_lr, options.lrate), None
+        weight_decay = of_this_task(options.init_weight_decay, options.weight_decay)
+        schedule = partial(coda_cosine if optimizer == "adam" else cosine_annealing, epochs=epochs)
+    if method.free_start and options.optim == "sgd" and task_id == 0:
         weight_decay = 0.0
     return TrainingOptions(
-        epochs=epochs,
-        lr=lr,
-        optimizer="sgd" if method.two_rates else options.optim,
-        schedule=schedule,
-        fc_lr=options.fc_lrate if method.two_rates else None,
-        weight_decay=weight_decay,
-        decay_finished=options.decay_finished,
+        epochs,
+        lr,
+        optimizer,
+        schedule,
+        fc_lr,
+        weight_decay,
+        options.decay_finished,
         train_reduction=not method.designed,
     )
 
@@ -124,7 +128,7 @@ def train_task(
     finished = finished_parameters(network, task_id, branch, options)
     optimizer = build_optimizer(trained | finished, options)
     total = options.epochs * len(batches)
-    log = TrainingLog(*network.image_encoder.cls_token.new_zeros(2, total))
+    log = TrainingLog(*next(network.parameters()).new_zeros(2, total))
     state = {"parameters": Tensors(trained | finished), "optimizer": optimizer, "log": Tensors(vars(log))}
     call = parallel(network)
     for step in steps(stage, total, state):

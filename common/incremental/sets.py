@@ -23,7 +23,7 @@ class IncrementalSet:
 
     reader: str  # its name in common.datasets
     label: str  # in records
-    classes: int | None = None
+    classes: int = 0  # none is said where only class orders need to know
     folder: str = ""  # its own folder, which a location may name instead of the one it lies in
     subfolder: str = ""  # of the location, where ZSCL's and MoE-Adapters' programs keep it
     template: str = ""  # their only prompt; without one, those of common.datasets
