@@ -19,7 +19,7 @@ from common.incremental.scenario import (
     read_class_order,
     require_images,
     seen_subset,
-)  # fmt: skip
+)
 from common.incremental.sets import load_incremental, require_incremental
 
 
@@ -30,33 +30,37 @@ class IncrementalData:
     protocol: str  # cil-cifar100-10x10
     dataset: str  # CIFAR100
     scenario: Scenario
-    train: ImageFiles | ImageArrays  # original labels, under the train transform; `task_subset` cuts a task
-    test: RemappedSubset  # all test images, new labels, under what eval_transform names
-    tokens: Tensor  # (C, L) the prompt of every class in class order, cut behind the longest
+    train: ImageFiles | ImageArrays  # original labels, training transform; `task_subset` selects a task
+    test: RemappedSubset  # all test images, new labels, the transform that `eval_transform` names
+    tokens: Tensor  # (C, L) one prompt a class in class order, L the length of the longest
     fingerprint: dict[str, Any]
 
 
-def check_inputs(options: CILOptions, *others: Callable[[], Any]) -> None:
-    """Look for everything a run reads before CLIP is built; one UserError lists all that is missing."""
+def check_inputs(options: CILOptions, *checks: Callable[[], Any]) -> None:
+    """Look for every input of a run before CLIP is built, with `checks` for a paper's own.
+
+    Raises one UserError that lists all that is missing.
+    """
     verify = not options.no_verify
     all_checked(
         [
             lambda: read_scenario(options),
             lambda: require_incremental(options.dataset, options.dataset_root, verify, options.imagenet100_lists),
             lambda: find_weights(options.model_name),
-            *others,
+            *checks,
         ]
     )
 
 
 def read_scenario(options: CILOptions) -> Scenario:
+    """The tasks that the options describe. Raises UserError as `read_class_order` and `Scenario` do."""
     return Scenario(read_class_order(options.class_order), options.initial_increment, options.increment)
 
 
 def load_data(options: CILOptions, resolution: int) -> IncrementalData:
-    """The data set in tasks, with its prompts, for a CLIP of this input resolution.
+    """The data set in tasks, with its prompts, for a CLIP of input size `resolution`.
 
-    Raises UserError as `load_incremental` and `Scenario` do, and where the class order is another data set's.
+    Raises UserError as `load_incremental` and `Scenario` do, and if the class order belongs to another data set.
     """
     train = clip_train(resolution)
     test = {"train": train, "test": clip_eval_pixels(resolution)}[options.eval_transform]
@@ -65,6 +69,6 @@ def load_data(options: CILOptions, resolution: int) -> IncrementalData:
     scenario = read_scenario(options)
     tokens = training_prompts(scenario.classnames(data.classnames), options.prompt_template)
     require_images(data, scenario)
-    assert data.test is not None  # or there would be no images of any task
+    assert data.test is not None  # require_images has raised otherwise
     images, name = seen_subset(data.test, scenario, -1), protocol(data.name, scenario)
     return IncrementalData(name, data.name, scenario, data.train, images, tokens, data.fingerprint)

@@ -1,4 +1,4 @@
-"""A data set in its own order: its batches, and what a network makes of all its images."""
+"""Batches of a data set in its own order, and a network's features of all its images."""
 
 from collections.abc import Callable, Iterator
 
@@ -15,7 +15,7 @@ from common.training.distributed import all_gather_rows, local_rows
 def batches_in_order(
     dataset: Dataset, batch_size: int, workers: int, device: torch.device, progress: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels of this process's rows (`local_rows`) of a data set, batch after batch, on the device."""
+    """Batches of images and labels, on the device, of this process's rows (`local_rows`) of a data set."""
     rows = local_rows(len(dataset))  # type: ignore[arg-type]  # torch's Dataset declares no length
     loader = DataLoader(
         Subset(dataset, range(rows.start, rows.stop)),
@@ -35,14 +35,14 @@ def features_in_order(
 ) -> tuple[Tensor, Tensor]:
     """Features (N, ...) and labels (N,) of a data set, in its order, on the machine's device.
 
-    encode: images (B, 3, R, R) -> (B, ...). Each process encodes its rows and has all.
+    encode: images (B, 3, R, R) -> features (B, ...). Each process encodes its rows and returns those of all.
     """
     count: int = len(dataset)  # type: ignore[arg-type]
     features, labels = [], []
     for images, targets in batches_in_order(dataset, batch_size, machine.workers, machine.device, progress):
         features.append(encode(images))
         labels.append(targets)
-    if not features:  # more processes than images: this one has no row, and learns the features' shape from another's
+    if not features:  # more processes than images: this one has no row, and takes the features' shape from row 0
         image, _ = dataset[0]
         features.append(encode(image[None].to(machine.device))[:0])
         labels.append(torch.empty(0, dtype=torch.long, device=machine.device))

@@ -1,8 +1,8 @@
 """The options that the class-incremental entry points of ZSCL and MoE-Adapters share.
 
 Both are the same program (cil/main.py of either repository): learn the tasks of a class order one after the other,
-and after each classify all test images of the classes seen so far among all these classes. What differs, the learning
-of a task, is in the papers' folders.
+and after each classify all test images of the classes seen so far among all these classes. They differ in how a task is
+learned, which is in the papers' folders.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ PURPOSES = ("training", "evaluation", "reference", "exemplars", "sentences")  # 
 
 
 def known_set(name: str) -> str:
-    """The name, if `load_incremental` knows it. Raises UserError else."""
+    """`name` itself. Raises UserError unless `load_incremental` knows it."""
     if name.lower() not in SETS:
         canonical(name)
     return name
@@ -36,7 +36,7 @@ class HydraRun:
 
 @dataclass(frozen=True)
 class HydraSection:
-    """What a configuration says to Hydra itself. Only run.dir has an effect here."""
+    """Hydra's own keys in a configuration. Only run.dir has an effect here."""
 
     run: HydraRun = field(default_factory=HydraRun)
     job: dict[str, Any] = option({}, decides=False)
@@ -45,28 +45,24 @@ class HydraSection:
 
 @dataclass(frozen=True)
 class CILOptions(RunOptions):
-    """The keys that both originals have, then ours. A paper's own follow in a class derived from this."""
+    """The options of both originals, and ours; a class derived from this adds those of one paper."""
 
-    config_path: str = option(
-        ".",
-        "folder of the configuration, from here or from the paper's folder",
-        group="configuration",
-        flags=("--config-path", "-cp"),
-        decides=False,
-    )
+    # a table: an option a line or two
+    # fmt: off
+    config_path: str = option(".", "folder of the configuration, from here or from the paper's folder",
+                              group="configuration", flags=("--config-path", "-cp"), decides=False)
     config_name: str = option(help="its file", flags=("--config-name", "-cn"), decides=False)
     scale: str = scale_option(None)
     dataset: str = option(help="cifar100, tinyimagenet, imagenet100, imagenet1000", group="protocol", convert=known_set)
     dataset_root: str = option("", "folder of the data sets, or mini", empty=True, decides=False)
-    # the order itself is among a run's settings, as is the fingerprint of the data
+    # a run's settings hold the order itself and the fingerprint of the data
     class_order: str = option("", "class_orders/cifar100.yaml and the like, or a file", empty=True, decides=False)
     initial_increment: int = option(help="classes of the first task", at_least=1)
     increment: int = option(help="classes of every later task", at_least=1)
     scenario: str = option("class", choices=("class",))
     prompt_template: str = option(help="the prompt, {} standing for the class", check=one_placeholder)
-    eval_transform: str = option(
-        "train", "ours: test images in random crops, as the originals evaluate, or centred", choices=("train", "test")
-    )
+    eval_transform: str = option("train", "ours: test images in random crops, as the originals evaluate, or centred",
+                                 choices=("train", "test"))
     model_name: str = option("ViT-B/16", "CLIP: a published name, a file, or mini")
     batch_size: int = option(64, group="training", at_least=1)
     lr: float = option(help="peak learning rate", above=0)
@@ -80,37 +76,38 @@ class CILOptions(RunOptions):
     workdir: str = option("", "accepted: paths need no prefix here", empty=True, decides=False)
     imagenet100_lists: str | None = option(None, "ours: folder of train_100.txt, val_100.txt", decides=False)
     hydra: HydraSection = field(default_factory=HydraSection)
+    # fmt: on
 
     def stream_seed(self, task_id: int, purpose: str) -> int:
-        """Seed of the random stream that serves a purpose in one task."""
+        """Seed of the random stream for one of `PURPOSES` in one task."""
         return stream_seed(self.seed, task_id, purpose, PURPOSES)
 
 
-def find_configuration(folder: Path) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]:
-    """The `file` of `common.options.read`, for an entry point in this folder.
+def find_configuration(paper_folder: Path) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]:
+    """The `file` argument of `common.options.read`, for an entry point in `paper_folder`.
 
-    A relative --config-path is looked for there, as Hydra does, then in the working directory.
+    A relative --config-path is looked for in that folder, as Hydra does, then in the working directory.
     """
 
     def find(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
-        name, where = given.get("config_name"), given.get("config_path", ".")
-        places = [folder / where, Path(where)]
-        for found in (place / file for place in places for file in (f"{name}", f"{name}.yaml")):
-            if name and found.is_file():
-                return read_file(found), str(found)
-        place = next((place for place in places if place.is_dir()), places[0])
-        files = [file.relative_to(place).as_posix() for file in sorted(place.rglob("*.yaml"))]
-        there = ", ".join(files) or f"none below {' or '.join(map(str, dict.fromkeys(places)))}"
+        name, config_path = given.get("config_name"), given.get("config_path", ".")
+        folders = [paper_folder / config_path, Path(config_path)]
+        for path in (folder / file for folder in folders for file in (f"{name}", f"{name}.yaml")):
+            if name and path.is_file():
+                return read_file(path), str(path)
+        folder = next((folder for folder in folders if folder.is_dir()), folders[0])
+        files = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.yaml"))]
+        listing = ", ".join(files) or f"none below {' or '.join(map(str, dict.fromkeys(folders)))}"
         if not name:
-            raise UserError(f"--config-name: missing. There are {there}.")
+            raise UserError(f"--config-name: missing. There are {listing}.")
         hint = did_you_mean(name, files)
-        raise UserError(f"--config-name {name}: none in --config-path {where}.{hint} There are {there}.")
+        raise UserError(f"--config-name {name}: none in --config-path {config_path}.{hint} There are {listing}.")
 
     return find
 
 
 def missing_rules(options: CILOptions) -> list[Rule]:
-    """What the originals' files leave empty, to be given on the command line."""
+    """Rules for the keys that the originals' files leave empty and the command line has to give."""
     root = "dataset_root is missing: the folder of the data sets, as dataset_root=datasets, or dataset_root=mini."
     order = "class_order is missing, such as class_order=class_orders/cifar100.yaml."
     return [(not options.dataset_root, root), (not options.class_order, order)]

@@ -6,8 +6,8 @@ One JSON line a task, then one with the two numbers of the papers' tables:
     {"last": 77.52, "avg": 85.21}
 
 Percent, rounded to 2 decimals, `forgetting` to 6. `forgetting`, `bwt` and `fwt` are the sums of continuum up to 1.2,
-which differ from their definitions in the literature (see `released_cil_log`); `forgetting_std` and `bwt_std`, which
-the originals lack, hold those.
+which differ from their definitions in the literature (see `released_cil_log`); `forgetting_std` and `bwt_std`, ours,
+follow the definitions.
 """
 
 import json
@@ -42,17 +42,17 @@ def cil_lines(steps: Sequence[CILStep], finished: bool = True) -> list[Line]:
     forgetting, bwt = forgetting_continuum(rates), backward_transfer_continuum(rates)
     lines: list[Line] = [
         {
-            "task": task,
-            "acc": _rounded(100 * pooled[task], 2),
-            "avg_acc": _rounded(100 * statistics.mean(pooled[: task + 1]), 2),
-            "forgetting": _rounded(100 * released.forgetting[task], 6),
-            "acc_per_task": [_rounded(100 * rate, 2) for rate in rates[task, : task + 1]],
-            "bwt": _rounded(100 * released.bwt[task], 2),
-            "fwt": _rounded(100 * released.fwt[task], 2),
-            "forgetting_std": _rounded(100 * forgetting[task], 6),
-            "bwt_std": _rounded(100 * bwt[task], 2),
+            "task": task_id,
+            "acc": _rounded(100 * pooled[task_id], 2),
+            "avg_acc": _rounded(100 * statistics.mean(pooled[: task_id + 1]), 2),
+            "forgetting": _rounded(100 * released.forgetting[task_id], 6),
+            "acc_per_task": [_rounded(100 * rate, 2) for rate in rates[task_id, : task_id + 1]],
+            "bwt": _rounded(100 * released.bwt[task_id], 2),
+            "fwt": _rounded(100 * released.fwt[task_id], 2),
+            "forgetting_std": _rounded(100 * forgetting[task_id], 6),
+            "bwt_std": _rounded(100 * bwt[task_id], 2),
         }
-        for task in range(len(steps))
+        for task_id in range(len(steps))
     ]
     if finished:
         acc = [100 * rate for rate in pooled]
@@ -61,7 +61,7 @@ def cil_lines(steps: Sequence[CILStep], finished: bool = True) -> list[Line]:
 
 
 def _rounded(value: float, decimals: int) -> float:
-    """As the originals round: numpy scales, rounds and scales back, Python's own round of 0.285 would differ."""
+    """Rounded as in the originals: numpy scales, rounds and scales back, so 0.285 differs from Python's `round`."""
     return float(np.round(np.float64(value), decimals))
 
 
@@ -71,13 +71,13 @@ def write_metrics(path: Path | str, steps: Sequence[CILStep], finished: bool) ->
 
 
 def save_steps(path: Path | str, steps: Sequence[CILStep]) -> None:
-    """Atomically keep predictions, labels and task ids of every step, from which a resumed run goes on exactly."""
+    """Atomically write predictions, labels and task ids of every step, from which a resumed run goes on exactly."""
     content = {name: [torch.as_tensor(getattr(step, name)) for step in steps] for name in CILStep._fields}
     save_tensors(path, content)
 
 
 def load_steps(path: Path | str) -> list[CILStep]:
-    """What `save_steps` kept, as arrays; [] if there is no such file. Raises UserError if it is damaged."""
+    """The steps that `save_steps` wrote, as arrays; [] without the file. Raises UserError if it is damaged."""
     if not Path(path).exists():
         return []
     content = load_tensors(path)

@@ -23,11 +23,11 @@ from common.machine import Machine
 from common.options import settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 
-PREDICTIONS = "predictions.pth"  # of every test so far, from which metrics.json is made
+PREDICTIONS = "predictions.pth"  # of every test so far; metrics.json is computed from it
 
 
 def scale_of(options: CILOptions) -> str:
-    """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
+    """`scale` of the records: a run on rendered images or with the tiny weights is a miniature."""
     return mini.scale_of(options.dataset_root, options.model_name)
 
 
@@ -39,9 +39,9 @@ def open_run(
     machine: Machine,
     more: dict[str, Any] | None = None,
 ) -> Run:
-    """The run's folder. Raises UserError if another configuration's run, or another program's, lies there.
+    """Open the run's folder. Raises UserError if it holds a run of another configuration or another program's files.
 
-    `more`: what decides numbers besides the options and the data set.
+    `more`: settings that decide numbers besides the options and the data set.
     """
     scale = scale_of(options)
     folder = Path(mini_folder(options.save or options.hydra.run.dir, scale) or "")
@@ -56,7 +56,7 @@ def open_run(
 
 
 def _refuse_foreign(folder: Path, log_path: str) -> None:
-    """The originals leave config.yaml and metrics.json under the same names in the same folder."""
+    """Raise UserError for the originals' files: they write config.yaml and metrics.json to the same folder too."""
     config = folder / "config.yaml"
     if config.exists():
         content = yaml.safe_load(config.read_text())
@@ -69,13 +69,13 @@ def _refuse_foreign(folder: Path, log_path: str) -> None:
 
 
 def save_checkpoint(run: Run, task_id: int, state_dict: dict[str, Tensor]) -> None:
-    """Write the weights after a task, marked as those of a class-incremental run."""
+    """Write the weights after a task, with the protocol, which tells them from those of MTIL."""
     content = {"state_dict": state_dict, "protocol": run.labels["protocol"]}
     save_tensors(task_path(run.folder, task_id), content)
 
 
 def load_checkpoint(run: Run, task_id: int) -> dict[str, Tensor]:
-    """State dict that `save_checkpoint` wrote; UserError if the file is damaged or missing."""
+    """State dict that `save_checkpoint` wrote. Raises UserError if the file is damaged or missing."""
     return load_tensors(task_path(run.folder, task_id))["state_dict"]
 
 
@@ -83,7 +83,7 @@ def load_checkpoint(run: Run, task_id: int) -> dict[str, Tensor]:
 
 
 def tested_steps(run: Run) -> list[CILStep]:
-    """What the tasks finished so far were tested with."""
+    """Predictions, labels and task ids of the test after each finished task."""
     return load_steps(run.path(PREDICTIONS))
 
 
@@ -96,7 +96,7 @@ def test_task(
     model: CLIP,
     text_per_batch: bool = False,
 ) -> None:
-    """Test the model after the task that follows `steps` on all classes seen, add that to them, and record it."""
+    """Test the model on all classes seen after task len(steps), append the result to `steps`, and record it."""
     started, task_id = time.monotonic(), len(steps)
     seed = options.stream_seed(task_id, "evaluation")
     steps.append(evaluate_seen(model, data.tokens, test, task_id, seed, text_per_batch))
@@ -104,25 +104,25 @@ def test_task(
 
 
 def record_task(run: Run, data: IncrementalData, steps: Sequence[CILStep], seconds: float, log_path: str) -> None:
-    """Record the accuracies after the latest task; the predictions, kept last, make it count as tested.
+    """Record the accuracies after the latest task; the predictions, written last, mark it as tested.
 
-    Lines: `accuracy` of the data set, all test images of the classes seen together, and `task_accuracy` of each task.
+    Lines: `accuracy` of the data set, over all test images of the classes seen, and `task_accuracy` of each task.
     """
-    learned, tasks = len(steps), len(data.scenario.tasks)
+    learned, total = len(steps), len(data.scenario.tasks)
     summary, cells = cil_summary(steps), task_accuracies(steps)[-1]
     lines = metric_lines(data.dataset, learned, {"accuracy": float(summary.acc[-1])}, seconds)
     run.record([*lines, *task_accuracy_lines(cells.tolist(), seconds)])
-    write_metrics(run.path(log_path), steps, finished=learned == tasks)
+    write_metrics(run.path(log_path), steps, finished=learned == total)
     save_steps(run.path(PREDICTIONS), steps)
     print(
-        f"task {learned - 1} ({learned} of {tasks}): accuracy {summary.acc[-1]:.2f} among "
+        f"task {learned - 1} ({learned} of {total}): accuracy {summary.acc[-1]:.2f} among "
         f"{data.scenario.seen(learned - 1)} classes, mean so far {summary.avg:.2f}",
         flush=True,
     )
 
 
 def finish_run(run: Run, data: IncrementalData, steps: Sequence[CILStep], trainable_parameters: int) -> None:
-    """Avg and Last, the number of trained parameters, accuracy.csv and accuracy.png of all tasks after each."""
+    """Record Avg, Last and the number of trained parameters; write accuracy.csv and accuracy.png: task by task."""
     summary, cells = cil_summary(steps), task_accuracies(steps).tolist()
     values = {"avg": summary.avg, "last": summary.last, "trainable_parameters": trainable_parameters}
     run.record(metric_lines(data.dataset, len(steps), values, None))

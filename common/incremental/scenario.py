@@ -26,8 +26,8 @@ Labels = Sequence[int] | np.ndarray
 class Scenario:
     """Classes learned in the order `class_order`: the first `initial_increment`, then `increment` a task.
 
-    class_order holds original labels, each of 0 .. C-1 once. All other labels here are positions in it, in short:
-    new labels. Raises UserError if the order is no permutation or the increments do not divide the classes.
+    class_order holds original labels, each of 0 .. C-1 once. A new label is a position in it. Raises UserError if the
+    order is no permutation or the increments do not divide the classes.
     """
 
     class_order: Sequence[int]
@@ -49,16 +49,16 @@ class Scenario:
 
     @property
     def tasks(self) -> list[range]:
-        """The new labels of every task."""
+        """Range of new labels of every task."""
         starts = range(self.initial_increment, len(self.class_order), self.increment)
         return [range(self.initial_increment), *(range(start, start + self.increment) for start in starts)]
 
     def seen(self, task_id: int) -> int:
-        """How many classes are known once task `task_id` is learned: new labels below it; -1 is the last task."""
+        """Number of classes seen after task `task_id`, -1 the last: all new labels below it."""
         return self.tasks[task_id].stop
 
     def remap(self, labels: Labels) -> np.ndarray:
-        """New labels (N,) int64 of original ones. Raises UserError for a label that is not in the order."""
+        """New labels (N,) int64 of original labels. Raises UserError for a label that is not in the order."""
         original, classes = np.asarray(labels, dtype=np.int64), len(self.class_order)
         if original.size and not 0 <= original.min() <= original.max() < classes:
             raise UserError(
@@ -68,12 +68,12 @@ class Scenario:
         return np.argsort(self.class_order)[original]
 
     def task_ids(self, new_labels: Labels) -> np.ndarray:
-        """The task (N,) int64 that each new label belongs to."""
+        """Task ids (N,) int64 of new labels."""
         stops = [task.stop for task in self.tasks]
         return np.searchsorted(stops, np.asarray(new_labels, dtype=np.int64), side="right")
 
     def classnames(self, names: Sequence[str]) -> list[str]:
-        """Names in original label order -> names in class order, so that entry j belongs to new label j."""
+        """Class names by new label, from names by original label."""
         if len(names) != len(self.class_order):
             raise UserError(
                 f"the class order has {len(self.class_order)} classes, the data set has {len(names)}. Give the order "
@@ -102,10 +102,7 @@ def _few(labels: list[int]) -> str:
 
 
 class RemappedSubset(Dataset):
-    """Some samples of a data set under new labels: item i is (image of sample indices[i], labels[i]).
-
-    The transform is the data set's own.
-    """
+    """Some samples of a data set under new labels: item i is (image of sample indices[i], labels[i])."""
 
     def __init__(self, dataset: "LabelledImages", indices: Labels, labels: Labels) -> None:
         self.dataset = dataset
@@ -120,7 +117,7 @@ class RemappedSubset(Dataset):
 
     @property
     def transform(self) -> Transform | None:
-        """The transform of the data set behind; to change it, load the set with another one."""
+        """Transform of the underlying data set; to change it, load the set with another one."""
         return self.dataset.transform
 
 
@@ -130,7 +127,7 @@ LabelledImages = ImageFiles | ImageArrays | RemappedSubset
 def task_subset(dataset: LabelledImages, scenario: Scenario, task_id: int) -> RemappedSubset:
     """The samples of one task (continuum's scenario[t]), in the order of the data set, under new labels.
 
-    `dataset` has `labels`, original ones. Raises UserError if the class order does not fit them.
+    `dataset.labels` are original labels. Raises UserError if the class order does not fit them.
     """
     labels = scenario.remap(dataset.labels)
     task = scenario.tasks[task_id]
@@ -140,8 +137,8 @@ def task_subset(dataset: LabelledImages, scenario: Scenario, task_id: int) -> Re
 def seen_subset(dataset: LabelledImages, scenario: Scenario, task_id: int) -> RemappedSubset:
     """The samples of tasks 0 .. task_id together (continuum's scenario[:t + 1]), in the order of the data set.
 
-    For evaluation after every task, decode seen_subset(test, scenario, -1) once; `seen_rows` then tells which of its
-    samples belong to the test set of an earlier task.
+    For evaluation after every task, decode seen_subset(test, scenario, -1) once; `seen_rows` then selects the samples
+    of the test set after an earlier task.
     """
     labels = scenario.remap(dataset.labels)
     return _subset(dataset, labels, labels < scenario.seen(task_id))
@@ -153,55 +150,55 @@ def _subset(dataset: LabelledImages, labels: np.ndarray, members: np.ndarray) ->
 
 
 def seen_rows(new_labels: Labels, scenario: Scenario, task_id: int) -> np.ndarray:
-    """Positions (n,) int64, rising, of the samples whose class is known after task `task_id`."""
+    """Positions (n,) int64, rising, of the samples whose class has been seen after task `task_id`."""
     return np.flatnonzero(np.asarray(new_labels) < scenario.seen(task_id))
 
 
 def require_images(
     data: ImageSet, scenario: Scenario, task_count: int | None = None, every_class: bool = False
 ) -> None:
-    """Raise UserError if a cut copy of a data set lacks the images of one of the first `task_count` tasks, or of all.
+    """Raise UserError if one of the first `task_count` tasks (None: of all) has no image in a cut copy of a data set.
 
-    `every_class`: each of their classes, not each task alone, needs training images.
+    `every_class`: each class of these tasks, not just each task, needs training images.
     """
     tasks, problems = scenario.tasks[:task_count], []
     parts = {"training": data.train, "test": data.test}
     labels = {split: scenario.remap(part.labels if part is not None else []) for split, part in parts.items()}
     if every_class:
         trained = set(labels.pop("training").tolist())
-        bare = [scenario.class_order[label] for label in range(tasks[-1].stop) if label not in trained]
-        names = ", ".join(f"{label} ({data.classnames[label]})" for label in bare[:5]) + (" ..." if bare[5:] else "")
-        if bare:
-            problems.append(f"{len(bare)} classes have no training image: {names}. Get the whole data set.")
+        empty = [scenario.class_order[label] for label in range(tasks[-1].stop) if label not in trained]
+        names = ", ".join(f"{label} ({data.classnames[label]})" for label in empty[:5]) + (" ..." if empty[5:] else "")
+        if empty:
+            problems.append(f"{len(empty)} classes have no training image: {names}. Get the whole data set.")
     for split, present in labels.items():
-        absent = sorted({*range(len(tasks))} - {*scenario.task_ids(present).tolist()})
-        told = f"no {split} image of the classes of task {_few(absent)}"
-        if absent:
-            problems.append(f"{told}. Get the whole data set, or take larger tasks.")
+        empty = sorted({*range(len(tasks))} - {*scenario.task_ids(present).tolist()})
+        message = f"no {split} image of the classes of task {_few(empty)}"
+        if empty:
+            problems.append(f"{message}. Get the whole data set, or take larger tasks.")
     if problems:
         raise UserError("\n".join(f"{data.name}: {problem}" for problem in problems))
 
 
 def protocol(name: str, scenario: Scenario, first: int | None = None, validation: bool = False) -> str:
-    """The protocol as records name it: cil-cifar100-10x10, cil-tinyimagenet-100+5x20, joint-cifar100 for one task.
+    """Protocol as in the records: cil-cifar100-10x10, cil-tinyimagenet-100+5x20, joint-cifar100 for one task.
 
-    It counts the tasks where the file names of the original configurations (cifar100_10-10, tinyimagenet_100-20)
-    name classes: base and classes a step.
+    The numbers are tasks x classes, where the file names of the original configurations (cifar100_10-10,
+    tinyimagenet_100-20) have the classes of the first and of every later task.
     """
     joint = Protocol("joint", name.lower(), first=first, validation=validation)
-    tasks, base, classes = len(scenario.tasks), scenario.initial_increment, scenario.increment
-    if tasks == 1:
+    count, base, classes = len(scenario.tasks), scenario.initial_increment, scenario.increment
+    if count == 1:
         return str(joint)
-    equal = replace(joint, kind="cil", tasks=tasks, classes=classes)
-    return str(equal if base == classes else replace(equal, tasks=tasks - 1, base=base))
+    equal = replace(joint, kind="cil", tasks=count, classes=classes)
+    return str(equal if base == classes else replace(equal, tasks=count - 1, base=base))
 
 
 def read_class_order(source: str | Path) -> list[int]:
     """The list under `class_order` of a YAML file.
 
-    "class_orders/cifar100.yaml", the path that the original commands give, stands for the order kept here where no
+    The original commands' paths, as "class_orders/cifar100.yaml", name the orders in common/datasets/orders where no
     such file exists: cifar100, tinyimagenet, imagenet100, imagenet1000, and mini for the miniature. Raises UserError
-    if there is no such file or no such list in it.
+    if the file or the list is missing.
     """
     path, shipped = Path(source).expanduser(), ", ".join(f"{UPSTREAM_ORDERS}/{name}" for name in _shipped())
     if not path.is_file() and path.parent == Path(UPSTREAM_ORDERS) and path.name in _shipped():

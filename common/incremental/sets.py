@@ -1,4 +1,4 @@
-"""The data sets of the class-incremental protocols: their names, where they lie, how their images are cut."""
+"""The data sets of the class-incremental protocols: names, folders, image transforms."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,16 +19,16 @@ BAD_PHOTO, GOOD_PHOTO = "a bad photo of a {}.", "a good photo of a {}."  # ZSCL 
 
 @dataclass(frozen=True)
 class IncrementalSet:
-    """A data set of class-incremental learning. Where it lies, `find` fills in."""
+    """A data set of class-incremental learning. `find` fills in `root`."""
 
-    reader: str  # its name in common.datasets
-    label: str  # in records
-    classes: int = 0  # none is said where only class orders need to know
-    folder: str = ""  # its own folder, which a location may name instead of the one it lies in
-    subfolder: str = ""  # of the location, where ZSCL's and MoE-Adapters' programs keep it
-    template: str = ""  # their only prompt; without one, those of common.datasets
-    order: str = ""  # its class order in common/datasets/orders
-    small: bool = False  # test images are resized to the input size itself, others to 256/224 of it
+    reader: str  # name in common.datasets
+    label: str  # name in records
+    classes: int = 0  # 0 where only class orders give the number
+    folder: str = ""  # the data set's folder; a location may name it instead of its parent
+    subfolder: str = ""  # of the location, where ZSCL's and MoE-Adapters' programs expect the data set
+    template: str = ""  # the only prompt of ZSCL and MoE-Adapters; "": the templates of common.datasets
+    order: str = ""  # class order in common/datasets/orders
+    small: bool = False  # test images are resized to the input size itself, not to 256/224 of it
     least_area: float = 0.08  # of a training crop
     flip: bool = True
     root: Path = Path()
@@ -55,7 +55,7 @@ SETS = {  # by the papers' options, in lower case and without ALTA's seq-
 
 
 def find(name: str, root: str | Path) -> IncrementalSet:
-    """The set of a paper's option, or of a name in common.datasets; the miniature's where root is "mini".
+    """The data set that a paper's option names, or common.datasets; with root "mini" the miniature's.
 
     Raises UserError for an unknown name.
     """
@@ -67,7 +67,7 @@ def find(name: str, root: str | Path) -> IncrementalSet:
 
 
 def vit_transforms(data: IncrementalSet, n_px: int) -> "tuple[Compose, Compose]":
-    """The training and the test transform of `common.datasets.transforms` for a ViT of this input size."""
+    """Training and test transform for a ViT of input size `n_px`."""
     return vit_train(n_px, data.least_area, data.flip), vit_eval(n_px, n_px if data.small else n_px * 256 // 224)
 
 
@@ -81,17 +81,17 @@ def load_incremental(
 ) -> ImageSet:
     """The data set of ZSCL's and MoE-Adapters' protocols (cifar100, tinyimagenet, imagenet100, imagenet1000).
 
-    Labels, class names and the one template are those of ZSCL cil/continual_clip/datasets.py and its configurations;
+    Labels, class names and the one template come from ZSCL cil/continual_clip/datasets.py and its configurations;
     CIFAR100's names keep their underscores there ("aquarium_fish"), unlike MTIL's. `root` may hold cifar100/ and
-    tinyimagenet/ as the originals do, or the sets themselves as for `common.datasets.load`; root "mini" gives the
-    miniature's characters whatever the name. Any other data set of common.datasets comes with its own names and
+    tinyimagenet/ as in the originals, or the data sets themselves as for `common.datasets.load`; root "mini" gives the
+    miniature's characters under any name. Every other data set of common.datasets comes with its own names and
     templates. imagenet100_lists: see `common.datasets.load`. Raises UserError as `load` does.
     """
-    known, place = _original_place(find(name, root))
-    data = load(known.reader, place, train_transform, eval_transform, verify, imagenet100_lists)
-    if known.template:
-        data.templates = [known.template]
-    if known.reader == "CIFAR100":
+    entry = find(name, root)
+    data = load(entry.reader, _original_folder(entry), train_transform, eval_transform, verify, imagenet100_lists)
+    if entry.template:
+        data.templates = [entry.template]
+    if entry.reader == "CIFAR100":
         data.classnames = [text.replace(" ", "_") for text in data.classnames]
     return data
 
@@ -99,12 +99,12 @@ def load_incremental(
 def require_incremental(
     name: str, root: str | Path, verify: bool = True, imagenet100_lists: str | Path | None = None
 ) -> None:
-    """Return if `load_incremental` will find the set complete, else raise UserError with all that is missing."""
-    known, place = _original_place(find(name, root))
-    require([known.reader], place, verify, imagenet100_lists)
+    """Raise UserError with all that is missing unless `load_incremental` will read the data set completely."""
+    entry = find(name, root)
+    require([entry.reader], _original_folder(entry), verify, imagenet100_lists)
 
 
-def _original_place(data: IncrementalSet) -> tuple[IncrementalSet, Path]:
-    """The set, and the original programs' subfolder where there is one, else the location itself."""
-    own = data.root / data.subfolder
-    return data, own if own.is_dir() else data.root
+def _original_folder(entry: IncrementalSet) -> Path:
+    """The original programs' subfolder of the location if it exists, else the location itself."""
+    folder = entry.root / entry.subfolder
+    return folder if folder.is_dir() else entry.root

@@ -1,4 +1,4 @@
-"""What every sequence of tasks needs: random streams of each task's own, its file, and where a stopped run goes on."""
+"""For every sequence of tasks: a task's random streams, its file, and the tasks that a resumed run has left."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 
 def stream_seed(seed: int, task_id: int, purpose: str = "training", purposes: Sequence[str] = ("training",)) -> int:
-    """Seed of the random stream that serves one of a paper's `purposes` in one task.
+    """Seed of the random stream for one of a paper's `purposes` in one task.
 
-    What the stream yields hangs on nothing drawn before, so resume is exact.
+    The stream depends on nothing drawn before, so resume is exact.
     """
     return (seed * 1_000 + task_id) * len(purposes) + purposes.index(purpose)
 
@@ -19,9 +19,9 @@ def task_path(folder: Path, task_id: int) -> Path:
 
 
 def unfinished_tasks(count: int, is_finished: Callable[[int], bool], read_task: Callable[[int], Any]) -> range:
-    """Ids of the tasks that are still to be learned or tested, the state after the last finished one read back.
+    """Ids of the tasks of `count` that are still to be learned or tested.
 
-    Nothing is read where none or all of the `count` tasks are finished.
+    `read_task` restores the state after the last finished task, unless none or all are finished.
     """
     done = next((task_id for task_id in range(count) if not is_finished(task_id)), count)
     if 0 < done < count:
