@@ -69,6 +69,11 @@ def of_task(values: Sequence[Any], task_id: int) -> Any:
     return values[task_id] if len(values) > 1 else values[0]
 
 
+def task_iterations(options: MTILOptions, task_id: int, epoch: int) -> int:
+    """The length of one task in steps: its --iterations, or --epochs times the `epoch` steps of one."""
+    return of_task(options.iterations or [(options.epochs or 0) * epoch], task_id)
+
+
 def require_files(*paths: str | Path | None) -> None:
     """Raise UserError with every path that is given and does not exist."""
     if missing := [f"{path} does not exist." for path in paths if path and not Path(path).exists()]:

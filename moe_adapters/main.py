@@ -21,7 +21,7 @@ from common.errors import exit_cleanly
 from common.machine import Machine, choose_machine
 from common.mini import MINI
 from common.mini.weights import chooser_features
-from common.mtil import load_set, of_task, require_files
+from common.mtil import load_set, of_task, require_files, task_iterations
 from common.options import settings
 from common.runs import Run, file_md5, save_tensors, write_text
 from common.training.batches import Batches
@@ -267,10 +267,9 @@ def read_frozen_list(path: Path) -> list[str]:
 
 
 def training_options(options: Options, task_id: int, epoch: int) -> TrainingOptions:
-    iterations = of_task(options.iterations, task_id) if options.iterations else options.epochs * epoch
     return TrainingOptions(
         lr=of_task(options.lr, task_id),
-        iterations=iterations,
+        iterations=task_iterations(options, task_id, epoch),
         warmup=options.warmup_length,
         label_smoothing=options.ls,
         weight_decay=options.wd,

@@ -1,20 +1,23 @@
 """iCaRL as ZSCL's comparison runs it: exemplars of earlier data sets as reference images for distillation.
 
 No label of an exemplar is ever used (mtil/src/dynamic_dataset.py:L40-L110, mtil/src/models/icarl.py:L18-L121). A memory
-is a dict: data set name -> indices into its training images, in learning order; a stored index may occur twice.
+is a dict: task -> indices into its training images, in learning order; a stored index may occur twice. A task is a data
+set's name here, a number in the class-incremental half (cil/memory.py).
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from common.clip.model import CLIP
 from common.incremental.features import features_in_order
 from common.machine import Machine
 
 CANDIDATES = 30_000  # a data set's training images that may become exemplars: the first ones, in index order
-Memory = dict[str, list[int]]
+Memory = dict[Any, list[int]]
 
 
 def first_memory(name: str, images: int, memory_size: int) -> Memory:
@@ -23,25 +26,29 @@ def first_memory(name: str, images: int, memory_size: int) -> Memory:
 
 
 def updated_memory(
-    memory: Memory, name: str, features: Tensor, memory_size: int, quota: str = "upstream", herding: str = "upstream"
+    memory: Memory, task: Any, features: Tensor, memory_size: int, quota: str = "upstream", herding: str = "upstream"
 ) -> Memory:
-    """The memory after one more data set, from the normalised features (n, D) of its candidates.
+    """The memory after one more task, from the normalised features (n, D) of its candidates.
 
-    Stored sets are cut to their first K / t exemplars, t counting the new one. Quirk (quota="upstream"): the new set
-    gets K - K / t instead of K / t, so the memory outgrows K from the third set on.
+    Stored tasks are cut to their first K / t exemplars, t counting the new one. Quirk (quota="upstream"): the new task
+    gets K - K / t instead of K / t, all of K if it is the first, so the memory outgrows K from the third task on.
     """
     share = memory_size // (len(memory) + 1)
     kept = {old: indices[:share] for old, indices in memory.items()}
-    new = share if quota == "exact" else memory_size - share
-    return kept | {name: herd(features, new, herding)}
+    new = share if quota == "exact" else memory_size - share or memory_size
+    return kept | {task: herd(features, new, herding)}
 
 
-def candidate_features(model: CLIP, candidates: Dataset, batch_size: int, machine: Machine, name: str) -> Tensor:
-    """Normalised features (n, D) of the images that may become exemplars."""
+def candidate_features(
+    model: CLIP, images: Dataset, limit: int, batch_size: int, machine: Machine, name: str
+) -> Tensor:
+    """Normalised features (n, D) of the images that may become exemplars: the first `limit` of a task's."""
 
     def encode(images: Tensor) -> Tensor:
         return F.normalize(model.encode_image(images), dim=-1)
 
+    count: int = len(images)  # type: ignore[arg-type]  # torch's Dataset declares no length
+    candidates = Subset(images, range(min(count, limit)))
     return features_in_order(encode, candidates, batch_size, machine, f"herding/{name}")[0]
 
 

@@ -17,14 +17,13 @@ from common.errors import all_checked, exit_cleanly
 from common.machine import Machine, choose_machine
 from common.options import settings
 from common.runs import Run, file_md5
-from common.training.numerics import prepare
 from zscl.checkpoints import read_weights
 from zscl.evaluation import evaluate_one_model, evaluate_sequence, show_results
 from zscl.methods import folder_label, method_label
-from zscl.options import CURRENT, PREVIOUS, SEEN, Options, distils, is_sequence, parse, run_folder, tasks
+from zscl.options import PREVIOUS, Options, distils, is_sequence, parse, reference_sources, run_folder, tasks
 from zscl.reference import PARTS_OF_IMAGENET, class_prompts, reference_images, required_sets
-from zscl.sequence import learn_sequence, load_models
-from zscl.teacher import fingerprint
+from zscl.sequence import learn_sequence
+from zscl.teacher import fingerprint, load_models
 
 
 @exit_cleanly
@@ -32,8 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options)
     check_inputs(options)
-    models = load_models(options, machine)
-    prepare(machine, models.student, models.pretrained)
+    models = load_models(options.model, machine)
     if options.eval_only and not (options.load and Path(options.load).is_dir()):
         evaluate_one_model(options, machine, models.student, models.pretrained)
         return
@@ -73,12 +71,8 @@ def check_weights(options: Options, model: CLIP) -> None:
 def data_names(options: Options) -> list[str]:
     """Every data set that this call reads: tasks, reference images and sentences, test sets."""
     training = [] if options.eval_only else tasks(options)
-    reference = []
-    if training and distils(options):
-        own = options.ref_dataset in (None, CURRENT)
-        texts = training if options.text_datasets == [SEEN] else options.text_datasets or ()
-        named = None if options.ref_sentences == CURRENT else options.ref_sentences
-        reference = required_sets(training[0] if own else options.ref_dataset, named, texts)
+    sources = [reference_sources(options, task_id) for task_id in range(len(training)) if distils(options)]
+    reference = [name for source in sources for name in required_sets(*source)]
     return list(dict.fromkeys([*training, *reference, *(options.eval_datasets or [])]))
 
 

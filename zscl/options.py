@@ -174,6 +174,15 @@ def run_folder(options: Options) -> str | None:
     return mini_folder(options.save, options.scale)
 
 
+def reference_sources(options: Options, task_id: int) -> tuple[str, str | None, list[str]]:
+    """The reference images, the sentences and the data sets of --text-datasets that a task distils on, by name."""
+    current = tasks(options)[task_id]
+    images = current if options.ref_dataset in (None, CURRENT) else options.ref_dataset
+    sentences = current if options.ref_sentences == CURRENT else options.ref_sentences
+    seen = options.text_datasets == [SEEN]
+    return images, sentences, tasks(options)[: task_id + 1] if seen else options.text_datasets or []
+
+
 def distils(options: Options) -> bool:
     """Whether any loss of distillation is asked for; without one KD would be computed and thrown away."""
     return options.method != "finetune" and bool(distillation_terms(options))

@@ -4,18 +4,15 @@ method asks for (mtil/src/models/finetune.py:L100-L180, mtil/src/models/icarl.py
 
 import copy
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor
+import torch
 from torch.utils.data import ConcatDataset, Subset
 
-from common import clip, datasets
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
 from common.machine import Machine
-from common.mtil import of_task
+from common.mtil import load_set, of_task, task_iterations
 from common.runs import Run, write_text
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
@@ -23,40 +20,22 @@ from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, candidate_features, first_memory, updated_memory
 from zscl.options import (
-    CURRENT,
     ENSEMBLE_FLAGS,
     ICARL_LR,
     OTHER_ICARL_LR,
     PREVIOUS,
-    SEEN,
     Options,
     distillation_terms,
     distils,
+    reference_sources,
     tasks,
-)  # fmt: skip
+)
 from zscl.reference import reference_images, reference_tokens
-from zscl.teacher import KnownFeatures, Reference, fingerprint, keep, read_kept, sentence_features
+from zscl.teacher import Models, Reference, fingerprint, frozen_reference
 from zscl.training import TrainingOptions, joint_pass, train_task
 from zscl.weights import Weights, assign_, interpolate_, weights_of
 
 REFERENCE_STREAM = 1  # added to the seed: reference images are drawn apart from the task's (LwF draws the same set)
-
-
-@dataclass
-class Models:
-    """The student, CLIP as it was pre-trained (on the CPU until it is needed), and the two transforms."""
-
-    student: CLIP
-    pretrained: CLIP
-    train_transform: Callable
-    eval_transform: Callable
-    reference: Reference | None = None  # kept from task to task where nothing in it changes
-
-
-def load_models(options: Options, machine: Machine) -> Models:
-    pretrained, train_transform, eval_transform = clip.load(options.model, "cpu", precision="fp32")
-    student = copy.deepcopy(pretrained).to(machine.device)
-    return Models(student, pretrained.requires_grad_(False), train_transform, eval_transform)
 
 
 def learn_sequence(run: Run, options: Options, machine: Machine, models: Models) -> None:
@@ -71,7 +50,7 @@ def learn_sequence(run: Run, options: Options, machine: Machine, models: Models)
 
 def learn_task(run: Run, options: Options, machine: Machine, models: Models, task_id: int, before: Path | None) -> None:
     """One task, from the checkpoint `before` (or CLIP) to its own."""
-    name, student = tasks(options)[task_id], models.student
+    name, student, device = tasks(options)[task_id], models.student, machine.device
     student.zero_grad()  # gradients of the task before, which a copy as teacher would carry along
     if before is None:
         assign_(weights_of(student), weights_of(models.pretrained))
@@ -80,26 +59,24 @@ def learn_task(run: Run, options: Options, machine: Machine, models: Models, tas
     memory = memory_before(run, options, machine, models, task_id) if options.method == "icarl" else None
     seed_everything(options.seed)
     data = load_set(options, name, models.train_transform)
-    batches = Batches(data.train, options.batch_size, options.seed, machine.workers, machine.device)
-    iterations = of_task(options.iterations, task_id) if options.iterations else options.epochs * len(batches)
-    joint = joint_pass(options.reference_pass, machine.device)
+    batches = Batches(data.train, options.batch_size, options.seed, machine.workers, device)
     reference = build_reference(options, machine, models, task_id, before, memory)
-    tokens = training_prompts(data.classnames, options.template or data.templates[0]).to(machine.device)
+    tokens = training_prompts(data.classnames, options.template or data.templates[0]).to(device)
     pretrained, watch = clip_weights(options, machine, models), watcher(options, machine, student)
-    training = training_options(options, task_lr(options, task_id), iterations, len(batches), joint)
+    training = training_options(options, task_id, len(batches), device)
     train_task(student, lambda step: tokens, batches, reference, pretrained, training, name, run.steps, watch)
     if reference:
         reference.teacher.to("cpu")
         reference.keep()
-    run.record(cost_records(name, task_id + 1, run.seconds, machine.device))
+    run.record(cost_records(name, task_id + 1, run.seconds, device))
     save_weights(run.folder / f"{name}.pth", student)
 
 
-def training_options(options: Options, lr: float, iterations: int, epoch: int, joint: bool) -> TrainingOptions:
+def training_options(options: Options, task_id: int, epoch: int, device: torch.device) -> TrainingOptions:
     """The loop's options for one task; `epoch` is its number of batches an epoch."""
     return TrainingOptions(
-        lr=lr,
-        iterations=iterations,
+        lr=task_lr(options, task_id),
+        iterations=task_iterations(options, task_id, epoch),
         warmup=options.warmup_length,
         label_smoothing=options.ls,
         weight_decay=options.wd,
@@ -116,14 +93,10 @@ def training_options(options: Options, lr: float, iterations: int, epoch: int, j
         mv_avg_model=options.mv_avg_model,
         wise_merge=options.wise_ft_model if options.wise_merge else None,
         wise_ft_alpha=options.wise_ft_alpha,
-        joint_pass=joint,
+        joint_pass=joint_pass(options.reference_pass, device),
         loss_interval=options.loss_interval,
         eval_interval=epoch if options.eval_every_epoch else options.eval_interval or 0,
     )
-
-
-def load_set(options: Options, name: str, transform: Callable) -> datasets.ImageSet:
-    return datasets.load(name, options.data_location, transform, None, verify=not options.no_verify)
 
 
 def task_lr(options: Options, task_id: int) -> float:
@@ -152,27 +125,16 @@ def build_reference(
         return None
     if models.reference:
         return models.reference
-    current = tasks(options)[task_id]
-    ref_dataset = options.ref_dataset if options.ref_dataset not in (None, CURRENT) else current
-    ref_sentences = current if options.ref_sentences == CURRENT else options.ref_sentences
-    teacher = teacher_of(options, models, before)
+    teacher, sources = teacher_of(options, models, before), reference_sources(options, task_id)
     stays = options.ref_model != PREVIOUS and not options.ref_wise  # other tasks and runs have this teacher too
     folder = Path(options.cache_dir).expanduser() if stays and options.cache_dir != "none" else None
-    how = [machine.device.type, *machine.settings.values()]
-    key = fingerprint(teacher.state_dict(), *how) if folder else ""
-    texts = tasks(options)[: task_id + 1] if options.text_datasets == [SEEN] else options.text_datasets or ()
-    root, verify = options.data_location, not options.no_verify
-    tokens = reference_tokens(root, ref_dataset, ref_sentences, texts, options.num, verify)
-    sentences = features_of_sentences(machine, teacher, tokens, folder, key)
-    stream, images_key = reference_stream(options, machine, models, ref_dataset, memory)
-    kept_at = folder / f"images-{fingerprint(key, images_key)}.pth" if folder and images_key else None
-    known = KnownFeatures(machine.device)
-    if found := read_kept(kept_at):
-        known.load_state_dict(found)
-    reference = Reference(teacher, stream, tokens, sentences, known, kept_at)
-    given = options.ref_dataset, options.ref_sentences
-    changes = given != (ref_dataset, ref_sentences) or options.text_datasets == [SEEN]
-    if stays and not changes:
+    tokens = reference_tokens(options.data_location, *sources, options.num, not options.no_verify)
+    batches, drawn = reference_batches(options, machine, models, sources[0], memory)
+    key = fingerprint(teacher.state_dict(), machine.device.type, *machine.settings.values()) if folder else ""
+    sentences_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
+    images_at = folder / f"images-{fingerprint(key, drawn)}.pth" if folder and drawn else None
+    reference = frozen_reference(teacher, batches, tokens, machine.device, sentences_at, images_at)
+    if stays and sources == (options.ref_dataset, options.ref_sentences, options.text_datasets or []):
         models.reference = reference
     return reference
 
@@ -192,18 +154,7 @@ def teacher_of(options: Options, models: Models, before: Path | None) -> CLIP:
     return teacher
 
 
-def features_of_sentences(machine: Machine, teacher: CLIP, tokens: Tensor, folder: Path | None, key: str) -> Tensor:
-    """The teacher's features (M, D) of tokens (M, 77), read from `folder` when an earlier run left them there."""
-    kept_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
-    if found := read_kept(kept_at):
-        return found["features"].to(machine.device)
-    features = sentence_features(teacher.to(machine.device), tokens.to(machine.device))
-    teacher.to("cpu")  # until an image comes whose features are not known
-    keep(kept_at, {"features": features.cpu()})
-    return features
-
-
-def reference_stream(
+def reference_batches(
     options: Options, machine: Machine, models: Models, ref_dataset: str, memory: Memory | None
 ) -> tuple[Batches, str]:
     """The batches of reference images, and what decides them as far as other runs can share it ("" for exemplars).
@@ -212,8 +163,9 @@ def reference_stream(
     """
     seed = options.seed + REFERENCE_STREAM
     if memory is None:
-        verify = not options.no_verify
-        images = reference_images(ref_dataset, options.data_location, models.eval_transform, options.num, verify)
+        images = reference_images(
+            ref_dataset, options.data_location, models.eval_transform, options.num, not options.no_verify
+        )
         examples, key = images.train, fingerprint(images.fingerprint, options.batch_size, seed)
     else:
         sets = {name: load_set(options, name, models.eval_transform).train for name in memory}
@@ -242,8 +194,7 @@ def memory_before(run: Run, options: Options, machine: Machine, models: Models, 
         memory = first_memory(name, len(data), options.memory_size)
     else:
         load_weights_(models.student, run.folder / f"{name}.pth")
-        candidates = Subset(data, range(min(len(data), CANDIDATES)))
-        features = candidate_features(models.student, candidates, options.batch_size_eval, machine, name)
+        features = candidate_features(models.student, data, CANDIDATES, options.batch_size_eval, machine, name)
         memory = updated_memory(older, name, features, options.memory_size, options.icarl_quota, options.icarl_herding)
     write_text(path, json.dumps(memory))
     return memory

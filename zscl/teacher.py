@@ -5,6 +5,7 @@ step). Reference images have the deterministic evaluation transform, so their fe
 first pass over the images computes them batch by batch; later passes, tasks and runs read them.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +16,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common import clip
 from common.clip.model import CLIP
+from common.datasets.images import Transform
 from common.errors import UserError
+from common.machine import Machine
 from common.runs import load_tensors, save_tensors
-from common.training.batches import BatchStream
+from common.training.batches import Batches
 from common.training.distributed import all_gather_rows
+from common.training.numerics import prepare
 
 SENTENCES_AT_ONCE = 512
 
@@ -59,14 +64,14 @@ class KnownFeatures:
 
 @dataclass
 class Reference:
-    """Reference images and sentences of a task, and the frozen teacher that sees them.
+    """Reference images and sentences of a task, and the teacher that sees them: frozen (`frozen_reference`).
 
-    The teacher's features are kept where they cannot change: of images by index in `known`, of sentences in `E`. Quirk:
-    the aliased teacher of the released class-incremental code is the student itself, so nothing is kept (both None).
+    Quirk: the aliased teacher of the released class-incremental code is the student itself, of whose features nothing
+    can be kept (`E` and `known` are None).
     """
 
     teacher: CLIP
-    batches: BatchStream  # reference images under a transform that draws nothing; labels are ignored
+    batches: Batches  # reference images; labels are ignored
     tokens: Tensor  # of the sentences, (M, L)
     E: Tensor | None  # their normalised features (M, D)
     known: KnownFeatures | None
@@ -86,9 +91,54 @@ class Reference:
         return all_gather_rows(F.normalize(features, dim=-1), count)
 
     def keep(self) -> None:
-        """Leave what the teacher said of the images to later tasks and runs, where they share it."""
+        """Leave the teacher's features of the images to later tasks and runs, where they share them."""
         if self.known:
             keep(self.kept_at, self.known.state_dict())
+
+
+def frozen_reference(
+    teacher: CLIP,
+    batches: Batches,
+    tokens: Tensor,
+    device: torch.device,
+    sentences_at: Path | None = None,
+    images_at: Path | None = None,
+    images_stay: bool = True,
+) -> Reference:
+    """A reference to a teacher that does not change, so that it encodes the sentences once: here, or in an earlier run.
+
+    Its features are read from `sentences_at` and `images_at`, where those files exist, and kept there. `images_stay`:
+    their transform draws nothing, so that each image is encoded once, too.
+    """
+    if kept := read_kept(sentences_at):
+        E = kept["features"].to(device)
+    else:
+        E = sentence_features(teacher.to(device), tokens.to(device))
+        teacher.to("cpu")  # until an image comes whose features are not known
+        keep(sentences_at, {"features": E.cpu()})
+    known = KnownFeatures(device) if images_stay else None
+    if known and (kept := read_kept(images_at)):
+        known.load_state_dict(kept)
+    return Reference(teacher, batches, tokens, E, known, images_at)
+
+
+@dataclass
+class Models:
+    """What a run carries from task to task."""
+
+    student: CLIP
+    pretrained: CLIP  # on the CPU until it is needed
+    train_transform: Transform
+    eval_transform: Transform
+    reference: Reference | None = None  # of an earlier task, where later ones distil on the same
+
+
+def load_models(name: str, machine: Machine) -> Models:
+    """CLIP in float32 as the student on the machine's device, and as it was pre-trained."""
+    pretrained, train_transform, eval_transform = clip.load(name, "cpu", precision="fp32")
+    student = copy.deepcopy(pretrained).to(machine.device)
+    prepare(machine, student, pretrained)
+    return Models(student, pretrained.requires_grad_(False), train_transform, eval_transform)
 
 
 # Kept on disk, for the next task and the next run

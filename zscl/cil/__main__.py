@@ -7,10 +7,6 @@ One process learns the tasks of a class order one after the other and tests afte
 (cil/main.py:L24-L77). --help lists all keys.
 """
 
-import copy
-
-from common import clip
-from common.clip.model import CLIP
 from common.errors import exit_cleanly
 from common.evaluation.seen_classes import PooledTest
 from common.incremental.data import IncrementalData, check_inputs, load_data
@@ -21,11 +17,10 @@ from common.machine import Machine, choose_machine
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
-from common.training.numerics import prepare
 from zscl.cil.memory import check_memory
 from zscl.cil.options import Options, method_label, parse, training_options
 from zscl.cil.reference import reference_fingerprint, task_reference, texts_of
-from zscl.teacher import Reference
+from zscl.teacher import Models, load_models
 from zscl.training import train_task, trainable_parameters
 
 
@@ -34,47 +29,35 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options)
     check_inputs(options, lambda: reference_fingerprint(options))
-    pretrained = clip.load(options.model_name, "cpu", precision="fp32")[0].requires_grad_(False)
-    data = load_data(options, pretrained.visual.input_resolution)
+    models = load_models(options.model_name, machine)
+    data = load_data(options, models.student.visual.input_resolution)
     check_memory(options, data)
     more = {"reference": reference_fingerprint(options)}
     run = open_run("zscl", method_label(options), options, data, machine, more)
-    model = copy.deepcopy(pretrained).to(machine.device)
     test = PooledTest(data.test, data.scenario, options.eval_transform, options.batch_size, machine.workers)
-    prepare(machine, model, pretrained)
-    steps, reference = tested_steps(run), None
+    steps = tested_steps(run)
     for task_id in range(len(steps), len(data.scenario.tasks)):
         if options.method != "zeroshot":
-            reference = learn_task(run, options, machine, data, task_id, model, pretrained, reference)
-        test_task(run, options, data, test, steps, model)
-    trained = [] if options.method == "zeroshot" else trainable_parameters(model, "whole")
+            learn_task(run, options, machine, data, task_id, models)
+        test_task(run, options, data, test, steps, models.student)
+    trained = [] if options.method == "zeroshot" else trainable_parameters(models.student, "whole")
     finish_run(run, data, steps, sum(parameter.numel() for parameter in trained))
 
 
 def learn_task(
-    run: Run,
-    options: Options,
-    machine: Machine,
-    data: IncrementalData,
-    task_id: int,
-    model: CLIP,
-    pretrained: CLIP,
-    before: Reference | None,
-) -> Reference | None:
-    """One task, from the weights after the one before it to its checkpoint, which is read if it is there.
-
-    `before` is what an earlier task distilled on; what this one did is returned.
-    """
+    run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, models: Models
+) -> None:
+    """One task, from the weights after the one before it to its checkpoint, which is read if it is there."""
+    model, device, seed = models.student, machine.device, options.stream_seed(task_id, "training")
     if task_path(run.folder, task_id).exists():
         model.load_state_dict(load_checkpoint(run, task_id))
-        return before
+        return
     if task_id:
         model.load_state_dict(load_checkpoint(run, task_id - 1))
-    device, seed = machine.device, options.stream_seed(task_id, "training")
     seed_everything(seed)
     task = task_subset(data.train, data.scenario, task_id)
     batches = Batches(task, options.batch_size, seed, machine.workers, device)
-    reference = task_reference(run, options, machine, data, task_id, model, pretrained, before)
+    reference = task_reference(run, options, machine, data, task_id, models)
     prompts, training = texts_of(options, data, task_id, device), training_options(options, len(batches), device)
     first_class, stage = data.scenario.tasks[task_id].start, f"train/task {task_id}"
     model.train()
@@ -84,7 +67,6 @@ def learn_task(
         reference.keep()
     run.record(cost_records(f"task {task_id}", task_id + 1, run.seconds, device))
     save_checkpoint(run, task_id, model.state_dict())
-    return reference
 
 
 if __name__ == "__main__":

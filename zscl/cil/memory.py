@@ -1,13 +1,12 @@
 """iCaRL's exemplars in the class-incremental protocol (cil/continual_clip/dynamic_dataset.py).
 
 They are chosen before a task is learned, from its first 10,000 samples by herding over the whole task, and feed the
-distillation terms only: no label of an exemplar is used. A memory is a list of tasks, each a list of indices into the
-task's samples. The images are random crops, frozen when they are chosen; the crop of a sample follows from the seed,
-so that indices are all that has to be kept.
+distillation terms only: no label of an exemplar is used. The images are random crops, frozen when they are chosen; the
+crop of a sample follows from the seed, so that indices are all that has to be kept.
 """
 
 import json
-from collections.abc import Sequence
+from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
@@ -20,11 +19,11 @@ from common.machine import Machine
 from common.runs import Run, write_text
 from common.training.batches import DrawnSamples
 from zscl.cil.options import Options
-from zscl.icarl import candidate_features, herd
+from zscl.icarl import Memory, candidate_features, updated_memory
 
 CANDIDATES = 10_000  # a task's samples that may become exemplars: the first ones
 EXEMPLARS_AT_ONCE = 64  # a constant in the original's code, whatever the batch size
-Memory = list[list[int]]
+RULES = {False: ("exact", "fixed"), True: ("upstream", "upstream")}  # quota and herding by icarl_compat
 
 
 def check_memory(options: Options, data: IncrementalData) -> None:
@@ -39,33 +38,28 @@ def check_memory(options: Options, data: IncrementalData) -> None:
         )
 
 
-def updated_memory(memory: Memory, features: Tensor, memory_size: int, compat: bool = False) -> Memory:
-    """The memory with the exemplars of one more task, from the normalised features (n, D) of its candidates.
-
-    With t tasks the stored ones keep their first K / t and the new one gets K / t. Quirk (compat): the new one gets
-    K - K / t, all of K if it is the first, so the memory grows to nearly 2 K; and its images are taken by a stale
-    index, other ones than herding chose and some of them twice.
-    """
-    share = memory_size // (len(memory) + 1)
-    new = (memory_size - share or memory_size) if compat else share
-    return [*(indices[:share] for indices in memory), herd(features, new, "upstream" if compat else "fixed")]
-
-
 def memory_at(run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, model: CLIP) -> Memory:
     """The memory that task `task_id` distils on, its own exemplars included; `model` is the one before the task.
 
-    Kept in task_<k>.memory.json.
+    Kept in task_<k>.memory.json, the indices of task after task.
     """
-    path = run.folder / f"task_{task_id}.memory.json"
+    path = memory_path(run, task_id)
     if path.exists():
-        return json.loads(path.read_text())
-    earlier = json.loads((run.folder / f"task_{task_id - 1}.memory.json").read_text()) if task_id else []
+        return read_memory(path)
+    earlier = read_memory(memory_path(run, task_id - 1)) if task_id else {}
     crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), options.stream_seed(task_id, "exemplars"))
-    candidates = Subset(crops, range(min(len(crops), CANDIDATES)))
-    features = candidate_features(model, candidates, options.batch_size, machine, f"task {task_id}")
-    memory = updated_memory(earlier, features, options.memory_size, options.icarl_compat)
-    write_text(path, json.dumps(memory))
+    features = candidate_features(model, crops, CANDIDATES, options.batch_size, machine, f"task {task_id}")
+    memory = updated_memory(earlier, task_id, features, options.memory_size, *RULES[options.icarl_compat])
+    write_text(path, json.dumps(list(memory.values())))
     return memory
+
+
+def memory_path(run: Run, task_id: int) -> Path:
+    return run.folder / f"task_{task_id}.memory.json"
+
+
+def read_memory(path: Path) -> Memory:
+    return dict(enumerate(json.loads(path.read_text())))
 
 
 class FrozenCrops(Dataset):
@@ -81,10 +75,10 @@ class FrozenCrops(Dataset):
         return self.samples[index, index]
 
 
-def exemplars(options: Options, data: IncrementalData, memory: Sequence[Sequence[int]]) -> Dataset:
+def exemplars(options: Options, data: IncrementalData, memory: Memory) -> Dataset:
     """The stored images, task after task, each in the order chosen."""
     parts = []
-    for task_id, indices in enumerate(memory):
+    for task_id, indices in memory.items():
         crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), options.stream_seed(task_id, "exemplars"))
         parts.append(Subset(crops, indices))
     return ConcatDataset([part for part in parts if len(part)])

@@ -12,7 +12,7 @@
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from common import datasets
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts, tokenize
-from common.datasets.images import ImageFiles, Transform, fingerprint
+from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
 from common.datasets.transforms import clip_eval
 from common.errors import UserError
 from common.incremental.data import IncrementalData
@@ -35,7 +35,7 @@ from common.training.batches import Batches
 from zscl.cil.memory import EXEMPLARS_AT_ONCE, exemplars, memory_at
 from zscl.cil.options import PREVIOUS_MODEL, Options
 from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
-from zscl.teacher import KnownFeatures, Reference, read_kept, sentence_features
+from zscl.teacher import Models, Reference, frozen_reference
 
 KNOWN_FEATURES = "reference_features.pth"  # ZSCL's teacher never changes: what it said of an image serves later tasks
 EXTRA_CAPTIONS = 100  # of ce_method ext, a step
@@ -44,63 +44,46 @@ Texts = Callable[[int], Tensor]  # step -> prompts (K, L)
 
 
 def task_reference(
-    run: Run,
-    options: Options,
-    machine: Machine,
-    data: IncrementalData,
-    task_id: int,
-    model: CLIP,
-    pretrained: CLIP,
-    before: Reference | None,
+    run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, models: Models
 ) -> Reference | None:
-    """What the task distils on; None for fine-tuning. `before` is an earlier task's, if at hand."""
+    """What the task distils on; None for fine-tuning. `models.student` holds the weights before the task."""
     if options.method == "ZSCL":
-        return pretrained_reference(run, options, machine, task_id, pretrained, before)
+        return pretrained_reference(run, options, machine, task_id, models)
     if options.method in PREVIOUS_MODEL:
-        return previous_reference(run, options, machine, data, task_id, model)
+        return previous_reference(run, options, machine, data, task_id, models.student)
     return None
 
 
-def pretrained_reference(
-    run: Run, options: Options, machine: Machine, task_id: int, pretrained: CLIP, before: Reference | None
-) -> Reference:
-    """ZSCL's: the same at every task but for the order of the images; `before` is an earlier task's, if at hand."""
-    if before:
-        images = before.batches.samples.dataset
-        return replace(before, batches=reference_batches(images, options, machine, task_id))
-    source = reference_set(options, clip_eval(pretrained.visual.input_resolution))
-    known, kept_at = KnownFeatures(machine.device), run.path(KNOWN_FEATURES)
-    if kept := read_kept(kept_at):
-        known.load_state_dict(kept)
-    tokens = caption_tokens(source.captions).to(machine.device)
-    sentences = sentence_features(pretrained.to(machine.device), tokens)
-    batches = reference_batches(source.images, options, machine, task_id)
-    return Reference(pretrained, batches, tokens, sentences, known, kept_at)
+def pretrained_reference(run: Run, options: Options, machine: Machine, task_id: int, models: Models) -> Reference:
+    """ZSCL's: the same at every task but for the order of the images."""
+    if models.reference is None:
+        data = reference_set(options, clip_eval(models.pretrained.visual.input_resolution))
+        batches, tokens = reference_batches(data.train, options, machine, task_id), caption_tokens(data.classnames)
+        features_at = run.path(KNOWN_FEATURES)
+        models.reference = frozen_reference(models.pretrained, batches, tokens, machine.device, images_at=features_at)
+    images = models.reference.batches.samples.dataset
+    return replace(models.reference, batches=reference_batches(images, options, machine, task_id))
 
 
 def previous_reference(
-    run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, model: CLIP
+    run: Run, options: Options, machine: Machine, data: IncrementalData, task_id: int, student: CLIP
 ) -> Reference:
-    """Of LwF, LwF-VR and iCaRL: `model` holds the weights before task `task_id`, and so does the teacher."""
-    device, task = machine.device, data.scenario.tasks[task_id]
-    known = None
+    """Of LwF, LwF-VR and iCaRL: the teacher is the student as it is before task `task_id`."""
+    device, task, images_stay = machine.device, data.scenario.tasks[task_id], options.method == "iCaRL"
     if options.method == "iCaRL":
-        memory = memory_at(run, options, machine, data, task_id, model)
-        batches = Batches(
-            exemplars(options, data, memory), EXEMPLARS_AT_ONCE, 0, machine.workers, device, shuffle=False
-        )
-        known = KnownFeatures(device) if options.teacher == "snapshot" else None
+        memory = memory_at(run, options, machine, data, task_id, student)
+        stored = exemplars(options, data, memory)
+        batches = Batches(stored, EXEMPLARS_AT_ONCE, 0, machine.workers, device, shuffle=False)
     else:
         batches = reference_batches(task_subset(data.train, data.scenario, task_id), options, machine, task_id)
     tokens = data.tokens[task.start : task.stop]
     if options.method == "lwfvr":
         seed = options.stream_seed(task_id, "sentences")
         tokens = cut_prompts(random_sentences(generator=torch.Generator().manual_seed(seed)))
-    tokens = tokens.to(device)
     if options.teacher == "aliased":
-        return Reference(model, batches, tokens, None, None)
-    teacher = copy.deepcopy(model).requires_grad_(False)
-    return Reference(teacher, batches, tokens, sentence_features(teacher, tokens), known)
+        return Reference(student, batches, tokens.to(device), None, None)
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    return frozen_reference(teacher, batches, tokens, device, images_stay=images_stay)
 
 
 def reference_batches(images: Dataset, options: Options, machine: Machine, task_id: int) -> Batches:
@@ -112,35 +95,25 @@ def reference_batches(images: Dataset, options: Options, machine: Machine, task_
 # Reference images and captions
 
 
-@dataclass(frozen=True)
-class ReferenceSet:
-    """ZSCL's reference images, the captions, and what tells this choice of both from another."""
-
-    images: Dataset
-    captions: list[str]
-    fingerprint: dict[str, Any]
-
-
-def reference_set(options: Options, transform: Transform | None = None) -> ReferenceSet:
-    """The images and the captions that ref_dataset names.
+def reference_set(options: Options, transform: Transform | None = None) -> ImageSet:
+    """The images of ref_dataset as `train`, the captions as `classnames`, and the fingerprint of both.
 
     conceptual_captions: the rows whose images could be gathered, with their captions. Any data set's training images,
     or a folder's, stand in for the images where those cannot be had; the captions are then all of the caption file.
     Raises UserError for what is not there.
     """
-    name = options.ref_dataset
-    if name == CONCEPTUAL_CAPTIONS:
-        data = datasets.captioned_images(caption_root(options), transform)
-        return ReferenceSet(data.train, data.classnames, data.fingerprint | captions_fingerprint(data.classnames))
-    captions = datasets.captions(caption_root(options))
+    name, root = options.ref_dataset or "", caption_root(options)
     folder = Path(name).expanduser()
+    if name == CONCEPTUAL_CAPTIONS:
+        data = datasets.captioned_images(root, transform)
+        return replace(data, fingerprint=data.fingerprint | captions_fingerprint(data.classnames))
+    captions = datasets.captions(root)
     if folder.is_dir():
         images = folder_images(folder, transform)
-        found = fingerprint(images, None, folder)
+        data = ImageSet(name, images, None, captions, [], fingerprint(images, None, folder))
     else:
         data = datasets.load(name, options.dataset_root, transform, None, not options.no_verify)
-        images, found = data.train, data.fingerprint
-    return ReferenceSet(images, captions, found | captions_fingerprint(captions))
+    return replace(data, classnames=captions, fingerprint=data.fingerprint | captions_fingerprint(captions))
 
 
 def reference_fingerprint(options: Options) -> dict[str, Any]:
@@ -185,16 +158,16 @@ def texts_of(options: Options, data: IncrementalData, task_id: int, device: torc
     0: these alone. previous: then all earlier classes. ext: then 100 captions, drawn anew at each step.
     """
     scenario, task = data.scenario, data.scenario.tasks[task_id]
-    own = data.tokens[task.start : task.stop]
+    prompts = data.tokens[task.start : task.stop]
     if options.ce_method == "ext":
         captions = datasets.captions(caption_root(options))
         seed = options.stream_seed(task_id, "sentences")
-        return with_captions(own, tokenize(captions, CONTEXT, truncate="zscl"), seed, device)
+        return with_captions(prompts, tokenize(captions, CONTEXT, truncate="zscl"), seed, device)
     if options.ce_method == "previous":
         count = earlier_classes(scenario.seen(task_id), task, scenario.initial_increment, options.previous_compat)
-        own = torch.cat([own, data.tokens[:count]])
-    own = own.to(device)
-    return lambda step: own
+        prompts = torch.cat([prompts, data.tokens[:count]])
+    prompts = prompts.to(device)
+    return lambda step: prompts
 
 
 def earlier_classes(seen: int, task: range, initial_increment: int, compat: bool) -> int:
@@ -206,15 +179,16 @@ def earlier_classes(seen: int, task: range, initial_increment: int, compat: bool
     return max(0, seen - initial_increment) if compat else task.start
 
 
-def with_captions(own: Tensor, captions: Tensor, seed: int, device: torch.device, count: int = EXTRA_CAPTIONS) -> Texts:
+def with_captions(
+    prompts: Tensor, captions: Tensor, seed: int, device: torch.device, count: int = EXTRA_CAPTIONS
+) -> Texts:
     """The prompts and `count` of the captions (M, 77), drawn without replacement, others at each step."""
-    wide = F.pad(own, (0, captions.shape[1] - own.shape[1]))
-    everything = cut_prompts(torch.cat([wide, captions])).to(device)
-    own, captions = everything[: len(own)], everything[len(own) :]
+    wide = F.pad(prompts, (0, captions.shape[1] - prompts.shape[1]))
+    prompts, captions = cut_prompts(torch.cat([wide, captions])).to(device).split([len(prompts), len(captions)])
 
     def texts(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         drawn = torch.randperm(len(captions), generator=generator)[:count].to(device)
-        return torch.cat([own, captions[drawn]])
+        return torch.cat([prompts, captions[drawn]])
 
     return texts

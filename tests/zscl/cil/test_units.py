@@ -6,8 +6,9 @@ import torch.nn.functional as F
 
 from common.training.schedules import cil_cosine_with_warmup
 from tests.golden_files import Golden
-from zscl.cil.memory import updated_memory
+from zscl.cil.memory import RULES
 from zscl.cil.reference import earlier_classes, with_captions
+from zscl.icarl import updated_memory
 from zscl.losses import image_loss, text_loss
 from zscl.weights import WeightEnsemble, consolidate_
 
@@ -78,11 +79,11 @@ def test_the_step_that_divides_by_zero_upstream_has_the_full_rate() -> None:
 
 def memories(compat: bool) -> list[list[list[int]]]:
     """The memory after each of the fixture's tasks, from its recorded features."""
-    memory, found = [], []
+    memory, found = {}, []
     for task in range(len(SELECTION.meta["n"])):
         features = F.normalize(SELECTION[f"t{task}/features"].float(), dim=-1)
-        memory = updated_memory(memory, features, SELECTION.meta["memory_size"], compat)
-        found.append(memory)
+        memory = updated_memory(memory, task, features, SELECTION.meta["memory_size"], *RULES[compat])
+        found.append(list(memory.values()))
     return found
 
 
@@ -105,8 +106,8 @@ def test_exemplars_as_herding_means_them() -> None:
 def test_a_memory_larger_than_the_first_task_holds_all_of_it() -> None:
     features = F.normalize(torch.randn(5, 4, generator=torch.Generator().manual_seed(0)), dim=-1)
     for compat in (False, True):
-        assert len(updated_memory([], features, 20, compat)[0]) == 5
-        grown = updated_memory([[0, 1, 2, 3, 4]] * 2, features, 9, compat)
+        assert len(updated_memory({}, 0, features, 20, *RULES[compat])[0]) == 5
+        grown = updated_memory(dict.fromkeys(range(2), [0, 1, 2, 3, 4]), 2, features, 9, *RULES[compat]).values()
         assert [len(part) for part in grown] == ([3, 3, 5] if compat else [3, 3, 3])
 
 

@@ -14,9 +14,10 @@ from common.incremental.scenario import Scenario
 from common.training.schedules import cil_cosine_with_warmup
 from tests.golden_files import Golden
 from tests.zscl.trajectory import RecordedBatches
-from zscl.cil.memory import EXEMPLARS_AT_ONCE, updated_memory
+from zscl.cil.memory import EXEMPLARS_AT_ONCE, RULES
 from zscl.cil.options import KD_WEIGHT
 from zscl.cil.reference import earlier_classes
+from zscl.icarl import updated_memory
 from zscl.teacher import KnownFeatures, Reference, sentence_features
 from zscl.training import TrainingOptions, train_task
 from zscl.weights import Weights
@@ -146,7 +147,9 @@ class Replay:
             return None
         with torch.no_grad():
             features = F.normalize(self.model.encode_image(images), dim=-1)
-        self.memory = updated_memory(self.memory, features, golden.meta["memory"], compat=True)
+        stored_before = dict(enumerate(self.memory))
+        updated = updated_memory(stored_before, task_id, features, golden.meta["memory"], *RULES[True])
+        self.memory = list(updated.values())
         stored = torch.cat([samples("train", place)[0][indices] for place, indices in enumerate(self.memory)])
         in_order = drawn([list(range(len(stored)))] * steps, EXEMPLARS_AT_ONCE, steps)
         return self.previous(RecordedBatches(stored, None, in_order), own, KnownFeatures() if self.keeps else None)
