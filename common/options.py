@@ -350,6 +350,12 @@ def exclusive(options: Any, *names: str) -> Rule:
     return len(given) > 1, f"--{' and --'.join(given)} exclude each other; give one of them."
 
 
+def hand_on(kind: type[Options], options: object, **values: Any) -> Options:
+    """A dataclass of another `kind`: of these values, and else of what the options hold under the same names."""
+    names = {field.name for field in dataclasses.fields(kind)} - values.keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(options, name) for name in names if hasattr(options, name)}, **values)
+
+
 def check_rules(rules: Iterable[Rule]) -> None:
     """Raise UserError for the first rule that is broken."""
     for wrong, message in rules:

@@ -23,8 +23,7 @@ def save_weights(path: Path, model: CLIP) -> None:
 def read_weights(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     """The state dict of a checkpoint file, after holding every key and shape against the model.
 
-    Raises UserError for a file that is missing, damaged, of another network, or of a class-incremental run, whose
-    weights belong to no place in a sequence of MTIL.
+    Raises UserError for a file that is missing, damaged, of another network, or of a class-incremental run.
     """
     path = Path(path)
     weights = load_state_dict(path)
@@ -47,6 +46,6 @@ def load_weights_(model: CLIP, path: str | Path) -> None:
 @torch.no_grad()
 def average_weights_(model: CLIP, paths: list[str]) -> None:
     """--load_federate: the model's weights become the uniform average of these checkpoints'."""
-    found = [read_weights(path, model) for path in paths]
-    weights = weights_of(model)
-    assign_(weights, {name: sum(each[name] for each in found) / len(found) for name in weights})
+    all_weights = [read_weights(path, model) for path in paths]
+    sums = {name: sum((each[name] for each in all_weights), torch.zeros(())) for name in weights_of(model)}
+    assign_(weights_of(model), {name: total / len(all_weights) for name, total in sums.items()})

@@ -18,7 +18,7 @@ from common.machine import Machine
 from common.mtil import load_test_set, require_checkpoints
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
-from zscl.options import Options, run_folder, tasks
+from zscl.options import Options, run_folder, sequence
 from zscl.training import trainable_parameters
 from zscl.weights import Weights, assign_, copied, interpolate_, weights_of
 
@@ -30,15 +30,10 @@ def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...
     return accuracy(zeroshot_logits(image_features(model, test.pixels, batch_size), vectors), test.labels.to(device))
 
 
-def sequence_of(options: Options) -> list[str]:
-    """The data sets whose checkpoints are evaluated, in task order: the tasks, or those that --load must hold."""
-    return tasks(options) or options.eval_datasets or []
-
-
 def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP, pretrained: CLIP) -> None:
     """All cells that are not on record yet; row 0 is CLIP before any task. A test set is decoded once for all rows."""
     folder = Path(options.load) if options.eval_only and options.load else run.folder
-    files = [folder / f"{name}.pth" for name in sequence_of(options)[: options.first_tasks]]
+    files = [folder / f"{name}.pth" for name in sequence(options)[: options.first_tasks]]
     require_checkpoints(*files)
     missing = {
         name: [row for row in range(len(files) + 1) if not run.find(dataset=name, after_task=row, metric="accuracy")]
@@ -60,17 +55,18 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
 
 def show_results(run: Run, options: Options, model: CLIP) -> None:
     """The table, its CSV and picture, and Transfer / Avg / Last once the sequence is complete."""
-    sequence = sequence_of(options)
+    names = sequence(options)
     count = sum(parameter.numel() for parameter in trainable_parameters(model, options.train_mode))
-    run.record(metric_lines("all", len(sequence), {"trainable_parameters": count}, None))
-    finished = sequence[: options.first_tasks]
-    show_sequence(run, options.eval_datasets or (), finished, run.labels["method"], complete=finished == sequence)
+    run.record(metric_lines("all", len(names), {"trainable_parameters": count}, None))
+    finished = names[: options.first_tasks]
+    show_sequence(run, options.eval_datasets or (), finished, run.labels["method"], complete=finished == names)
     print(f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png")
 
 
 def watcher(options: Options, machine: Machine, model: CLIP) -> Callable[[int, Weights], None] | None:
     """For --eval-interval and --eval-every-epoch: prints the accuracies of the weights that would be saved now."""
-    if not (options.eval_interval or options.eval_every_epoch) or not options.eval_datasets:
+    names = options.eval_datasets
+    if not (options.eval_interval or options.eval_every_epoch) or not names:
         return None
     tests: dict[str, DecodedSet] = {}
 
@@ -79,7 +75,7 @@ def watcher(options: Options, machine: Machine, model: CLIP) -> Callable[[int, W
         student = weights_of(model)
         live = copied(student)
         assign_(student, weights)
-        for name in options.eval_datasets:
+        for name in names:
             tests[name] = tests.get(name) or load_test_set(options, machine, model, name)
             tqdm.write(f"step {step}, {name}: {evaluate(model, tests[name], options.batch_size_eval)[0]:.2f}")
         assign_(student, live)

@@ -20,8 +20,8 @@ from common.runs import Run, file_md5
 from zscl.checkpoints import read_weights
 from zscl.evaluation import evaluate_one_model, evaluate_sequence, show_results
 from zscl.methods import folder_label, method_label
-from zscl.options import PREVIOUS, Options, distils, is_sequence, parse, reference_sources, run_folder, tasks
-from zscl.reference import PARTS_OF_IMAGENET, class_prompts, reference_images, required_sets
+from zscl.options import PREVIOUS, Options, distils, is_sequence, parse, reference_sources, run_folder, sequence, tasks
+from zscl.reference import check_num, required_sets
 from zscl.sequence import learn_sequence
 from zscl.teacher import fingerprint, load_models
 
@@ -50,16 +50,8 @@ def check_inputs(options: Options) -> None:
     files = [options.load, None if options.ref_model == PREVIOUS else options.ref_model, *(options.load_federate or [])]
     mtil.check_inputs(options, data_names(options), files)
     if not options.eval_only and distils(options):
-        check_num(options)
-
-
-def check_num(options: Options) -> None:
-    """Raise UserError where there are fewer classes or images of ImageNet than --num says."""
-    root, num, verify = options.data_location, options.num, not options.no_verify
-    if options.ref_dataset in PARTS_OF_IMAGENET:
-        reference_images(options.ref_dataset, root, None, num, verify)
-    if "ImageNetSM" in (options.ref_sentences, *(options.text_datasets or ())):
-        class_prompts("ImageNetSM", root, num, verify)
+        sources, verify = (options.ref_dataset, options.ref_sentences, options.text_datasets), not options.no_verify
+        check_num(*sources, options.data_location, options.num, verify)
 
 
 def check_weights(options: Options, model: CLIP) -> None:
@@ -78,14 +70,14 @@ def data_names(options: Options) -> list[str]:
 
 def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
-    folder, names = run_folder(options) or Path(options.load) / "evaluation", tasks(options)
+    folder, names = run_folder(options) or Path(options.load or "") / "evaluation", tasks(options)
     name = "" if options.eval_only or is_sequence(options) else names[0]
     decides = settings(options) | {"train_dataset": names or None}  # iCaRL's too
     decides |= {"weights": weight_fingerprints(options), "data": data_fingerprints(options)}
     return runs.open_run(
         options, machine, folder, decides, paper="zscl",
         method=folder_label(options) if options.eval_only else method_label(options),
-        protocol=mtil.mtil_protocol(names or options.eval_datasets), backbone=options.model, scale=options.scale,
+        protocol=mtil.mtil_protocol(sequence(options)), backbone=options.model, scale=options.scale,
         seed=options.seed, name=name, outputs=[] if options.eval_only else [f"{data}.pth" for data in names],
     )  # fmt: skip
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from zscl.options import CURRENT, PREVIOUS, SEEN, Options, distillation_terms, distils, is_sequence, tasks
+from zscl.options import CURRENT, PREVIOUS, SEEN, Options, distillation_terms, distils, is_sequence, sequence, tasks
 
 CAPTIONS, CURRENT_PROMPTS, RANDOM, IMAGENET = "captions", "current prompts", "random sentences", "ImageNet prompts"
 TERM_NAMES = {"img": "image", "txt": "text", "ii": "image-image", "mse": "feature MSE"}
@@ -29,8 +29,8 @@ def method_label(options: Options) -> str:
 
 def folder_label(options: Options) -> str:
     """For --eval-only: the label of the run that left the checkpoints in --load, else of the flags, else the folder."""
-    folder, names = Path(options.load), tasks(options) or options.eval_datasets
-    for path in (folder / "config.yaml", folder / f"{names[-1]}.config.yaml"):
+    folder = Path(options.load or "")
+    for path in (folder / "config.yaml", folder / f"{sequence(options)[-1]}.config.yaml"):
         if path.exists():
             return yaml.safe_load(path.read_text())["labels"]["method"]
     label = method_label(options)
@@ -48,8 +48,8 @@ def distillation(options: Options) -> tuple[str, list[str]]:
         base, usual = ("LwF-VR", (images, RANDOM, by)) if texts == RANDOM else ("LwF", (images, CURRENT_PROMPTS, by))
     else:
         base, usual = "ZSCL-", ("ImageNet images", IMAGENET, "CLIP")
-    found = (images, texts, by if by == usual[2] else f"teacher {by}")
-    differing = [part for part, expected in zip(found, usual) if part != expected]
+    parts = (images, texts, by if by == usual[2] else f"teacher {by}")
+    differing = [part for part, expected in zip(parts, usual) if part != expected]
     terms = distillation_terms(options)
     differing += [] if terms == ("img", "txt") else [" + ".join(TERM_NAMES[term] for term in terms) + " loss"]
     differing += ["half weight"] if options.weight_adjust else []
@@ -72,8 +72,9 @@ def sentences(options: Options) -> str:
     if named := options.text_datasets:
         return "all prompts seen" if named == [SEEN] else "prompts of " + " ".join(named)
     source = options.ref_sentences or (CURRENT if options.method == "icarl" else options.ref_dataset)
-    named = {"conceptual_captions": CAPTIONS, "random": RANDOM, "ImageNetSUB": IMAGENET}  # all 1000 prompts
-    return named.get(source, f"{_current(options, source)} prompts")
+    if source == "ImageNetSUB":  # all 1000 prompts
+        return IMAGENET
+    return {"conceptual_captions": CAPTIONS, "random": RANDOM}.get(source or "", f"{_current(options, source)} prompts")
 
 
 def teacher(options: Options) -> str:
@@ -96,6 +97,6 @@ def weight_space(options: Options) -> list[str]:
     return parts
 
 
-def _current(options: Options, name: str) -> str:
+def _current(options: Options, name: str | None) -> str | None:
     """`current` where a one-task call names its own data set."""
     return CURRENT if [name] == tasks(options) else name

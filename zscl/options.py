@@ -5,7 +5,6 @@ sets are a sequence that one process learns. Three words stand for what differs 
 current` and `--ref-sentences current`, `--ref-model previous`, `--text-datasets seen`.
 """
 
-import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from common.datasets import canonical
 from common.datasets.layout import CAPTIONS
 from common.mtil import MTILOptions, mtil_names, mtil_rules
-from common.options import SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
+from common.options import LARGEST_COUNT, SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
 from common.runs import mini_folder
 from zscl.reference import CLASS_SETS, IMAGE_SOURCES, SENTENCE_SOURCES, class_count, subset_size
 
@@ -36,9 +35,9 @@ def known_order(names: list[str]) -> list[str]:
     return names
 
 
-def source(known: Collection[str], word: str = "") -> Callable[[str], str]:
+def one_of(names: Collection[str], word: str) -> Callable[[str], str]:
     """The `convert` of an option that names one of these data sets, or `word`. It raises UserError for other names."""
-    return lambda name: name if name == word else canonical(name, known)
+    return lambda name: name if name == word else canonical(name, names)
 
 
 def text_sources(names: list[str]) -> list[str]:
@@ -47,7 +46,7 @@ def text_sources(names: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Options(MTILOptions, ignored(UNREAD, "read nowhere on MTIL upstream")):
+class Options(MTILOptions, ignored(UNREAD, "read nowhere on MTIL upstream")):  # type: ignore[misc]  # made at run time
     """ZSCL's own flags, before those that MoE-Adapters has too."""
 
     method: str = option("finetune", "ZSCL distils; lwf is finetune and lwa ZSCL, as in the older scripts",
@@ -70,9 +69,9 @@ class Options(MTILOptions, ignored(UNREAD, "read nowhere on MTIL upstream")):
     weight_adjust: bool = option(False, "weight 0.5 on L_img, L_txt, L_ii")
     T: float = option(2.0, "temperature", above=0)
     ref_dataset: str | None = option(None, "ImageNet, ImageNetSM, ImageNetSUB, a data set, or current: the task's",
-        convert=source(IMAGE_SOURCES, CURRENT))
+        convert=one_of(IMAGE_SOURCES, CURRENT))
     ref_sentences: str | None = option(None, "conceptual_captions, random, a set's prompts, current",
-        convert=source(SENTENCE_SOURCES, CURRENT))
+        convert=one_of(SENTENCE_SOURCES, CURRENT))
     text_datasets: list[str] | None = option(None, "prompts of these; seen: all learnt", convert=text_sources)
     ref_model: str | None = option(None, "the teacher's checkpoint, or previous; default: pre-trained CLIP")
     ref_wise: bool = option(False, "teacher = (1 - alpha) CLIP + alpha theta0")
@@ -107,8 +106,8 @@ class Options(MTILOptions, ignored(UNREAD, "read nowhere on MTIL upstream")):
 
 def parse(argv: list[str] | None = None) -> Options:
     """Read and check the command line; raises UserError for what contradicts itself or is missing."""
-    about = "ZSCL (arXiv 2303.06628) and its baselines on MTIL: train a task or a sequence, evaluate it."
-    options = read(Options, argv, "zscl.main", about, "Try: bash zscl/scripts/ZSCL.sh 1 --scale mini.")
+    description = "ZSCL (arXiv 2303.06628) and its baselines on MTIL: train a task or a sequence, evaluate it."
+    options = read(Options, argv, "zscl.main", description, "Try: bash zscl/scripts/ZSCL.sh 1 --scale mini.")
     check_rules([*_method_rules(options), *mtil_rules(options, tasks(options)), *_rules(options)])
     if "ImageNetSM" in (options.ref_dataset, options.ref_sentences, *(options.text_datasets or ())):
         class_count(options.num, IMAGENET[0])
@@ -120,13 +119,13 @@ def parse(argv: list[str] | None = None) -> Options:
 def _method_rules(options: Options) -> list[Rule]:
     training, icarl, terms = not options.eval_only, options.method == "icarl", distillation_terms(options)
     size, count = options.memory_size, len(tasks(options))
-    own = "--method icarl distils on exemplars and the task's prompts: leave out --ref-dataset, --ref-sentences and "
+    exemplars = "--method icarl distils on exemplars and the task's prompts: leave out --ref-dataset, --ref-sentences and "
     needs = "--method ZSCL distils on reference images: --ref-dataset is missing (ImageNet in the paper; current: LwF)."
     return [
         (icarl and training and (options.train_dataset or not options.dataset_order),
          "--method icarl learns all tasks in one process: give --dataset_order instead of --train-dataset."),
         (icarl and training and options.load, "--method icarl starts from CLIP: --load does not go with it."),
-        (icarl and (options.ref_dataset or options.ref_sentences or options.text_datasets), own + "--text-datasets."),
+        (icarl and (options.ref_dataset or options.ref_sentences or options.text_datasets), exemplars + "--text-datasets."),
         (icarl and size < count, f"--memory_size {size}: {count} tasks share the exemplars. Give {count} or more."),
         (not icarl and options.dataset_order, "--dataset_order belongs to --method icarl; use --train-dataset."),
         (options.method == "ZSCL" and training and not options.ref_dataset, needs),
@@ -138,7 +137,8 @@ def _method_rules(options: Options) -> list[Rule]:
 def _rules(options: Options) -> list[Rule]:
     training, folder = not options.eval_only, options.load and Path(options.load).is_dir()
     nameless = [name for name in (*tasks(options), *(options.eval_datasets or ())) if name in NAMELESS]
-    averages, shortest = any(getattr(options, flag) for flag in ENSEMBLE_FLAGS), min(options.iterations or [math.inf])
+    averages = any(getattr(options, flag) for flag in ENSEMBLE_FLAGS)
+    shortest = min(options.iterations or [LARGEST_COUNT])
     return [
         (nameless, f"{', '.join(nameless)} has no class names here: it is neither a task nor a test set."),
         (not training and not options.eval_datasets and (folder or not options.save),
@@ -162,6 +162,11 @@ def _rules(options: Options) -> list[Rule]:
 def tasks(options: Options) -> list[str]:
     """The data sets that are learned one after the other; none where --eval-only names none."""
     return mtil_names(options.dataset_order or []) if options.method == "icarl" else options.train_dataset or []
+
+
+def sequence(options: Options) -> list[str]:
+    """The data sets whose checkpoints are evaluated, in task order: the tasks, or with --eval-only the test sets."""
+    return tasks(options) or options.eval_datasets or []
 
 
 def is_sequence(options: Options) -> bool:

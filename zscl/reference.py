@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,6 +47,21 @@ def required_sets(
     return list(dict.fromkeys(names))
 
 
+def check_num(
+    ref_dataset: str | None,
+    ref_sentences: str | None,
+    text_datasets: Sequence[str] | None,
+    root: str | Path,
+    num: float,
+    verify: bool,
+) -> None:
+    """Raise UserError where there are fewer classes or images of ImageNet than --num says."""
+    if ref_dataset in PARTS_OF_IMAGENET:
+        reference_images(ref_dataset, root, None, num, verify)
+    if "ImageNetSM" in (ref_sentences, *(text_datasets or ())):
+        class_prompts("ImageNetSM", root, num, verify)
+
+
 # Images
 
 
@@ -64,7 +80,8 @@ def reference_images(
     if name == CONCEPTUAL_CAPTIONS:
         return datasets.captioned_images(root, transform)
     data = datasets.load("ImageNet" if name in PARTS_OF_IMAGENET else name, root, transform, None, verify)
-    indices, notes, classnames = None, data.fingerprint["notes"], data.classnames
+    notes: Any = data.fingerprint["notes"]
+    indices, classnames = None, data.classnames
     if name == "ImageNetSM":
         classnames = classnames[: class_count(num, len(classnames))]
         labels = data.train.labels

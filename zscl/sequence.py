@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import torch
-from torch.utils.data import ConcatDataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
 from common.machine import Machine
 from common.mtil import load_set, of_task, task_iterations
+from common.options import hand_on
 from common.runs import Run, write_text
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
@@ -74,27 +75,20 @@ def learn_task(run: Run, options: Options, machine: Machine, models: Models, tas
 
 def training_options(options: Options, task_id: int, epoch: int, device: torch.device) -> TrainingOptions:
     """The loop's options for one task; `epoch` is its number of batches an epoch."""
-    return TrainingOptions(
+    return hand_on(
+        TrainingOptions,
+        options,
         lr=task_lr(options, task_id),
         iterations=task_iterations(options, task_id, epoch),
         warmup=options.warmup_length,
         label_smoothing=options.ls,
         weight_decay=options.wd,
-        beta2=options.beta2,
-        train_mode=options.train_mode,
         temperature=options.T,
         terms=distillation_terms(options),
         kd_weight=0.5 if options.weight_adjust else 1.0,
-        l2=options.l2,
         ensemble=next((flag for flag in ENSEMBLE_FLAGS if getattr(options, flag)), None),
-        avg_freq=options.avg_freq,
-        we_wise_alpha=options.we_wise_alpha,
-        mv_avg_decay=options.mv_avg_decay,
-        mv_avg_model=options.mv_avg_model,
         wise_merge=options.wise_ft_model if options.wise_merge else None,
-        wise_ft_alpha=options.wise_ft_alpha,
         joint_pass=joint_pass(options.reference_pass, device),
-        loss_interval=options.loss_interval,
         eval_interval=epoch if options.eval_every_epoch else options.eval_interval or 0,
     )
 
@@ -161,6 +155,7 @@ def reference_batches(
 
     A data set is shuffled, drawn apart from the task's own batches; exemplars come in their order, over and over.
     """
+    examples: Dataset
     seed = options.seed + REFERENCE_STREAM
     if memory is None:
         images = reference_images(

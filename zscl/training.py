@@ -2,8 +2,8 @@
 
     L = L_CE + w (L_img + L_txt + L_ii) + L_mse + lambda L_WC, each term only with its flag
 
-MTIL's loop (mtil/src/models/finetune.py:L68-L340) and the class-incremental one (cil/continual_clip/models.py:L185-L282)
-differ in options alone. Everything starts anew at each task: optimiser, schedule, ensemble, streams.
+MTIL's loop (mtil/src/models/finetune.py:L68-L340) and the class-incremental one (cil/continual_clip/models.py:
+L185-L282) differ in options alone. Everything starts anew at each task: optimiser, schedule, ensemble, streams.
 """
 
 from collections.abc import Callable
@@ -82,14 +82,14 @@ def train_task(
     optimizer = torch.optim.AdamW(
         parameters, lr=options.lr, betas=(0.9, options.beta2), weight_decay=options.weight_decay, fused=True
     )
-    weights = weights_of(model)
+    weights, device = weights_of(model), model.logit_scale.device
     theta0 = copied(weights) if options.l2 or options.wise_merge == "n" else {}
-    average = weight_average(weights, clip_weights, options)
+    average = weight_average(weights, clip_weights or {}, options)
     names = ["CE", *(options.terms if reference else ()), *(["WC"] if options.l2 else [])]
-    log = {name: torch.full((options.iterations + 1,), torch.nan, device=model.logit_scale.device) for name in names}
-    state = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log)}
-    state |= {"average": average} if average else {}
-    state |= {"teacher": reference.known} if reference and reference.known else {}
+    log = {name: torch.full((options.iterations + 1,), torch.nan, device=device) for name in names}
+    known = reference.known if reference else None
+    parts = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log), "average": average}
+    state = {name: part for name, part in (parts | {"teacher": known}).items() if part is not None}
     separate = reference is not None and not options.joint_pass
     call = parallel(model, unused=separate)
     fixed_text = class_features(model, prompts(0)) if text_stays(options) else None
@@ -105,13 +105,13 @@ def train_task(
             reference_images, R, E = reference[step]
             image_batches.append((reference_images, len(R)))
         logit_scale, text, features, *S = call(encode, text, *(image_batches[:1] if separate else image_batches))
-        logits, targets = logit_scale * features @ text.t(), labels - first_class
-        ce = F.cross_entropy(logits, targets, label_smoothing=options.label_smoothing)
+        logits = logit_scale * features @ text.t()
+        ce = F.cross_entropy(logits, labels - first_class, label_smoothing=options.label_smoothing)
         if separate:  # CE's gradient first: its activations are gone when the reference images pass, half the memory
             ce.backward()
             ce = ce.detach()
             logit_scale, _, *S = call(encode, None, image_batches[1])
-        terms = distillation_losses(*S, R, E, logit_scale, options.terms, options.temperature) if reference else {}
+        terms = distillation_losses(S[0], R, E, logit_scale, options.terms, options.temperature) if reference else {}
         img, txt, ii, mse = (terms.get(name, 0.0) for name in ("img", "txt", "ii", "mse"))
         loss = ce + options.kd_weight * (img + txt + ii) + mse
         loss.backward()
@@ -126,7 +126,7 @@ def train_task(
             values = ", ".join(f"{name} {log[name][step].item():.4f}" for name in names)
             tqdm.write(f"{stage}: step {step}, {values}")
     if options.wise_merge:
-        interpolate_(weights, theta0 if options.wise_merge == "n" else clip_weights, options.wise_ft_alpha)
+        interpolate_(weights, theta0 if options.wise_merge == "n" else clip_weights or {}, options.wise_ft_alpha)
     if isinstance(average, WeightEnsemble):
         assign_(weights, average.mean)
     return log
@@ -172,7 +172,7 @@ def trainable_parameters(model: CLIP, train_mode: str) -> list[nn.Parameter]:
 
 
 def weight_average(
-    weights: Weights, clip_weights: Weights | None, options: TrainingOptions
+    weights: Weights, clip_weights: Weights, options: TrainingOptions
 ) -> WeightEnsemble | MovingAverage | None:
     """The record that --we, --we_wise or --moving_avg keeps, begun with the weights before the first step."""
     if options.ensemble == "moving_avg":

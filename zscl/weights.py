@@ -5,6 +5,7 @@ model's parameters take part, frozen ones and `logit_scale` included (mtil/src/m
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class WeightEnsemble:
     def state_dict(self) -> dict[str, object]:
         return {"mean": self.mean, "samples": self.samples}
 
-    def load_state_dict(self, saved: dict[str, object]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
         assign_(self.mean, saved["mean"])
         self.samples = saved["samples"]
 
@@ -95,6 +96,6 @@ class MovingAverage:
     def state_dict(self) -> dict[str, object]:
         return {"reference": self.reference} if self.follow else {}
 
-    def load_state_dict(self, saved: dict[str, object]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
         if self.follow:
             assign_(self.reference, saved["reference"])

@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from common.clip.model import CLIP
 from common.errors import UserError
 from common.incremental.data import IncrementalData
-from common.incremental.scenario import task_subset
+from common.incremental.scenario import RemappedSubset, task_subset
 from common.machine import Machine
 from common.runs import Run, write_text
 from common.training.batches import DrawnSamples
@@ -30,7 +30,7 @@ def check_memory(options: Options, data: IncrementalData) -> None:
     """Raise UserError for a memory that holds more than the data set or less than an image a task."""
     if options.method != "iCaRL":
         return
-    images, tasks = len(data.train), len(data.scenario.tasks)
+    images, tasks = data.fingerprint["train"], len(data.scenario.tasks)
     if not tasks <= options.memory_size <= images:
         raise UserError(
             f"memory_size={options.memory_size}: {data.dataset} has {images:,} training images in {tasks} tasks; give "
@@ -65,7 +65,7 @@ def read_memory(path: Path) -> Memory:
 class FrozenCrops(Dataset):
     """The samples of `dataset`, each always under the same random crop."""
 
-    def __init__(self, dataset: Dataset, seed: int) -> None:
+    def __init__(self, dataset: RemappedSubset, seed: int) -> None:
         self.samples, self.size = DrawnSamples(dataset, seed), len(dataset)
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class FrozenCrops(Dataset):
 
 def exemplars(options: Options, data: IncrementalData, memory: Memory) -> Dataset:
     """The stored images, task after task, each in the order chosen."""
-    parts = []
+    parts: list[Subset] = []
     for task_id, indices in memory.items():
         crops = FrozenCrops(task_subset(data.train, data.scenario, task_id), options.stream_seed(task_id, "exemplars"))
         parts.append(Subset(crops, indices))

@@ -9,7 +9,7 @@ import torch
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.errors import UserError
 from common.incremental.options import CILOptions, find_configuration, missing_rules
-from common.options import Rule, check_rules, option, read, scale_option, unknown
+from common.options import Rule, check_rules, hand_on, option, read, scale_option, unknown
 from common.training.schedules import cil_cosine_with_warmup
 from zscl.reference import CONCEPTUAL_CAPTIONS, RANDOM
 from zscl.training import TrainingOptions, joint_pass
@@ -64,9 +64,9 @@ class Options(CILOptions):
 
 def parse(argv: list[str] | None = None) -> Options:
     """Read and check the command line; raises UserError for what is unknown, missing or contradicts itself."""
-    about = "ZSCL (arXiv 2303.06628) and its baselines, class-incremental: a configuration and what overrides it."
+    description = "ZSCL (arXiv 2303.06628) and its baselines, class-incremental: a configuration and what overrides it."
     usage = "Try: bash zscl/scripts/cil/all_methods.sh --scale mini."
-    options = read(Options, argv, "zscl.cil", about, usage, find_configuration(FOLDER))
+    options = read(Options, argv, "zscl.cil", description, usage, find_configuration(FOLDER))
     check_rules([*missing_rules(options), *_rules(options)])
     for note in notes(options):
         print(f"note: {note}")
@@ -78,11 +78,11 @@ def _rules(options: Options) -> list[Rule]:
     method, texts = options.method, REFERENCE_TEXTS.get(options.method)
     frequency = "avg_freq is missing: we=1 needs a number of steps, 10 in the published configurations."
     captions = f"ce_method=ext draws captions: it needs ref_sentences={CONCEPTUAL_CAPTIONS}."
-    needs = f"method={method} needs ref_sentences={_told(texts)}, not {_told(options.ref_sentences)}."
+    needs = f"method={method} needs ref_sentences={texts or 'null'}, not {options.ref_sentences or 'null'}."
     images = f"method={method} has its own reference images: it needs ref_dataset=null, not {options.ref_dataset}."
     none = f"method=ZSCL needs ref_dataset={CONCEPTUAL_CAPTIONS}, or another data set or folder in its place."
     name = options.ref_dataset or ""
-    known = name in IMAGES or Path(name).expanduser().is_dir()
+    exists = name in IMAGES or Path(name).expanduser().is_dir()
     return [
         (options.we and not options.avg_freq, frequency),
         (method == "ext" and options.ce_method != "ext", "method=ext needs ce_method=ext."),
@@ -90,12 +90,8 @@ def _rules(options: Options) -> list[Rule]:
         (method in REFERENCE_TEXTS and options.ref_sentences != texts, needs),
         (method in PREVIOUS_MODEL and options.ref_dataset is not None, images),
         (method == "ZSCL" and not name, none),
-        (method == "ZSCL" and not known, unknown(f"ref_dataset {name}", name, IMAGES)),
+        (method == "ZSCL" and not exists, unknown(f"ref_dataset {name}", name, IMAGES)),
     ]
-
-
-def _told(value: str | None) -> str:
-    return "null" if value is None else value
 
 
 def notes(options: Options) -> list[str]:
@@ -116,7 +112,7 @@ def method_label(options: Options) -> str:
     if options.method == "ZSCL":
         variants += [] if options.we else ["no WE"]
         other = options.ref_dataset != CONCEPTUAL_CAPTIONS
-        variants += [f"reference images: {Path(options.ref_dataset).name}"] if other else []
+        variants += [f"reference images: {Path(options.ref_dataset or '').name}"] if other else []
     variants += ["aliased teacher"] if options.method in PREVIOUS_MODEL and options.teacher == "aliased" else []
     variants += ["released memory"] if options.method == "iCaRL" and options.icarl_compat else []
     variants += {"ext": ["CE with captions"], "previous": ["CE over all seen"]}.get(options.ce_method, [])
@@ -127,15 +123,13 @@ def method_label(options: Options) -> str:
 
 def training_options(options: Options, batches: int, device: torch.device) -> TrainingOptions:
     """The loop's options for a task of so many batches. Quirk: `we` counts only with method ZSCL."""
-    return TrainingOptions(
-        lr=options.lr,
+    return hand_on(
+        TrainingOptions,
+        options,
         iterations=options.epochs * batches,
-        warmup=options.warmup,
         label_smoothing=options.ls,
-        weight_decay=options.weight_decay,
         terms=("img", "txt"),
         kd_weight=KD_WEIGHT,
-        l2=options.l2,
         ensemble="we" if options.we and options.method == "ZSCL" else None,
         avg_freq=options.avg_freq or 1,
         joint_pass=joint_pass(options.reference_pass, device),
