@@ -37,7 +37,7 @@ from vq_prompt.it_prompt.training import train_task as train_it
 from vq_prompt.prompts import Network as VQNetwork
 from vq_prompt.training import TrainingOptions as VQOptions
 from vq_prompt.training import train_task as train_vq
-from zscl.teacher import KnownFeatures, Reference, sentence_features
+from zscl.teacher import FeatureCache, Reference, sentence_features
 from zscl.training import TrainingOptions as ZSCLOptions
 from zscl.training import train_task as train_zscl
 from zscl.weights import weights_of
@@ -73,7 +73,7 @@ def zscl(joint_pass: bool) -> dict[str, Tensor]:
     tokens = training_prompts(NAMES, "a photo of {}.")
     texts = training_prompts(["one", "two", "a third"], "{}")
     sentences = sentence_features(teacher, texts)
-    reference = Reference(teacher, batches(3, count=7), texts, sentences, KnownFeatures())
+    reference = Reference(teacher, batches(3, count=7), texts, sentences, FeatureCache())
     options = ZSCLOptions(iterations=4, warmup=1, terms=("img", "txt", "ii", "mse"), l2=0.5, ensemble="we", avg_freq=2,
                           joint_pass=joint_pass, label_smoothing=0.1)  # fmt: skip
     train_zscl(model, lambda step: tokens, batches(2), reference, None, options, "zscl", steps)

@@ -119,13 +119,14 @@ def parse(argv: list[str] | None = None) -> Options:
 def _method_rules(options: Options) -> list[Rule]:
     training, icarl, terms = not options.eval_only, options.method == "icarl", distillation_terms(options)
     size, count = options.memory_size, len(tasks(options))
-    exemplars = "--method icarl distils on exemplars and the task's prompts: leave out --ref-dataset, --ref-sentences and "
+    exemplars = "--method icarl distils on exemplars and the task's prompts: leave out --ref-dataset, --ref-sentences"
     needs = "--method ZSCL distils on reference images: --ref-dataset is missing (ImageNet in the paper; current: LwF)."
     return [
         (icarl and training and (options.train_dataset or not options.dataset_order),
          "--method icarl learns all tasks in one process: give --dataset_order instead of --train-dataset."),
         (icarl and training and options.load, "--method icarl starts from CLIP: --load does not go with it."),
-        (icarl and (options.ref_dataset or options.ref_sentences or options.text_datasets), exemplars + "--text-datasets."),
+        (icarl and (options.ref_dataset or options.ref_sentences or options.text_datasets),
+         f"{exemplars} and --text-datasets."),
         (icarl and size < count, f"--memory_size {size}: {count} tasks share the exemplars. Give {count} or more."),
         (not icarl and options.dataset_order, "--dataset_order belongs to --method icarl; use --train-dataset."),
         (options.method == "ZSCL" and training and not options.ref_dataset, needs),

@@ -35,7 +35,7 @@ def sentence_features(teacher: CLIP, tokens: Tensor) -> Tensor:
     return torch.cat([F.normalize(teacher.encode_text(part), dim=-1) for part in tokens.split(SENTENCES_AT_ONCE)])
 
 
-class KnownFeatures:
+class FeatureCache:
     """Normalised image features by data-set index, filled as images come along; part of a stage's resume state.
 
     A batch with an unknown image is computed as a whole and each image keeps its first features, so what is stored
@@ -67,33 +67,33 @@ class Reference:
     """Reference images and sentences of a task, and the teacher that sees them: frozen (`frozen_reference`).
 
     Quirk: the aliased teacher of the released class-incremental code is the student itself, of whose features nothing
-    can be kept (`E` and `known` are None).
+    can be kept (`E` and `cache` are None).
     """
 
     teacher: CLIP
     batches: Batches  # reference images; labels are ignored
     tokens: Tensor  # of the sentences, (M, L)
     E: Tensor | None  # their normalised features (M, D)
-    known: KnownFeatures | None
-    kept_at: Path | None = None  # where `known` is kept for later tasks and runs
+    cache: FeatureCache | None  # of R
+    kept_at: Path | None = None  # where the cache is kept for later tasks and runs
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's images (b, 3, R, R), and the teacher's normalised features: R (B, D) of all, E (M, D)."""
         images, indices = self.batches[step][0], self.batches.indices(step)
         encode = partial(self._encode, images, len(indices))
-        R = encode() if self.known is None else self.known.find(indices, encode)
+        R = encode() if self.cache is None else self.cache.find(indices, encode)
         return images, R, sentence_features(self.teacher, self.tokens) if self.E is None else self.E
 
     @torch.no_grad()
     def _encode(self, images: Tensor, count: int) -> Tensor:
-        # moved when first needed: with all features known the teacher takes no memory on the device
+        # moved when first needed: with all features in the cache the teacher takes no memory on the device
         features = self.teacher.to(images.device).encode_image(images)
         return all_gather_rows(F.normalize(features, dim=-1), count)
 
     def keep(self) -> None:
         """Leave the teacher's features of the images to later tasks and runs, where they share them."""
-        if self.known:
-            keep(self.kept_at, self.known.state_dict())
+        if self.cache:
+            keep(self.kept_at, self.cache.state_dict())
 
 
 def frozen_reference(
@@ -114,12 +114,12 @@ def frozen_reference(
         E = kept["features"].to(device)
     else:
         E = sentence_features(teacher.to(device), tokens.to(device))
-        teacher.to("cpu")  # until an image comes whose features are not known
+        teacher.to("cpu")  # until an image comes whose features are not in the cache
         keep(sentences_at, {"features": E.cpu()})
-    known = KnownFeatures(device) if images_stay else None
-    if known and (kept := read_kept(images_at)):
-        known.load_state_dict(kept)
-    return Reference(teacher, batches, tokens, E, known, images_at)
+    cache = FeatureCache(device) if images_stay else None
+    if cache and (kept := read_kept(images_at)):
+        cache.load_state_dict(kept)
+    return Reference(teacher, batches, tokens, E, cache, images_at)
 
 
 @dataclass

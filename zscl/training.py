@@ -87,9 +87,9 @@ def train_task(
     average = weight_average(weights, clip_weights or {}, options)
     names = ["CE", *(options.terms if reference else ()), *(["WC"] if options.l2 else [])]
     log = {name: torch.full((options.iterations + 1,), torch.nan, device=device) for name in names}
-    known = reference.known if reference else None
-    parts = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log), "average": average}
-    state = {name: part for name, part in (parts | {"teacher": known}).items() if part is not None}
+    cache = reference.cache if reference else None
+    parts = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log)}
+    state = {name: part for name, part in (parts | {"average": average, "teacher": cache}).items() if part}
     separate = reference is not None and not options.joint_pass
     call = parallel(model, unused=separate)
     fixed_text = class_features(model, prompts(0)) if text_stays(options) else None

@@ -24,7 +24,7 @@ from tests.benchmarks.memory import counted_peak
 from tests.zscl.plain_ways import left_by, train_plainly, uneven_clip
 from zscl.evaluation import evaluate
 from zscl.losses import distillation_losses
-from zscl.teacher import KnownFeatures, Reference, sentence_features
+from zscl.teacher import FeatureCache, Reference, sentence_features
 from zscl.training import TrainingOptions, train_task
 
 FINETUNE = TrainingOptions(lr=1e-5, warmup=1, loss_interval=None)
@@ -64,7 +64,7 @@ class ReferenceImages(OneBatch):
 
 def reference_of(teacher: CLIP, sentences: Tensor, size: int, known: bool) -> Reference:
     """What distillation reads. `known`: the teacher's image features are there, as in every epoch but the first."""
-    images, features = ReferenceImages(teacher, size, new=not known), KnownFeatures(sentences.device)
+    images, features = ReferenceImages(teacher, size, new=not known), FeatureCache(sentences.device)
     if known:
         kept = unit_vectors(size, teacher.config.embed_dim)
         features.load_state_dict({"indices": torch.tensor(images.indices(0)), "features": kept})
@@ -140,7 +140,7 @@ def step_differences(options: TrainingOptions) -> list[float]:
         plain = train_plainly(model, teacher, tokens, captions, batch, images, options, Clock(EQUAL_STEPS))
         for known, joint in ((True, True), (False, True), (False, False)):
             model, images = copy.deepcopy(student), ReferenceImages(teacher, EQUAL_BATCH, new=not known)
-            reference = Reference(teacher, images, None, sentence_features(teacher, captions), KnownFeatures())
+            reference = Reference(teacher, images, None, sentence_features(teacher, captions), FeatureCache())
             if known:
                 reference[0]
             own = replace(options, joint_pass=joint)

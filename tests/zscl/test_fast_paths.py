@@ -19,7 +19,7 @@ from tests.zscl.trajectory import (
     options_of,
     weights_under,
 )
-from zscl.teacher import SENTENCES_AT_ONCE, KnownFeatures, Reference, sentence_features
+from zscl.teacher import SENTENCES_AT_ONCE, FeatureCache, Reference, sentence_features
 
 GOLDEN = Golden("zscl_mtil/traj_zscl")
 
@@ -28,7 +28,7 @@ class EncodedAtEachStep:
     """The plain reference: the teacher encodes all sentences and the batch's images at every step, as upstream."""
 
     def __init__(self, teacher: CLIP, batches: RecordedBatches, tokens: Tensor) -> None:
-        self.teacher, self.batches, self.tokens, self.known = teacher, batches, tokens, KnownFeatures()
+        self.teacher, self.batches, self.tokens, self.cache = teacher, batches, tokens, FeatureCache()
         self.sentences_encoded = self.images_encoded = 0
 
     @torch.no_grad()
@@ -61,7 +61,7 @@ def test_teacher_features_computed_once_give_the_run_of_those_computed_at_each_s
     plain = EncodedAtEachStep(teacher, stream, tokens)
     expected = run(plain, GOLDEN["prompt_tokens"])
     assert plain.sentences_encoded >= GOLDEN.meta["steps"] == plain.images_encoded
-    known = KnownFeatures()
+    known = FeatureCache()
     once = run(Reference(teacher, stream, tokens, sentence_features(teacher, tokens), known), GOLDEN["prompt_tokens"])
     assert len(known.features) == images < 4 * GOLDEN.meta["steps"]  # most were asked for more than once
     trained = [name for name in GOLDEN.meta["names"] if name != "logit_scale"]
@@ -90,7 +90,7 @@ def test_cut_prompts_give_the_recorded_trajectory_of_full_ones() -> None:
     teacher = build_model(weights_under(GOLDEN, "clip/"))
     drawn = RecordedBatches(GOLDEN["x_ref"], None, GOLDEN["idx_ref"].tolist())
     sentences = GOLDEN["ref_tokens"].long()
-    reference = Reference(teacher, drawn, sentences, sentence_features(teacher, sentences), KnownFeatures())
+    reference = Reference(teacher, drawn, sentences, sentence_features(teacher, sentences), FeatureCache())
     done = run(reference, tokens)
     assert_losses(done.losses("CE"), GOLDEN["ce"])
     assert_gradients(done.gradients[0], GOLDEN.under("grad0/"))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.clip.model import build_model
 from tests.golden_files import Golden
-from zscl.teacher import KnownFeatures, Reference, sentence_features
+from zscl.teacher import FeatureCache, Reference, sentence_features
 from zscl.training import TrainingOptions, train_task
 from zscl.weights import Weights, copied, weights_of
 
@@ -59,7 +59,7 @@ def options_of(argv: list[str], **changes: Any) -> TrainingOptions:
 def reference_of(teacher: Weights, batches: RecordedBatches, tokens: Tensor) -> Reference:
     model = build_model(teacher)
     tokens = tokens.long()
-    return Reference(model, batches, tokens, sentence_features(model, tokens), KnownFeatures())
+    return Reference(model, batches, tokens, sentence_features(model, tokens), FeatureCache())
 
 
 class Trajectory:

@@ -18,7 +18,7 @@ from zscl.cil.memory import EXEMPLARS_AT_ONCE, RULES
 from zscl.cil.options import KD_WEIGHT
 from zscl.cil.reference import earlier_classes
 from zscl.icarl import updated_memory
-from zscl.teacher import KnownFeatures, Reference, sentence_features
+from zscl.teacher import FeatureCache, Reference, sentence_features
 from zscl.training import TrainingOptions, train_task
 from zscl.weights import Weights
 
@@ -70,7 +70,7 @@ class Replay:
         self.start = {key: value.float() for key, value in DATA.under("w/").items()}
         self.model, self.pretrained = build_model(self.start), build_model(self.start)
         self.memory: list[list[int]] = []
-        self.known = KnownFeatures()
+        self.known = FeatureCache()
 
     def learn(self, task_id: int) -> Task:
         golden, prefix, config = self.golden, f"t{task_id}/", self.config
@@ -152,14 +152,14 @@ class Replay:
         self.memory = list(updated.values())
         stored = torch.cat([samples("train", place)[0][indices] for place, indices in enumerate(self.memory)])
         in_order = drawn([list(range(len(stored)))] * steps, EXEMPLARS_AT_ONCE, steps)
-        return self.previous(RecordedBatches(stored, None, in_order), own, KnownFeatures() if self.keeps else None)
+        return self.previous(RecordedBatches(stored, None, in_order), own, FeatureCache() if self.keeps else None)
 
-    def previous(self, batches: RecordedBatches, tokens: Tensor, known: KnownFeatures | None) -> Reference:
+    def previous(self, batches: RecordedBatches, tokens: Tensor, known: FeatureCache | None) -> Reference:
         if self.aliased:
             return Reference(self.model, batches, tokens, None, None)
         return self.frozen(build_model(self.model.state_dict()), batches, tokens, known)
 
     def frozen(
-        self, teacher: CLIP, batches: RecordedBatches, tokens: Tensor, known: KnownFeatures | None
+        self, teacher: CLIP, batches: RecordedBatches, tokens: Tensor, known: FeatureCache | None
     ) -> Reference:
         return Reference(teacher, batches, tokens, sentence_features(teacher, tokens), known)
