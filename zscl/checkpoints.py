@@ -1,5 +1,7 @@
 """Reading and writing the weights of a task: {"state_dict": ...} under OpenAI's keys, as the original's files."""
 
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from common.clip.model import CLIP
 from common.clip.pretrained import load_state_dict
-from common.errors import UserError
+from common.errors import UserError, all_checked
 from common.runs import load_tensors, save_tensors
 from common.state_dicts import listed, misfits
 from zscl.weights import assign_, weights_of
@@ -35,6 +37,11 @@ def read_weights(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     if faults := misfits(model.state_dict(), weights):
         raise UserError(f"{path} does not fit --model: {listed(faults)}.")
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+
+
+def require_fit(paths: Iterable[str], model: CLIP) -> None:
+    """Raise UserError with all that keeps these checkpoints from being of the model, as `read_weights`."""
+    all_checked([partial(read_weights, path, model) for path in paths])
 
 
 @torch.no_grad()

@@ -5,19 +5,17 @@ and then evaluated: every checkpoint on every data set. One data set is the orig
 checkpoint as that task of the sequence, since every task starts from the same seed and the file before it.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common import datasets, mtil, runs
-from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.datasets.layout import CAPTIONS
-from common.errors import all_checked, exit_cleanly
+from common.errors import exit_cleanly
 from common.machine import Machine, choose_machine
 from common.options import settings
 from common.runs import Run, file_md5
-from zscl.checkpoints import read_weights
+from zscl.checkpoints import require_fit
 from zscl.evaluation import evaluate_one_model, evaluate_sequence, show_results
 from zscl.methods import folder_label, method_label
 from zscl.options import PREVIOUS, Options, distils, is_sequence, parse, reference_sources, run_folder, sequence, tasks
@@ -35,7 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     if options.eval_only and not (options.load and Path(options.load).is_dir()):
         evaluate_one_model(options, machine, models.student, models.pretrained)
         return
-    check_weights(options, models.student)
+    if not options.eval_only:
+        require_fit(checkpoints(options).values(), models.student)
     run = open_run(options, machine)
     if not options.eval_only:
         learn_sequence(run, options, machine, models)
@@ -47,17 +46,16 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_inputs(options: Options) -> None:
     """Look for everything a call will read before CLIP is built; one message lists all that is missing."""
-    files = [options.load, None if options.ref_model == PREVIOUS else options.ref_model, *(options.load_federate or [])]
-    mtil.check_inputs(options, data_names(options), files)
+    mtil.check_inputs(options, data_names(options), [*checkpoints(options).values(), *(options.load_federate or [])])
     if not options.eval_only and distils(options):
         sources, verify = (options.ref_dataset, options.ref_sentences, options.text_datasets), not options.no_verify
         check_num(*sources, options.data_location, options.num, verify)
 
 
-def check_weights(options: Options, model: CLIP) -> None:
-    """Read the checkpoints that a run starts from while its folder has not been opened yet."""
-    files = [options.load, None if options.ref_model == PREVIOUS else options.ref_model]
-    all_checked([partial(read_weights, path, model) for path in files if path and not options.eval_only])
+def checkpoints(options: Options) -> dict[str, str]:
+    """The checkpoints that a call starts from, or evaluates, by the option that names them."""
+    paths = {"load": options.load, "ref_model": None if options.ref_model == PREVIOUS else options.ref_model}
+    return {name: path for name, path in paths.items() if path}
 
 
 def data_names(options: Options) -> list[str]:
@@ -84,8 +82,8 @@ def open_run(options: Options, machine: Machine) -> Run:
 
 def weight_fingerprints(options: Options) -> dict[str, str]:
     """md5 of the weight files that a run starts from."""
-    files = {"model": find_weights(options.model), "load": options.load, "ref_model": options.ref_model}
-    return {name: file_md5(path) for name, path in files.items() if path and path != PREVIOUS and Path(path).is_file()}
+    paths = {"model": find_weights(options.model), **checkpoints(options)}
+    return {name: file_md5(path) for name, path in paths.items() if Path(path).is_file()}
 
 
 def data_fingerprints(options: Options) -> dict[str, Any]:
