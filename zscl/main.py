@@ -82,7 +82,7 @@ def open_run(options: Options, machine: Machine) -> Run:
 
 def weight_fingerprints(options: Options) -> dict[str, str]:
     """md5 of the weight files that a run starts from."""
-    paths = {"model": find_weights(options.model), **checkpoints(options)}
+    paths: dict[str, str | Path] = {"model": find_weights(options.model), **checkpoints(options)}
     return {name: file_md5(path) for name, path in paths.items() if Path(path).is_file()}
 
 
