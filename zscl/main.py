@@ -48,8 +48,7 @@ def check_inputs(options: Options) -> None:
     """Look for everything a call will read before CLIP is built; one message lists all that is missing."""
     mtil.check_inputs(options, data_names(options), [*checkpoints(options).values(), *(options.load_federate or [])])
     if not options.eval_only and distils(options):
-        sources, verify = (options.ref_dataset, options.ref_sentences, options.text_datasets), not options.no_verify
-        check_num(*sources, options.data_location, options.num, verify)
+        check_num(*reference_sources(options, 0), options.data_location, options.num, not options.no_verify)
 
 
 def checkpoints(options: Options) -> dict[str, str]:

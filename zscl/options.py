@@ -14,7 +14,7 @@ from common.datasets.layout import CAPTIONS
 from common.mtil import MTILOptions, mtil_names, mtil_rules
 from common.options import LARGEST_COUNT, SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
 from common.runs import mini_folder
-from zscl.reference import CLASS_SETS, IMAGE_SOURCES, SENTENCE_SOURCES, class_count, subset_size
+from zscl.reference import CLASS_SETS, IMAGE_SOURCES, SENTENCE_SOURCES, class_count, sentence_sources, subset_size
 
 CURRENT, PREVIOUS, SEEN = "current", "previous", "seen"
 OLD_SPELLINGS = {"lwa": "ZSCL", "lwf": "finetune"}  # lwa: its name in older scripts; lwf never had code of its own
@@ -180,13 +180,18 @@ def run_folder(options: Options) -> str | None:
     return mini_folder(options.save, options.scale)
 
 
-def reference_sources(options: Options, task_id: int) -> tuple[str, str | None, list[str]]:
-    """The reference images, the sentences and the data sets of --text-datasets that a task distils on, by name."""
-    current = tasks(options)[task_id]
+def reference_sources(options: Options, task_id: int) -> tuple[str, list[str]]:
+    """The data set of the reference images that a task distils on, and the sources of the sentences."""
+    current, seen = tasks(options)[task_id], options.text_datasets == [SEEN]
     images = current if options.ref_dataset in (None, CURRENT) else options.ref_dataset
     sentences = current if options.ref_sentences == CURRENT else options.ref_sentences
-    seen = options.text_datasets == [SEEN]
-    return images, sentences, tasks(options)[: task_id + 1] if seen else options.text_datasets or []
+    texts = tasks(options)[: task_id + 1] if seen else options.text_datasets or ()
+    return images, sentence_sources(images, sentences, texts)
+
+
+def same_reference(options: Options) -> bool:
+    """Whether all tasks distil on the same images and sentences."""
+    return CURRENT not in (options.ref_dataset or CURRENT, options.ref_sentences) and options.text_datasets != [SEEN]
 
 
 def distils(options: Options) -> bool:

@@ -18,7 +18,6 @@ from common.datasets import ImageSet, canonical
 from common.datasets.few_shot import first_per_label
 from common.datasets.images import ImageArrays, ImageFiles, Transform
 from common.datasets.layout import CAPTIONS, PUBLISHED
-from common.datasets.reference import imagenet_names_and_templates
 from common.errors import UserError
 
 CONCEPTUAL_CAPTIONS, RANDOM = "conceptual_captions", "random"
@@ -32,34 +31,43 @@ IMAGES_A_CLASS = 100  # of ImageNetSM
 CONTEXT, VOCABULARY = 77, 49408
 
 
-def required_sets(
+def sentence_sources(
     ref_dataset: str | None, ref_sentences: str | None = None, text_datasets: Sequence[str] = ()
 ) -> list[str]:
+    """What the sentences are made of, the first that is given: --text-datasets, --ref-sentences, --ref-dataset.
+
+    Raises UserError for a name that is no source.
+    """
+    if text_datasets:
+        return [canonical(name, CLASS_SETS) for name in text_datasets]
+    if ref_sentences is not None:
+        return [canonical(ref_sentences, SENTENCE_SOURCES)]
+    if ref_dataset is None:
+        raise UserError("distillation needs --ref-dataset: the images, and unless told otherwise the sentences.")
+    return [canonical(ref_dataset, IMAGE_SOURCES)]
+
+
+def required_sets(ref_dataset: str | None, sources: Sequence[str]) -> list[str]:
     """The data sets whose files reference images and sentences are read from, for `datasets.require`.
 
     ImageNet's prompts are known without its files. Raises UserError for a name that is no source.
     """
     images = [] if ref_dataset is None else [canonical(ref_dataset, IMAGE_SOURCES)]
-    images = ["ImageNet" if name in PARTS_OF_IMAGENET else name for name in images]
-    sources = _sentence_sources(ref_dataset, ref_sentences, text_datasets)
     texts = [name for name in sources if name not in ("ImageNet", *PARTS_OF_IMAGENET, RANDOM)]
-    names = [CAPTIONS if name == CONCEPTUAL_CAPTIONS else name for name in (*images, *texts)]
+    names = [CAPTIONS if name == CONCEPTUAL_CAPTIONS else _whole(name) for name in (*images, *texts)]
     return list(dict.fromkeys(names))
 
 
-def check_num(
-    ref_dataset: str | None,
-    ref_sentences: str | None,
-    text_datasets: Sequence[str] | None,
-    root: str | Path,
-    num: float,
-    verify: bool,
-) -> None:
+def check_num(ref_dataset: str | None, sources: Sequence[str], root: str | Path, num: float, verify: bool) -> None:
     """Raise UserError where there are fewer classes or images of ImageNet than --num says."""
     if ref_dataset in PARTS_OF_IMAGENET:
         reference_images(ref_dataset, root, None, num, verify)
-    if "ImageNetSM" in (ref_sentences, *(text_datasets or ())):
+    if "ImageNetSM" in sources:
         class_prompts("ImageNetSM", root, num, verify)
+
+
+def _whole(name: str) -> str:
+    return "ImageNet" if name in PARTS_OF_IMAGENET else name
 
 
 # Images
@@ -79,7 +87,7 @@ def reference_images(
     name = canonical(name, IMAGE_SOURCES)
     if name == CONCEPTUAL_CAPTIONS:
         return datasets.captioned_images(root, transform)
-    data = datasets.load("ImageNet" if name in PARTS_OF_IMAGENET else name, root, transform, None, verify)
+    data = datasets.load(_whole(name), root, transform, None, verify)
     notes: Any = data.fingerprint["notes"]
     indices, classnames = None, data.classnames
     if name == "ImageNetSM":
@@ -137,41 +145,25 @@ def _chosen(part: ImageFiles | ImageArrays, indices: list[int]) -> ImageFiles | 
 # Sentences
 
 
-def reference_tokens(
-    root: str | Path,
-    ref_dataset: str | None,
-    ref_sentences: str | None = None,
-    text_datasets: Sequence[str] = (),
-    num: float = 64,
-    verify: bool = True,
-) -> Tensor:
+def reference_tokens(root: str | Path, sources: Sequence[str], num: float = 64, verify: bool = True) -> Tensor:
     """The reference sentences of a run as tokens (M, 77) int64; see `reference_sentences` and `random_sentences`.
 
     Quirk: ZSCL's tokeniser cuts over-long sentences without restoring the end token, so the features of all of them
     are the same (mtil/clip/clip.py:L306-L308). The published captions and prompts are short enough.
     """
-    if _sentence_sources(ref_dataset, ref_sentences, text_datasets) == [RANDOM]:
+    if list(sources) == [RANDOM]:
         return random_sentences()
-    sentences = reference_sentences(root, ref_dataset, ref_sentences, text_datasets, num, verify)
-    return tokenize(sentences, CONTEXT, truncate="zscl")
+    return tokenize(reference_sentences(root, sources, num, verify), CONTEXT, truncate="zscl")
 
 
-def reference_sentences(
-    root: str | Path,
-    ref_dataset: str | None,
-    ref_sentences: str | None = None,
-    text_datasets: Sequence[str] = (),
-    num: float = 64,
-    verify: bool = True,
-) -> list[str]:
-    """The sentences of the first that is given: --text-datasets, --ref-sentences, --ref-dataset.
+def reference_sentences(root: str | Path, sources: Sequence[str], num: float = 64, verify: bool = True) -> list[str]:
+    """The sentences of `sentence_sources`, one source after the other, repeats kept.
 
-    conceptual_captions: all captions of the validation file, repeats included. A data set: each class in its first
-    template. Several of them (text_datasets): one after the other, repeats kept. `num` cuts ImageNetSM's classes.
-    "random" has no words, only tokens. Raises UserError for an unknown name and for missing files.
+    conceptual_captions: all captions of the validation file. A data set: each class in its first template. `num` cuts
+    ImageNetSM's classes. "random" has no words, only tokens. Raises UserError for missing files.
     """
     sentences = []
-    for name in _sentence_sources(ref_dataset, ref_sentences, text_datasets):
+    for name in sources:
         if name == RANDOM:
             raise UserError("random sentences are token ids without words; ask for their tokens.")
         captions = name == CONCEPTUAL_CAPTIONS
@@ -179,23 +171,9 @@ def reference_sentences(
     return sentences
 
 
-def _sentence_sources(ref_dataset: str | None, ref_sentences: str | None, text_datasets: Sequence[str]) -> list[str]:
-    if text_datasets:
-        return [canonical(name, CLASS_SETS) for name in text_datasets]
-    if ref_sentences is not None:
-        return [canonical(ref_sentences, SENTENCE_SOURCES)]
-    if ref_dataset is None:
-        raise UserError("distillation needs --ref-dataset: the images, and unless told otherwise the sentences.")
-    return [canonical(ref_dataset, IMAGE_SOURCES)]
-
-
 def class_prompts(name: str, root: str | Path, num: float = 64, verify: bool = True) -> list[str]:
     """One sentence a class of a data set: its first template. ImageNet's need none of its files."""
-    if name in ("ImageNet", *PARTS_OF_IMAGENET) and str(root) != "mini":
-        names, templates = imagenet_names_and_templates()
-    else:
-        data = datasets.load("ImageNet" if name in PARTS_OF_IMAGENET else name, root, verify=verify)
-        names, templates = data.classnames, data.templates
+    names, templates = datasets.names_and_templates(_whole(name), root, verify)
     if not names:
         raise UserError(f"{name} has no class names to make sentences of. Choose another --ref-sentences.")
     names = names[: class_count(num, len(names))] if name == "ImageNetSM" else names

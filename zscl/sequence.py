@@ -29,6 +29,7 @@ from zscl.options import (
     distillation_terms,
     distils,
     reference_sources,
+    same_reference,
     tasks,
 )
 from zscl.reference import reference_images, reference_tokens
@@ -119,16 +120,16 @@ def build_reference(
         return None
     if models.reference:
         return models.reference
-    teacher, sources = teacher_of(options, models, before), reference_sources(options, task_id)
+    teacher, (ref_dataset, sources) = teacher_of(options, models, before), reference_sources(options, task_id)
     stays = options.ref_model != PREVIOUS and not options.ref_wise  # other tasks and runs have this teacher too
     folder = Path(options.cache_dir).expanduser() if stays and options.cache_dir != "none" else None
-    tokens = reference_tokens(options.data_location, *sources, options.num, not options.no_verify)
-    batches, drawn = reference_batches(options, machine, models, sources[0], memory)
+    tokens = reference_tokens(options.data_location, sources, options.num, not options.no_verify)
+    batches, drawn = reference_batches(options, machine, models, ref_dataset, memory)
     key = fingerprint(teacher.state_dict(), machine.device.type, *machine.settings.values()) if folder else ""
     sentences_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
     images_at = folder / f"images-{fingerprint(key, drawn)}.pth" if folder and drawn else None
     reference = frozen_reference(teacher, batches, tokens, machine.device, sentences_at, images_at)
-    if stays and sources == (options.ref_dataset, options.ref_sentences, options.text_datasets or []):
+    if stays and same_reference(options):
         models.reference = reference
     return reference
 

@@ -71,6 +71,14 @@ def load(
     return data
 
 
+def names_and_templates(name: str, root: str | Path, verify: bool = True) -> tuple[list[str], list[str]]:
+    """Class names and prompt templates of a data set; ImageNet's need none of its files. Raises UserError as `load`."""
+    if name == "ImageNet" and str(root) != MINI:
+        return reference.imagenet_names_and_templates()
+    data = load(name, root, verify=verify)
+    return data.classnames, data.templates
+
+
 def read(
     name: str,
     root: Path,

@@ -20,6 +20,7 @@ from zscl.reference import (
     reference_sentences,
     reference_tokens,
     required_sets,
+    sentence_sources,
 )
 
 OVER_LONG = "sunny " * 90
@@ -43,7 +44,11 @@ def images_of(name: str, root: Path | str, num: float = 64, transform=None):
 
 
 def sentences_of(root: Path | str, *sources, num: float = 64) -> list[str]:
-    return reference_sentences(root, *sources, num=num, verify=False)
+    return reference_sentences(root, sentence_sources(*sources), num, verify=False)
+
+
+def required(*sources) -> list[str]:
+    return required_sets(sources[0], sentence_sources(*sources))
 
 
 # Images
@@ -181,18 +186,18 @@ def test_sentences_at_mini_scale() -> None:
     assert len(prompts) == 256 and prompts[0] == f"a photo of a {load('ImageNet', 'mini').classnames[0]}."
     assert sentences_of("mini", "ImageNetSM", num=5) == prompts[:5]
     assert sentences_of("mini", "ImageNet", "conceptual_captions") == captions("mini")
-    tokens = reference_tokens("mini", "ImageNet", "conceptual_captions")
+    tokens = reference_tokens("mini", sentence_sources("ImageNet", "conceptual_captions"))
     assert tokens.shape == (len(captions("mini")), 77) and (tokens.max(dim=1).values == END).all()
 
 
 def test_tokens_are_those_of_the_sentences(root: Path) -> None:
-    tokens = reference_tokens(root, "MNIST", "DTD", verify=False)
+    tokens = reference_tokens(root, sentence_sources("MNIST", "DTD"), verify=False)
     assert torch.equal(tokens, tokenize(class_prompts("DTD", root, verify=False))) and tokens.dtype == torch.int64
 
 
 def test_over_long_captions_lose_their_end_token(tmp_path: Path) -> None:
     (tmp_path / "Validation_GCC-1.1.0-Validation.tsv").write_text(f"a dog\tu\n{OVER_LONG}\tu\n")
-    tokens = reference_tokens(tmp_path, "ImageNet", "conceptual_captions")
+    tokens = reference_tokens(tmp_path, sentence_sources("ImageNet", "conceptual_captions"))
     assert tokens[0].tolist()[:4] == [START, 320, 1929, END]
     assert (tokens[1] != 0).all() and END not in tokens[1] and tokens[1].argmax() == 0
 
@@ -219,29 +224,31 @@ def test_random_sentences_are_the_originals() -> None:
 def test_random_sentences_leave_the_global_generator_alone(root: Path) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    first = reference_tokens(root, "MNIST", "random")
+    first = reference_tokens(root, sentence_sources("MNIST", "random"))
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
-    assert torch.equal(reference_tokens(root, None, "random"), first) and torch.equal(first, random_sentences())
+    assert torch.equal(reference_tokens(root, sentence_sources(None, "random")), first) and torch.equal(
+        first, random_sentences()
+    )
     with pytest.raises(UserError, match="token ids without words"):
-        reference_sentences(root, "MNIST", "random")
+        reference_sentences(root, sentence_sources("MNIST", "random"))
 
 
 # Names
 
 
 def test_required_sets() -> None:
-    assert required_sets("ImageNet", "conceptual_captions") == ["ImageNet", CAPTIONS]
-    assert required_sets("ImageNetSUB") == required_sets("ImageNet", "ImageNetSM") == ["ImageNet"]
-    assert required_sets("conceptual_captions", "conceptual_captions") == [CAPTIONS]
-    assert required_sets("DTD", "ImageNet") == required_sets("DTD", "random") == required_sets("DTD") == ["DTD"]
-    assert required_sets("DTD", "conceptual_captions", ["MNIST", "DTD"]) == ["DTD", "MNIST"]
-    assert required_sets(None, "random") == []
+    assert required("ImageNet", "conceptual_captions") == ["ImageNet", CAPTIONS]
+    assert required("ImageNetSUB") == required("ImageNet", "ImageNetSM") == ["ImageNet"]
+    assert required("conceptual_captions", "conceptual_captions") == [CAPTIONS]
+    assert required("DTD", "ImageNet") == required("DTD", "random") == required("DTD") == ["DTD"]
+    assert required("DTD", "conceptual_captions", ["MNIST", "DTD"]) == ["DTD", "MNIST"]
+    assert required(None, "random") == []
 
 
 def test_missing_reference_sets_are_told_together(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        require(required_sets("ImageNetSM", "conceptual_captions"), tmp_path)
+        require(required("ImageNetSM", "conceptual_captions"), tmp_path)
     text = str(caught.value)
     assert "2 of 2 data sets are missing" in text
     assert "ILSVRC2012 training images" in text and "Validation_GCC-1.1.0-Validation.tsv" in text
@@ -261,7 +268,7 @@ def test_missing_reference_sets_are_told_together(tmp_path: Path) -> None:
 )
 def test_unknown_names_are_told_with_the_nearest(sources, wrong: str, near: str | None) -> None:
     with pytest.raises(UserError) as caught:
-        required_sets(*sources)
+        required(*sources)
     text = str(caught.value)
     assert text.startswith(f"unknown data set {wrong}.") and "Known are Aircraft, " in text
     assert near is None or f"Did you mean {near}?" in text
