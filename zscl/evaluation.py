@@ -20,7 +20,7 @@ from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, sequence
 from zscl.training import trainable_parameters
-from zscl.weights import Weights, assign_, copied, interpolate_, weights_of
+from zscl.weights import Weights, assign_, copied, interpolate_, weights_of, weights_on
 
 
 def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...]:
@@ -100,8 +100,7 @@ def evaluate_one_model(options: Options, machine: Machine, model: CLIP, pretrain
     if path and path.exists() and not options.overwrite:
         raise UserError(f"{path} exists already. Choose another --save, or --overwrite to replace it.")
     if options.wise_ft:
-        clip_weights = {key: weight.to(machine.device) for key, weight in weights_of(pretrained).items()}
-        interpolate_(weights_of(model), clip_weights, options.alpha)
+        interpolate_(weights_of(model), weights_on(pretrained, machine.device), options.alpha)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(path, model)

@@ -35,7 +35,7 @@ from zscl.options import (
 from zscl.reference import reference_images, reference_tokens
 from zscl.teacher import Models, Reference, fingerprint, frozen_reference
 from zscl.training import TrainingOptions, joint_pass, train_task
-from zscl.weights import Weights, assign_, interpolate_, weights_of
+from zscl.weights import Weights, assign_, interpolate_, weights_of, weights_on
 
 REFERENCE_STREAM = 1  # added to the seed: reference images are drawn apart from the task's (LwF draws the same set)
 
@@ -104,9 +104,7 @@ def task_lr(options: Options, task_id: int) -> float:
 def clip_weights(options: Options, machine: Machine, models: Models) -> Weights | None:
     """CLIP's weights on the device, where an option pulls to them."""
     pulls = (options.moving_avg and options.mv_avg_model, options.wise_merge and options.wise_ft_model)
-    if "zeroshot" not in pulls:
-        return None
-    return {name: weight.to(machine.device) for name, weight in weights_of(models.pretrained).items()}
+    return weights_on(models.pretrained, machine.device) if "zeroshot" in pulls else None
 
 
 # Teacher, reference images and sentences
@@ -144,7 +142,7 @@ def teacher_of(options: Options, models: Models, before: Path | None) -> CLIP:
     if options.ref_model:
         load_weights_(teacher, options.ref_model)
     else:
-        theta0 = {name: weight.cpu() for name, weight in weights_of(models.student).items()}
+        theta0 = weights_on(models.student, "cpu")
         interpolate_(weights_of(teacher), theta0, 1 - options.ref_wise_alpha)
     return teacher
 

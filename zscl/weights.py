@@ -18,6 +18,11 @@ def weights_of(model: nn.Module) -> Weights:
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
+def weights_on(model: nn.Module, device: torch.device | str) -> Weights:
+    """The model's parameters on a device, copies where they are on another."""
+    return {name: weight.to(device) for name, weight in weights_of(model).items()}
+
+
 def copied(weights: Weights) -> Weights:
     return {name: weight.clone() for name, weight in weights.items()}
 

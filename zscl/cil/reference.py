@@ -37,7 +37,7 @@ from zscl.cil.options import PREVIOUS_MODEL, Options
 from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
 from zscl.teacher import Models, Reference, frozen_reference
 
-KNOWN_FEATURES = "reference_features.pth"  # ZSCL's teacher never changes: what it said of an image serves later tasks
+IMAGE_FEATURES = "reference_features.pth"  # of ZSCL's teacher, which never changes: they serve later tasks, too
 EXTRA_CAPTIONS = 100  # of ce_method ext, a step
 CONTEXT = 77
 Texts = Callable[[int], Tensor]  # step -> prompts (K, L)
@@ -59,8 +59,8 @@ def pretrained_reference(run: Run, options: Options, machine: Machine, task_id: 
     if models.reference is None:
         data = reference_set(options, clip_eval(models.pretrained.visual.input_resolution))
         batches, tokens = reference_batches(data.train, options, machine, task_id), caption_tokens(data.classnames)
-        features_at = run.path(KNOWN_FEATURES)
-        models.reference = frozen_reference(models.pretrained, batches, tokens, machine.device, images_at=features_at)
+        images_at = run.path(IMAGE_FEATURES)
+        models.reference = frozen_reference(models.pretrained, batches, tokens, machine.device, images_at=images_at)
     images = models.reference.batches.samples.dataset
     return replace(models.reference, batches=reference_batches(images, options, machine, task_id))
 
