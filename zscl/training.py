@@ -120,16 +120,21 @@ def train_task(
         optimizer.step()
         if average and step % options.avg_freq == 0:
             average.add(weights)
-        for name, term in {"CE": ce, **terms}.items():
-            log[name][step] = term.detach()
-        if options.loss_interval and step % options.loss_interval == 0:
-            values = ", ".join(f"{name} {log[name][step].item():.4f}" for name in names)
-            tqdm.write(f"{stage}: step {step}, {values}")
+        log_step(log, step, {"CE": ce, **terms}, stage, options.loss_interval)
     if options.wise_merge:
         interpolate_(weights, theta0 if options.wise_merge == "n" else clip_weights or {}, options.wise_ft_alpha)
     if isinstance(average, WeightEnsemble):
         assign_(weights, average.mean)
     return log
+
+
+def log_step(log: Terms, step: int, terms: Terms, stage: str, interval: int | None) -> None:
+    """Write a step's terms into the log, and print them every `interval` steps."""
+    for name, term in terms.items():
+        log[name][step] = term.detach()
+    if interval and step % interval == 0:
+        values = ", ".join(f"{name} {values[step].item():.4f}" for name, values in log.items())
+        tqdm.write(f"{stage}: step {step}, {values}")
 
 
 def encode(model: CLIP, text: Tensor | None, *image_batches: tuple[Tensor, int]) -> tuple[Tensor | None, ...]:
