@@ -109,11 +109,10 @@ def train_task(
         ce = F.cross_entropy(logits, labels - first_class, label_smoothing=options.label_smoothing)
         if separate:  # CE's gradient first: its activations are gone when the reference images pass, half the memory
             ce.backward()
-            ce = ce.detach()
             logit_scale, _, *S = call(encode, None, image_batches[1])
         terms = distillation_losses(S[0], R, E, logit_scale, options.terms, options.temperature) if reference else {}
         img, txt, ii, mse = (terms.get(name, 0.0) for name in ("img", "txt", "ii", "mse"))
-        loss = ce + options.kd_weight * (img + txt + ii) + mse
+        loss = (0.0 if separate else ce) + options.kd_weight * (img + txt + ii) + mse
         loss.backward()
         if options.l2:  # + lambda WC, whose gradient has a closed form
             terms["WC"] = consolidate_(((p, theta0[name]) for name, p in model.named_parameters()), options.l2)
