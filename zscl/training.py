@@ -82,11 +82,11 @@ def train_task(
     optimizer = torch.optim.AdamW(
         parameters, lr=options.lr, betas=(0.9, options.beta2), weight_decay=options.weight_decay, fused=True
     )
-    weights, device = weights_of(model), model.logit_scale.device
+    weights, zero = weights_of(model), torch.zeros_like(model.logit_scale)
     theta0 = copied(weights) if options.l2 or options.wise_merge == "n" else {}
     average = weight_average(weights, clip_weights or {}, options)
     names = ["CE", *(options.terms if reference else ()), *(["WC"] if options.l2 else [])]
-    log = {name: torch.full((options.iterations + 1,), torch.nan, device=device) for name in names}
+    log = {name: torch.full((options.iterations + 1,), torch.nan, device=zero.device) for name in names}
     cache = reference.cache if reference else None
     parts = {"parameters": Tensors(weights), "optimizer": optimizer, "log": Tensors(log)}
     state = {name: part for name, part in (parts | {"average": average, "teacher": cache}).items() if part}
@@ -111,8 +111,8 @@ def train_task(
             ce.backward()
             logit_scale, _, *S = call(encode, None, image_batches[1])
         terms = distillation_losses(S[0], R, E, logit_scale, options.terms, options.temperature) if reference else {}
-        img, txt, ii, mse = (terms.get(name, 0.0) for name in ("img", "txt", "ii", "mse"))
-        loss = (0.0 if separate else ce) + options.kd_weight * (img + txt + ii) + mse
+        img, txt, ii, mse = (terms.get(name, zero) for name in ("img", "txt", "ii", "mse"))
+        loss = (zero if separate else ce) + options.kd_weight * (img + txt + ii) + mse
         loss.backward()
         if options.l2:  # + lambda WC, whose gradient has a closed form
             terms["WC"] = consolidate_(((p, theta0[name]) for name, p in model.named_parameters()), options.l2)
