@@ -1,7 +1,7 @@
-"""Every figure the papers report, from accuracies or predictions: float64, nothing rounded unless asked for.
+"""Every metric of the papers, from accuracies or predictions, in float64; only the `decimals` of a call round.
 
-Accuracy matrices have a row for each task learned and a column for each task tested, but for VQ-Prompt's
-(`vq_prompt_metrics`), which is the transpose, as in its code.
+Accuracy matrices have a row for each task learned and a column for each task tested; VQ-Prompt's
+(`vq_prompt_metrics`) is the transpose, as in its code.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-if TYPE_CHECKING:  # numpy does for all but two functions, and `results` reads matrices without the weight of torch
+if TYPE_CHECKING:  # `results` reads matrices without importing torch
     from torch import Tensor
 
 
@@ -50,7 +50,7 @@ def mtil_triple(accuracy_matrix: ArrayLike) -> MTILTriple:
 
 
 class CILStep(NamedTuple):
-    """What a class-incremental step was tested with: all test samples of the tasks seen, each array (n,)."""
+    """Test after a class-incremental task, on all samples of the tasks seen so far; each array (n,)."""
 
     predictions: ArrayLike
     labels: ArrayLike
@@ -98,8 +98,8 @@ def task_hit_rates(steps: Sequence[CILStep]) -> np.ndarray:
 def forgetting_continuum(task_matrix: ArrayLike) -> np.ndarray:
     """Forgetting after each of K steps (K,), from R[k, j], j <= k, in R's unit; 0 after the first.
 
-    At step k the mean over earlier tasks j of (best R[l, j] of the steps j <= l < k) - R[k, j]: the standard
-    definition, as in current Continvvm/continuum; InfLoRA's and VQ-Prompt's too.
+    At step k the mean over earlier tasks j of (max of R[l, j] over j <= l < k) - R[k, j]: the standard definition, as
+    in current Continvvm/continuum, InfLoRA and VQ-Prompt.
     """
     matrix = _square(task_matrix)
     values = [np.mean([matrix[j:k, j].max() - matrix[k, j] for j in range(k)]) for k in range(1, len(matrix))]
@@ -128,12 +128,12 @@ class ReleasedCILLog:
 def released_cil_log(task_matrix: ArrayLike) -> ReleasedCILLog:
     """The sums of continuum up to 1.2, which ZSCL and MoE-Adapters logged, from R[k, j], j <= k, in R's unit.
 
-    Kept beside the standard definitions to compare with published logs: `forgetting` leaves out the latest
-    old task and the latest earlier step, `bwt` the pairs j = i - 1, both under the full divisor; `fwt` is in
-    truth the mean accuracy on past tasks. Continvvm/continuum continuum/metrics/metrics.py at v1.2.0 and 1.2.7.
+    They serve to compare with published logs: `forgetting` leaves out the latest old task and the latest earlier
+    step, `bwt` the pairs j = i - 1, both with the full divisor; `fwt` is the mean accuracy on past tasks.
+    Continvvm/continuum continuum/metrics/metrics.py at v1.2.0 and 1.2.7.
 
-    Given fractions it is equal to theirs to the last bit, since the terms are added in their order: the logged values
-    are often halves of the last digit, which decides how they round.
+    For fractions the values equal the originals' bit for bit, since the terms are added in the same order: logged
+    values often lie halfway between two roundings, so the last bit decides.
     """
     matrix = _square(task_matrix)
     steps = range(len(matrix))
@@ -151,13 +151,13 @@ def released_cil_log(task_matrix: ArrayLike) -> ReleasedCILLog:
 
 
 def inflora_grouped(
-    predictions: ArrayLike, labels: ArrayLike, known: int, increment: int, decimals: int | None = None
+    predictions: ArrayLike, labels: ArrayLike, old_classes: int, increment: int, decimals: int | None = None
 ) -> dict[str, float]:
     """Accuracy in percent over all samples, by group of `increment` classes ("00-09", ...), `old` and `new`.
 
-    `old` are the labels below `known` (0 if there are none), `new` the rest. `decimals=2` rounds as the
-    paper's curves were. Groups start below the highest label, so a last group of that single class has no
-    entry; a group without samples is nan. InfLoRA (arXiv 2404.00228), utils/toolkit.py:L28-L52.
+    `old` are the labels below `old_classes` (0 if there are none), `new` the rest. `decimals=2` rounds as for the
+    paper's curves. Groups start below the highest label, so a last group of one class has no entry; a group without
+    samples is nan. InfLoRA (arXiv 2404.00228), utils/toolkit.py:L28-L52.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
 
@@ -171,19 +171,19 @@ def inflora_grouped(
     for first in range(0, int(labels.max()), increment):
         members = (labels >= first) & (labels < first + increment)
         values[f"{first:02d}-{first + increment - 1:02d}"] = percent(members)
-    old = labels < known
+    old = labels < old_classes
     return values | {"old": percent(old) if old.any() else 0.0, "new": percent(~old)}
 
 
 @dataclass(frozen=True)
 class VQPromptMetrics:
-    """VQ-Prompt's figures, in the unit of its matrix; tasks weigh equally."""
+    """VQ-Prompt's metrics, in the unit of the matrix; tasks weigh equally."""
 
     average: np.ndarray  # (T,) A_i: mean over the tasks seen after task i
     faa: float  # final average accuracy, A of the last task
     caa: float  # cumulative average accuracy, mean of A
     forgetting: np.ndarray  # (T,) after each task, 0 after the first
-    ffm: float  # final forgetting measure, the last of these
+    ffm: float  # final forgetting measure, forgetting after the last task
 
 
 def vq_prompt_metrics(task_matrix: ArrayLike) -> VQPromptMetrics:
@@ -204,21 +204,21 @@ def over_repeats(values: ArrayLike) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=0))
 
 
-def mask_task(logits: "Tensor", task: int, classes_per_task: int) -> "Tensor":
-    """The logits (N, C) with -inf outside the classes of `task`, a new tensor (ALTA utils/mask4taskil.py)."""
-    first = task * classes_per_task
+def mask_task(logits: "Tensor", task_id: int, classes_per_task: int) -> "Tensor":
+    """A copy of the logits (N, C) with -inf outside the classes of one task (ALTA utils/mask4taskil.py)."""
+    first = task_id * classes_per_task
     masked = logits.new_full(logits.shape, -math.inf)
     masked[:, first : first + classes_per_task] = logits[:, first : first + classes_per_task]
     return masked
 
 
-def class_and_task_il(logits: "Tensor", labels: "Tensor", task: int, classes_per_task: int) -> tuple[float, float]:
+def class_and_task_il(logits: "Tensor", labels: "Tensor", task_id: int, classes_per_task: int) -> tuple[float, float]:
     """Class-IL and task-IL accuracy of a task's samples: logits (N, C), labels (N,); fractions, unrounded.
 
-    Class-IL takes the best of all classes, task-IL the best of the task's own. ALTA reports the mean over the
+    Class-IL takes the best of all classes, task-IL the best of this task's classes. ALTA reports the mean over the
     tasks seen, tasks weighing equally (main.py:L104-L124).
     """
-    best = (logits.argmax(dim=1), mask_task(logits, task, classes_per_task).argmax(dim=1))
+    best = (logits.argmax(dim=1), mask_task(logits, task_id, classes_per_task).argmax(dim=1))
     class_il, task_il = (int((choice == labels).sum()) / len(labels) for choice in best)
     return class_il, task_il
 
@@ -226,15 +226,15 @@ def class_and_task_il(logits: "Tensor", labels: "Tensor", task: int, classes_per
 def forgetting_alta(task_matrix: ArrayLike) -> float:
     """ALTA's forgetting, from R[t, i], i <= t, the accuracy on task i after task t, of T tasks.
 
-    The mean over i < T - 1 of max_t R[t, i] - R[T - 1, i]: the best of all rows, the last one included, so that no
-    task's term is negative (aimagelab/mammoth utils/metrics.py). Raises ValueError for a single task.
+    The mean over i < T - 1 of max_t R[t, i] - R[T - 1, i]; the maximum includes the last row, so no term is negative
+    (aimagelab/mammoth utils/metrics.py). Raises ValueError for a single task.
     """
     matrix = _older_columns(task_matrix)
     return float((np.nanmax(matrix, axis=0) - matrix[-1]).mean())
 
 
 def backward_transfer_alta(task_matrix: ArrayLike) -> float:
-    """From the same R: mean over i < T - 1 of R[T - 1, i] - R[i, i]. Raises ValueError for a single task."""
+    """Mean over i < T - 1 of R[T - 1, i] - R[i, i], R as in `forgetting_alta`. Raises ValueError for a single task."""
     matrix = _older_columns(task_matrix)
     return float((matrix[-1] - np.diagonal(matrix)).mean())
 

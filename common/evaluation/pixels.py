@@ -1,4 +1,4 @@
-"""A test set decoded once, to be shared by every checkpoint that is evaluated on it."""
+"""A test set decoded once, for all checkpoints that are evaluated on it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,9 @@ def load_decoded(
     template: str | None = None,
     verify: bool = True,
 ) -> DecodedSet:
-    """One data set's test images at R = `resolution`, prompts under `template` or else all of the set's templates.
+    """A data set's test images at R = `resolution`, with prompts from `template`, or else from all its templates.
 
-    Raises UserError for a set that is not there, that has no test images (ImageNet without a val folder), or, with
+    Raises UserError for a data set that is missing, that has no test images (ImageNet without a val folder), or, with
     `verify`, whose counts differ from the published ones.
     """
     data = datasets.load(name, root, None, clip_eval_pixels(resolution), verify=verify)
@@ -47,10 +47,10 @@ def load_decoded(
 
 
 def decode(dataset: Dataset, name: str, batch_size: int, workers: int = 0) -> tuple[Tensor, Tensor]:
-    """All images, uint8 (N, 3, R, R), and labels (N,) of a set built with `clip_eval_pixels`, in the set's order.
+    """All images, uint8 (N, 3, R, R), and labels (N,) of a data set under `clip_eval_pixels`, in its order.
 
     150 kB an image at 224 pixels: 3.8 GB for the largest MTIL test set (Food, 25,250 images). Each process decodes its
-    part and has all.
+    rows and returns those of all.
     """
     count: int = len(dataset)  # type: ignore[arg-type]  # torch's Dataset declares no length
     rows, first = local_rows(count), dataset[0][0]

@@ -1,7 +1,7 @@
 """After each class-incremental task: all test images of the classes seen, classified among all these classes.
 
 All tasks are tested together on their pooled test images, class texts encoded once a task (cil/main.py:L42-L60). The
-originals encode them again for every batch of images: the same, unless the model draws noise (`text_per_batch`).
+originals encode them again for every batch of images, which only differs if the model draws noise (`text_per_batch`).
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,18 @@ from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.evaluation.metrics import CILStep
 from common.evaluation.pixels import decode
+from common.evaluation.zero_shot import encode_prompts
 from common.incremental.scenario import RemappedSubset, Scenario, seen_rows
 from common.training.batches import Batches
 from common.training.distributed import all_gather_rows, local_rows
-
-PROMPTS_AT_ONCE = 256
 
 
 @dataclass
 class PooledTest:
     """The test images of all tasks, and how they are read.
 
-    Quirk: `eval_transform` "train" draws new random crops at each test, as the originals do; "test" has none to draw,
-    so every image is decoded once for all tests (150 kB an image at 224 pixels).
+    Quirk: `eval_transform` "train" draws new random crops at each test, as the originals do; with "test" every image
+    is decoded once for all tests (150 kB an image at 224 pixels).
     """
 
     images: RemappedSubset  # new labels; under clip_train, or under clip_eval_pixels for "test"
@@ -47,10 +46,10 @@ def evaluate_seen(
 ) -> CILStep:
     """Predictions, labels and task ids of all test images seen after task `task_id`, in the data set's order.
 
-    tokens (C, L): prompts of all classes in class order. Crops, and whatever the model itself draws, come from `seed`
-    alone; of classes with equal prompts the first in the order wins, as in a product without rounding. `text_per_batch`
-    encodes the prompts after each batch of images, so that a model with noise draws it anew, for equal prompts too. Of
-    several processes each encodes its rows of a batch, or all of them where the model may draw noise for each.
+    tokens (C, L): prompts of all classes in class order. Crops and the model's own noise depend on `seed` alone. Of
+    classes with equal prompts the first in the order is predicted, as in exact arithmetic. `text_per_batch` encodes the
+    prompts after each batch of images, so that a model with noise draws it anew, for equal prompts too. Of several
+    processes each encodes its rows of a batch, or with `text_per_batch` all of them.
     """
     model.eval()
     torch.manual_seed(seed)
@@ -72,23 +71,23 @@ def evaluate_seen(
 
 
 def first_of_equals(tokens: Tensor) -> Tensor:
-    """For each prompt of (C, L) the first one that equals it, (C,); matrix products round equal columns differently."""
-    places: dict[tuple[int, ...], int] = {}
-    first = [places.setdefault(tuple(prompt), place) for place, prompt in enumerate(tokens.tolist())]
+    """Index (C,) of the first prompt equal to each of (C, L): matrix products may round equal columns differently."""
+    indices: dict[tuple[int, ...], int] = {}
+    first = [indices.setdefault(tuple(prompt), index) for index, prompt in enumerate(tokens.tolist())]
     return torch.tensor(first, device=tokens.device)
 
 
 @torch.no_grad()
 def class_features(model: CLIP, tokens: Tensor) -> Tensor:
     """Normalised text features (C, E) of prompts (C, L)."""
-    return torch.cat([F.normalize(model.encode_text(part), dim=-1) for part in tokens.split(PROMPTS_AT_ONCE)])
+    return F.normalize(encode_prompts(model, tokens), dim=-1)
 
 
 @torch.no_grad()
 def seen_logits(model: CLIP, images: Tensor, tokens: Tensor, text: Tensor | None = None) -> Tensor:
     """exp(logit_scale) x cosine (B, C) of images (B, 3, R, R) and prompts (C, L), images encoded first.
 
-    `text` (C, E): the prompts' normalised features, where they are known already.
+    `text` (C, E): the prompts' normalised features; None: encode them here.
     """
     features = F.normalize(model.encode_image(images), dim=-1)
     text = class_features(model, tokens) if text is None else text
@@ -98,16 +97,16 @@ def seen_logits(model: CLIP, images: Tensor, tokens: Tensor, text: Tensor | None
 def seen_batches(
     test: PooledTest, rows: np.ndarray, seed: int, device: torch.device, whole: bool = True
 ) -> Iterator[tuple[Tensor, int]]:
-    """The images at these rows, normalised, (B, 3, R, R) on `device`, batch after batch, and how many a batch has.
+    """Batches of normalised images (B, 3, R, R) at `rows`, on `device`, each with the number of rows in it.
 
-    `whole` False: of several processes each gets its own rows of a batch.
+    `whole` False: each process gets its local rows of a batch.
     """
     if test.eval_transform == "test":
         if test.pixels is None:
             test.pixels, _ = decode(test.images, "test set", test.batch_size, test.workers)
         for part in torch.as_tensor(rows).split(test.batch_size):
-            own = part if whole else part[local_rows(len(part))]
-            yield clip_normalise(test.pixels[own].to(device)), len(part)
+            local = part if whole else part[local_rows(len(part))]
+            yield clip_normalise(test.pixels[local].to(device)), len(part)
         return
     stream = (test.batch_size, seed, test.workers, device)
     batches = Batches(Subset(test.images, rows.tolist()), *stream, shuffle=False, whole=whole)

@@ -13,27 +13,26 @@ from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.training.distributed import all_gather_rows, local_rows
 
-# A constant, not exp(logit_scale) as the model's own logits have; the order of the classes is the same.
-LOGIT_SCALE = 100.0
+LOGIT_SCALE = 100.0  # a constant, unlike exp(logit_scale) in the model's own logits; the ranking is the same
 PROMPTS_AT_ONCE = 256
 
 
 @torch.no_grad()
+def encode_prompts(model: CLIP, tokens: Tensor) -> Tensor:
+    """Text features (N, D), not normalised, of prompts (N, L)."""
+    return torch.cat([model.encode_text(part) for part in tokens.split(PROMPTS_AT_ONCE)])
+
+
 def class_vectors(model: CLIP, tokens: Tensor) -> Tensor:
-    """Class weights (D, C) under the model as it is now, from prompts (C, T, L) of C classes under T templates."""
-    classes, templates, _ = tokens.shape
-    features = [model.encode_text(chunk) for chunk in tokens.flatten(0, 1).split(PROMPTS_AT_ONCE)]
-    return zeroshot_weights(torch.cat(features).view(classes, templates, -1))
+    """Class weights (D, C) from prompts (C, T, L) of C classes under T templates."""
+    return zeroshot_weights(encode_prompts(model, tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2]))
 
 
 @torch.no_grad()
 def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
-    """Features (N, D), not normalised, under the model as it is now, of uint8 images (N, 3, R, R) on any device.
-
-    Each process encodes its part.
-    """
-    device, own = model.logit_scale.device, pixels[local_rows(len(pixels))]
-    features = [model.encode_image(clip_normalise(batch.to(device))) for batch in own.split(batch_size)]
+    """Features (N, D), not normalised, of uint8 images (N, 3, R, R) on any device; each process encodes its rows."""
+    device, local = model.logit_scale.device, pixels[local_rows(len(pixels))]
+    features = [model.encode_image(clip_normalise(batch.to(device))) for batch in local.split(batch_size)]
     return all_gather_rows(torch.cat(features), len(pixels))
 
 
@@ -53,7 +52,7 @@ def zeroshot_logits(image_features: Tensor, weights: Tensor) -> Tensor:
 def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tuple[float, ...]:
     """Percent of the logits (N, C) whose label (N,) is among the k highest, for each k of `topk`.
 
-    Ties fall as torch.topk orders them. With fewer than k classes every label is among the k highest.
+    Ties are ordered as by torch.topk. With fewer than k classes every label is among the k highest.
     Raises ValueError for N = 0.
     """
     if len(labels) == 0:

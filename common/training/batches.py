@@ -1,4 +1,4 @@
-"""An endless shuffled stream of training batches that any step can be asked of.
+"""An endless shuffled stream of training batches with random access by step.
 
 Order and augmentation are functions of (seed, step) alone: a run that is killed and resumed at step n, or that uses
 another number of workers, sees the same pixels as one that was never stopped.
@@ -17,7 +17,7 @@ from common.training.distributed import all_gather_rows, local_rows
 
 
 class BatchStream(Protocol):
-    """What a training loop needs of `Batches`: batches[step] is (images, labels), len() the steps of an epoch."""
+    """The part of `Batches` that training loops use: batches[step] is (images, labels), len() the steps of an epoch."""
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]: ...
 
@@ -40,14 +40,13 @@ class DrawnSamples(Dataset):
 
 
 class Batches:
-    """`batches[step]` is the batch that step trains on; asked in order, workers prepare the next ones meanwhile.
+    """`batches[step]` is the (images, labels) of a step; read in order, workers prepare the next ones meanwhile.
 
-    It is (images, labels): of several processes each gets the images of its own rows and all labels, or with `whole`
-    all images too.
+    Of several processes each gets the images of its local rows and all labels, or with `whole` all images too.
 
     Every epoch is a new permutation drawn from (seed, epoch), its last batch may be smaller, and `len(batches)` is
     the number of batches in it: the originals rebuild their iterator when step % len(loader) == 0. `restart` starts
-    a new epoch early, whenever step % restart == 0. Without `shuffle` every epoch has the data set's own order.
+    a new epoch early, whenever step % restart == 0. Without `shuffle` every epoch has the data set's order.
     `drop_last` leaves out of every epoch the batch that is not full.
     """
 
@@ -78,19 +77,17 @@ class Batches:
         """Sample indices in the order in which epoch number `epoch` visits them."""
         if not self.shuffle:
             return list(range(self.size))
-        generator = torch.Generator().manual_seed(
-            (self.seed * 1_000_003 + 2**40 + epoch) % 2**63
-        )  # apart from the samples' seeds
-        return torch.randperm(self.size, generator=generator).tolist()
+        seed = (self.seed * 1_000_003 + 2**40 + epoch) % 2**63  # 2**40 keeps it apart from the samples' seeds
+        return torch.randperm(self.size, generator=torch.Generator().manual_seed(seed)).tolist()
 
     def _epoch_and_batch(self, step: int) -> tuple[int, int]:
-        """Epoch of a step, and number of its batch within that epoch."""
-        period, within = divmod(step, self.restart)
-        epoch, batch = divmod(within, len(self))
+        """Epoch of a step, and the index of its batch in that epoch."""
+        period, offset = divmod(step, self.restart)
+        epoch, batch = divmod(offset, len(self))
         return period * -(-self.restart // len(self)) + epoch, batch
 
     def _drawn(self, step: int) -> list[tuple[int, int]]:
-        """Sample index, and position in the stream, of everything in a step's batch."""
+        """Sample index and position in the stream of every sample of a step's batch."""
         epoch, batch = self._epoch_and_batch(step)
         if epoch != self._order[0]:
             self._order = epoch, self.order(epoch)
@@ -102,7 +99,7 @@ class Batches:
         return [index for index, _ in self._drawn(step)]
 
     def _local_from(self, step: int) -> Iterator[list[tuple[int, int]]]:
-        """Part of each batch from `step` on that this process loads; the first sample where it has no row."""
+        """Samples that this process loads of each batch from `step` on; without a row the batch's first sample."""
         while True:
             drawn = self._drawn(step)
             yield drawn if self.whole else drawn[local_rows(len(drawn))] or drawn[:1]
@@ -110,8 +107,8 @@ class Batches:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         if self._next != step:
-            # apart from this object, which would hold the loader that holds it: without a cycle both end at once, while
-            # the garbage collector takes the queues away first and then waits five seconds for every worker
+            # The loader holds a copy: in a cycle of stream and loader the garbage collector would take the queues away
+            # first and then wait five seconds for every worker.
             stream = copy.copy(self)
             stream._iterator = iter(())
             loader = DataLoader(
@@ -128,11 +125,11 @@ class Batches:
         if not self.whole:
             count = len(self._drawn(step))
             rows = local_rows(count)
-            local = slice(rows.stop - rows.start)  # none where this process loaded a row only to load one
+            local = slice(rows.stop - rows.start)  # empty where the loaded sample is a stand-in
             images, labels = images[local], all_gather_rows(labels[local], count)
         return images.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
 
 def leave_signals_to_parent(worker: int) -> None:
-    """Let Ctrl-C reach only the main process, which saves; a worker that dies of it prints a traceback."""
+    """Ignore Ctrl-C in a loader process: the main process saves, and a worker would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, worker processes, seeds."""
+"""Device, worker processes and seeds of a run."""
 
 import os
 import random
@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from common.errors import UserError
+from common.evaluation.report import metric_lines
 from common.training.distributed import join
 
 
 def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
-    """'auto' (CUDA when there is one), 'cpu', 'cuda', 'cuda:1', ...; raises UserError for one that is not here.
+    """The device of a name: 'auto' (CUDA if available), 'cpu', 'cuda', 'cuda:1', ...
 
-    `threads` is the number of CPU threads torch may use, its own choice when None. Under torchrun each process gets a
-    device of its own.
+    `threads`: number of CPU threads for torch, its default when None. Under torchrun each process gets a device of its
+    own. Raises UserError for a device that this machine lacks.
     """
     name = join(name)
     if threads is not None:
@@ -35,7 +36,7 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
         raise UserError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."
         )
-    if device.type == "cuda":  # float32 means float32: torch lets convolutions round to TF32 unless told otherwise
+    if device.type == "cuda":  # float32 means float32: by default torch lets convolutions round to TF32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return device
 
@@ -48,7 +49,7 @@ def device_name(device: torch.device) -> str:
 
 
 def automatic_workers(most: int = 16) -> int:
-    """Loader processes when the user names no number: one a usable core, `most` at most (the originals' 16)."""
+    """Default number of loader processes: one a usable core, at most `most` (the originals' 16), 0 for two cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return 0 if cores <= 2 else min(most, cores)
 
@@ -63,7 +64,7 @@ def seed_everything(seed: int) -> None:
 
 
 def peak_memory_mib(device: torch.device) -> float:
-    """The most memory used so far: allocated on a CUDA device, resident in the process on a CPU (0 on Windows)."""
+    """Peak memory in MiB so far: allocated on a CUDA device, resident in the process on a CPU (0 on Windows)."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     if sys.platform == "win32":
@@ -75,9 +76,6 @@ def peak_memory_mib(device: torch.device) -> float:
 
 
 def cost_records(dataset: str, after_task: int, seconds: float, device: torch.device) -> list[dict[str, Any]]:
-    """The record lines of what learning a task took: its seconds, and the process's peak memory so far."""
-    about = {"dataset": dataset, "after_task": after_task, "seconds": seconds}
-    return [
-        about | {"metric": "train_seconds", "value": seconds},
-        about | {"metric": "peak_memory_mib", "value": peak_memory_mib(device)},
-    ]
+    """Record lines of the cost of learning a task: its seconds, and the process's peak memory so far."""
+    costs = {"train_seconds": seconds, "peak_memory_mib": peak_memory_mib(device)}
+    return metric_lines(dataset, after_task, costs, seconds)

@@ -2,10 +2,11 @@
 
 Every process holds the whole model. Of a batch it loads and encodes its local rows (`local_rows`), gathers everybody's
 results with their gradients (`all_gather_rows`), and from there on computes the same loss over the same whole batch.
-DistributedDataParallel (`parallel`) averages gradients over the processes; `all_gather_rows` hands back the gradient of
-the local rows times the number of processes, so that the average is the sum over all rows for what was computed row by
-row, and what it was for what every process computed alike. Random numbers are drawn for the whole batch in every
-process, which takes its rows of them. The first process writes. In a single process all of this does nothing.
+DistributedDataParallel (`parallel`) averages gradients over the processes. The backward pass of `all_gather_rows`
+multiplies the gradient of the local rows by the number of processes, so that the average is the sum over all rows for
+parameters used row by row, and unchanged for parameters that every process uses on the whole batch. Random numbers are
+drawn for the whole batch in every process, which takes its rows of them. The first process writes files. In a single
+process all of this does nothing.
 """
 
 import atexit
@@ -24,13 +25,14 @@ from torch.nn.parallel import DistributedDataParallel
 from common.errors import UserError
 from common.processes import is_main_process, rank, world_size
 
-PATIENCE = timedelta(hours=2)  # the first process may write, or decode what the others know already
+TIMEOUT = timedelta(hours=2)  # the others wait while the first process writes or decodes
 
 
 def join(name: str) -> str:
-    """Under torchrun, meet the other processes; the name of this one's device. All but the first fall silent.
+    """Under torchrun, initialise the process group and silence all processes but the first; this process's device.
 
-    name: auto, cuda (one GPU a process) or cpu. Raises UserError for a single GPU, and for fewer GPUs than processes.
+    name: auto, cuda (one GPU a process) or cpu. Raises UserError for another device, and for fewer GPUs than processes.
+    In a single process returns `name` itself.
     """
     if world_size() == 1:
         return name
@@ -44,7 +46,7 @@ def join(name: str) -> str:
             "processes as GPUs, or say --device cpu."
         )
     if not dist.is_initialized():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=PATIENCE)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)  # its threads must end before the interpreter does
         if cuda:
             torch.cuda.set_device(local)
@@ -54,13 +56,13 @@ def join(name: str) -> str:
 
 
 def barrier() -> None:
-    """Go on when every process is here."""
+    """Wait until every process has come here."""
     if dist.is_initialized():
         any_rank(False)
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether the flag is set in any process: the same answer in all of them, so that they go the same way."""
+    """Whether the flag is set in any process; all processes return the same."""
     if world_size() == 1:
         return flag
     raised = torch.tensor(int(flag))
@@ -72,13 +74,13 @@ def any_rank(flag: bool) -> bool:
 
 
 def local_rows(count: int, process: int | None = None) -> slice:
-    """Block of `count` rows that is this process's, or that one's; all blocks are as even as can be."""
+    """This process's block of `count` rows, or that of rank `process`; the sizes differ by one at most."""
     process = rank() if process is None else process
     return slice(count * process // world_size(), count * (process + 1) // world_size())
 
 
 class _Gather(torch.autograd.Function):
-    """All processes' rows from each one's; backwards the local rows' gradient, times the number of processes."""
+    """Gathers the rows of all processes; backwards the local rows' gradient, times the number of processes."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor, count: int) -> Tensor:
@@ -122,7 +124,7 @@ def sum_over_processes(total: Tensor) -> Tensor:
 
 
 class _Call(nn.Module):
-    """A model and whatever function of it computes the loss, for DistributedDataParallel to stand around."""
+    """Calls a function of a model inside `forward`, where DistributedDataParallel expects the computation."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -133,12 +135,13 @@ class _Call(nn.Module):
 
 
 def parallel(model: nn.Module, unused: bool = False) -> Callable[..., Any]:
-    """`call(function, *inputs)` is function(model, *inputs), whose backward pass averages gradients over processes.
+    """`call(function, *inputs)` returns function(model, *inputs); its backward pass averages gradients over processes.
 
-    To be made anew when other parameters are trained. unused: not every call reaches every trained parameter.
+    Call it again when other parameters are to be trained. unused: a call may leave trained parameters unused.
     """
     if world_size() == 1:
         return lambda function, *inputs: function(model, *inputs)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)  # its heir is too new
+        # older versions of torch lack its successor
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return DistributedDataParallel(_Call(model), broadcast_buffers=False, find_unused_parameters=unused)

@@ -1,4 +1,4 @@
-"""The end of a training that has diverged: a loss or a parameter that is no longer finite."""
+"""Stops training that has diverged: a loss or a parameter is no longer finite."""
 
 from typing import Any
 
@@ -14,16 +14,16 @@ ADVICE = (
 
 
 def require_finite(stage: str, log: dict[str, Tensor], first: int = 0) -> None:
-    """Raise UserError for the earliest value that is not finite. log: a loss's terms, (steps,), from step `first`."""
+    """Raise UserError for the earliest value that is not finite. log: loss terms (steps,) by name, from step `first`."""
     finite = torch.stack([values.isfinite() for values in log.values()])
-    if not finite.all():  # the one look at the device
+    if not finite.all():  # the only synchronisation with the device
         step = int(finite.all(dim=0).logical_not().nonzero()[0])
         wrong = ", ".join(name for name, values in log.items() if not values[step].isfinite())
         raise UserError(f"{stage}: the loss is not finite at step {first + step} ({wrong}). {ADVICE}")
 
 
 def require_finite_state(stage: str, step: int, state: dict[str, Any]) -> None:
-    """Raise UserError where what a stage trains is not finite after a step; `state` as `Run.steps` has it."""
+    """Raise UserError if an item of `state` (see `Run.steps`) is not finite after a step."""
     for name, item in state.items():
         values = [] if name == "log" or isinstance(item, torch.Generator) else item.state_dict().values()
         floating = [value for value in values if isinstance(value, Tensor) and value.is_floating_point()]

@@ -1,4 +1,4 @@
-"""How models compute: autocast, compiled blocks, recomputed activations; and float32 for a method's own algebra."""
+"""Autocast, compiled blocks and recomputed activations of models; float32 for a method's algebra."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,21 +11,21 @@ from torch.utils.checkpoint import checkpoint
 from common.clip.model import ResidualAttentionBlock
 from common.machine import Machine
 
-VARIANTS = 64  # of a block's code: batch sizes, with and without gradient, one a LoRA branch; torch's limit is 8
+RECOMPILE_LIMIT = 64  # variants of a block: batch sizes, with and without gradient, one a LoRA branch; torch's is 8
 
 
 def prepare(machine: Machine, *models: nn.Module) -> None:
     """Give models, in place, the machine's autocast and recomputed activations and, with --compile, compiled blocks.
 
-    A module takes the former two where it has attributes of these names. State dicts keep their keys. A paper's block
-    that derives from CLIP's, and may count or draw, has its attention and MLP compiled alone. Blocks that run through
-    functions (those with prompts in VQ-Prompt and IT-Prompt) run as they are.
+    The first two are set on modules with attributes `autocast` and `checkpoint_activations`. State dicts keep their
+    keys. Of a paper's block that derives from CLIP's, and may count or draw, only the attention and the MLP are
+    compiled. Blocks that are run through functions (with prompts, in VQ-Prompt and IT-Prompt) are not compiled.
     """
     from timm.models.vision_transformer import Block
     from timm.models.vision_transformer import VisionTransformer as TimmViT
 
     if machine.compile:
-        torch._dynamo.config.recompile_limit = VARIANTS
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     for module in (module for model in models for module in model.modules()):
         for name in ("autocast", "checkpoint_activations"):
             if hasattr(module, name):
@@ -41,7 +41,7 @@ def prepare(machine: Machine, *models: nn.Module) -> None:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """float32 means float32 inside, whatever the models around it compute in: no autocast and no TF32."""
+    """Context without autocast and TF32: float32 computes in float32 whatever the run's precision."""
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = products.allow_tf32, convolutions.allow_tf32
     products.allow_tf32 = convolutions.allow_tf32 = False
@@ -53,7 +53,7 @@ def full_precision() -> Iterator[None]:
 
 
 def run_block(recompute: bool, block: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """block(*inputs), of which with `recompute` only the inputs are kept: the backward pass runs the block again.
+    """block(*inputs); with `recompute` only the inputs are kept, and the backward pass runs the block again.
 
     The gradients are the same. Blocks that draw random numbers or count would do so twice.
     """

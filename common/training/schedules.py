@@ -19,27 +19,26 @@ def cosine_with_warmup(step: int, base_lr: float, warmup: int, total: int) -> fl
     return 0.5 * base_lr * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
 
 
-def cil_cosine_with_warmup(step: int, lr: float, total: int, warmup: int = 30) -> float:
-    """Rate of step 0 .. total of a class-incremental task: 30 steps of warm-up, which short tasks never leave, then
-    half a cosine.
+def cil_cosine_with_warmup(step: int, base_lr: float, total: int, warmup: int = 30) -> float:
+    """`cosine_with_warmup` for step 0 .. total of a class-incremental task; short tasks end within the warm-up.
 
     Quirk: tasks of exactly 30 batches divide by zero in the originals (cil/continual_clip/utils.py:L56-L75); their
     last step has the full rate here.
     """
-    return lr if step == total == warmup else cosine_with_warmup(step, lr, warmup, total)
+    return base_lr if step == total == warmup else cosine_with_warmup(step, base_lr, warmup, total)
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group this learning rate."""
+def set_lr(optimizer: Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = learning_rate
 
 
 def coda_cosine(epoch: int, base_lr: float, epochs: int) -> float:
     """base * cos(99 pi (epoch - 1) / (200 (epochs - 1))), and base itself in epoch 0.
 
-    CODA-Prompt's CosineSchedule, as InfLoRA (utils/schedulers.py:L47-L56) and VQ-Prompt on CUB-200 step it: epochs 0
-    and 1 both run at the full rate, and the last one well above zero.
+    CODA-Prompt's CosineSchedule, stepped as in InfLoRA (utils/schedulers.py:L47-L56) and VQ-Prompt on CUB-200: epochs
+    0 and 1 both run at the full rate, and the last one well above zero.
     """
     return base_lr if epoch == 0 else base_lr * math.cos(99 * math.pi * (epoch - 1) / (200 * (epochs - 1)))
 
@@ -50,5 +49,5 @@ def cosine_annealing(epoch: int, base_lr: float, epochs: int) -> float:
 
 
 def multistep(epoch: int, base_lr: float, milestones: Sequence[int], gamma: float) -> float:
-    """base * gamma for every milestone that has been reached: torch's MultiStepLR stepped once an epoch."""
+    """base * gamma^(number of milestones reached): torch's MultiStepLR stepped once an epoch."""
     return base_lr * gamma ** sum(milestone <= epoch for milestone in milestones)

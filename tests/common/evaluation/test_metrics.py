@@ -147,12 +147,12 @@ def test_inflora_grouped(case):
 
 def test_inflora_groups_leave_out_a_single_class_at_the_end():
     """Labels 0..4 in groups of two: the loop stops before 4, the highest label."""
-    grouped = inflora_grouped([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], known=4, increment=2)
+    grouped = inflora_grouped([0, 1, 2, 3, 4], [0, 1, 2, 3, 4], old_classes=4, increment=2)
     assert list(grouped) == ["total", "00-01", "02-03", "old", "new"]
 
 
 def test_inflora_group_without_samples_is_nan():
-    grouped = inflora_grouped([0, 5], [0, 5], known=2, increment=2)
+    grouped = inflora_grouped([0, 5], [0, 5], old_classes=2, increment=2)
     assert math.isnan(grouped["02-03"]) and grouped["00-01"] == 100.0
 
 
