@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from statistics import fmean, stdev
 from typing import Any, TypeVar
 
@@ -33,11 +34,11 @@ RUN = ("folder", "protocol", "method", "backbone", "seed")  # a matrix each
 Item = TypeVar("Item")
 
 
-def grouped(items: Iterable[Item], *names: str) -> dict[tuple[Any, ...], list[Item]]:
-    """Items by the values of these attributes; groups and their items as they first appear."""
-    groups: dict[tuple[Any, ...], list[Item]] = {}
+def grouped(items: Iterable[Item], *names: str) -> dict[Any, list[Item]]:
+    """Items by the value of an attribute, or by the tuple of several; groups and items in order of appearance."""
+    groups: dict[Any, list[Item]] = {}
     for item in items:
-        groups.setdefault(tuple(getattr(item, name) for name in names), []).append(item)
+        groups.setdefault(attrgetter(*names)(item), []).append(item)
     return groups
 
 
@@ -70,7 +71,6 @@ class AccuracyMatrix:
     protocol: str
     method: str
     backbone: str
-    scale: str
     seed: int | None  # None for a published matrix
     source: str  # the run's folder, or the published source
     rows: list[str]  # tasks in the order learned
@@ -100,21 +100,6 @@ class Data:
 Shown = TypeVar("Shown", Comparison, AccuracyMatrix, Record)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """One number of one run, as a table shows it."""
-
-    paper: str
-    scale: str
-    seed: int | None
-    value: float
-    protocol: str
-    method: str
-    backbone: str
-    metric: str
-    dataset: str
-
-
 def compare(published: list[Published], records: list[Record]) -> list[Comparison]:
     """A Comparison for every published number and every measured one that a table would show.
 
@@ -123,7 +108,7 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
     to `matrices`.
     """
     by_scale = grouped(_measured(records), "scale")
-    measured, used, comparisons = grouped(by_scale.get(("paper",), []), *LIKE), set(), []
+    measured, used, comparisons = grouped(by_scale.get("paper", []), *LIKE), set(), []
     for entry in published:
         if entry.after_task:
             continue
@@ -132,7 +117,7 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
         comparisons.append(_comparison(entry.paper, entry, [number for key in keys for number in measured[key]]))
     for scale, words in labels.SCALES.items():
         papers: dict[tuple[str, ...], str] = {}  # runs of several papers measure the zero-shot row: it stands once
-        for key, numbers in grouped(by_scale.get((scale,), []), *LIKE).items():
+        for key, numbers in grouped(by_scale.get(scale, []), *LIKE).items():
             paper = papers.setdefault(key[:3], numbers[0].paper)
             if key not in used or not words.compares:
                 comparisons.append(_comparison(paper, None, numbers))
@@ -142,17 +127,18 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
 def in_order(items: Iterable[Shown]) -> list[Shown]:
     """Protocols as they first appear, methods of MTIL as `labels.METHODS` has them; all else stays as it is."""
     items = list(items)
-    protocols = {name: place for place, name in enumerate(dict.fromkeys(item.protocol for item in items))}
+    protocols = list(dict.fromkeys(item.protocol for item in items))
 
-    def place(item: Shown) -> tuple[int, int]:
-        return protocols[item.protocol], labels.place(item.method) if labels.is_mtil(item.protocol) else 0
+    def position(item: Shown) -> tuple[int, int]:
+        in_protocol = labels.position(item.method) if labels.is_mtil(item.protocol) else 0
+        return protocols.index(item.protocol), in_protocol
 
-    return sorted(items, key=place)
+    return sorted(items, key=position)
 
 
 def _keys(entry: Published, measured: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     if entry.backbone:
-        return [(entry.protocol, entry.method, entry.backbone, entry.metric, entry.dataset)]
+        return [attrgetter(*LIKE)(entry)]
     wanted = (entry.protocol, entry.method, entry.metric, entry.dataset)
     return [key for key in measured if (*key[:2], *key[3:]) == wanted]
 
@@ -162,7 +148,7 @@ def tolerance(std: float | None, seeds: int) -> float:
     return TOLERANCE if std is None else max(TOLERANCE, 2 * std / math.sqrt(seeds))
 
 
-def _over_seeds(numbers: list[_Measured]) -> tuple[float | None, float | None, int, str]:
+def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int, str]:
     """Mean, std and count over seeds, and a note; runs of one seed count once, as their mean.
 
     The pre-trained model knows no seed: however many runs measured it, it counts once.
@@ -175,11 +161,11 @@ def _over_seeds(numbers: list[_Measured]) -> tuple[float | None, float | None, i
         return fmean(values), None, 1, f"{len(values)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
     by_seed = grouped(numbers, "seed")
     means = [fmean(number.value for number in runs) for runs in by_seed.values()]
-    repeated = [f"{len(runs)} runs of seed {seed}" for (seed,), runs in by_seed.items() if len(runs) > 1]
+    repeated = [f"{len(runs)} runs of seed {seed}" for seed, runs in by_seed.items() if len(runs) > 1]
     return fmean(means), stdev(means) if len(means) > 1 else None, len(means), ", ".join(repeated)
 
 
-def _comparison(paper: str, entry: Published | None, numbers: list[_Measured]) -> Comparison:
+def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> Comparison:
     """A published number beside what was measured of it, or a measured one alone."""
     mean, std, seeds, repeated = _over_seeds(numbers)
     difference, verdict = None, NOT_RUN if entry else NO_PUBLISHED
@@ -202,19 +188,17 @@ def _comparison(paper: str, entry: Published | None, numbers: list[_Measured]) -
     )
 
 
-def _measured(records: list[Record]) -> Iterator[_Measured]:
+def _measured(records: list[Record]) -> Iterator[Record]:
     """The numbers of each run: scalars as recorded, Transfer / Avg / Last from its matrix, zero-shot accuracies."""
     scalars = [line for line in records if line.metric in SCALARS or line.is_zero_shot]
-    recorded = set()
-    for (_, *key), lines in grouped(scalars, "file", *LIKE).items():
-        latest = max(lines, key=lambda line: line.after_task)
-        recorded.add((latest.folder, *key))
-        yield _Measured(latest.paper, latest.scale, latest.seed, latest.value, *key)
-    for matrix in matrices(records) + _untrained(records):
+    latest = [max(lines, key=lambda line: line.after_task) for lines in grouped(scalars, "file", *LIKE).values()]
+    yield from latest
+    recorded = grouped(latest, "folder", *LIKE)
+    for line, matrix in _run_matrices(records):
         for method, metric, dataset, value in _from_matrix(matrix):
-            like = (matrix.protocol, method, matrix.backbone, metric, dataset)
-            if (matrix.source, *like) not in recorded:
-                yield _Measured(matrix.paper, matrix.scale, matrix.seed, value, *like)
+            number = replace(line, method=method, metric=metric, dataset=dataset, value=value)
+            if attrgetter("folder", *LIKE)(number) not in recorded:
+                yield number
 
 
 def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]]:
@@ -233,13 +217,12 @@ def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]
 
 
 def _triple_rows(sets: list[str], triple: MTILTriple) -> Iterator[tuple[str, str, float]]:
-    means = {"transfer": triple.transfer, "avg": triple.avg, "last": triple.last}
-    for metric, mean in means.items():
+    for metric in ("transfer", "avg", "last"):
         learned_later = sets[1:] if metric == "transfer" else sets
         if learned_later:
             values = getattr(triple, f"{metric}_per_dataset")
             yield from ((metric, name, float(value)) for name, value in zip(learned_later, values))
-            yield metric, MEAN, mean
+            yield metric, MEAN, getattr(triple, metric)
 
 
 def mtil_means(matrix: AccuracyMatrix) -> MTILTriple | None:
@@ -253,34 +236,29 @@ def mtil_means(matrix: AccuracyMatrix) -> MTILTriple | None:
 
 
 def matrices(records: list[Record]) -> list[AccuracyMatrix]:
-    """The measured accuracy matrices, one a (run folder, protocol, method, seed).
+    """The measured accuracy matrices, one a (run folder, protocol, method, seed), of runs that learned a task.
 
     A class-incremental run that recorded the accuracy on each task has these as columns, not their pooled test images.
     """
+    return [matrix for _, matrix in _run_matrices(records) if matrix.rows]
+
+
+def _run_matrices(records: list[Record]) -> Iterator[tuple[Record, AccuracyMatrix]]:
+    """A line of each run and its accuracy matrix; without rows for a run that only tested the pre-trained model."""
     trained = grouped((line for line in records if line.metric == "train_seconds"), "folder")
-    zero_shot = grouped((line for line in records if line.is_zero_shot), "folder", "seed")
+    before = [line for line in records if line.is_zero_shot]
+    zero_shot = grouped(before, "folder", "seed")
     tested = [line for line in records if line.metric in ("accuracy", "task_accuracy") and not line.is_zero_shot]
-    measured = []
-    for (folder, *_, seed), lines in grouped(tested, *RUN).items():
+    for (folder, *_, seed), lines in grouped(in_order(tested), *RUN).items():
         by_task = [line for line in lines if line.metric == "task_accuracy"]
-        learned = {line.after_task: line.dataset for line in trained.get((folder,), [])}
+        learned = {line.after_task: line.dataset for line in trained.get(folder, [])}
         if by_task:  # a task is first tested when it is learned
             learned = dict(enumerate(dict.fromkeys(line.dataset for line in by_task), start=1))
-        before = zero_shot.get((folder, seed), [])
-        measured.append(_matrix(lines[0], lines[0].scale, seed, folder, by_task or lines, learned, before))
-    return in_order(measured)
-
-
-def _untrained(records: list[Record]) -> list[AccuracyMatrix]:
-    """The zero-shot rows of runs that learned nothing: matrices without a row."""
-    cells = [line for line in records if line.metric == "accuracy"]
-    trained = {line.folder for line in cells if line.after_task > 0}
-    untrained = grouped((line for line in cells if line.folder not in trained), "paper", *RUN)
-    return [
-        replace(_matrix(lines[0], lines[0].scale, lines[0].seed, lines[0].folder, lines, {}, lines), rows=[], values=[])
-        for lines in untrained.values()
-        if task_order(lines[0].protocol)
-    ]
+        yield lines[0], _matrix(by_task or lines, learned, zero_shot.get((folder, seed), []))
+    folders = {line.folder for line in tested}
+    for lines in grouped((line for line in before if line.folder not in folders), "paper", *RUN).values():
+        if task_order(lines[0].protocol):
+            yield lines[0], _matrix(lines, {}, lines)
 
 
 def published_matrices(published: list[Published]) -> list[AccuracyMatrix]:
@@ -289,7 +267,7 @@ def published_matrices(published: list[Published]) -> list[AccuracyMatrix]:
     zero_shot = grouped((entry for entry in rows if entry.dataset != MEAN), "paper", "protocol")
     cells = [entry for entry in published if entry.metric == "accuracy" and entry.after_task]
     return [
-        _matrix(entries[0], "paper", None, entries[0].source, entries, {}, zero_shot.get(key[:2], []))
+        _matrix(entries, {}, zero_shot.get(key[:2], []))
         for key, entries in grouped(cells, "paper", "protocol", "method").items()
     ]
 
@@ -300,29 +278,19 @@ def task_order(protocol: str) -> tuple[str, ...]:
 
 
 def _matrix(
-    about: Record | Published,
-    scale: str,
-    seed: int | None,
-    source: str,
-    lines: Sequence[Record | Published],
-    learned: dict[int, str],
-    zero_shot: Sequence[Record | Published],
+    lines: Sequence[Record | Published], learned: dict[int, str], zero_shot: Sequence[Record | Published]
 ) -> AccuracyMatrix:
-    """The matrix of these cells; learned: the set of each task, where the protocol does not tell."""
+    """The matrix of the cells in `lines`; `learned` is the data set of each task if the protocol does not fix it."""
+    first = lines[0]
     cells = {(line.after_task or 0, line.dataset): line.value for line in lines}
-    tasks = sorted({task for task, _ in cells})
-    names = dict(enumerate(task_order(about.protocol), start=1)) or learned
-    rows = [names.get(task, f"task {task}") for task in tasks]
-    columns = _in_order([name for _, name in sorted(names.items())], [dataset for _, dataset in cells])
-    values = [[cells.get((task, name)) for name in columns] for task in tasks]
-    first = {line.dataset: line.value for line in zero_shot}
-    before = [first.get(name) for name in columns] if first else None
-    return AccuracyMatrix(about.paper, about.protocol, about.method, about.backbone, scale, seed, source, rows,
-                          columns, values, before)  # fmt: skip
-
-
-def _in_order(first: Iterable[str], present: Iterable[str]) -> list[str]:
-    """The distinct names of `present`, those of `first` leading in its order."""
-    present = list(dict.fromkeys(present))
-    leading = [name for name in dict.fromkeys(first) if name in present]
-    return leading + [name for name in present if name not in leading]
+    tasks = sorted({task_id for task_id, _ in cells if task_id})
+    names = dict(enumerate(task_order(first.protocol), start=1)) or learned
+    rows = [names.get(task_id, f"task {task_id}") for task_id in tasks]
+    datasets = dict.fromkeys(dataset for _, dataset in cells)
+    in_sequence = [name for _, name in sorted(names.items()) if name in datasets]
+    columns = list(dict.fromkeys([*in_sequence, *datasets]))
+    values = [[cells.get((task_id, name)) for name in columns] for task_id in tasks]
+    before = {line.dataset: line.value for line in zero_shot}
+    seed, source = (first.seed, first.folder) if isinstance(first, Record) else (None, first.source)
+    return AccuracyMatrix(first.paper, first.protocol, first.method, first.backbone, seed, source, rows, columns,
+                          values, [before.get(name) for name in columns] if before else None)  # fmt: skip

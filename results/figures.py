@@ -16,9 +16,9 @@ from common.files import atomic_write
 from results import labels
 from results.collect import Record
 from results.compare import MEAN, AccuracyMatrix, Comparison, Data, grouped, in_order, matrices
-from results.naming import told_apart
+from results.naming import with_distinct_names
 from results.published import Published
-from results.tables import METHOD, PARAMETERS
+from results.tables import METHOD, PARAMETERS, method_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,13 +63,13 @@ def write(out: Path, data: Data) -> list[Path]:
 
 def plan(data: Data) -> list[Figure]:
     """The figures that data allows, protocol by protocol. At mini scale no published number is drawn."""
-    data = told_apart(data)
+    data = with_distinct_names(data)
     protocols = {record.protocol for record in data.records} | set(FRONT if data.words.compares else ())
     by_protocol = grouped(matrices(data.records), "protocol")
     figures: list[Figure] = []
     for protocol in sorted(protocols, key=labels.natural):
         drawn = [*_bars(data, protocol), *_curves(data, protocol), *_costs(data, protocol)]
-        figures += drawn + _heat_maps(by_protocol.get((protocol,), []), data.words)
+        figures += drawn + _heat_maps(by_protocol.get(protocol, []), data.words)
     return figures
 
 
@@ -86,9 +86,9 @@ def _file_word(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", spelled).strip(".-")
 
 
-def _look(place: int) -> tuple[str, str]:
-    """Colour and marker of the method at `place`: no two of 49 share both."""
-    return COLOURS[place % 7], MARKERS[(place + place // 7) % 7]
+def _look(position: int) -> tuple[str, str]:
+    """Colour and marker of the method at this position: no two of 49 share both."""
+    return COLOURS[position % 7], MARKERS[(position + position // 7) % 7]
 
 
 def plain(text: str) -> str:
@@ -178,8 +178,8 @@ def _numbers(data: Data, protocol: str) -> dict[str, dict[str, Comparison]]:
 
 def _label(item: Comparison) -> str:
     """The method, and in brackets the paper that printed its number where that is not its own."""
-    own = labels.paper(item.paper)
-    return item.method if item.published is None or item.method.startswith(own) else f"{item.method} [{own}]"
+    paper = labels.paper(item.paper)
+    return item.method if item.published is None or item.method.startswith(paper) else f"{item.method} [{paper}]"
 
 
 def _bars(data: Data, protocol: str) -> list[Figure]:
@@ -215,23 +215,23 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
 def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, compares: bool) -> None:
     look = {"facecolor": "#E8EBEE", "edgecolor": PUBLISHED, "hatch": "///" if run else "", "linewidth": 0.8}
     height = 0.38 if run and compares else 0.6
-    for place, item in enumerate(items):
+    for position, item in enumerate(items):
         if item is None:
             continue
         shift = 0.2 if item.published is not None and item.mean is not None else 0.0
         if item.published is not None:
-            _bar(panel, place - shift, item.published, item.published_std, height, look)
+            _bar(panel, position - shift, item.published, item.published_std, height, look)
         if item.mean is not None:
-            _bar(panel, place + shift, item.mean, item.std, height, {"color": COLOURS[0]})
+            _bar(panel, position + shift, item.mean, item.std, height, {"color": COLOURS[0]})
     panel.set_xlim(0, 112)
     panel.set_xticks(range(0, 101, 20))
     panel.grid(visible=False, axis="y")
     panel.tick_params(axis="y", length=0)
 
 
-def _bar(panel: "Axes", place: float, value: float, std: float | None, height: float, look: dict[str, Any]) -> None:
-    panel.barh(place, value, height, xerr=std, error_kw={"elinewidth": 1, "capsize": 2}, **look)
-    panel.text(value + (std or 0) + 1.2, place, f"{value:.1f}", va="center", fontsize=8)
+def _bar(panel: "Axes", y: float, value: float, std: float | None, height: float, look: dict[str, Any]) -> None:
+    panel.barh(y, value, height, xerr=std, error_kw={"elinewidth": 1, "capsize": 2}, **look)
+    panel.text(value + (std or 0) + 1.2, y, f"{value:.1f}", va="center", fontsize=8)
 
 
 # Curves
@@ -250,10 +250,10 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
         for name in before:  # never trained: its only point is the level to start from
             level = fmean(point[1] for curve in ours[name] for point in curve)
             panel.axhline(level, color=PUBLISHED, linestyle=":", label=f"{plain(name)}, before any task")
-        for place, name in enumerate(name for name in ours if name not in before):
-            _curve(panel, ours[name], name, *_look(place), "-" if place < len(COLOURS) else "-.")
-        for place, (name, curves) in enumerate(theirs.items()):
-            _curve(panel, curves, f"{name}, published log", PUBLISHED, MARKERS[place % 7], "--")
+        for position, name in enumerate(name for name in ours if name not in before):
+            _curve(panel, ours[name], name, *_look(position), "-" if position < len(COLOURS) else "-.")
+        for position, (name, curves) in enumerate(theirs.items()):
+            _curve(panel, curves, f"{name}, published log", PUBLISHED, MARKERS[position % 7], "--")
         panel.set_xlabel("after task")
         panel.set_ylabel("accuracy (%)")
         panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
@@ -287,7 +287,7 @@ def _published_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
 
 def _mean_curve(lines: Iterable[Record | Published]) -> Curve:
     by_task = grouped(lines, "after_task")
-    return [(task, fmean(line.value for line in by_task[task,])) for (task,) in sorted(by_task)]
+    return [(task_id, fmean(line.value for line in by_task[task_id])) for task_id in sorted(by_task)]
 
 
 def _curve(panel: "Axes", seeds: list[Curve], name: str, colour: str, marker: str, style: str) -> None:
@@ -317,7 +317,7 @@ def _costs(data: Data, protocol: str) -> list[Figure]:
 
         figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), 4.6)
         names = dict.fromkeys(point[2] for points in panels.values() for point in points)
-        looks = {name: _look(place) for place, name in enumerate(names)}
+        looks = {name: _look(position) for position, name in enumerate(names)}
         for panel, (name, points) in zip(axes, panels.items()):
             _cost_panel(panel, points, looks)
             panel.set_xlabel(f"{name}, log scale")
@@ -346,8 +346,7 @@ def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, 
 
 def _cost_points(data: Data, protocol: str) -> dict[str, list[Point]]:
     """The points of each panel; parameters as published stand with the published accuracy, ours with ours."""
-    lasts = {tuple(getattr(item, name) for name in METHOD): item
-             for column, item in _totals(data, protocol) if column == "last"}  # fmt: skip
+    lasts = {method_of(item): item for column, item in _totals(data, protocol) if column == "last"}
     counts = grouped((row for row in data.published if row.metric == PARAMETERS), *METHOD)
     stated = {key: rows[-1].value for key, rows in counts.items()}
     runs = grouped(data.provenance, *METHOD)

@@ -29,13 +29,8 @@ DATASETS = {
 KINDS = {"cil": "class-incremental", "til": "task-incremental", "dil": "domain-incremental", "joint": "joint training"}
 ROMAN = {"order1": "I", "order2": "II"}
 SHORT_KINDS = {"cil": "class-IL", "til": "task-IL", "dil": "domain-IL", "joint": "all classes at once"}
-METRICS = {
-    "transfer": "Transfer",
-    "avg": "Avg",
-    "last": "Last",
-    "accuracy": "Accuracy",
-    "forgetting": "Forgetting",
-}  # also the order in which tables show them
+# in the order in which tables show them
+METRICS = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "accuracy": "Accuracy", "forgetting": "Forgetting"}
 # The class-incremental papers' own names: which column, and what the pair is called. InfLoRA's ACC and MoE-Adapters'
 # Last pool all test images, VQ-Prompt's FAA is a mean over tasks, as is the macro variant.
 REPORTED = {
@@ -113,10 +108,10 @@ def paper(name: str) -> str:
     return PAPERS.get(name, name)
 
 
-def place(method: str) -> int:
-    """Where a method of MTIL stands in METHODS; a variant stands with the method whose name begins its own."""
-    known = [name for name in METHODS if method.startswith(name)]
-    return METHODS.index(max(known, key=len)) if known else len(METHODS)
+def position(method: str) -> int:
+    """Index of a method of MTIL in METHODS, of a variant that of the longest name its own begins with; else the end."""
+    prefixes = [name for name in METHODS if method.startswith(name)]
+    return METHODS.index(max(prefixes, key=len)) if prefixes else len(METHODS)
 
 
 def metric(name: str) -> str:

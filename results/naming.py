@@ -9,8 +9,8 @@ from results import labels
 from results.compare import Data
 
 
-def told_apart(data: Data) -> Data:
-    """The same data, with more in the names that several rows of a protocol share.
+def with_distinct_names(data: Data) -> Data:
+    """The same data, with the backbone or the paper added to method names that several rows of a protocol share.
 
     A method on several backbones is called "ALTA, RN50", and one that several papers measured, other than on MTIL,
     where they test the same, "Zero-shot CLIP (ALTA)".

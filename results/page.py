@@ -10,7 +10,7 @@ from common.files import write_text
 from results import figures, labels
 from results.cells import MEANINGS, VERDICT_COLOURS
 from results.compare import Data
-from results.tables import PARAMETER_GROUP, Cell, Column, Table, tables
+from results.tables import PARAMETER_GROUP, Column, Row, Table, tables
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -55,20 +55,19 @@ def _shown(table: Table, data: Data) -> dict[str, Any]:
 
     Columns by data set stay on the sheet, settings become lines of their own, sources and notes numbered notes below.
     """
-    by_setting = table.columns[0].title == "Setting"
-    places = [place for place, column in enumerate(table.columns) if not column.detail and column.kind != "code"]
-    places = sorted(places[1:] if by_setting else places, key=lambda place: _rank(table.columns[place]))
-    columns = [table.columns[place] for place in places]
+    first = table.columns[0]
     notes: dict[str, int] = {}
+    by_setting = first.title == "Setting"
+    columns = [column for column in table.columns[by_setting:] if not column.detail and column.kind != "code"]
+    columns.sort(key=_rank)
     lines = []
-    for before, row, verdicts in zip([None, *table.rows], table.rows, table.verdicts):
-        is_new = before is None or before[0] != row[0]
-        cells = [_cell(table.columns[place], row[place], verdicts[place], notes) for place in places]
-        lines.append({"setting": row[0] if is_new and by_setting else "", "rule": is_new and not by_setting,
-                      "cells": cells})  # fmt: skip
+    for before, row in zip([None, *table.rows], table.rows):
+        is_new = before is None or first.cell(before) != first.cell(row)
+        lines.append({"setting": first.cell(row) if is_new and by_setting else "", "rule": is_new and not by_setting,
+                      "cells": [_cell(column, row, notes) for column in columns]})  # fmt: skip
     groups = [(group, len(list(same))) for group, same in groupby(columns, key=lambda column: column.group)]
-    about = {"sheet": table.sheet, "about": table.about, "remark": table.states("Not run.", data.words.compares)}
-    return about | {"columns": columns, "groups": groups, "lines": lines, "notes": [*notes]}
+    return {"sheet": table.sheet, "description": table.description, "remark": table.states("Not run.", data.words.compares),
+            "columns": columns, "groups": groups, "lines": lines, "notes": [*notes]}  # fmt: skip
 
 
 def _rank(column: Column) -> int:
@@ -82,8 +81,9 @@ def _kind(column: Column) -> str:
     return {"name": "name", "text": "text", "source": "text", "verdict": "text"}.get(column.kind, "number")
 
 
-def _cell(column: Column, value: Cell, verdict: str | None, notes: dict[str, int]) -> tuple[str, str]:
-    """The classes of a cell and its text; a source or note becomes a number, under which it stands in `notes`."""
+def _cell(column: Column, row: Row, notes: dict[str, int]) -> tuple[str, str]:
+    """The classes of a cell and its text; a source or note becomes the number under which it stands in `notes`."""
+    value, verdict = column.cell(row), column.verdict(row)
     if column.kind == "source" and value:
         return "text", f"[{notes.setdefault(str(value), len(notes) + 1)}]"
     classes = " ".join([_kind(column), *([verdict.replace(" ", "-")] if verdict else [])])

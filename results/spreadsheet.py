@@ -15,7 +15,7 @@ from results import cells, labels
 from results.cells import put
 from results.collect import Problem, Provenance
 from results.compare import VERDICTS, AccuracyMatrix, Data, matrices, published_matrices
-from results.tables import Column, Table, tables
+from results.tables import Column, Row, Table, tables
 
 FRONT, MATRICES, PUBLISHED_MATRICES, RUNS = "Overview", "Accuracy matrices", "Published matrices", "Runs"
 WIDTHS = {"integer": 11, "verdict": 17, "source": 44}
@@ -61,7 +61,7 @@ def workbook(data: Data) -> Workbook:
     contents: list[tuple[str, str, Table | None]] = []
     for table in tables(data):
         _table_sheet(book.create_sheet(table.sheet), table, data.words)
-        contents.append((table.sheet, table.about, table))
+        contents.append((table.sheet, table.description, table))
     measured = f"Accuracy matrices measured ({data.words.words})"
     _matrix_sheet(book.create_sheet(MATRICES), measured, matrices(data.records), "Not run: no accuracy matrix was "
                   "measured.")  # fmt: skip
@@ -149,17 +149,16 @@ def _legend(sheet: Worksheet, first: int, counts: Counter[str]) -> int:
 def _table_sheet(sheet: Worksheet, table: Table, scale: labels.Scale) -> None:
     sheet.sheet_properties.tabColor = cells.VERDICT_COLOURS["matches"][1] if table.is_run else "BFBFBF"
     put(sheet, 1, 1, table.sheet + scale.sheet_mark, cells.TITLE)
-    put(sheet, 2, 1, table.about)
-    absent = "Not run: no measured number was found for this sheet."
-    put(sheet, 3, 1, table.states(absent, scale.compares), cells.SMALL)
+    put(sheet, 2, 1, table.description)
+    put(sheet, 3, 1, table.states("Not run: no measured number was found for this sheet.", scale.compares), cells.SMALL)
     _heads(sheet, table.columns)
     _cells(sheet, table)
-    cells.widths(sheet, [_width(table, place) for place in range(len(table.columns))])
+    cells.widths(sheet, [_width(column, table.rows) for column in table.columns])
     labelled = sum(column.kind == "name" for column in table.columns[:2])
     sheet.freeze_panes = f"{get_column_letter(labelled + 1)}{HEAD_ROW + 1}"
     if table.rows:
         sheet.auto_filter.ref = f"A{HEAD_ROW}:{get_column_letter(len(table.columns))}{HEAD_ROW + len(table.rows)}"
-    printed = [place for place, column in enumerate(table.columns, 1) if column.kind not in ("code", "source")]
+    printed = [position for position, column in enumerate(table.columns, 1) if column.kind not in ("code", "source")]
     sheet.print_area = f"A1:{get_column_letter(printed[-1])}{HEAD_ROW + max(1, len(table.rows))}"
     groups = [column.group for column in table.columns]
     breaks = {groups.index(column.group) for column in table.columns if column.detail and scale.compares}
@@ -167,16 +166,15 @@ def _table_sheet(sheet: Worksheet, table: Table, scale: labels.Scale) -> None:
 
 
 def _cells(sheet: Worksheet, table: Table) -> None:
-    formats, before = _formats(table), table.rows[:1] + table.rows
-    for row, (values, verdicts) in enumerate(zip(table.rows, table.verdicts), HEAD_ROW + 1):
-        is_new = values[0] != before[row - HEAD_ROW - 1][0]
-        for place, (column, value, verdict) in enumerate(zip(table.columns, values, verdicts), 1):
+    formats, first = _formats(table), table.columns[0]
+    for number, (before, row) in enumerate(zip([*table.rows[:1], *table.rows], table.rows), HEAD_ROW + 1):
+        for position, column in enumerate(table.columns, 1):
             font = FONTS.get(column.kind, cells.PLAIN)
-            cell = put(sheet, row, place, value, font, formats.get(column.kind, ""))
-            if verdict:
+            cell = put(sheet, number, position, column.cell(row), font, formats.get(column.kind, ""))
+            if verdict := column.verdict(row):
                 cells.verdict(cell, verdict)
                 cell.alignment = cells.CENTRE if column.kind == "verdict" else cells.MIDDLE
-            if is_new:
+            if first.cell(before) != first.cell(row):
                 cell.border = cells.ABOVE
 
 
@@ -184,12 +182,12 @@ def _heads(sheet: Worksheet, columns: list[Column]) -> None:
     cells.head(sheet, HEAD_ROW, [column.title for column in columns])
     sheet.row_dimensions[HEAD_ROW - 1].height = sheet.row_dimensions[HEAD_ROW].height = 28
     for group, same in groupby(enumerate(columns, 1), key=lambda item: item[1].group):
-        places = [place for place, _ in same]
+        first, *others = [position for position, _ in same]
         if group:
-            cells.head(sheet, HEAD_ROW - 1, [group], cells.GROUP_FILL, places[0])
-        if group and len(places) > 1:
-            sheet.merge_cells(start_row=HEAD_ROW - 1, start_column=places[0], end_row=HEAD_ROW - 1,
-                              end_column=places[-1])  # fmt: skip
+            cells.head(sheet, HEAD_ROW - 1, [group], cells.GROUP_FILL, first)
+        if group and others:
+            area = f"{get_column_letter(first)}{HEAD_ROW - 1}:{get_column_letter(others[-1])}{HEAD_ROW - 1}"
+            sheet.merge_cells(area)
 
 
 def _formats(table: Table) -> dict[str, str]:
@@ -204,11 +202,10 @@ def _has_one_decimal(value: float) -> bool:
     return abs(value * 10 - round(value * 10)) < 1e-6
 
 
-def _width(table: Table, place: int) -> float:
-    column = table.columns[place]
+def _width(column: Column, rows: list[Row]) -> float:
     if column.kind not in ("name", "text", "code"):
         return WIDTHS.get(column.kind, max(NUMBER_WIDTH, len(column.title) + 2))
-    longest = max((len(str(row[place] or "")) for row in table.rows), default=0)
+    longest = max((len(str(column.cell(row) or "")) for row in rows), default=0)
     return min(52, max(10, longest * 1.05 + 1, len(column.title) + 3))
 
 

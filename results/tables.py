@@ -1,7 +1,8 @@
 """The tables of the spreadsheet and of the page, as plain data: which row, which column, which verdict."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from operator import attrgetter
 
 from common.protocols import Protocol
 from results import labels
@@ -15,7 +16,8 @@ COLOURED = ("difference", "verdict")
 Cell = str | float | int | None
 Verdict = str | None
 METHOD = ("protocol", "paper", "method", "backbone")
-Method = tuple[str, ...]  # of these four
+Method = tuple[str, str, str, str]  # of these
+method_of = attrgetter(*METHOD)
 Parameters = tuple[int | None, int | None]  # trainable ones: published, measured
 
 
@@ -44,6 +46,11 @@ class Column:
     detail: bool = False  # by data set: on the spreadsheet only
     number: str = ""  # whose verdict colours the cells, in Row.numbers
 
+    @property
+    def compares(self) -> bool:
+        """Whether the column stands for what was published, which a scale may not show."""
+        return self.kind in COMPARING or self.title == "Published"
+
     def verdict(self, row: Row) -> Verdict:
         """The verdict that colours the cell of this row."""
         number = row.numbers.get(self.number)
@@ -52,14 +59,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under `columns`; `verdicts` colours cells of the same place."""
+    """What stands on a sheet: its title, a line that describes it, columns, and what these read row by row."""
 
     sheet: str
-    about: str
+    description: str
     columns: list[Column]
-    rows: list[list[Cell]]
-    verdicts: list[list[Verdict]]
-    comparisons: list[Comparison] = field(default_factory=list)  # what the rows show
+    rows: list[Row]
+    comparisons: list[Comparison]  # of which the rows show the numbers
     remark: str = ""
 
     @property
@@ -95,57 +101,34 @@ def tables(data: Data) -> list[Table]:
     stated = [item for item in data.comparisons if item.metric == PARAMETERS and compares]
     content = _Content(shown, stated, _parameters(data), data.words)
     result = [table for table in (_cross_paper(content), _mtil(content)) if table.rows or compares]
-    for sheet, about, _ in labels.SHEETS:
+    for sheet, description, _ in labels.SHEETS:
         items = [item for item in shown if labels.sheet(item.protocol) == sheet]
         if items or (compares and sheet not in ("Other protocols", *labels.MINI_ONLY)):
             make = _by_dataset if sheet.startswith("MTIL") else _by_setting
-            result.append(_without_empty(make(sheet, about, items, content)))
-    return result
+            result.append(_without_empty(make(sheet, description, items, content)))
+    return [replace(table, columns=[column for column in table.columns if compares or not column.compares])
+            for table in result]  # fmt: skip
 
 
 def _parameters(data: Data) -> Callable[[Method], Parameters]:
     """A method's trainable parameters: what papers or their code say, and what runs noted."""
-    published = {_method(item): round(item.value) for item in data.published if item.metric == PARAMETERS}
-    measured = {_method(run): run.trainable_parameters for run in data.provenance
+    published = {method_of(item): round(item.value) for item in data.published if item.metric == PARAMETERS}
+    measured = {method_of(run): run.trainable_parameters for run in data.provenance
                 if run.trainable_parameters is not None}  # fmt: skip
     for item in data.comparisons:  # a run of two protocols has one provenance
         if item.metric == PARAMETERS and item.mean is not None:
-            measured[_method(item)] = round(item.mean)
+            measured[method_of(item)] = round(item.mean)
     return lambda method: (published.get(method), measured.get(method))
-
-
-def _method(item: object) -> Method:
-    return tuple(getattr(item, name) for name in METHOD)
-
-
-def _table(sheet: str, about: str, columns: list[Column], rows: list[Row], items: list[Comparison],
-           scale: labels.Scale) -> Table:  # fmt: skip
-    """The rows under the columns that the scale shows."""
-    columns = [column for column in columns
-               if scale.compares or not (column.kind in COMPARING or column.title == "Published")]  # fmt: skip
-    cells = [[column.cell(row) for column in columns] for row in rows]
-    verdicts = [[column.verdict(row) for column in columns] for row in rows]
-    return Table(sheet, about, columns, cells, verdicts, items)
 
 
 def _without_empty(table: Table) -> Table:
     """The table less its blocks that nobody could fill: trainable parameters, measured numbers by data set."""
 
-    def is_kept(place: int, column: Column) -> bool:
+    def is_kept(column: Column) -> bool:
         can_be_left_out = column.group == PARAMETER_GROUP or (column.detail and not table.is_run)
-        return not can_be_left_out or any(row[place] is not None for row in table.rows)
+        return not can_be_left_out or any(column.cell(row) is not None for row in table.rows)
 
-    return _of_columns(table, is_kept)
-
-
-def _of_columns(table: Table, is_kept: Callable[[int, Column], bool]) -> Table:
-    kept = [place for place, column in enumerate(table.columns) if is_kept(place, column)]
-    return replace(
-        table,
-        columns=[table.columns[place] for place in kept],
-        rows=[[row[place] for place in kept] for row in table.rows],
-        verdicts=[[row[place] for place in kept] for row in table.verdicts],
-    )
+    return replace(table, columns=[column for column in table.columns if is_kept(column)])
 
 
 def _cross_paper(content: _Content) -> Table:
@@ -166,14 +149,14 @@ def _mtil(content: _Content) -> Table:
     items = _with_stated(shown, content.stated, labels.is_ordered)
     about = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
     table = _by_setting(labels.MTIL, about, items, content)
-    return _of_columns(table, lambda _, column: column.title != "Reported as")
+    return replace(table, columns=[column for column in table.columns if column.title != "Reported as"])
 
 
 def _with_stated(shown: list[Comparison], stated: list[Comparison], belongs: Callable[[str], bool]) -> list[Comparison]:
     """What is shown of the protocols that belong, and the parameters of methods of which nothing else is known."""
     items = [item for item in shown if belongs(item.protocol)]
-    known = {_method(item) for item in items}
-    return items + [item for item in stated if belongs(item.protocol) and _method(item) not in known]
+    methods = {method_of(item) for item in items}
+    return items + [item for item in stated if belongs(item.protocol) and method_of(item) not in methods]
 
 
 # Columns that several tables have
@@ -210,7 +193,7 @@ def _joined(texts: Iterable[str]) -> str:
 # MTIL: a row a method and metric, the mean first, then a block of data sets each for published, ours, difference
 
 
-def _by_dataset(sheet: str, about: str, items: list[Comparison], content: _Content) -> Table:
+def _by_dataset(sheet: str, description: str, items: list[Comparison], content: _Content) -> Table:
     ordered = sorted(items, key=lambda item: item.metric == "transfer")  # Transfer lacks the first data set
     datasets = [name for name in dict.fromkeys(item.dataset for item in ordered) if name != MEAN]
     each = [(name, name) for name in datasets]
@@ -231,17 +214,17 @@ def _by_dataset(sheet: str, about: str, items: list[Comparison], content: _Conte
     for method, numbers in grouped(items, *METHOD).items():
         by_metric = grouped(numbers, "metric")
         for metric in [*labels.METRICS, *sorted({item.metric for item in numbers} - {*labels.METRICS})]:
-            by_dataset = {item.dataset: item for item in by_metric.get((metric,), [])}
+            by_dataset = {item.dataset: item for item in by_metric.get(metric, [])}
             cells = {name: by_dataset[name] for name in (MEAN, *datasets) if name in by_dataset}
             if cells:
                 rows.append(Row(method, labels.metric(metric), cells, content.parameters(method)))
-    return _table(sheet, about, columns, rows, items, content.scale)
+    return Table(sheet, description, columns, rows, items)
 
 
 # Class-incremental and the like: a row a method and setting, a column a metric in each block
 
 
-def _by_setting(sheet: str, about: str, items: list[Comparison], content: _Content) -> Table:
+def _by_setting(sheet: str, description: str, items: list[Comparison], content: _Content) -> Table:
     numbers = _setting_numbers(items)
     present = {metric for row in numbers.values() for metric in row}
     metrics = [name for name in labels.METRICS if name in present] or ["avg", "last"]
@@ -265,7 +248,7 @@ def _by_setting(sheet: str, about: str, items: list[Comparison], content: _Conte
     ]  # fmt: skip
     rows = [Row(method, words, cells, content.parameters(method)) for (method, words), cells in numbers.items()]
     rows.sort(key=lambda row: labels.natural(row.method[0]))
-    return _table(sheet, about, columns, rows, items, content.scale)
+    return Table(sheet, description, columns, rows, items)
 
 
 def _setting_numbers(items: list[Comparison]) -> dict[tuple[Method, str], dict[str, Comparison]]:
@@ -277,9 +260,9 @@ def _setting_numbers(items: list[Comparison]) -> dict[tuple[Method, str], dict[s
     pairs: dict[Method, str] = {}
     for item in sorted(items, key=lambda item: item.metric not in labels.REPORTED):
         column, pair = labels.REPORTED.get(item.metric, (item.metric, None))
-        pair = pair or pairs.get(_method(item), labels.metric(item.metric))
-        pairs.setdefault(_method(item), pair)
-        numbers = rows.setdefault((_method(item), pair), {})
+        pair = pair or pairs.get(method_of(item), labels.metric(item.metric))
+        pairs.setdefault(method_of(item), pair)
+        numbers = rows.setdefault((method_of(item), pair), {})
         if item.dataset == MEAN or column not in numbers:
             numbers[column] = item
     return rows

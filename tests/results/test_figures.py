@@ -8,7 +8,7 @@ from PIL import Image
 
 from results import figures
 from results.compare import Data
-from results.naming import told_apart
+from results.naming import with_distinct_names
 from tests.results.sample_data import METHODS, build, hostile, mtil_records, runs_of_many_methods, sample
 
 
@@ -44,7 +44,7 @@ def test_only_what_was_run_is_drawn_of_the_miniature():
     assert all("MINIATURE" in figure.title for figure in figures.plan(sample("mini")))
 
 
-def test_many_methods_are_told_apart():
+def test_many_methods_are_with_distinct_names():
     data = build("mini", runs_of_many_methods())
     heat_maps = [name for name in names(data) if name.startswith("matrix")]
     assert len(heat_maps) == len(METHODS) and "matrix_mtil-order1_ZSCL-star_mini.png" in heat_maps
@@ -116,7 +116,7 @@ def test_backbones_and_papers_are_never_one_curve_or_bar():
                 file=f"runs/{place}/record.jsonl")
         for place, (paper, backbone, value) in enumerate(runs) for task in (1, 2)
     ]  # fmt: skip
-    data = told_apart(build("mini", lines))
+    data = with_distinct_names(build("mini", lines))
     expected = {"Zero-shot CLIP, mini (ALTA)": 70.0, "Zero-shot CLIP, mini-rn": 10.0,
                 "Zero-shot CLIP, mini (VQ-Prompt)": 90.0}  # fmt: skip
     curves = figures._measured_curves(data, protocol)
@@ -124,9 +124,9 @@ def test_backbones_and_papers_are_never_one_curve_or_bar():
         name: [(1, value), (2, value)] for name, value in expected.items()
     }
     last = [replace(line, metric="last", after_task=10) for line in lines[:4:2]]
-    bars = figures._numbers(told_apart(build("mini", last)), protocol)
+    bars = figures._numbers(with_distinct_names(build("mini", last)), protocol)
     assert {name: row["last"].mean for name, row in bars.items()} == {
         "Zero-shot CLIP, mini": 70.0, "Zero-shot CLIP, mini-rn": 10.0,
     }  # fmt: skip
-    alone = told_apart(build("mini", lines[:2]))
+    alone = with_distinct_names(build("mini", lines[:2]))
     assert list(figures._measured_curves(alone, protocol)) == ["Zero-shot CLIP"]

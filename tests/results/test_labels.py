@@ -50,7 +50,7 @@ def test_a_variant_stands_with_its_method():
     names = ["Zero-shot CLIP", "Fine-tuning per data set", "Fine-tuning", "LwF", "iCaRL (label smoothing 0)", "LwF-VR",
              "WE + WiSE", "ZSCL- + WC", "ZSCL*", "ZSCL (avg_freq 50)", "MoE-Adapters (oracle task id)",
              "other"]  # fmt: skip
-    places = [labels.place(name) for name in names]
+    places = [labels.position(name) for name in names]
     assert places == sorted(set(places)) and places[-1] == len(labels.METHODS)
 
 

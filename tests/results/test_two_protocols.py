@@ -33,9 +33,8 @@ def test_both_rows_stand_on_their_sheets(tmp_path):
     data = Data("paper", records, published, compare(published, records), read_provenance([tmp_path]), [], [])
     shown = {}
     for table in tables(data):
-        titles = [(column.title, column.group) for column in table.columns]
         for row in table.rows:
-            cells = dict(zip(titles, row))
+            cells = {(column.title, column.group): column.cell(row) for column in table.columns}
             protocol = cells.get(("Protocol", ""))
             if cells.get(("Method", "")) == "ALTA" and cells.get(("Backbone", "")) == "RN50" and protocol in LAST:
                 shown[table.sheet, protocol] = (cells["Last", "Ours"], cells["Ours", "Trainable parameters"])

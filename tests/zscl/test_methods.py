@@ -2,7 +2,7 @@
 
 import pytest
 
-from results.labels import METHODS, place
+from results.labels import METHODS, position
 from zscl.methods import method_label
 from zscl.options import parse
 
@@ -79,7 +79,7 @@ def test_one_task_calls_have_the_names_of_their_sequence() -> None:
 
 
 def test_every_name_has_its_place_in_the_tables() -> None:
-    places = [place(name) for name in (*NAMES.values(), *ICARL_NAMES.values())]
+    places = [position(name) for name in (*NAMES.values(), *ICARL_NAMES.values())]
     assert max(places) < len(METHODS)
     rows = {
         "ZSCL- + WC": "ZSCL-",
@@ -88,4 +88,4 @@ def test_every_name_has_its_place_in_the_tables() -> None:
         "WE-WiSE 0.99": "WE",
         "LwF (captions)": "LwF",
     }
-    assert all(METHODS[place(name)] == row for name, row in rows.items())
+    assert all(METHODS[position(name)] == row for name, row in rows.items())
