@@ -1,4 +1,4 @@
-"""python -m common.datasets check | download: are the data sets there; fetch those that still can be."""
+"""python -m common.datasets check | download: whether the data sets are complete; fetch those that can be."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ from common.options import check_rules, option, read, unknown
 
 
 def downloaders() -> dict[str, Callable[[Path], object]]:
+    """Functions of the data location that download a data set with torchvision, by name."""
     from torchvision import datasets
 
     return {
@@ -29,7 +30,7 @@ def downloaders() -> dict[str, Callable[[Path], object]]:
 
 
 def check(names: list[str], root: Path, verify: bool) -> bool:
-    """Print the table of the named data sets and what is wrong below it; True if all are complete."""
+    """Print the table of the named data sets and their problems below it; True if all are complete."""
     statuses = []
     for name in names:
         if sys.stderr.isatty():
@@ -37,30 +38,29 @@ def check(names: list[str], root: Path, verify: bool) -> bool:
         statuses.append(inspect(name, root, verify))
     print(f"Data location: {root}{'' if root.is_dir() else ' (this folder does not exist)'}\n")
     print(table(statuses))
-    below = details(statuses, root)
-    if below:
-        print(f"\n{below}")
-    found = sum(status.found == "yes" for status in statuses)
-    print(f"\n{found} of {len(statuses)} {'complete' if verify else 'found'}.")
-    return found == len(statuses)
+    if problems := details(statuses, root):
+        print(f"\n{problems}")
+    complete = sum(status.found == "yes" for status in statuses)
+    print(f"\n{complete} of {len(statuses)} {'complete' if verify else 'found'}.")
+    return complete == len(statuses)
 
 
 def download(names: list[str], root: Path) -> list[str]:
-    """Fetch with torchvision what is not complete; returns a message for each data set that failed."""
-    failed, known = [], downloaders()
+    """Fetch incomplete data sets with torchvision; returns a message for each data set that failed."""
+    failed, functions = [], downloaders()
     for name in names:
         if inspect(name, root).found == "yes":
             print(f"{name} is complete already")
             continue
-        if name not in known:
+        if name not in functions:
             failed.append(f"{name}: torchvision can not fetch it, it has to be placed by hand (see above).")
             continue
         print(f"downloading {name} into {root} ...", flush=True)
         try:
             root.mkdir(parents=True, exist_ok=True)
-            known[name](root)
+            functions[name](root)
         except Exception as error:
-            # Network, checksum, disk: torchvision raises many kinds, and the other sets shall go on.
+            # Network, checksum, disk: torchvision raises many kinds; the other data sets are still fetched.
             failed.append(f"{name}: download failed ({type(error).__name__}: {error}).")
     return failed
 
@@ -93,16 +93,16 @@ COMMANDS: dict[str, tuple[type[Options], str]] = {
 
 
 def parse(argv: Sequence[str]) -> Options:
-    """The options of the command, which is the first word. Raises UserError."""
-    command, known = next(iter(argv), "(none)"), f"Known data sets: {', '.join(PUBLISHED)}."
-    example = "Example: python -m common.datasets check --data-location ~/data Aircraft MNIST"
+    """Options of the command, the first word. Raises UserError."""
+    command, example = next(iter(argv), "(none)"), "common.datasets check --data-location ~/data Aircraft MNIST"
+    epilog = f"Known data sets: {', '.join(PUBLISHED)}. Example: python -m {example}"
     if command in ("-h", "--help"):
-        told = " ".join(f"{name}: {text}" for name, (_, text) in COMMANDS.items())
-        return read(Options, argv, "common.datasets check|download", told, f"{known} {example}")
+        description = " ".join(f"{name}: {text}" for name, (_, text) in COMMANDS.items())
+        return read(Options, argv, "common.datasets check|download", description, epilog)
     if command not in COMMANDS:
         raise UserError(unknown(f"command {command}", command, COMMANDS))
-    kind, text = COMMANDS[command]
-    options = read(kind, argv[1:], f"common.datasets {command}", text, f"{known} {example}")
+    kind, description = COMMANDS[command]
+    options = read(kind, argv[1:], f"common.datasets {command}", description, epilog)
     check_rules([(kind is Download and not options.names, "NAMES: missing. Name the data sets to fetch.")])
     return options
 

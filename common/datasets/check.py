@@ -1,15 +1,12 @@
-"""Which data sets are complete: one status each, a table of all, one error for everything that is missing."""
+"""Which data sets are complete: a status each, a table of all, one error for everything that is missing."""
 
-import os
 import textwrap
-from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch.utils.data import Dataset
-
 from common.datasets import miniature
+from common.datasets.images import absent_files
 from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, canonical, how_to_get
 from common.datasets.loading import count_problem, missing_paths, read
 from common.datasets.reference import caption_file, captions
@@ -21,10 +18,10 @@ WIDTH = 118
 
 @dataclass
 class Status:
-    """found: "yes", "partial" or "no". train, test, classes: images that exist (None: not counted).
+    """What exists of a data set. train, test, classes: numbers (None: not counted), of images that exist.
 
-    problems say why found is not "yes"; notes are worth knowing but harmless. cut: accepted with other counts
-    than the published ones.
+    found: "yes", "partial" or "no"; problems: reasons for the latter two; notes: harmless remarks. cut: accepted with
+    other counts than the published ones.
     """
 
     name: str
@@ -37,14 +34,8 @@ class Status:
     cut: bool = False
 
 
-def inspect(
-    name: str,
-    root: Path,
-    verify: bool = True,
-    imagenet100_lists: str | Path | None = None,
-    options: dict[str, object] | None = None,
-) -> Status:
-    """Look at the files of one data set without decoding an image; verify demands the published counts."""
+def inspect(name: str, root: Path, verify: bool = True, options: dict[str, object] | None = None) -> Status:
+    """Status of one data set, without decoding an image; `verify` demands the published counts."""
     if name == CAPTIONS:
         return _inspect_captions(root, verify)
     status = Status(name)
@@ -54,13 +45,13 @@ def inspect(
         status.problems.append(f"missing: {', '.join(missing)}")
         return status
     try:
-        data = read(name, root, verify, imagenet100_lists=imagenet100_lists, options=options)
+        data = read(name, root, verify, options)
     except UserError as error:
         status.found = "partial"
         status.problems.append(str(error))
         return status
     status.classes = len({*data.train.labels, *(data.test.labels if data.test else ())})
-    absent_train, absent_test = _absent_files(data.train), _absent_files(data.test)
+    absent_train, absent_test = (absent_files(getattr(part, "paths", ())) for part in (data.train, data.test))
     status.train = len(data.train) - len(absent_train)
     status.test = None if data.test is None else len(data.test) - len(absent_test)
     absent = absent_train + absent_test
@@ -99,97 +90,58 @@ def _top_folder(name: str, root: Path) -> Path:
     return root / Path(PUBLISHED[name].needs[0]).parts[0] if name != CAPTIONS else root
 
 
-def _absent_files(part: Dataset | None) -> list[str]:
-    """Listed files that do not exist; one directory listing per folder instead of one look-up per file."""
-    by_folder = defaultdict(list)
-    for path in getattr(part, "paths", ()):
-        by_folder[os.path.dirname(path)].append(path)
-    absent = []
-    for folder, paths in by_folder.items():
-        there = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        absent += [path for path in paths if os.path.basename(path) not in there]
-    return absent
-
-
 def require(
-    names: Iterable[str],
-    root: str | Path,
-    verify: bool = True,
-    imagenet100_lists: str | Path | None = None,
-    options: dict[str, object] | None = None,
+    names: Iterable[str], root: str | Path, verify: bool = True, options: dict[str, object] | None = None
 ) -> None:
-    """Check that every data set named is complete below root; the location "mini" has stand-ins for some.
+    """Check that every data set named is complete below `root`; the location "mini" has stand-ins for some.
 
-    options: as for `load`, for every set named. Raises one UserError that lists everything missing of all of them and
-    how to get it.
+    options: as for `load`, for every data set named. Raises one UserError that lists all missing parts and how to get
+    them.
     """
     if str(root) == MINI:
         return miniature.require(dict.fromkeys(names))
     names, root = list(dict.fromkeys(canonical(name) for name in names)), Path(root).expanduser()
-    statuses = [inspect(name, root, verify, imagenet100_lists, options) for name in names]
-    bad = [status for status in statuses if status.found != "yes"]
-    if bad:
+    statuses = [inspect(name, root, verify, options) for name in names]
+    incomplete = [status for status in statuses if status.found != "yes"]
+    if incomplete:
         absent_root = "" if root.is_dir() else " (this folder does not exist)"
         raise UserError(
-            f"{len(bad)} of {len(names)} data sets are missing or incomplete in {root}{absent_root}:\n"
-            f"{details(bad, root)}\n"
+            f"{len(incomplete)} of {len(names)} data sets are missing or incomplete in {root}{absent_root}:\n"
+            f"{details(incomplete, root)}\n"
             f"See them all: python -m common.datasets check --data-location {root}"
         )
 
 
 def details(statuses: Iterable[Status], root: Path) -> str:
-    """For each status: what is wrong, where it was looked for, how to get it, notes; wrapped to lines."""
+    """Problems, notes, folder and how to get it, for each status that has any; wrapped to lines."""
     lines = []
+    wrapper = textwrap.TextWrapper(WIDTH, "    ", "      ", break_long_words=False, break_on_hyphens=False)
     for status in statuses:
-        wanting = status.found != "yes"
         rows = [*status.problems, *(f"note: {note}" for note in status.notes)]
-        if wanting:
+        if status.found != "yes":
             rows.append(f"looked in: {_top_folder(status.name, root)}")
             how = how_to_get(status.name, str(root))
-            # A problem that came as a whole message has said this already.
+            # messages of `read` already contain it
             rows += [] if any(how in problem for problem in status.problems) else [f"how to get it: {how}"]
         if rows:
-            lines.append(status.name)
-            lines += [
-                textwrap.fill(
-                    row,
-                    WIDTH,
-                    initial_indent="    ",
-                    subsequent_indent="      ",
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-                for row in rows
-            ]
+            lines += [status.name, *map(wrapper.fill, rows)]
     return "\n".join(lines)
 
 
 def table(statuses: Iterable[Status]) -> str:
-    """One line a data set: found, counted and expected train / test / classes, what is missing in short."""
+    """One line a data set: found, counted and expected train / test / classes, the first problem."""
     rows: list[tuple[str, ...]] = [("data set", "found", "train", "test", "classes", "expected", "what is missing")]
     for status in statuses:
         published = PUBLISHED[status.name]
-        expected = (
-            f"{CAPTION_ROWS[0]:,} sentences"
-            if status.name == CAPTIONS
-            else f"{_number(published.train)} / {_number(published.test)} / {published.classes:,}"
-        )
-        rows.append(
-            (
-                status.name,
-                status.found,
-                *map(_number, (status.train, status.test, status.classes)),
-                expected,
-                _short(status),
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    right = {2, 3, 4}
+        expected = f"{_number(published.train)} / {_number(published.test)} / {published.classes:,}"
+        if status.name == CAPTIONS:
+            expected = f"{CAPTION_ROWS[0]:,} sentences"
+        counts = map(_number, (status.train, status.test, status.classes))
+        rows.append((status.name, status.found, *counts, expected, _short(status)))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    sides = "<<>>><<"
     lines = [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
+        "  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths)).rstrip() for row in rows
     ]
     return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
 

@@ -1,7 +1,7 @@
 """CUB-200-2011: 11,788 images of 200 kinds of birds, in the official split (VQ-Prompt dataloaders/dataloader.py).
 
-Three lists name an image a line by its number: images.txt its file, image_class_labels.txt its class from 1 on,
-train_test_split.txt 1 for training and 0 for test.
+Each line of three lists starts with an image's number: images.txt gives its file, image_class_labels.txt its class from
+1 on, train_test_split.txt 1 for training and 0 for test.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ FOLDER, CLASSES = "CUB_200_2011", 200
 def cub200(root: Path, verify: bool) -> ImageSet:
     """CUB-200 below root/CUB_200_2011; label = class - 1, images in the order of images.txt.
 
-    Names are those of the image folders without the number, "_" as space. Raises UserError for lists that are damaged,
+    Names are the image folders' without the number, "_" as space. Raises UserError for lists that are damaged,
     contradict each other or name missing files.
     """
     folder = root / FOLDER
@@ -50,14 +50,14 @@ def cub200(root: Path, verify: bool) -> ImageSet:
 
 
 def _numbered(path: Path) -> dict[str, str]:
-    """What stands behind each number of a list, in the list's order."""
+    """Values of a list by number, in the list's order."""
     entries: dict[str, str] = {}
-    for place, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for row, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         number, _, value = line.strip().partition(" ")
         if not number.isdecimal() or not value:
-            raise UserError(f"CUB200: {path}, line {place} ({line!r}): expected a number and a value.")
+            raise UserError(f"CUB200: {path}, line {row} ({line!r}): expected a number and a value.")
         if number in entries:
-            raise UserError(f"CUB200: {path}, line {place}: number {number} occurs twice.")
+            raise UserError(f"CUB200: {path}, line {row}: number {number} occurs twice.")
         entries[number] = value
     return entries
 

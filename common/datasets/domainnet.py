@@ -1,8 +1,8 @@
 """DomainNet, class-incremental: 345 classes whose images come from several domains at once.
 
-Two sets go by that name. InfLoRA reads CODA-Prompt's lists: a random 80/20 split of five domains, without quickdraw
-(utils/data.py:L278-L307). The official lists have six domains and a split of their own. Labels come from the lists: the
-class folders are nearly in alphabetical order, but not quite.
+Two data sets have that name. InfLoRA reads CODA-Prompt's lists: a random 80/20 split of five domains, without quickdraw
+(utils/data.py:L278-L307). The official lists have six domains and another split. Labels come from the lists, whose
+order of classes is not quite alphabetical.
 """
 
 from pathlib import Path
@@ -20,38 +20,38 @@ def domainnet(root: Path, verify: bool, lists: str | Path | None = None) -> Imag
     """DomainNet below root/domainnet/<domain>/<class>/; names are those of the class folders.
 
     lists: the folder with domainnet_train.yaml and domainnet_test.yaml (keys data and targets), or else with the
-    official <domain>_train.txt and <domain>_test.txt; None: root/domainnet. Of the paths in the lists the last three
-    parts count. Raises UserError for lists that are absent, contradict themselves or name missing files.
+    official <domain>_train.txt and <domain>_test.txt; None: root/domainnet. Only the last three parts of a listed path
+    are read. Raises UserError for lists that are absent, contradict themselves or name missing files.
     """
     folder = root / FOLDER
-    place = folder if lists is None else Path(lists).expanduser()
-    coda = {split: place / f"domainnet_{split}.yaml" for split in SPLITS}
-    official = {split: [place / f"{domain}_{split}.txt" for domain in DOMAINS] for split in SPLITS}
+    list_folder = folder if lists is None else Path(lists).expanduser()
+    coda = {split: list_folder / f"domainnet_{split}.yaml" for split in SPLITS}
+    official = {split: [list_folder / f"{domain}_{split}.txt" for domain in DOMAINS] for split in SPLITS}
     if all(path.is_file() for path in coda.values()):
         sources = {split: [(coda[split], *read_list(coda[split], "DomainNet"))] for split in SPLITS}
     elif all(path.is_file() for paths in official.values() for path in paths):
         sources = {split: [(path, *read_text_list(path, "DomainNet")) for path in official[split]] for split in SPLITS}
     else:
         raise UserError(
-            f"DomainNet: {place} holds neither domainnet_train.yaml and domainnet_test.yaml (CODA-Prompt's, as InfLoRA "
-            "reads them) nor the twelve official lists clipart_train.txt to sketch_test.txt."
+            f"DomainNet: {list_folder} holds neither domainnet_train.yaml and domainnet_test.yaml (CODA-Prompt's, as "
+            "InfLoRA reads them) nor the twelve official lists clipart_train.txt to sketch_test.txt."
         )
     names: dict[int, str] = {}
     train, test = (_part(folder, sources[split], names) for split in SPLITS)
     if sorted(names) != list(range(CLASSES)):
-        raise UserError(f"DomainNet: the lists in {place} give {len(names)} labels, not 0 to {CLASSES - 1}.")
+        raise UserError(f"DomainNet: the lists in {list_folder} give {len(names)} labels, not 0 to {CLASSES - 1}.")
     return ImageSet("DomainNet", train, test, [names[label] for label in range(CLASSES)], [])
 
 
 def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]], names: dict[int, str]) -> ImageFiles:
-    """The images of one split; fills `names` and refuses a label of two classes."""
+    """The images of one split; adds to `names` by label. Raises UserError for a label of two classes."""
     paths, labels = [], []
     for source, files, targets in sources:
-        here = [folder.joinpath(*Path(file).parts[-3:]) for file in files]
-        for path, label in zip(here, targets):
+        listed = [folder.joinpath(*Path(file).parts[-3:]) for file in files]
+        for path, label in zip(listed, targets):
             if names.setdefault(label, path.parent.name) != path.parent.name:
                 raise UserError(f"DomainNet: {source} gives label {label} to {names[label]} and {path.parent.name}.")
-        refuse_missing(here, source, "DomainNet")
-        paths += here
+        refuse_missing(listed, source, "DomainNet")
+        paths += listed
         labels += targets
     return ImageFiles(paths, labels)

@@ -9,10 +9,10 @@ from common.training.batches import Batches
 
 
 def first_per_label(labels: Iterable[int], k: int) -> list[int]:
-    """Positions of the first k occurrences of each label, labels in order of first appearance.
+    """Positions of the first k occurrences (or all, if fewer) of each label, labels in order of first appearance.
 
-    A label that occurs less than k times gives fewer. Upstream mtil/src/models/finetune.py:L39-L65 keeps the images
-    in a dictionary by label, hence grouped by label and not in the order of the visit.
+    Upstream mtil/src/models/finetune.py:L39-L65 keeps the images in a dictionary by label, hence grouped by label and
+    not in the order of the visit.
     """
     chosen: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
@@ -23,14 +23,13 @@ def first_per_label(labels: Iterable[int], k: int) -> list[int]:
 
 
 def few_shot(stream: Batches, labels: Sequence[int], k: int) -> tuple[TensorDataset, list[int]]:
-    """Keep the first k images of each label that one shuffled pass, batches 0 .. len(stream) - 1, shows.
+    """TensorDataset (images, labels) of the first k images of each label in one shuffled pass, and their indices.
 
-    `labels` are those of the streamed set. The images are kept as the random transform made them: augmentation is
-    frozen, each shot is one fixed crop (quirk of upstream, which the published numbers have). The stream draws a
-    crop by its place alone, so only the images that are kept are decoded. Returns TensorDataset (images, labels) and
-    the index of each shot in the full set.
+    The pass is batches 0 .. len(stream) - 1; `labels` are those of the streamed data set, which the indices refer to.
+    Quirk of upstream, and of the published numbers: augmentation is frozen, each shot is one fixed crop. A crop depends
+    on its position in the stream alone, so only the chosen images are decoded.
     """
     order = stream.order(0)
-    places = first_per_label((labels[index] for index in order), k)
-    images, kept = zip(*(stream.samples[order[place], place] for place in places))
-    return TensorDataset(torch.stack(images), torch.tensor(kept)), [order[place] for place in places]
+    positions = first_per_label((labels[index] for index in order), k)
+    images, targets = zip(*(stream.samples[order[position], position] for position in positions))
+    return TensorDataset(torch.stack(images), torch.tensor(targets)), [order[position] for position in positions]

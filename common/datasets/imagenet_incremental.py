@@ -1,7 +1,4 @@
-"""ImageNet as the class-incremental protocols use it: the first hundred classes, and all of them.
-
-Templates belong to the papers' configurations.
-"""
+"""ImageNet in the class-incremental protocols: its first hundred classes, and all; templates are in their configs."""
 
 import os
 from pathlib import Path
@@ -13,13 +10,12 @@ from common.errors import UserError
 
 
 def imagenet1000(root: Path, verify: bool) -> ImageSet:
-    """ImageNet as the class-incremental protocols use it, below imagenet1000, else below ImageNet.
+    """All of ImageNet, below root/imagenet1000 if it exists, else below root/ImageNet.
 
     Label = position of the sorted class folder, names = CLIP's (ZSCL cil/continual_clip/datasets.py,
     cil/dataset_reqs/imagenet1000_classes.txt). Two pairs of classes share a name: "missile", "sunglasses".
     """
-    own = root / "imagenet1000"
-    folder = own if own.is_dir() else root / "ImageNet"
+    folder = root / ("imagenet1000" if (root / "imagenet1000").is_dir() else "ImageNet")
     train, val = imagenet_parts(folder)
     if val is None:
         raise UserError(f"ImageNet1000: {folder} has no validation images, which are its test set; add val/<wnid>/.")
@@ -27,21 +23,21 @@ def imagenet1000(root: Path, verify: bool) -> ImageSet:
 
 
 def imagenet100(root: Path, verify: bool, lists: str | Path | None = None) -> ImageSet:
-    """The first 100 ImageNet wnids in sorted order, label = position, as ZSCL cil/dataset_reqs has them.
+    """The first 100 ImageNet wnids in sorted order, label = position, as in ZSCL cil/dataset_reqs.
 
     This is not the random choice of 100 classes that other papers call ImageNet-100. `lists` is a folder with
-    train_100.txt, val_100.txt or both, lines "val/<wnid>/<file> <label>" relative to ImageNet. For what it lacks, and
-    without it, all images of these wnids are taken, sorted: val_100.txt is just that, train_100.txt was never
-    released. Names are the first 100 of CLIP's.
+    train_100.txt, val_100.txt or both, lines "val/<wnid>/<file> <label>" relative to ImageNet. A split without a list
+    has all images of these wnids, sorted: the same as val_100.txt; train_100.txt was never released. Names are the
+    first 100 of CLIP's.
     """
     wnids, folder = read_names("imagenet100_wnids"), root / "ImageNet"
-    listed = {split: Path(lists or "").expanduser() / f"{split}_100.txt" for split in ("train", "val")}
-    there = {split for split, path in listed.items() if lists and path.is_file()}
-    if lists and not there:
+    paths = {split: Path(lists or "").expanduser() / f"{split}_100.txt" for split in ("train", "val")}
+    listed = {split for split, path in paths.items() if lists and path.is_file()}
+    if lists and not listed:
         raise UserError(f"ImageNet100: {lists} holds neither train_100.txt nor val_100.txt.")
-    places = {"train": folder / "train", "val": validation_folder(folder)}
+    folders = {"train": folder / "train", "val": validation_folder(folder)}
     train, test = (
-        _listed_images(listed[split], folder, wnids) if split in there else _images_of(places[split], wnids)
+        _listed_images(paths[split], folder, wnids) if split in listed else _images_of(folders[split], wnids)
         for split in ("train", "val")
     )
     return ImageSet("ImageNet100", train, test, imagenet_names_and_templates()[0][:100], [])

@@ -1,7 +1,7 @@
 """ImageNet-R: 30,000 images of 200 ImageNet classes in other styles, and the ways it is split into train and test.
 
-The archive has no split of its own: each paper made one. Nothing is moved here; a copy in which InfLoRA's code has
-moved files into train/ and test/ (utils/data.py:L187-L244) is read as if it had not.
+The archive has no split: each paper made one. No file is moved here; a copy in which InfLoRA's code has moved files
+into train/ and test/ (utils/data.py:L187-L244) gives the same data set.
 """
 
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from common.datasets.images import ImageFiles, ImageSet
+from common.datasets.images import ImageFiles, ImageSet, absent_files
 from common.errors import UserError
 
 FOLDER, CLASSES = "imagenet-r", 200
@@ -21,13 +21,13 @@ LISTS = {split: (f"imagenet-r_{split}.yaml", f"imagenet-r_{split}.txt") for spli
 def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageSet:
     """ImageNet-R below root/imagenet-r; names are the WordNet ids.
 
-    split: a seed, for InfLoRA's rule: all files sorted, then torch.randperm under that seed; 24,000 train. The
+    split: a seed for InfLoRA's rule: all files sorted, then torch.randperm under that seed; 24,000 train. The
     published logs are of seed 40; the released code gives the first seed of the run. Labels are positions of the sorted
     ids.
-    "folders": the train/ and test/ that are there. Else a folder with CODA-Prompt's lists, imagenet-r_train.yaml and
+    "folders": the existing train/ and test/. Else a folder with CODA-Prompt's lists, imagenet-r_train.yaml and
     imagenet-r_test.yaml (keys data and targets), or the same as imagenet-r_train.txt and imagenet-r_test.txt (lines
     <wnid>/<file> <label>), whose labels need not be in the order of the ids.
-    Raises UserError for what is missing, and for lists that name missing files or contradict themselves.
+    Raises UserError for a missing split, and for lists that name missing files or contradict themselves.
     """
     folder, split = root / FOLDER, str(split)
     if split.isdecimal():
@@ -40,12 +40,12 @@ def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageS
     return ImageSet("ImageNetR", train, test, wnids, [])
 
 
-def _class_files(place: Path) -> dict[str, list[Path]]:
-    """The images of each class folder of `place`, sorted; nothing where there is no such folder."""
-    if not place.is_dir():
+def _class_files(folder: Path) -> dict[str, list[Path]]:
+    """Sorted images of each class folder in `folder`; {} if it does not exist."""
+    if not folder.is_dir():
         return {}
-    folders = sorted(entry.name for entry in os.scandir(place) if entry.is_dir() and entry.name.startswith("n"))
-    return {name: [place / name / file for file in sorted(os.listdir(place / name))] for name in folders}
+    wnids = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.startswith("n"))
+    return {wnid: [folder / wnid / file for file in sorted(os.listdir(folder / wnid))] for wnid in wnids}
 
 
 def _numbered(wnids: list[str], folder: Path) -> dict[str, int]:
@@ -58,10 +58,11 @@ def _numbered(wnids: list[str], folder: Path) -> dict[str, int]:
 
 
 def _split_by_seed(folder: Path, seed: int) -> tuple[list[ImageFiles], list[str]]:
-    places = [_class_files(place) for place in (folder, folder / "train", folder / "test")]
-    wnids = sorted(set().union(*places))
+    listings = [_class_files(path) for path in (folder, folder / "train", folder / "test")]
+    wnids = sorted(set().union(*listings))
     label = _numbered(wnids, folder)
-    files = [path for wnid in wnids for path in sorted(sum((place.get(wnid, []) for place in places), []), key=_name)]
+    by_class = [[path for listing in listings for path in listing.get(wnid, [])] for wnid in wnids]
+    files = [path for paths in by_class for path in sorted(paths, key=lambda path: path.name)]
     order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
     train = int(TRAIN_SHARE * len(files))
     # in the order of the files, as upstream's ImageFolder reads them back from where it moved them
@@ -69,21 +70,17 @@ def _split_by_seed(folder: Path, seed: int) -> tuple[list[ImageFiles], list[str]
     return [ImageFiles(part, [label[path.parent.name] for path in part]) for part in parts], wnids
 
 
-def _name(path: Path) -> str:
-    return path.name
-
-
 def _split_by_folders(folder: Path) -> tuple[list[ImageFiles], list[str]]:
-    places = [_class_files(folder / split) for split in ("train", "test")]
-    if not all(places):
+    listings = [_class_files(folder / split) for split in ("train", "test")]
+    if not all(listings):
         raise UserError(
             f"ImageNetR: split 'folders' needs {folder / 'train'} and {folder / 'test'} with class folders."
         )
-    wnids = sorted(set().union(*places))
+    wnids = sorted(set().union(*listings))
     label = _numbered(wnids, folder)
     parts = []
-    for place in places:
-        files = [path for wnid in wnids for path in place.get(wnid, [])]
+    for listing in listings:
+        files = [path for wnid in wnids for path in listing.get(wnid, [])]
         parts.append(ImageFiles(files, [label[path.parent.name] for path in files]))
     return parts, wnids
 
@@ -106,28 +103,28 @@ def _split_by_lists(folder: Path, lists: Path) -> tuple[list[ImageFiles], list[s
     return parts, [wnid_of[label] for label in range(CLASSES)]
 
 
-def has_lists(place: Path) -> bool:
+def has_lists(folder: Path) -> bool:
     """Whether any of the lists is in this folder."""
-    return any((place / name).is_file() for names in LISTS.values() for name in names)
+    return any((folder / name).is_file() for names in LISTS.values() for name in names)
 
 
-def _list_files(place: Path) -> list[Path]:
-    """The training and the test list, the yaml form first. Raises UserError that names the missing ones."""
-    missing = [names for names in LISTS.values() if not any((place / name).is_file() for name in names)]
+def _list_files(folder: Path) -> list[Path]:
+    """The training and the test list, YAML rather than text. Raises UserError with the names of missing lists."""
+    missing = [names for names in LISTS.values() if not any((folder / name).is_file() for name in names)]
     if missing:
-        told = "; ".join(f"the list {place / names[0]} can not be read (nor {names[1]})" for names in missing)
-        raise UserError(f"ImageNetR: {told}: no such file. Copy CODA-Prompt's lists there, or choose another split.")
-    return [next(place / name for name in names if (place / name).is_file()) for names in LISTS.values()]
+        lists = "; ".join(f"the list {folder / names[0]} can not be read (nor {names[1]})" for names in missing)
+        raise UserError(f"ImageNetR: {lists}: no such file. Copy CODA-Prompt's lists there, or choose another split.")
+    return [next(folder / name for name in names if (folder / name).is_file()) for names in LISTS.values()]
 
 
 def _listed(folder: Path, name: Path) -> Path:
-    """The file that a list calls <anything>/<wnid>/<file>, in the archive's layout or where it has been moved."""
-    places = [place / name.parent.name / name.name for place in (folder, folder / "train", folder / "test")]
-    return next((path for path in places if path.is_file()), places[0])
+    """The file listed as <any folder>/<wnid>/<file>: below `folder`, or where InfLoRA's code has moved it."""
+    paths = [parent / name.parent.name / name.name for parent in (folder, folder / "train", folder / "test")]
+    return next((path for path in paths if path.is_file()), paths[0])
 
 
 def read_list(path: Path, name: str) -> tuple[list[str], list[int]]:
-    """The file names and labels of one of CODA-Prompt's YAML lists. Raises UserError if it is none."""
+    """File names and labels of one of CODA-Prompt's YAML lists. Raises UserError for other content."""
     try:
         with open(path, encoding="utf-8") as file:
             content = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # minutes without the C one
@@ -144,7 +141,7 @@ def read_list(path: Path, name: str) -> tuple[list[str], list[int]]:
 
 
 def read_text_list(path: Path, name: str) -> tuple[list[str], list[int]]:
-    """The file names and labels of a list with a line `<file> <label>` each. Raises UserError if it is none."""
+    """File names and labels of a list with lines `<file> <label>`. Raises UserError for other content."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -160,11 +157,8 @@ def read_text_list(path: Path, name: str) -> tuple[list[str], list[int]]:
 
 
 def refuse_missing(paths: list[Path], source: Path, name: str) -> None:
-    """Raise UserError with the first ten and the count of the listed files that do not exist."""
-    there: dict[Path, set[str]] = {}
-    for folder in {path.parent for path in paths}:  # one directory listing each instead of one look-up a file
-        there[folder] = set(os.listdir(folder)) if folder.is_dir() else set()
-    missing = [str(path) for path in paths if path.name not in there[path.parent]]
+    """Raise UserError with the number and the first ten of the listed files that do not exist, if any."""
+    missing = absent_files(paths)
     if missing:
         more = "" if len(missing) <= 10 else f" and {len(missing) - 10:,} more"
         raise UserError(

@@ -1,4 +1,4 @@
-"""What every data set becomes: labelled images from files or from an array, and the record around them."""
+"""Labelled images from files or from an array, and `ImageSet`, the result of every reader."""
 
 import hashlib
 import os
@@ -20,11 +20,10 @@ Transform = Callable[[Image.Image], object]
 class ImageSet:
     """A data set ready for training and evaluation.
 
-    train, test yield (image, label): image transformed, or an RGB PIL image where no transform was given;
-    label an int that indexes classnames. test is None where no evaluation images are at hand (ImageNet
-    without a val folder). templates: prompts with "{}" for the class, the first one being the training
-    prompt. fingerprint: counts (train, test), md5 of the list of files and labels, and notes, for a run's
-    config.
+    train, test yield (image, label): image transformed, or an RGB PIL image without a transform; label an int that
+    indexes classnames. test is None without evaluation images (ImageNet without a val folder). templates: prompts with
+    "{}" for the class, the first one for training. fingerprint: counts (train, test), md5 of the list of files and
+    labels, and notes, for a run's config.
     """
 
     name: str
@@ -70,8 +69,21 @@ class ImageArrays(Dataset):
         return (image if self.transform is None else self.transform(image)), self.labels[index]
 
 
+def absent_files(paths: Iterable[str | Path]) -> list[str]:
+    """Paths without a file, in order; lists each folder once instead of looking up every file."""
+    listings: dict[str, set[str]] = {}
+    absent = []
+    for path in map(str, paths):
+        folder, name = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if name not in listings[folder]:
+            absent.append(path)
+    return absent
+
+
 def read_rgb(path: str | Path) -> Image.Image:
-    """The image at path in mode RGB. Raises UserError with the path if it is missing, cut or no image."""
+    """The image at `path` in mode RGB. Raises UserError with the path if it is missing, cut or no image."""
     try:
         with Image.open(path) as image:
             image.load()
@@ -90,9 +102,9 @@ def read_rgb(path: str | Path) -> Image.Image:
 def fingerprint(
     train: ImageFiles | ImageArrays, test: ImageFiles | ImageArrays | None, root: Path, notes: Sequence[str] = ()
 ) -> dict[str, object]:
-    """Counts, md5 over the ordered lines "path below root, label" of train, then test, and notes.
+    """Counts, md5 of the lines "path below root, label" of train, then test, in order, and notes.
 
-    Array data sets have no paths, so only their labels count.
+    Arrays have no paths: the md5 is of their labels.
     """
     digest = hashlib.md5()
     prefix = len(str(root)) + 1

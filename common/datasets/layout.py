@@ -1,4 +1,4 @@
-"""Facts about the published data sets: where their files lie, how many images they have, how to get them."""
+"""Facts about the published data sets: paths of their files, numbers of images, how to get them."""
 
 import difflib
 from collections import defaultdict
@@ -36,17 +36,17 @@ PUBLISHED = {name: Published(**entry) for name, entry in _ENTRIES.items()}
 
 
 def how_to_get(name: str, root: str) -> str:
-    """The instruction for one data set with the data location filled in."""
+    """How to get a data set into the data location `root`."""
     return PUBLISHED[name].how.format(root=root, name=name)
 
 
-def canonical(name: str, known: Collection[str] = tuple(PUBLISHED)) -> str:
-    """name itself if it is one of the known data sets, else UserError with the known names and the nearest one."""
-    if name in known:
+def canonical(name: str, names: Collection[str] = tuple(PUBLISHED)) -> str:
+    """`name` itself. Raises UserError with all names and the nearest one unless it is among `names`."""
+    if name in names:
         return name
     lower = defaultdict(list)
-    for other in known:
+    for other in names:
         lower[other.lower()].append(other)  # TinyImagenet and TinyImageNet are two numberings of one set
     near = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f" Did you mean {' or '.join(lower[near[0]])}?" if near else ""
-    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(known)}.")
+    raise UserError(f"unknown data set {name!r}.{hint} Known are {', '.join(names)}.")

@@ -1,4 +1,4 @@
-"""One door to all data sets: a name, a folder and two transforms in, an ImageSet out."""
+"""Loads any data set by name: from a folder and two transforms to an ImageSet."""
 
 from pathlib import Path
 
@@ -38,17 +38,14 @@ def load(
     train_transform: Transform | None = None,
     eval_transform: Transform | None = None,
     verify: bool = True,
-    imagenet100_lists: str | Path | None = None,
     options: dict[str, object] | None = None,
 ) -> ImageSet:
-    """The data set `name` below the folder root; root "mini" stands for the embedded miniature.
+    """The data set `name` below the folder `root`; root "mini" stands for the embedded miniature.
 
-    train_transform and eval_transform take an RGB PIL image; without one, that part yields RGB PIL images.
-    verify checks the published counts and, for CIFAR and Flowers, checksums; without it cut copies are taken
-    as they are.
-    imagenet100_lists: a folder with ImageNet100's subset lists (see imagenet_incremental.imagenet100).
-    options: of the set's own reader: `split` of ImageNetR, `lists` of DomainNet.
-    Raises UserError for an unknown name and for anything missing, incomplete or unreadable.
+    train_transform and eval_transform take an RGB PIL image; without a transform a part yields RGB PIL images.
+    verify: check the published counts and, for CIFAR and Flowers, checksums; False accepts cut copies.
+    options: keyword arguments of the data set's reader: `split` of ImageNetR, `lists` of DomainNet and ImageNet100.
+    Raises UserError for an unknown name and for missing, incomplete or unreadable files.
     """
     if name == CAPTIONS:
         raise UserError(f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference.")
@@ -56,7 +53,7 @@ def load(
         miniature.require([name])
         return miniature.load_domain(name, train_transform, eval_transform)
     name, root = canonical(name), Path(root).expanduser()
-    data = read(name, root, verify, imagenet100_lists, options)
+    data = read(name, root, verify, options)
     problem = count_problem(name, data) if verify else None
     if problem:
         raise UserError(
@@ -79,27 +76,20 @@ def names_and_templates(name: str, root: str | Path, verify: bool = True) -> tup
     return data.classnames, data.templates
 
 
-def read(
-    name: str,
-    root: Path,
-    verify: bool,
-    imagenet100_lists: str | Path | None = None,
-    options: dict[str, object] | None = None,
-) -> ImageSet:
-    """List images and labels of one data set, decoding none. Raises UserError for whatever fails."""
+def read(name: str, root: Path, verify: bool, options: dict[str, object] | None = None) -> ImageSet:
+    """List images and labels of one data set without decoding. Raises UserError for missing or damaged files."""
     missing = missing_paths(name, root)
     if missing:
         raise UserError(
             f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
             f"{how_to_get(name, str(root))}"
         )
-    known = {"ImageNet100": {"lists": imagenet100_lists}}
     try:
-        data = READERS[name](root, verify, **known.get(name, {}), **(options or {}))
+        data = READERS[name](root, verify, **(options or {}))
     except UserError:
         raise
     except Exception as error:
-        # torchvision, scipy, json and pickle each raise their own on a damaged list; the file is at fault.
+        # torchvision, scipy, json and pickle each raise other exceptions for a damaged list
         raise UserError(
             f"{name}: its files below {root} can not be read ({type(error).__name__}: {error}). "
             f"Something is missing or damaged there. {how_to_get(name, str(root))}"
@@ -111,7 +101,7 @@ def read(
 
 
 def missing_paths(name: str, root: Path) -> list[str]:
-    """Files and folders of the published layout that do not exist below root."""
+    """Files and folders of the published layout that do not exist below `root`."""
     published = PUBLISHED[name]
     missing = [path for path in published.needs if not (root / path).exists()]
     return missing if not published.instead or any(not (root / path).exists() for path in published.instead) else []
@@ -120,8 +110,8 @@ def missing_paths(name: str, root: Path) -> list[str]:
 def count_problem(name: str, data: ImageSet) -> str | None:
     """How the counts differ from the published ones, or None. A test part that is None is no problem."""
     published = PUBLISHED[name]
-    found = (len(data.train), published.test if data.test is None else len(data.test))
-    expected = tuple(here if there is None else there for here, there in zip(found, (published.train, published.test)))
-    if found == expected:
+    train, test = len(data.train), published.test if data.test is None else len(data.test)
+    expected = published.train or train, published.test or test  # None: not published
+    if (train, test) == expected:
         return None
-    return "{:,} train and {:,} test images instead of the published {:,} and {:,}".format(*found, *expected)
+    return "{:,} train and {:,} test images instead of the published {:,} and {:,}".format(train, test, *expected)

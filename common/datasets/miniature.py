@@ -1,4 +1,4 @@
-"""The miniature's rendered images as data sets: what the data location "mini" holds."""
+"""The miniature's rendered images as data sets, for the data location "mini"."""
 
 import hashlib
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ STAND_INS = (*DOMAINS, REFERENCE, IMAGENET, CAPTIONS)
 
 
 def require(names: Iterable[str]) -> None:
-    """Return if the miniature stands for every data set named, else raise UserError."""
+    """Raise UserError unless the miniature has a stand-in for every data set named."""
     absent = [canonical(name) for name in names if name not in (*STAND_INS, INCREMENTAL)]
     if absent:
         raise UserError(f"the miniature has nothing for {', '.join(absent)}; it stands for {', '.join(STAND_INS)}.")
@@ -36,15 +36,15 @@ def load_domain(
 ) -> ImageSet:
     """One of the eleven domains, the reference pool ("TinyImagenet", and with prompts "ImageNet"), or "Characters".
 
-    Characters is the class-incremental set: 40 written characters on a blackboard. Items are (image, label): the
-    transform's output or an RGB PIL image of 32 x 32, and an int. KeyError for other names, see `require`.
+    Characters is the class-incremental data set: 40 written characters on a blackboard. Items are (image, label): the
+    transform's output or an RGB PIL image of 32 x 32, and an int. Raises KeyError for other names, see `require`.
     """
     (train, train_labels), (test, test_labels) = (images(_drawn(name), split) for split in ("train", "test"))
     pixels_and_labels = (train, train_labels.astype("<i8"), test, test_labels.astype("<i8"))
     parts = ImageArrays(train, train_labels, train_transform), ImageArrays(test, test_labels, eval_transform)
     prompts = ["a photo of a {}.", *templates("web")] if name == IMAGENET else templates(name)
-    about = _fingerprint(pixels_and_labels, len(train), len(test), "mini: rendered, md5 over pixels and labels")
-    return ImageSet(name, *parts, classnames(_drawn(name)), prompts, about)
+    fingerprint = _fingerprint(pixels_and_labels, len(train), len(test), "mini: rendered, md5 over pixels and labels")
+    return ImageSet(name, *parts, classnames(_drawn(name)), prompts, fingerprint)
 
 
 def _drawn(name: str) -> str:
@@ -59,10 +59,9 @@ def load_captioned(transform: Transform | None = None) -> ImageSet:
     pictures, labels = images(REFERENCE, "train")
     by_class = np.argsort(labels, kind="stable").reshape(len(classnames(REFERENCE)), -1)
     shown = pictures[by_class[:, :CAPTIONS_A_CLASS].reshape(-1)[caption_order()]]
-    about = _fingerprint([shown], len(shown), 0, "mini: rendered, md5 over pixels")
-    return ImageSet(
-        CAPTIONS, ImageArrays(shown, range(len(shown)), transform), None, reference_captions(), ["{}"], about
-    )
+    train = ImageArrays(shown, range(len(shown)), transform)
+    fingerprint = _fingerprint([shown], len(shown), 0, "mini: rendered, md5 over pixels")
+    return ImageSet(CAPTIONS, train, None, reference_captions(), ["{}"], fingerprint)
 
 
 def _fingerprint(arrays: Iterable[np.ndarray], train: int, test: int, note: str) -> dict[str, object]:

@@ -1,8 +1,8 @@
 """The eleven data sets of the multi-domain task-incremental benchmark (MTIL), and CIFAR10.
 
-Splits, label orders, names and templates as in ZSCL mtil/src/datasets/collections.py (arXiv 2303.06628). Each
-function takes the folder that holds the data set's own folder and returns an ImageSet without transforms and
-fingerprint. torchvision parses the label files; `loader=str` makes it return paths instead of decoded images.
+Splits, label orders, names and templates as in ZSCL mtil/src/datasets/collections.py (arXiv 2303.06628). Each reader
+takes the data location, and returns an ImageSet without transforms and fingerprint. torchvision parses the label
+files; with `loader=str` it returns paths instead of decoded images.
 """
 
 import contextlib
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 
 def split_80_20(n: int) -> tuple[list[int], list[int]]:
-    """Train and test indices of sets without an official split: 80/20 at random with seed 42, not stratified.
+    """Train and test indices of data sets without an official split: 80/20 at random with seed 42, not stratified.
 
-    ZSCL mtil/src/datasets/collections.py:L17-L87. The permutation is that of torch's CPU generator.
+    ZSCL mtil/src/datasets/collections.py:L17-L87. The permutation comes from torch's CPU generator.
     """
     n_train = int(0.8 * n)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(42)).tolist()
@@ -62,8 +62,8 @@ def aircraft(root: Path, verify: bool) -> ImageSet:
 def caltech101(root: Path, verify: bool) -> ImageSet:
     """Caltech101 without the background class, 80/20 split over sorted folders and files.
 
-    Own reader: torchvision's needs BACKGROUND_Google to exist, counts every stray entry as a class or image,
-    and yields grayscale images. Names are hand-written upstream and can not be derived from the folders.
+    Not torchvision's reader, which needs BACKGROUND_Google to exist, counts every stray entry as a class or image, and
+    yields grayscale images. Names are hand-written upstream and can not be derived from the folders.
     """
     folder = root / "caltech101" / "101_ObjectCategories"
     categories = sorted(
@@ -89,7 +89,7 @@ def caltech101(root: Path, verify: bool) -> ImageSet:
 
 def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
     class Unchecked(reader):
-        """torchvision's reader with the checksums taken out, for cut copies."""
+        """torchvision's reader without the checksums, for cut copies."""
 
         train_list, test_list = ([[file, None] for file, _ in part] for part in (reader.train_list, reader.test_list))
         meta = {**reader.meta, "md5": None}
@@ -104,7 +104,7 @@ def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, v
 
 @contextlib.contextmanager
 def _checksums(problem: str, verify: bool) -> Iterator[None]:
-    """What torchvision raises on another checksum becomes UserError."""
+    """Turns torchvision's error for another checksum into a UserError."""
     try:
         yield
     except RuntimeError as error:
@@ -159,7 +159,7 @@ def flowers(root: Path, verify: bool) -> ImageSet:
     from torchvision import datasets
 
     class Unchecked(datasets.Flowers102):
-        """torchvision's reader with the checksums taken out, for cut copies."""
+        """torchvision's reader without the checksums, for cut copies."""
 
         _file_dict = {part: (file, None) for part, (file, _) in datasets.Flowers102._file_dict.items()}
 
@@ -190,8 +190,8 @@ def mnist(root: Path, verify: bool) -> ImageSet:
 def oxford_pet(root: Path, verify: bool) -> ImageSet:
     """Oxford-IIIT Pet, trainval and test.
 
-    Own reader, since torchvision's can not list files without decoding them; names by its rule: the file name
-    without the number, each word capitalised, in the order of the ids in the list.
+    Not torchvision's reader, which can not list files without decoding them; names by its rule: the file name without
+    the number, each word capitalised, in the order of the ids in the list.
     """
     folder = root / "oxford-iiit-pet"
     parts, titles = [], {}
@@ -213,15 +213,15 @@ def stanford_cars(root: Path, verify: bool) -> ImageSet:
 
 
 def sun397(root: Path, verify: bool) -> ImageSet:
-    """SUN397, 80/20 split of all images, their paths sorted before.
+    """SUN397, 80/20 split of all images in the order of their paths.
 
-    torchvision lists the files as the file system happens to, so upstream's split can not be reproduced.
+    torchvision lists files in the file system's order, so upstream's split can not be reproduced.
     """
     from torchvision import datasets
 
     whole = datasets.SUN397(root, loader=str)
     names = agreed_names("SUN397", "sun397", whole.classes)
     files = _files(whole)
-    rank = sorted(range(len(files)), key=lambda i: Path(files.paths[i]).as_posix())
-    parts = _split_files([files.paths[i] for i in rank], [files.labels[i] for i in rank])
+    order = sorted(range(len(files)), key=lambda i: Path(files.paths[i]).as_posix())
+    parts = _split_files([files.paths[i] for i in order], [files.labels[i] for i in order])
     return ImageSet("SUN397", *parts, names, read_templates("sun397"))

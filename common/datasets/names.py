@@ -1,4 +1,4 @@
-"""Class names and prompt templates, kept as plain text files beside this module (one a line, label order)."""
+"""Class names and prompt templates, from text files beside this module (one a line, in label order)."""
 
 import warnings
 from pathlib import Path
@@ -14,25 +14,25 @@ def read_names(stem: str) -> list[str]:
 
 
 def read_templates(stem: str) -> list[str]:
-    """Prompt templates of templates/<stem>.txt, "{}" being the class; the first is the training prompt."""
+    """Prompt templates of templates/<stem>.txt with "{}" for the class; the first is the training prompt."""
     return (HERE / "templates" / f"{stem}.txt").read_text(encoding="utf-8").splitlines()
 
 
-def agreed_names(name: str, stem: str, own: list[str]) -> list[str]:
-    """The class names that the data set's own files give, with "_" as space, compared with names/<stem>.txt.
+def agreed_names(name: str, stem: str, classes: list[str]) -> list[str]:
+    """Class names from the data set's files (`classes`, "_" as space), compared with names/<stem>.txt.
 
-    Several of our lists were derived without the original files at hand, so where the two differ the data
-    set's own names win and a warning tells which. Raises UserError if the number of classes differs, since
-    labels would then be shifted.
+    Several lists here were derived without the original files, so where the two differ the names of the data set are
+    returned and a warning lists the differences. Raises UserError if the number of classes differs, since labels would
+    be shifted.
     """
-    own = [text.replace("_", " ") for text in own]
-    ours = read_names(stem)
-    if len(own) != len(ours):
+    classes = [text.replace("_", " ") for text in classes]
+    listed = read_names(stem)
+    if len(classes) != len(listed):
         raise UserError(
-            f"{name}: its files name {len(own)} classes, the published set has {len(ours)}. Labels would "
+            f"{name}: its files name {len(classes)} classes, the published set has {len(listed)}. Labels would "
             "be shifted: get a complete copy."
         )
-    differing = [f"{i} {a!r} (listed here: {b!r})" for i, (a, b) in enumerate(zip(own, ours)) if a != b]
+    differing = [f"{i} {a!r} (listed here: {b!r})" for i, (a, b) in enumerate(zip(classes, listed)) if a != b]
     if differing:
         warnings.warn(
             f"{name}: {len(differing)} class names of the data set's own files differ from "
@@ -40,4 +40,4 @@ def agreed_names(name: str, stem: str, own: list[str]) -> list[str]:
             f"{' ...' if len(differing) > 5 else ''}",
             stacklevel=2,
         )
-    return own
+    return classes

@@ -1,4 +1,4 @@
-"""Reference material: ImageNet, TinyImageNet and Conceptual Captions."""
+"""Reference data sets: ImageNet, TinyImageNet and Conceptual Captions."""
 
 import csv
 import os
@@ -30,8 +30,8 @@ def imagenet(root: Path, verify: bool) -> ImageSet:
 
 def imagenet_parts(folder: Path) -> tuple[ImageFiles, ImageFiles | None]:
     """All training images below `folder`, and the validation images or None. Raises UserError without 1000 classes."""
-    train, place = _image_folder(folder / "train"), validation_folder(folder)
-    val = _image_folder(place) if place.is_dir() else None
+    train, val_folder = _image_folder(folder / "train"), validation_folder(folder)
+    val = _image_folder(val_folder) if val_folder.is_dir() else None
     if val is not None and val.classes != train.classes:
         raise UserError(f"ImageNet: the class folders of {val.root} and {train.root} differ.")
     return _files(train), None if val is None else _files(val)
@@ -47,9 +47,9 @@ def _files(part: "datasets.ImageFolder") -> ImageFiles:
 
 
 def imagenet_names_and_templates() -> tuple[list[str], list[str]]:
-    """The 1000 class names and the 80 templates, training prompt first; no file of ImageNet is needed.
+    """The 1000 class names and the 80 templates, training prompt first, without reading ImageNet's files.
 
-    Names and templates are open_clip's; the training prompt, which ZSCL (mtil/src/datasets/imagenet.py) keeps apart,
+    Names and templates are open_clip's. The training prompt, a separate one in ZSCL (mtil/src/datasets/imagenet.py),
     is moved to the front: the templates' mean does not depend on the order.
     """
     from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES  # slow to import
@@ -72,19 +72,15 @@ def _image_folder(folder: Path) -> "datasets.ImageFolder":
 
 
 def tiny_imagenet_sorted(root: Path, verify: bool) -> ImageSet:
-    """TinyImageNet as the chooser of MoE-Adapters uses it (its task 0): label = position of the sorted wnid.
-
-    It has neither names nor templates there.
-    """
+    """TinyImageNet for DDAS of MoE-Adapters (its task 0): label = position of the sorted wnid. No names."""
     train, test = _tiny_imagenet_parts(root, sorted(_tiny_wnids(root)))
     return ImageSet("TinyImagenet", train, test, [], [])
 
 
 def tiny_imagenet(root: Path, verify: bool) -> ImageSet:
-    """TinyImageNet as the class-incremental protocols use it: label = line of wnids.txt (continuum's rule).
+    """TinyImageNet in the class-incremental protocols: label = line of wnids.txt (continuum's rule).
 
-    The names are those of ZSCL cil/dataset_reqs/tinyimagenet_classes.txt; templates belong to the papers'
-    configs.
+    The names are from ZSCL cil/dataset_reqs/tinyimagenet_classes.txt; the templates are in the papers' configs.
     """
     wnids = _tiny_wnids(root)
     if wnids != read_names("tinyimagenet_wnids"):
@@ -125,29 +121,29 @@ def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, Imag
 
 
 def caption_file(root: Path, endings: tuple[str, ...] = (".tsv", ".csv")) -> Path | None:
-    """The first that exists of the published TSV and the CSV of ZSCL's gather script, or None."""
+    """The published TSV, else the CSV of ZSCL's gather script, else None."""
     return next((root / name for name in CAPTION_FILES if name.endswith(endings) and (root / name).is_file()), None)
 
 
 def captions(root: str | Path) -> list[str]:
     """All sentences of the Conceptual Captions validation file, repeats included, in file order.
 
-    The TSV (caption, url; no header, no quoting) comes first since it has them all; the gather script's
-    _output.csv (title, filepath; header) holds only those whose image could still be fetched. Root "mini" stands for
-    the miniature's sentences. Raises UserError if neither exists or if the file can not be parsed.
+    The TSV (caption, url; no header, no quoting) is preferred since it is complete; the gather script's _output.csv
+    (title, filepath; header) holds only captions whose image could still be fetched. Root "mini" stands for the
+    miniature's sentences. Raises UserError if neither exists or if the file can not be parsed.
     """
     if str(root) == MINI:
         return reference_captions()
     root = Path(root).expanduser()
     path = caption_file(root)
     if path is None:
-        looked = ", ".join(str(root / name) for name in CAPTION_FILES)
-        raise UserError(f"{CAPTIONS}: not found; looked for {looked}. {how_to_get(CAPTIONS, str(root))}")
+        paths = ", ".join(str(root / name) for name in CAPTION_FILES)
+        raise UserError(f"{CAPTIONS}: not found; looked for {paths}. {how_to_get(CAPTIONS, str(root))}")
     return _caption_table(path)["title"].tolist()
 
 
 def _caption_table(path: Path) -> "pd.DataFrame":
-    """The file's rows: column title, and url (TSV) or filepath (CSV, where the file has it)."""
+    """Rows of the file: column title, and url (TSV) or, if the CSV has it, filepath."""
     import pandas as pd
 
     options: dict[str, Any] = {"sep": "\t", "dtype": str, "keep_default_na": False, "encoding": "utf-8"}
@@ -170,17 +166,16 @@ def captioned_images(root: str | Path, transform: Transform | None = None) -> Im
 
     train yields (image, row); classnames are the captions by row, and the template is the caption itself. Paths are
     relative to the CSV's folder. Root "mini" stands for the miniature's pairs.
-    Raises UserError if the CSV, its column filepath or an image that it lists is not there; the published TSV has no
-    images.
+    Raises UserError if the CSV, its column filepath or a listed image is missing; the published TSV has no images.
     """
     if str(root) == MINI:
         return load_captioned(transform)
     root = Path(root).expanduser()
     path = caption_file(root, (".csv",))
     if path is None:
-        looked = ", ".join(str(root / name) for name in CAPTION_FILES if name.endswith(".csv"))
+        listings = ", ".join(str(root / name) for name in CAPTION_FILES if name.endswith(".csv"))
         raise UserError(
-            f"{CAPTIONS}: its images are wanted, but there is no list of them; looked for {looked}. The published "
+            f"{CAPTIONS}: its images are wanted, but there is no list of them; looked for {listings}. The published "
             ".tsv has sentences only. The list is tab-separated with the header title, filepath and holds the images "
             "that could be fetched, with paths relative to its folder."
         )

@@ -1,4 +1,4 @@
-"""Image transforms of the CLIP-based papers."""
+"""Image transforms for CLIP and for ViT."""
 
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,10 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB; unchanged if it is already.
+    """The image in mode RGB, itself if it already is.
 
-    Palette images must be converted before any resize, or interpolation would mix palette indices. The
-    official code of ZSCL and MoE-Adapters converts after the crop (mtil/clip/clip.py:L60-L79), which for RGB
-    and grayscale images gives the same values.
+    Palette images must be converted before any resize, or interpolation would mix palette indices. The official code
+    of ZSCL and MoE-Adapters converts after the crop (mtil/clip/clip.py:L60-L79): the same values for RGB and grayscale.
     """
     return image if image.mode == "RGB" else image.convert("RGB")
 
@@ -26,7 +25,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def clip_train(n_px: int, least_area: float = 0.9, flip: bool = False) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px): random crop of 90 to 100 % of the area, CLIP's normalisation.
 
-    No horizontal flip (ZSCL mtil/clip/clip.py:L63-L71) unless asked for; IT-Prompt takes crops from 8 % on, and flips.
+    No horizontal flip by default (ZSCL mtil/clip/clip.py:L63-L71). IT-Prompt takes crops from 8 % on, and flips.
     """
     from torchvision.transforms import Compose, Normalize, ToTensor
 
@@ -35,7 +34,7 @@ def clip_train(n_px: int, least_area: float = 0.9, flip: bool = False) -> "Compo
 
 
 def crop_and_flip(n_px: int, least_area: float, flip: bool, interpolation: str = "bilinear") -> list[torch.nn.Module]:
-    """A random crop from that share of the area up, resized to n_px, and the random mirroring if any."""
+    """Random crop of at least `least_area` of the area, resized to n_px, and with `flip` random mirroring."""
     from torchvision.transforms import InterpolationMode, RandomHorizontalFlip, RandomResizedCrop
 
     crop = RandomResizedCrop(n_px, scale=(least_area, 1.0), interpolation=InterpolationMode(interpolation))
@@ -62,7 +61,7 @@ def clip_eval_pixels(n_px: int) -> "Compose":
 
 
 def clip_normalise(pixels: Tensor) -> Tensor:
-    """uint8 (B, 3, R, R) -> float32, the second half of `clip_eval`: the same operations, the same bits."""
+    """uint8 (B, 3, R, R) -> float32: the rest of `clip_eval` after `clip_eval_pixels`, equal bit for bit."""
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     return pixels.float().div(255).sub(mean).div(std)
 
@@ -70,8 +69,8 @@ def clip_normalise(pixels: Tensor) -> Tensor:
 def vit_train(n_px: int, least_area: float = 0.08, flip: bool = True) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px) in [0, 1]: random crop of 8 to 100 % of the area, random flip.
 
-    Bilinear, not normalised, as CODA-Prompt and what builds on it (InfLoRA utils/data.py:L111-L127, VQ-Prompt
-    dataloaders/utils.py:L30-L68).
+    Bilinear, not normalised, as in CODA-Prompt, InfLoRA (utils/data.py:L111-L127) and VQ-Prompt
+    (dataloaders/utils.py:L30-L68).
     """
     from torchvision.transforms import Compose, ToTensor
 
@@ -81,7 +80,7 @@ def vit_train(n_px: int, least_area: float = 0.08, flip: bool = True) -> "Compos
 def vit_eval(n_px: int, shorter_side: int) -> "Compose":
     """PIL image -> float32 (3, n_px, n_px) in [0, 1]: shorter side to `shorter_side`, then centre crop.
 
-    The sources of `vit_train`: 256 for 224 pixels, on CIFAR-100 224 itself.
+    In the sources of `vit_train` 256 for 224 pixels, on CIFAR-100 224 itself.
     """
     from torchvision.transforms import CenterCrop, Compose, Resize, ToTensor
 

@@ -85,10 +85,11 @@ def load_incremental(
     CIFAR100's names keep their underscores there ("aquarium_fish"), unlike MTIL's. `root` may hold cifar100/ and
     tinyimagenet/ as in the originals, or the data sets themselves as for `common.datasets.load`; root "mini" gives the
     miniature's characters under any name. Every other data set of common.datasets comes with its own names and
-    templates. imagenet100_lists: see `common.datasets.load`. Raises UserError as `load` does.
+    templates. imagenet100_lists: `lists` of `imagenet100`. Raises UserError as `load` does.
     """
     entry = find(name, root)
-    data = load(entry.reader, _original_folder(entry), train_transform, eval_transform, verify, imagenet100_lists)
+    options = _reader_options(entry, imagenet100_lists)
+    data = load(entry.reader, _original_folder(entry), train_transform, eval_transform, verify, options)
     if entry.template:
         data.templates = [entry.template]
     if entry.reader == "CIFAR100":
@@ -101,7 +102,11 @@ def require_incremental(
 ) -> None:
     """Raise UserError with all that is missing unless `load_incremental` will read the data set completely."""
     entry = find(name, root)
-    require([entry.reader], _original_folder(entry), verify, imagenet100_lists)
+    require([entry.reader], _original_folder(entry), verify, _reader_options(entry, imagenet100_lists))
+
+
+def _reader_options(entry: IncrementalSet, imagenet100_lists: str | Path | None) -> dict[str, object]:
+    return {"lists": imagenet100_lists} if entry.reader == "ImageNet100" else {}
 
 
 def _original_folder(entry: IncrementalSet) -> Path:

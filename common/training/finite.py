@@ -14,7 +14,7 @@ ADVICE = (
 
 
 def require_finite(stage: str, log: dict[str, Tensor], first: int = 0) -> None:
-    """Raise UserError for the earliest value that is not finite. log: loss terms (steps,) by name, from step `first`."""
+    """Raise UserError for the first value that is not finite. log: loss terms (steps,) by name, from step `first`."""
     finite = torch.stack([values.isfinite() for values in log.values()])
     if not finite.all():  # the only synchronisation with the device
         step = int(finite.all(dim=0).logical_not().nonzero()[0])

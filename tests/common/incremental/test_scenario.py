@@ -282,17 +282,17 @@ def test_imagenet100_from_subset_lists(fake_root: Path, tmp_path: Path) -> None:
     assert listed.train.paths == rebuilt.train.paths[::-1] and listed.train.labels == rebuilt.train.labels[::-1]
     assert listed.test.paths == rebuilt.test.paths
     (tmp_path / "train_100.txt").unlink()  # only val_100.txt was released
-    assert load("ImageNet100", fake_root, verify=False, imagenet100_lists=tmp_path).train.paths == rebuilt.train.paths
+    assert load("ImageNet100", fake_root, verify=False, options={"lists": tmp_path}).train.paths == rebuilt.train.paths
     (tmp_path / "val_100.txt").unlink()
     with pytest.raises(UserError, match="holds neither train_100.txt nor val_100.txt"):
-        load("ImageNet100", fake_root, verify=False, imagenet100_lists=tmp_path)
+        load("ImageNet100", fake_root, verify=False, options={"lists": tmp_path})
 
 
 @pytest.mark.parametrize("line", ["val/n01440764/a.JPEG 1", "val/n01440764/a.JPEG", "val/n01440764/a.JPEG 100", ""])
 def test_a_list_of_other_classes(fake_root: Path, tmp_path: Path, line: str) -> None:
     (tmp_path / "val_100.txt").write_text(f"val/n01440764/b.JPEG 0\n{line}\n")
     with pytest.raises(UserError, match="val_100.txt, line 2 .*expected <split>/<wnid>/<file> <label>"):
-        load("ImageNet100", fake_root, verify=False, imagenet100_lists=tmp_path)
+        load("ImageNet100", fake_root, verify=False, options={"lists": tmp_path})
 
 
 def test_listed_images_that_do_not_exist(fake_root: Path, tmp_path: Path) -> None:
