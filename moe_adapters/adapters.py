@@ -1,4 +1,4 @@
-"""Mixture-of-experts adapters in CLIP's blocks: experts, routers, which are frozen (arXiv 2403.11549, section 3).
+"""Mixture-of-experts adapters in CLIP's blocks: experts, routers, which are frozen (arXiv 2403.11549, section 3.2).
 
 With h the residual stream after a block's attention and c its token at position 0 (class token of an image,
 start-of-text token of a prompt):
@@ -7,17 +7,18 @@ start-of-text token of a prompt):
     router   z = c R_t + eps * (softplus(c N_t) + 0.01),  g = softmax over the k largest z, 0 elsewhere
     block    out = h + MLP(ln_2(h)) + sum_e g_e A_e(h)
 
-One gate a sample, shared by all its tokens. Parameters carry the official key names.
+One gate a sample, shared by all its tokens. The paper's router, softmax(TopK(R(c))), has no noise; its code has, and
+made the numbers. Parameters carry the official key names.
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.clip.model import CLIP, LayerNorm, ResidualAttentionBlock
+from common.clip.model import CLIP, LayerNorm, ResidualAttentionBlock, Transformer, VisionTransformer
 from common.training.distributed import draw_whole, sum_over_processes
 from common.training.numerics import full_precision
 
@@ -62,7 +63,7 @@ def noise_deviation(c: Tensor, noise_weight: Tensor) -> Tensor:
 
 
 def mixture_of_experts(
-    h: Tensor, chosen: Tensor, gates: Tensor, experts: Iterable[Expert], dropout: Callable[[Tensor], Tensor]
+    h: Tensor, chosen: Tensor, gates: Tensor, experts: Sequence[Expert], dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """sum_e g_e A_e(h_b) for h (B, L, d), chosen (B, k) and gates (B, k); float32 sum as upstream's combine.
 
@@ -71,7 +72,6 @@ def mixture_of_experts(
     units and the second product sums over experts. `dropout` sees the hidden units as (B, L, k, r).
     """
     batch, topk = chosen.shape
-    experts = list(experts)
 
     def table(tensors: list[Tensor]) -> Tensor:  # (E, ...); through cat and view, whose gradients need no copies
         return torch.cat(tensors).view(len(tensors), *tensors[0].shape)
@@ -90,10 +90,9 @@ def mixture_of_experts(
 
 
 def mixture_of_all_experts(
-    h: Tensor, chosen: Tensor, gates: Tensor, experts: Iterable[Expert], dropout: Callable[[Tensor], Tensor]
+    h: Tensor, chosen: Tensor, gates: Tensor, experts: Sequence[Expert], dropout: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """`mixture_of_experts` where every sample has all of them (k = E): nothing is gathered, two plain products do."""
-    experts = list(experts)
     by_expert = torch.zeros_like(gates).scatter(1, chosen, gates)
     down = torch.cat([expert.down_proj.weight for expert in experts])  # (E r, d)
     up = torch.cat([expert.up_proj.weight for expert in experts], dim=1)  # (d, E r)
@@ -125,6 +124,8 @@ class MoEBlock(ResidualAttentionBlock):
     they stand in the official checkpoints, which these keys exchange in both directions.
     """
 
+    choices: Tensor
+
     def __init__(
         self, width: int, heads: int, causal: bool, experts: int, topk: int, bottleneck: int, routers: int
     ) -> None:
@@ -142,7 +143,11 @@ class MoEBlock(ResidualAttentionBlock):
         self.router_noise, self.keep_balance = False, False
         self.draw_noise: Callable[[Tensor], Tensor] = torch.randn_like
         self.batch_size: int | None = None  # of several processes each sees its own rows of so many; None: all
-        self.balance: Tensor | None = None
+        self.balance: Tensor | float = 0.0  # `imbalance` of the latest pass with `keep_balance`
+
+    @property
+    def experts(self) -> list[Expert]:
+        return [expert for expert in self.adaptmlp_list if isinstance(expert, Expert)]
 
     def route(self, c: Tensor) -> tuple[Tensor, Tensor]:
         """c (B, d), the token at position 0 -> chosen experts and gates, both (B, k). c is not detached."""
@@ -174,13 +179,19 @@ class MoEBlock(ResidualAttentionBlock):
         with full_precision():  # which experts are the best may hang on the last digit
             chosen, gates = self.route(h[:, 0])
         mixture = mixture_of_all_experts if self.topk == len(self.adaptmlp_list) else mixture_of_experts
-        return out + mixture(h, chosen, gates, self.adaptmlp_list, self.drop)
+        return out + mixture(h, chosen, gates, self.experts, self.drop)
 
     def drop(self, hidden: Tensor) -> Tensor:
         """Dropout of hidden units (B, L, k, r), drawn for the whole batch."""
         if self.batch_size is None:
             return self.dropout(hidden)
         return hidden * draw_whole(self.dropout, hidden, self.batch_size)
+
+
+def towers(model: CLIP) -> tuple[Transformer, Transformer]:
+    """The image encoder's blocks and the text encoder's."""
+    assert isinstance(model.visual, VisionTransformer)
+    return model.visual.transformer, model.transformer
 
 
 def insert_adapters(
@@ -190,14 +201,26 @@ def insert_adapters(
 
     CLIP's own tensors are taken over, everything of CLIP is frozen, `logit_scale` included. Returns the model.
     """
-    for transformer in [model.visual.transformer, model.transformer][: 2 if both_encoders else 1]:
-        for index, block in enumerate(transformer.resblocks):
-            moe = MoEBlock(transformer.width, block.attn.heads, block.attn.causal, experts, topk, bottleneck, routers)
+    for tower in towers(model)[: 2 if both_encoders else 1]:
+        for index, block in enumerate(tower.resblocks):
+            assert isinstance(block, ResidualAttentionBlock)
+            moe = MoEBlock(tower.width, block.attn.heads, block.attn.causal, experts, topk, bottleneck, routers)
             moe.load_state_dict(block.state_dict(), strict=False)
-            transformer.resblocks[index] = moe.to(block.ln_1.weight.device)
+            tower.resblocks[index] = moe.to(block.ln_1.weight.device)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(is_adapter_key(name))
     return model.eval()
+
+
+def with_shared_router(model: CLIP) -> CLIP:
+    """Insert two experts and one router into every block of both encoders, in place. Returns the model.
+
+    Its state dict has the official keys, which here lack the unused ln_3 of MTIL's.
+    """
+    insert_adapters(model, experts=2, topk=2, bottleneck=64, routers=1)  # cil/clip/model.py:L289-L292
+    for block in moe_blocks(model):
+        del block.ln_3
+    return model
 
 
 def is_adapter_key(name: str) -> bool:
@@ -206,27 +229,28 @@ def is_adapter_key(name: str) -> bool:
 
 
 def image_blocks(model: CLIP) -> list[MoEBlock]:
-    return [block for block in model.visual.transformer.resblocks if isinstance(block, MoEBlock)]
+    return [block for block in towers(model)[0].resblocks if isinstance(block, MoEBlock)]
 
 
-def text_blocks(model: CLIP) -> list[MoEBlock]:
-    return [block for block in model.transformer.resblocks if isinstance(block, MoEBlock)]
+def moe_blocks(model: CLIP) -> list[MoEBlock]:
+    """All MoE blocks, image tower first: the order of the choose map's rows."""
+    return [block for tower in towers(model) for block in tower.resblocks if isinstance(block, MoEBlock)]
 
 
 def use_router(model: CLIP, task_id: int, noise: bool = False, keep_balance: bool = False) -> None:
     """Send both encoders through the router of `task_id`, or through the original CLIP when it is ORIGINAL_CLIP."""
-    for block in image_blocks(model) + text_blocks(model):
-        block.task_id, block.router_noise, block.keep_balance = task_id, noise, keep_balance
+    for block in moe_blocks(model):
+        block.task_id, block.router_noise, block.keep_balance, block.balance = task_id, noise, keep_balance, 0.0
 
 
-def trainable_parameters(model: CLIP, task_id: int, frozen: set[str]) -> dict[str, nn.Parameter]:
+def trainable_parameters(model: CLIP, task_id: int, frozen: set[str]) -> dict[str, Tensor]:
     """Mark and return what task `task_id` trains: its router and noise pair, and the experts not in `frozen`.
 
     Other tasks' routers stay as they are upstream only because they get no gradient and weight decay is 0; here they
     are frozen outright, with the same result. Every gradient is set to None: what the task before left behind on
     parameters frozen since would be stale (upstream starts each task in a process of its own).
     """
-    chosen = {}
+    chosen: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         parameter.grad = None
         other_router = ("router_list." in name or "w_noise_list." in name) and not name.endswith(f"_list.{task_id}")
@@ -242,7 +266,7 @@ def count_choices(model: CLIP) -> Tensor:
 
     Each process sees its own images, but all texts.
     """
-    blocks = image_blocks(model) + text_blocks(model)
+    blocks = moe_blocks(model)
     counts = torch.stack([block.choices for block in blocks]).cpu()
     for block in blocks:
         block.choices.zero_()
@@ -256,8 +280,8 @@ def drop_unchosen_gradients(model: CLIP, counts: Tensor) -> None:
     The gathered form hands them zeros, with which AdamW would go on moving them by momentum and counting their
     steps. Upstream they get None, and AdamW leaves such a tensor alone altogether.
     """
-    for block, count in zip(image_blocks(model) + text_blocks(model), counts.tolist()):
-        for expert, chosen in zip(block.adaptmlp_list, count):
+    for block, count in zip(moe_blocks(model), counts.tolist()):
+        for expert, chosen in zip(block.experts, count):
             if not chosen:
                 for layer in (expert.down_proj, expert.up_proj):
                     layer.weight.grad = layer.bias.grad = None
@@ -269,7 +293,7 @@ def most_chosen(counts: Tensor) -> list[int]:
 
 
 def experts_to_freeze(model: CLIP, choose_map: Tensor, text_index_bug: bool = False) -> list[str]:
-    """The parameter names that the finished task freezes, in the order of the official list file.
+    """The parameter names that the finished task freezes ("activate-freeze"), in the official list file's order.
 
     choose_map (blocks, E): choices over the task's training, image blocks first. `text_index_bug`: until 2024-07-18
     upstream took the *visual* experts from the text map's indices.
@@ -289,14 +313,3 @@ def experts_to_freeze(model: CLIP, choose_map: Tensor, text_index_bug: bool = Fa
 def _expert_names(tower: str, block: int, experts: list[int]) -> list[str]:
     parts = ("down_proj.weight", "down_proj.bias", "up_proj.weight", "up_proj.bias")
     return [f"{tower}.resblocks.{block}.adaptmlp_list.{expert}.{part}" for expert in experts for part in parts]
-
-
-def with_shared_router(model: CLIP) -> CLIP:
-    """Insert two experts and one router into every block of both encoders, in place. Returns the model.
-
-    Its state dict has the official keys, which here lack the unused ln_3 of MTIL's.
-    """
-    insert_adapters(model, experts=2, topk=2, bottleneck=64, routers=1)  # cil/clip/model.py:L289-L292
-    for block in image_blocks(model) + text_blocks(model):
-        del block.ln_3
-    return model

@@ -21,7 +21,7 @@ from common.training.device import cost_records, seed_everything
 from common.training.numerics import prepare
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, trainable_parameters, use_router, with_shared_router
 from moe_adapters.cil_options import Options, method_label, parse, training_options
-from moe_adapters.training import train_adapters
+from moe_adapters.training import train_task
 
 ROUTER = 0  # the one that all tasks share
 TEST_BATCH = 64  # upstream cil/main.py:L55; with the noise a number of the protocol
@@ -39,12 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run("moe_adapters", method_label(options), options, data, machine)
     test = PooledTest(data.test, data.scenario, options.eval_transform, TEST_BATCH, machine.workers)
     steps, trains = tested_steps(run), options.method != "zeroshot"
-    if trains and steps:
-        load_adapters(run, model, len(steps) - 1)
     for task_id in range(len(steps), len(data.scenario.tasks)):
-        if trains and task_path(run.folder, task_id).exists():
-            load_adapters(run, model, task_id)
-        elif trains:
+        if trains:
             learn_task(run, options, machine, model, data, task_id)
         # Quirk `eval_noise`: upstream the gate noise stays on, and every batch of 64 images meets class texts under
         # noise of their own (cil/clip/model.py:L14-L15, L629-L632). Without it the texts are encoded once.
@@ -58,26 +54,26 @@ def adapter_count(model: CLIP) -> int:
     return sum(parameter.numel() for parameter in trainable_parameters(model, ROUTER, frozen=set()).values())
 
 
-def load_adapters(run: Run, model: CLIP, task_id: int) -> None:
-    """Put the adapters in place that task `task_id` ended with."""
-    model.load_state_dict(load_checkpoint(run, task_id), strict=False)
-
-
 def learn_task(run: Run, options: Options, machine: Machine, model: CLIP, data: IncrementalData, task_id: int) -> None:
     """Train experts and router on one task, by cross-entropy over the task's own classes, and save them.
 
-    The checkpoint holds the adapters under their official keys; CLIP itself never changes.
+    They start as the task before left them; a checkpoint that is there is read instead. It holds the adapters under
+    their official keys; CLIP itself never changes.
     """
+    if task_path(run.folder, task_id).exists():
+        model.load_state_dict(load_checkpoint(run, task_id), strict=False)
+        return
+    if task_id:
+        model.load_state_dict(load_checkpoint(run, task_id - 1), strict=False)
     task, seed = data.scenario.tasks[task_id], options.stream_seed(task_id, "training")
     examples = task_subset(data.train, data.scenario, task_id)
     examples.labels = [label - task.start for label in examples.labels]
-    device = machine.device
     seed_everything(seed)
-    batches = Batches(examples, options.batch_size, seed, machine.workers, device)
-    prompts = cut_prompts(data.tokens[task.start : task.stop]).to(device)
-    about = training_options(options, options.epochs * len(batches))
-    train_adapters(model, ROUTER, set(), prompts, batches, about, f"task {task_id}", run.steps)
-    run.record(cost_records(data.dataset, task_id + 1, run.seconds, device))
+    batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device)
+    tokens = cut_prompts(data.tokens[task.start : task.stop]).to(machine.device)
+    training = training_options(options, options.epochs * len(batches))
+    train_task(model, ROUTER, set(), tokens, batches, training, f"task {task_id}", run.steps)
+    run.record(cost_records(data.dataset, task_id + 1, run.seconds, machine.device))
     save_checkpoint(run, task_id, {key: value for key, value in model.state_dict().items() if is_adapter_key(key)})
 
 

@@ -15,7 +15,7 @@ UNREAD = "l2 ce_method we avg_freq ref_dataset ref_sentences"
 
 
 @dataclass(frozen=True)
-class Options(CILOptions, ignored(UNREAD, "upstream never reads it")):
+class Options(CILOptions, ignored(UNREAD, "upstream never reads it")):  # type: ignore[misc]
     """The keys of configs/class/*.yaml. Those that are ignored stand in the originals' files."""
 
     scale: str = scale_option(FOLDER / "configs" / "cil_mini.yaml")

@@ -6,6 +6,7 @@ means a domain never learnt, which goes to the original CLIP.
 """
 
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.mini import MINI
+from common.mini.weights import chooser_features
 from common.runs import Steps, Tensors, load_tensors
 from common.training.batches import BatchStream
 from common.training.schedules import set_lr
@@ -23,6 +26,11 @@ FULL_SHOT_LR, FEW_SHOT_LR = 0.01, 0.003
 WEIGHT_DECAY = 1e-4  # Adam's L2 form
 EPOCHS_A_DECAY = 10
 ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+
+
+def load_extractor(name: str) -> nn.Module:
+    """The frozen feature extractor that --chooser-features names: alexnet, mini, or the file of an AlexNet."""
+    return EXTRACTORS[name]() if name in EXTRACTORS else alexnet_features(name)
 
 
 def alexnet_features(weights: str | Path | None = None) -> nn.Module:
@@ -54,6 +62,9 @@ def alexnet_features(weights: str | Path | None = None) -> nn.Module:
     return model.features[:-2].eval().requires_grad_(False)
 
 
+EXTRACTORS: dict[str, Callable[[], nn.Module]] = {"alexnet": alexnet_features, MINI: chooser_features}
+
+
 class AutoEncoder(nn.Module):
     """Linear - ReLU - Linear - Sigmoid around a code of 100, on features in (0, 1)."""
 
@@ -71,19 +82,31 @@ def build_autoencoders(count: int, features: int) -> nn.ModuleList:
     return nn.ModuleList(AutoEncoder(features) for _ in range(count))
 
 
-def chooser_input(extractor: nn.Module, images: Tensor) -> Tensor:
+def read_autoencoders(path: str | Path, autoencoders: nn.ModuleList) -> None:
+    """Load an official `*_autochooser.pth` into `autoencoders`, in place; UserError when it does not fit."""
+    state_dict = load_tensors(path)
+    try:
+        autoencoders.load_state_dict(state_dict.get("state_dict", state_dict))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:400]
+        raise UserError(
+            f"{path} does not hold {len(autoencoders)} autoencoders for these features: {reason}"
+        ) from error
+
+
+@torch.no_grad()
+def autoencoder_input(extractor: nn.Module, images: Tensor) -> Tensor:
     """f = sigmoid(features(x)), (B, F), for CLIP-normalised images (B, 3, R, R): input and target alike."""
-    with torch.no_grad():
-        return torch.sigmoid(extractor(images).flatten(1))
+    return torch.sigmoid(extractor(images).flatten(1))
 
 
-def chooser_lr(step: int, epoch_length: int, base_lr: float) -> float:
+def autoencoder_lr(step: int, epoch_length: int, base_lr: float) -> float:
     """base * 0.1^floor(epoch / 10), epoch = step // batches of the *full* training set, in 5-shot runs too."""
     return base_lr * 0.1 ** ((step // epoch_length) // EPOCHS_A_DECAY)
 
 
 def train_autoencoder(
-    autoencoder: AutoEncoder,
+    autoencoder: nn.Module,
     extractor: nn.Module,
     batches: BatchStream,
     epoch_length: int,
@@ -91,28 +114,28 @@ def train_autoencoder(
     base_lr: float,
     stage: str,
     steps: Steps,
-) -> Tensor:
-    """Fit one domain's autoencoder with Adam; mean squared error over samples and features, iterations + 1 steps.
+) -> dict[str, Tensor]:
+    """Fit one domain's autoencoder in place with Adam, in iterations + 1 steps.
 
-    Returns the loss of each step, (steps,), on the device.
+    Returns `loss` (iterations + 1,): the squared error by step, a mean over samples and features.
     """
     optimizer = torch.optim.Adam(autoencoder.parameters(), lr=base_lr, weight_decay=WEIGHT_DECAY)
     losses = next(autoencoder.parameters()).new_zeros(iterations + 1).detach()
     state = {"autoencoder": autoencoder, "optimizer": optimizer, "log": Tensors({"loss": losses})}
     for step in steps(stage, iterations + 1, state):
-        set_lr(optimizer, chooser_lr(step, epoch_length, base_lr))
-        features = chooser_input(extractor, batches[step][0])
-        loss = F.mse_loss(autoencoder(features), features)
+        set_lr(optimizer, autoencoder_lr(step, epoch_length, base_lr))
+        features = autoencoder_input(extractor, batches[step][0])
+        loss = F.mse_loss(autoencoder(features), features)  # eq. 3
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses[step] = loss.detach()
-    return losses
+    return {"loss": losses}
 
 
 @torch.no_grad()
-def reconstruction_errors(autoencoders: list[AutoEncoder], features: Tensor) -> Tensor:
-    """The mean squared error of every autoencoder on every sample of f (B, F): (B, autoencoders)."""
+def reconstruction_errors(autoencoders: Iterable[nn.Module], features: Tensor) -> Tensor:
+    """The mean squared error (eq. 3) of every autoencoder on every sample of f (B, F): (B, autoencoders)."""
     return torch.stack([(autoencoder(features) - features).square().mean(dim=1) for autoencoder in autoencoders], dim=1)
 
 

@@ -4,8 +4,11 @@ What does not depend on the checkpoint is computed once a data set: pixels, feat
 reconstruction errors of every distinct autoencoder. Cells whose batches all go to the original CLIP then cost nothing.
 """
 
+import copy
 import time
+from collections import defaultdict
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,22 @@ from common import mtil
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.errors import UserError
-from common.evaluation.report import accuracy_lines, metric_lines, show_row
+from common.evaluation.report import accuracy_lines, metric_lines, show_row, show_sequence, write_table
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.machine import Machine
 from common.runs import Run, load_tensors
 from common.state_dicts import listed, misfits
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
-from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
-from moe_adapters.options import Options
+from moe_adapters.ddas import (
+    autoencoder_input,
+    build_autoencoders,
+    read_autoencoders,
+    reconstruction_errors,
+    select_task,
+)
+from moe_adapters.options import Options, autoencoder_file, tasks
 
+ROUTED = "routed_to/"  # in the metric's name: images of a data set that a router received
 UNUSED_KEYS = ("mean", "std", "ln_3.weight", "ln_3.bias")  # in every official block, used in none
 
 
@@ -35,23 +45,12 @@ class Checkpoint:
 
     task_id: int
     adapters: dict[str, Tensor]
-    autoencoders: list[int] = field(default_factory=list)  # positions in the shared list of distinct ones
-
-
-@dataclass(frozen=True)
-class Routes:
-    """How test images find their router: `ddas`, `oracle` (the set's own task once learnt), or one `fixed` router."""
-
-    kind: str
-    threshold: float = 0.0
-    per_image: bool = False
-    fixed: int = ORIGINAL_CLIP
-    text_from_clip: bool = False  # --non_text
+    autoencoders: list[int] = field(default_factory=list)  # indices into the shared list of distinct ones
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One checkpoint on one data set: percent right, and how many images each router received."""
+    """One checkpoint (task -1: the original CLIP) on one data set: percent right, images that each router received."""
 
     task_id: int
     top1: float
@@ -87,27 +86,13 @@ def read_adapters(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     return {key: value for key, value in state_dict.items() if is_adapter_key(key) and ".adaptmlp." not in key}
 
 
-def read_autoencoders(path: str | Path, autoencoders: nn.ModuleList) -> None:
-    """Load an official `*_autochooser.pth` into `autoencoders`, in place; UserError when it does not fit."""
-    state_dict = load_tensors(path)
-    try:
-        autoencoders.load_state_dict(state_dict.get("state_dict", state_dict))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:400]
-        raise UserError(
-            f"{path} does not hold {len(autoencoders)} autoencoders for these features: {reason}"
-        ) from error
-
-
-def distinct(known: list[AutoEncoder], module: AutoEncoder) -> int:
-    """The position of an equal autoencoder in `known`; a new one is appended. Chains of checkpoints share most."""
-    for position, other in enumerate(known):
-        if all(torch.equal(a, b) for a, b in zip(other.parameters(), module.parameters())):
-            return position
-    copy = AutoEncoder(module.encoder[0].in_features, module.encoder[0].out_features)
-    copy.load_state_dict(module.state_dict())
-    known.append(copy.to(module.encoder[0].weight.device))
-    return len(known) - 1
+def distinct(autoencoders: list[nn.Module], autoencoder: nn.Module) -> int:
+    """The index of an equal one in `autoencoders`, to which a copy of a new one is added. Checkpoints share most."""
+    for index, other in enumerate(autoencoders):
+        if all(torch.equal(a, b) for a, b in zip(other.parameters(), autoencoder.parameters())):
+            return index
+    autoencoders.append(copy.deepcopy(autoencoder))
+    return len(autoencoders) - 1
 
 
 class EvaluationSet:
@@ -117,145 +102,146 @@ class EvaluationSet:
         self.model, self.pixels, self.batch_size = model, pixels, batch_size
         self.device = model.logit_scale.device
         self.labels, self.tokens = labels.to(self.device), tokens.to(self.device)
-        self.errors: Tensor | None = None
+        self.errors = torch.empty(len(pixels), 0)  # (N, autoencoders), see `measure_errors`
         use_router(model, ORIGINAL_CLIP)
         self.clip_vectors = class_vectors(model, self.tokens)
-        self._clip_logits: Tensor | None = None
 
-    @property
-    @torch.no_grad()
+    @cached_property
     def clip_logits(self) -> Tensor:
         """Logits of the original CLIP, computed when the first cell needs them."""
-        if self._clip_logits is None:
-            use_router(self.model, ORIGINAL_CLIP)
-            features = image_features(self.model, self.pixels, self.batch_size)
-            self._clip_logits = zeroshot_logits(features, self.clip_vectors)
-        return self._clip_logits
+        use_router(self.model, ORIGINAL_CLIP)
+        return zeroshot_logits(image_features(self.model, self.pixels, self.batch_size), self.clip_vectors)
 
-    def measure_errors(self, extractor: nn.Module, autoencoders: list[AutoEncoder]) -> None:
+    def measure_errors(self, extractor: nn.Module, autoencoders: list[nn.Module]) -> None:
         """Reconstruction errors of each image under each distinct autoencoder, (N, autoencoders), on the CPU."""
+        parts = self.pixels.split(self.batch_size)
         errors = []
-        for batch in tqdm(
-            self.pixels.split(self.batch_size), desc="DDAS", leave=False, dynamic_ncols=True, disable=None
-        ):
-            features = chooser_input(extractor, clip_normalise(batch.to(self.device)))
+        for batch in tqdm(parts, desc="DDAS", leave=False, dynamic_ncols=True, disable=None):
+            features = autoencoder_input(extractor, clip_normalise(batch.to(self.device)))
             errors.append(reconstruction_errors(autoencoders, features).cpu())
         self.errors = torch.cat(errors)
 
-    def route(self, checkpoint: Checkpoint, routes: Routes, own_task: int | None) -> Tensor:
-        """The router of each image, (N,). DDAS decides a batch at a time, as upstream, unless told per image."""
-        count = len(self.pixels)
-        if routes.kind == "fixed":
-            return torch.full((count,), routes.fixed)
-        if routes.kind == "oracle":
-            learnt = own_task is not None and own_task <= checkpoint.task_id
-            return torch.full((count,), own_task if learnt else ORIGINAL_CLIP)
-        errors = self.errors[:, checkpoint.autoencoders]
-        size = 1 if routes.per_image else self.batch_size
-        return torch.cat(
-            [
-                torch.full((len(batch),), select_task(batch.mean(dim=0), routes.threshold))
-                for batch in errors.split(size)
-            ]
-        )
-
-    def clip_accuracy(self) -> tuple[float, ...]:
-        """Top-1 and top-5 of the original CLIP: the zero-shot row."""
-        return accuracy(self.clip_logits, self.labels)
+    def route(self, checkpoint: Checkpoint, options: Options, task_id: int | None) -> Tensor:
+        """The router of each image, (N,). DDAS decides a batch at a time, as upstream, unless --ddas-per-image."""
+        if not options.autorouter:
+            router = options.task_id
+            if options.oracle_task_id:
+                router = ORIGINAL_CLIP if task_id is None or task_id > checkpoint.task_id else task_id
+            return torch.full((len(self.pixels),), router)
+        batches = self.errors[:, checkpoint.autoencoders].split(1 if options.ddas_per_image else self.batch_size)
+        routers = [select_task(errors.mean(dim=0), options.threshold or 0.0) for errors in batches]
+        return torch.cat([torch.full((len(errors),), router) for errors, router in zip(batches, routers)])
 
     @torch.no_grad()
-    def evaluate(self, checkpoint: Checkpoint, routes: Routes, own_task: int | None) -> Cell:
-        """Accuracy of one checkpoint; class vectors are built for the routers that occur, and only for them."""
-        routed = self.route(checkpoint, routes, own_task)
+    def evaluate(self, checkpoint: Checkpoint, options: Options, task_id: int | None) -> Cell:
+        """Accuracy of one checkpoint; class vectors are built for the routers that occur, and only for them.
+
+        task_id: the task whose data set this is; None if it is of none.
+        """
+        routed = self.route(checkpoint, options, task_id)
         logits = torch.empty(len(self.pixels), self.tokens.shape[0], device=self.device)
         used = routed.unique().tolist()
         if used != [ORIGINAL_CLIP]:
             self.model.load_state_dict(checkpoint.adapters, strict=False)
-        for task_id in used:
-            where = (routed == task_id).nonzero().flatten()
-            if task_id == ORIGINAL_CLIP:
-                logits[where] = self.clip_logits[where]
+        for router in used:
+            rows = (routed == router).nonzero().flatten()
+            if router == ORIGINAL_CLIP:
+                logits[rows] = self.clip_logits[rows]
                 continue
-            use_router(self.model, task_id)
-            vectors = self.clip_vectors if routes.text_from_clip else class_vectors(self.model, self.tokens)
-            for part in where.split(self.batch_size):  # never a copy of all pixels
+            use_router(self.model, router)
+            vectors = self.clip_vectors if options.non_text else class_vectors(self.model, self.tokens)
+            for part in rows.split(self.batch_size):  # never a copy of all pixels
                 logits[part] = zeroshot_logits(image_features(self.model, self.pixels[part], len(part)), vectors)
         top1, top5 = accuracy(logits, self.labels)
-        return Cell(checkpoint.task_id, top1, top5, {task: int((routed == task).sum()) for task in used})
+        return Cell(checkpoint.task_id, top1, top5, {router: int((routed == router).sum()) for router in used})
 
 
 # The evaluation stage
 
 
-def routes_of(options: Options) -> Routes:
-    kind = "ddas" if options.autorouter else "oracle" if options.oracle_task_id else "fixed"
-    return Routes(kind, options.threshold or 0.0, options.ddas_per_image, options.task_id, options.non_text)
-
-
-def load_test_set(options: Options, machine: Machine, model: CLIP, name: str) -> EvaluationSet:
-    """One data set, decoded, with its class prompts under all templates."""
-    data = mtil.load_test_set(options, machine, model, name, options.template)
-    return EvaluationSet(model, data.pixels, data.labels, data.tokens, options.batch_size_eval)
-
-
-def feature_size(extractor: nn.Module, model: CLIP, device: torch.device) -> int:
-    side = model.visual.input_resolution
-    return extractor(torch.zeros(1, 3, side, side, device=device)).numel()
-
-
-def read_checkpoints(
-    options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None, files: list[tuple[int, Path, Path]]
-) -> tuple[list[Checkpoint], list[AutoEncoder]]:
-    """Every checkpoint's adapters, and the distinct autoencoders of all of them: most files share most of theirs."""
-    mtil.require_checkpoints(*(path for _, *paths in files for path in paths[: 1 + options.autorouter]))
-    checkpoints, known = [], []
-    for task_id, path, chooser_path in files:
-        checkpoint = Checkpoint(task_id, read_adapters(path, model))
-        if options.autorouter:
-            features = feature_size(extractor, model, machine.device)
-            autoencoders = build_autoencoders(options.task_num + 1, features).to(machine.device)
-            read_autoencoders(chooser_path, autoencoders)
-            checkpoint.autoencoders = [distinct(known, autoencoder) for autoencoder in autoencoders]
-        checkpoints.append(checkpoint)
-    return checkpoints, known
-
-
-def not_evaluated(run: Run, options: Options) -> list[str]:
-    """The data sets that are not on record yet; a data set is recorded as a whole."""
-    return [name for name in options.eval_datasets if not run.find(dataset=name, metric="accuracy")]
-
-
 def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None) -> None:
-    """All checkpoints of the sequence on all data sets that are not on record yet."""
-    sequence = options.train_dataset or options.eval_datasets
-    folder = Path(options.load) if options.eval_only else run.folder
-    chooser_folder = Path(options.load_autochooser) if options.load_autochooser else folder
-    files = [
-        (task_id, folder / f"{name}.pth", chooser_folder / f"{name}_autochooser.pth")
-        for task_id, name in enumerate(sequence)
-    ]
-    checkpoints, autoencoders = read_checkpoints(options, machine, model, extractor, files)
-    routes = routes_of(options)
-    count = count_trainable(model, autoencoders)
-    run.record(metric_lines("all", len(sequence), {"trainable_parameters": count}, None))
-    for name in not_evaluated(run, options):
+    """All checkpoints of the sequence on all data sets that are not on record yet; a set is recorded as a whole."""
+    missing = [name for name in options.eval_datasets or [] if not run.find(dataset=name, metric="accuracy")]
+    if not missing:
+        return
+    sequence = sequence_of(options)
+    folder = Path(options.load) if options.eval_only and options.load else run.folder
+    ddas_folder = Path(options.load_autochooser or folder)
+    files = [(folder / f"{name}.pth", ddas_folder / autoencoder_file(name)) for name in sequence]
+    checkpoints, autoencoders = read_checkpoints(options, model, extractor, list(enumerate(files)))
+    run.record(metric_lines("all", len(sequence), {"trainable_parameters": count_trainable(model, autoencoders)}, None))
+    for name in missing:
         started = time.monotonic()
         test = load_test_set(options, machine, model, name)
-        if options.autorouter:
+        if extractor and options.autorouter:
             test.measure_errors(extractor, autoencoders)
-        own_task = sequence.index(name) if name in sequence else None
+        task_id = sequence.index(name) if name in sequence else None
         bar = tqdm(checkpoints, desc=f"evaluate/{name}", leave=False, dynamic_ncols=True, disable=None)
-        cells = [test.evaluate(checkpoint, routes, own_task) for checkpoint in bar]
-        run.record(record_lines(name, test, cells, sequence, time.monotonic() - started))
-        show_row(name, [test.clip_accuracy()[0], *(cell.top1 for cell in cells)])
+        cells = [test.evaluate(checkpoint, options, task_id) for checkpoint in bar]
+        top1, top5 = accuracy(test.clip_logits, test.labels)
+        cells.insert(0, Cell(ORIGINAL_CLIP, top1, top5, {}))
+        run.record(record_lines(name, cells, sequence, time.monotonic() - started))
+        show_row(name, [cell.top1 for cell in cells])
         for cell in cells:
             warn_of_untrained_routers(name, cell, sequence)
 
 
-def count_trainable(model: CLIP, autoencoders: list[AutoEncoder]) -> int:
+def evaluate_checkpoint_file(options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None) -> None:
+    """The original's evaluation call: one checkpoint file, its accuracy printed for every data set."""
+    checkpoint, autoencoders = Checkpoint(options.task_num - 1, {}), list[nn.Module]()
+    if options.load:
+        if options.autorouter and not options.load_autochooser:
+            raise UserError("--autorouter with a checkpoint file needs --load_autochooser.")
+        files = Path(options.load), Path(options.load_autochooser or options.load)
+        (checkpoint,), autoencoders = read_checkpoints(options, model, extractor, [(checkpoint.task_id, files)])
+    for name in options.eval_datasets or []:
+        test = load_test_set(options, machine, model, name)
+        if extractor and options.autorouter:
+            test.measure_errors(extractor, autoencoders)
+        cell = test.evaluate(checkpoint, options, options.task_id)
+        print(f"Evaluating on {name}\nTop-1 accuracy: {cell.top1:.2f}", flush=True)
+        if options.autorouter:
+            print("routed: " + ", ".join(f"{count} images to router {router}" for router, count in cell.routed.items()))
+
+
+def sequence_of(options: Options) -> list[str]:
+    """The data sets whose checkpoints are evaluated, in task order: the tasks, or those that --load must hold."""
+    return tasks(options) or options.eval_datasets or []
+
+
+def read_checkpoints(
+    options: Options, model: CLIP, extractor: nn.Module | None, files: list[tuple[int, tuple[Path, Path]]]
+) -> tuple[list[Checkpoint], list[nn.Module]]:
+    """Every checkpoint's adapters, and the distinct autoencoders of all of them: most files share most of theirs.
+
+    files: task ids, each with the files of its adapters and, read with DDAS alone, of its autoencoders.
+    """
+    mtil.require_checkpoints(*(path for _, paths in files for path in paths[: 1 + options.autorouter]))
+    checkpoints: list[Checkpoint] = []
+    autoencoders: list[nn.Module] = []
+    for task_id, (path, ddas_path) in files:
+        checkpoint = Checkpoint(task_id, read_adapters(path, model))
+        if options.autorouter and extractor:
+            side, device = model.config.image_resolution, model.logit_scale.device
+            features = extractor(torch.zeros(1, 3, side, side, device=device)).numel()
+            modules = build_autoencoders(options.task_num + 1, features).to(device)
+            read_autoencoders(ddas_path, modules)
+            checkpoint.autoencoders = [distinct(autoencoders, module) for module in modules]
+        checkpoints.append(checkpoint)
+    return checkpoints, autoencoders
+
+
+def load_test_set(options: Options, machine: Machine, model: CLIP, name: str) -> EvaluationSet:
+    """One data set, decoded, with its class prompts."""
+    data = mtil.load_test_set(options, machine, model, name, options.template)
+    return EvaluationSet(model, data.pixels, data.labels, data.tokens, options.batch_size_eval)
+
+
+def count_trainable(model: CLIP, autoencoders: list[nn.Module]) -> int:
     """What the method adds to CLIP, as later papers count it: all experts and routers, and one autoencoder."""
-    adapters = sum(p.numel() for name, p in model.named_parameters() if is_adapter_key(name))
-    return adapters + sum(p.numel() for p in autoencoders[0].parameters()) if autoencoders else adapters
+    adapters = [parameter for name, parameter in model.named_parameters() if is_adapter_key(name)]
+    autoencoder = [parameter for module in autoencoders[:1] for parameter in module.parameters()]
+    return sum(parameter.numel() for parameter in adapters + autoencoder)
 
 
 def warn_of_untrained_routers(name: str, cell: Cell, sequence: list[str]) -> None:
@@ -268,39 +254,54 @@ def warn_of_untrained_routers(name: str, cell: Cell, sequence: list[str]) -> Non
             )
 
 
-def record_lines(
-    name: str, test: EvaluationSet, cells: list[Cell], sequence: list[str], seconds: float
-) -> list[dict[str, Any]]:
-    """Tidy lines of one data set: the zero-shot row as after_task 0, then every checkpoint."""
-    lines = accuracy_lines(name, 0, *test.clip_accuracy(), seconds)
+def record_lines(name: str, cells: list[Cell], sequence: list[str], seconds: float) -> list[dict[str, Any]]:
+    """Tidy lines of one data set; the zero-shot row's stand after task 0."""
+    lines = []
     for cell in cells:
-        about = {"dataset": name, "after_task": cell.task_id + 1, "seconds": seconds}
+        routed = {f"{ROUTED}{router_name(router, sequence)}": count for router, count in sorted(cell.routed.items())}
         lines += accuracy_lines(name, cell.task_id + 1, cell.top1, cell.top5, seconds)
-        for task_id, count in sorted(cell.routed.items()):
-            lines.append(about | {"metric": f"routed_to/{router_name(task_id, sequence)}", "value": count})
+        lines += metric_lines(name, cell.task_id + 1, routed, seconds)
     return lines
 
 
-def router_name(task_id: int, sequence: list[str]) -> str:
-    if task_id == ORIGINAL_CLIP:
+def router_name(router: int, sequence: list[str]) -> str:
+    if router == ORIGINAL_CLIP:
         return "CLIP"
-    return sequence[task_id] if task_id < len(sequence) else f"untrained {task_id}"
+    return sequence[router] if router < len(sequence) else f"untrained {router}"
 
 
-def evaluate_checkpoint_file(options: Options, machine: Machine, model: CLIP, extractor: nn.Module | None) -> None:
-    """The original's evaluation call: one checkpoint file, its accuracy printed for every data set."""
-    checkpoint, known = Checkpoint(options.task_num - 1, {}), []
-    if options.load:
-        if options.autorouter and not options.load_autochooser:
-            raise UserError("--autorouter with a checkpoint file needs --load_autochooser.")
-        files = [(options.task_num - 1, Path(options.load), Path(options.load_autochooser or options.load))]
-        (checkpoint,), known = read_checkpoints(options, machine, model, extractor, files)
-    for name in options.eval_datasets:
-        test = load_test_set(options, machine, model, name)
-        if options.autorouter:
-            test.measure_errors(extractor, known)
-        own_task = options.task_id if options.oracle_task_id else None
-        cell = test.evaluate(checkpoint, routes_of(options), own_task)
-        print(f"Evaluating on {name}\nTop-1 accuracy: {cell.top1:.2f}", flush=True)
-        if options.autorouter:
-            print("routed: " + ", ".join(f"{count} images to router {task}" for task, count in cell.routed.items()))
+# What is shown of a finished sequence
+
+
+def show_results(run: Run, options: Options) -> None:
+    """Print the table, and write accuracy.csv, accuracy.png, ddas_confusion.csv beside the records."""
+    sequence, ddas = sequence_of(options), ", ddas_confusion.csv" if options.autorouter else ""
+    show_sequence(run, options.eval_datasets or [], sequence, "MoE-Adapters")
+    if options.autorouter:
+        show_routing(run, sequence)
+    print(f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png{ddas}")
+
+
+def show_routing(run: Run, sequence: list[str]) -> None:
+    """Write the DDAS confusion table, and print the shares that were sent where they belong."""
+    counts: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)  # (after task, data set) -> images by router
+    for line in run.records:
+        if str(line["metric"]).startswith(ROUTED):
+            counts[line["after_task"], line["dataset"]][line["metric"].removeprefix(ROUTED)] = line["value"]
+    used = {router for cell in counts.values() for router in cell}
+    routers = ["CLIP", *sequence, *sorted(used - {"CLIP", *sequence})]
+    lines = [
+        [sequence[after_task - 1], name, *(cell.get(router, 0) for router in routers)]
+        for (after_task, name), cell in sorted(counts.items())
+    ]
+    write_table(run.path("ddas_confusion.csv"), ["after", "dataset", *routers], lines)
+
+    def share(learnt: bool) -> str:
+        cells = {key: cell for key, cell in counts.items() if (key[1] in sequence[: key[0]]) == learnt}
+        right = [cell.get(key[1] if learnt else "CLIP", 0) / sum(cell.values()) for key, cell in cells.items()]
+        return f"{100 * sum(right) / len(right):.1f} %" if right else "none"
+
+    print(
+        f"\nDDAS sent to their own router: {share(True)} of the images of sets learnt; "
+        f"to the original CLIP: {share(False)} of the images of sets not learnt yet."
+    )

@@ -26,9 +26,10 @@ def frozen_list(path: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class Options(MTILOptions, ignored("multi_experts eval_interval eval_every_epoch", NO_EFFECT)):
+class Options(MTILOptions, ignored("multi_experts eval_interval eval_every_epoch", NO_EFFECT)):  # type: ignore[misc]
     """The method's flags; those that MTIL's papers share are in the base."""
 
+    # fmt: off
     method: str = option("finetune", "nothing else reaches the adapters upstream", group="adapters",
         choices=("finetune",), decides=False)
     train_mode: str = option("adapter", "whole, text and image belong to ZSCL", choices=("adapter",), decides=False)
@@ -65,6 +66,7 @@ class Options(MTILOptions, ignored("multi_experts eval_interval eval_every_epoch
     non_text: bool = option(False, "class vectors of the original CLIP for every router")
     scale: str = scale_option(CONFIGS / "mini.yaml", group="named sets of values")
     preset: str | None = option(None, "the script of the released few-shot checkpoint", presets=PRESETS)
+    # fmt: on
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
@@ -72,13 +74,13 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     about = "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints."
     usage = "Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini."
     options = read(Options, argv, "moe_adapters.main", about, usage)
-    check_rules([*mtil_rules(options, options.train_dataset or []), *_rules(options)])
+    check_rules([*mtil_rules(options, tasks(options)), *_rules(options)])
     check_rules([] if options.eval_only or is_sequence(options) else _one_task_rules(options))
     return options
 
 
 def _rules(options: Options) -> list[Rule]:
-    training, load, tasks = not options.eval_only, options.load, len(options.train_dataset or [])
+    training, load, count = not options.eval_only, options.load, len(tasks(options))
     chooser_only = options.train_chooser and not is_sequence(options)
     by_number = options.oracle_task_id or options.no_ddas
     picks, routers, router = options.topk, options.task_num, options.task_id
@@ -102,7 +104,7 @@ def _rules(options: Options) -> list[Rule]:
         (options.checkpoint_activations, f"--checkpoint-activations: {RUNS_TWICE}"),
         (options.balance_loss_weight and world_size() > 1,
          "--balance-loss-weight needs the whole batch in one process. Run it without torchrun."),
-        (tasks > routers, f"{tasks} tasks need as many routers: --task_num {tasks} or more."),
+        (count > routers, f"{count} tasks need as many routers: --task_num {count} or more."),
         (by_number and router >= routers,
          f"--task_id {router}: the routers are 0 to {routers - 1}; -1 is the original CLIP."),
     ]  # fmt: skip
@@ -122,14 +124,25 @@ def _one_task_rules(options: Options) -> list[Rule]:
     ]
 
 
+def tasks(options: Options) -> list[str]:
+    """The data sets of --train-dataset in the order learned; none where a call only evaluates others."""
+    return options.train_dataset or []
+
+
 def is_sequence(options: Options) -> bool:
-    """Whether --train-dataset names several tasks, to be learned one after the other in this process."""
-    return len(options.train_dataset or []) > 1
+    """Whether there are several tasks, to be learned one after the other in this process."""
+    return len(tasks(options)) > 1
+
+
+def autoencoder_file(name: str) -> str:
+    """The file of all autoencoders after this data set, under its official name."""
+    return f"{name}_autochooser.pth"
 
 
 def output_folder(options: Options) -> Path:
     """Where the run's records lie; the evaluation of a folder without --save has its own in that folder."""
-    return Path(mini_folder(options.save, options.scale) or Path(options.load) / "evaluation")
+    folder = mini_folder(options.save, options.scale)
+    return Path(folder) if folder else Path(options.load or "", "evaluation")
 
 
 def protocol(options: Options) -> str:

@@ -30,7 +30,7 @@ from inflora.training import design_branch, remember_task
 from inflora.training import train_task as train_inflora
 from moe_adapters.adapters import insert_adapters
 from moe_adapters.training import TrainingOptions as MoEOptions
-from moe_adapters.training import train_adapters
+from moe_adapters.training import train_task as train_moe
 from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.training import train_task as train_it
@@ -85,7 +85,7 @@ def moe_adapters() -> dict[str, Tensor]:
     torch.manual_seed(5)
     tokens = training_prompts(NAMES, "a photo of {}.")
     options = MoEOptions(lr=1e-2, iterations=4, warmup=1)
-    counts = train_adapters(model, 0, set(), tokens, batches(2), options, "moe", steps)
+    counts = train_moe(model, 0, set(), tokens, batches(2), options, "moe", steps)["choose_map"]
     return {name: value for name, value in model.state_dict().items() if "adapt" in name} | {"counts": counts}
 
 

@@ -14,7 +14,8 @@ from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.evaluation.zero_shot import class_vectors, image_features
 from moe_adapters.adapters import use_router
-from moe_adapters.evaluation import Checkpoint, EvaluationSet, Routes
+from moe_adapters.evaluation import Checkpoint, EvaluationSet
+from moe_adapters.options import Options
 from moe_adapters.training import TrainingOptions
 from tests.benchmarks.inputs import encoding_call, float64_kept, one_batch, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Row, Sizes, compare, compare_calls, difference
@@ -92,7 +93,7 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
     prepared, model = (with_adapters(plain, "concentrated") for _ in range(2))
     test = EvaluationSet(model, pixels, torch.zeros(len(pixels), dtype=torch.long), tokens[:, None], size)
     checkpoint = Checkpoint(0, plain_ways.adapters_of(model))
-    whole = partial(test.evaluate, checkpoint, Routes("fixed", fixed=0), None)
+    whole = partial(test.evaluate, checkpoint, Options(no_ddas=True, task_id=0), None)
     calls = {
         "plain encode_image": encode,
         "through a router, text prepared": partial(image_features, routed(prepared), pixels, size),

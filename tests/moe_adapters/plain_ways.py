@@ -23,20 +23,22 @@ from moe_adapters.adapters import (
     ORIGINAL_CLIP,
     insert_adapters,
     is_adapter_key,
+    moe_blocks,
     use_router,
     with_shared_router,
 )
 from moe_adapters.ddas import (
     FULL_SHOT_LR,
     AutoEncoder,
+    autoencoder_input,
     build_autoencoders,
-    chooser_input,
     reconstruction_errors,
     select_task,
     train_autoencoder,
 )
-from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, Routes, distinct
-from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
+from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, distinct
+from moe_adapters.options import Options
+from moe_adapters.training import TrainingOptions, train_task
 from tests.benchmarks.inputs import SMALL, OneBatch, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Clock
 
@@ -101,7 +103,7 @@ def train(
 ) -> None:
     """The real training loop of so many steps."""
     with replaced(mixture), contextlib.redirect_stdout(io.StringIO()):  # the loop tells its loss at step 0
-        train_adapters(model, 0, set(), tokens, batch, replace(options, iterations=count - 1), "benchmark", steps)
+        train_task(model, 0, set(), tokens, batch, replace(options, iterations=count - 1), "benchmark", steps)
 
 
 def trajectory(
@@ -194,7 +196,7 @@ def build_matrix(device: torch.device, tasks: int, images: int, batch_size: int)
         parts = [clip_normalise(part.to(device)) for part in pixels[domain].split(32)]
         batches = [(parts[step % len(parts)], None) for step in range(61)]
         train_autoencoder(modules[domain], extractor, batches, 4, 60, FULL_SHOT_LR, "", Clock(0).steps)
-        own = chooser_input(extractor, parts[0])
+        own = autoencoder_input(extractor, parts[0])
         own_errors.append(float(reconstruction_errors([modules[domain]], own).mean()))
         if domain > 0:
             model = with_adapters(plain, "concentrated")
@@ -209,11 +211,11 @@ def build_matrix(device: torch.device, tasks: int, images: int, batch_size: int)
 
 def evaluate_shared(matrix: Matrix) -> list[list[Cell]]:
     """A row of cells a data set by the real code: what checkpoints share is computed once."""
-    routes, cells = Routes("ddas", matrix.threshold), []
+    options, cells = Options(autorouter=True, threshold=matrix.threshold), []
     for pixels, labels, tokens in matrix.sets:
         test = EvaluationSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
         test.measure_errors(matrix.extractor, matrix.autoencoders)
-        cells.append([test.evaluate(checkpoint, routes, None) for checkpoint in matrix.checkpoints])
+        cells.append([test.evaluate(checkpoint, options, None) for checkpoint in matrix.checkpoints])
     return cells
 
 
@@ -243,7 +245,7 @@ def evaluate_cell(matrix: Matrix, checkpoint: Checkpoint, pixels: Tensor, labels
         vectors[task_id] = full_class_vectors(model, tokens)
     for batch in pixels.split(matrix.batch_size):
         images = clip_normalise(batch.to(tokens.device))
-        features = chooser_input(matrix.extractor, images)
+        features = autoencoder_input(matrix.extractor, images)
         autoencoders = [matrix.autoencoders[index] for index in checkpoint.autoencoders]
         errors = torch.stack([F.mse_loss(autoencoder(features), features) for autoencoder in autoencoders])
         task_id = select_task(errors, matrix.threshold)

@@ -8,11 +8,11 @@ from torch.testing import assert_close
 
 from common.clip.model import CLIP, CLIPConfig, build_model
 from common.clip.tokenizer import cut_prompts
-from common.incremental.scenario import Scenario
 from common.evaluation.seen_classes import seen_logits
-from moe_adapters.adapters import is_adapter_key, use_router
+from common.incremental.scenario import Scenario
+from moe_adapters.adapters import is_adapter_key, moe_blocks, use_router
 from moe_adapters.cil import ROUTER, Options, adapter_count, training_options, with_shared_router
-from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
+from moe_adapters.training import TrainingOptions, train_task
 from tests.golden_files import Golden
 
 GOLDEN = Golden("moe_adapters/cil_traj")
@@ -100,7 +100,7 @@ def test_three_tasks_and_the_noisy_test_after_each() -> None:
     for task_id, classes in enumerate(SCENARIO.tasks):
         key, batches, tokens = f"task{task_id}/", TaskBatches(task_id), prompts(classes)
         seen = Observer(model, task_id, batches, tokens)
-        train_adapters(model, ROUTER, set(), tokens, batches, options_of_a_task(len(batches.images)), "", seen.steps)
+        train_task(model, ROUTER, set(), tokens, batches, options_of_a_task(len(batches.images)), "", seen.steps)
         assert_close(torch.tensor(seen.rates, dtype=torch.double), GOLDEN[f"{key}lr"], rtol=1e-12, atol=0)
         assert_close(torch.tensor(seen.losses), GOLDEN[f"{key}loss"], **TRAJECTORY)
         assert_close(seen.logits[0], GOLDEN[f"{key}logits_first"], **TRAJECTORY)
@@ -134,7 +134,7 @@ def test_the_image_encoder_draws_its_noise_first() -> None:
         yield 0
         order.append(list(seen.draws))
 
-    train_adapters(model, ROUTER, set(), prompts(classes), seen.batches, options_of_a_task(0), "", steps)
+    train_task(model, ROUTER, set(), prompts(classes), seen.batches, options_of_a_task(0), "", steps)
     seen.draws.clear()
     seen_logits(model, seen.batches.images[0], prompts(classes))
     assert order == [seen.draws] == [["image", "image", "text", "text"]]

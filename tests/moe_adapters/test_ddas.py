@@ -14,8 +14,8 @@ from moe_adapters.ddas import (
     FEW_SHOT_LR,
     FULL_SHOT_LR,
     AutoEncoder,
-    chooser_input,
-    chooser_lr,
+    autoencoder_input,
+    autoencoder_lr,
     reconstruction_errors,
     select_task,
     train_autoencoder,
@@ -75,17 +75,17 @@ def test_training_of_the_autoencoders(name: str) -> None:
                 rates.append(state["optimizer"].param_groups[0]["lr"])
 
         batches = StoredBatches(golden, task)
-        losses = train_autoencoder(
+        log = train_autoencoder(
             autoencoders[task], extractor, batches, epoch_length, meta["N"][task], base_lr, "", steps
         )
-        first = chooser_input(extractor, batches[0][0])
+        first = autoencoder_input(extractor, batches[0][0])
         assert_close(first, golden[f"task{task}/ae_input_first_batch"], rtol=2e-5, atol=2e-5)
         assert_close(torch.tensor(rates, dtype=torch.double), golden[f"task{task}/lr"], rtol=1e-12, atol=0)
-        assert_close(losses, golden[f"task{task}/loss"], **TRAJECTORY)
+        assert_close(log["loss"], golden[f"task{task}/loss"], **TRAJECTORY)
         for key, value in golden.under(f"task{task}/end/{task}.").items():
             assert_close(autoencoders[task].state_dict()[key], value, **TRAJECTORY)
     for task in range(meta["tasks"]):
-        features = chooser_input(extractor, golden[f"task{task}/images"])
+        features = autoencoder_input(extractor, golden[f"task{task}/images"])
         errors = reconstruction_errors(autoencoders, features).mean(dim=0)
         assert_close(errors, golden["final_losses_task_by_ae"][task].to(errors.dtype), **TRAJECTORY)
 
@@ -93,7 +93,7 @@ def test_training_of_the_autoencoders(name: str) -> None:
 def test_learning_rates_of_the_official_code() -> None:
     golden = Golden("moe_adapters/schedules")
     for batches, total, base in golden.meta["ae"]:
-        rates = torch.tensor([chooser_lr(step, batches, base) for step in range(total + 1)], dtype=torch.double)
+        rates = torch.tensor([autoencoder_lr(step, batches, base) for step in range(total + 1)], dtype=torch.double)
         assert_close(rates, golden[f"ae/batches{batches}_N{total}_init{base}"], rtol=1e-12, atol=0)
 
 

@@ -9,8 +9,9 @@ from common.clip.model import CLIP, CLIPConfig, build_model
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD
 from common.evaluation.zero_shot import class_vectors, zeroshot_logits
 from moe_adapters.adapters import ORIGINAL_CLIP, insert_adapters, is_adapter_key, use_router
-from moe_adapters.ddas import AutoEncoder, build_autoencoders, chooser_input, reconstruction_errors, select_task
-from moe_adapters.evaluation import Checkpoint, EvaluationSet, Routes, is_unused
+from moe_adapters.ddas import AutoEncoder, autoencoder_input, build_autoencoders, reconstruction_errors, select_task
+from moe_adapters.evaluation import Checkpoint, EvaluationSet, is_unused
+from moe_adapters.options import Options
 from tests.golden_files import Golden
 
 TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}  # the fixtures' README
@@ -80,7 +81,7 @@ def batches_of(golden: Golden) -> range:
 def test_ddas_errors_and_choices(golden: Golden) -> None:
     extractor, autoencoders = golden_extractor(golden), golden_autoencoders(golden)
     for batch in batches_of(golden):
-        features = chooser_input(extractor, golden[f"batch{batch}/images"])
+        features = autoencoder_input(extractor, golden[f"batch{batch}/images"])
         errors = reconstruction_errors(autoencoders, features).mean(dim=0)
         assert_close(errors, golden["ae_losses"][batch], **TOLERANCE)
         assert select_task(errors, float(golden["threshold"])) == int(golden["task_ids"][batch])
@@ -101,7 +102,7 @@ def test_test_sets_reach_the_official_accuracy(golden: Golden) -> None:
     extractor, autoencoders = golden_extractor(golden), golden_autoencoders(golden)
     model = golden_clip(golden)
     checkpoint = Checkpoint(10, golden_adapters(golden), list(range(12)))
-    routes = Routes("ddas", float(golden["threshold"]))
+    options = Options(autorouter=True, threshold=float(golden["threshold"]))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     top1 = top5 = images = 0.0
     for batch in batches_of(golden):
@@ -109,7 +110,7 @@ def test_test_sets_reach_the_official_accuracy(golden: Golden) -> None:
         labels = golden[f"batch{batch}/labels"]
         test = EvaluationSet(model, pixels, labels, golden["tokens"], batch_size=len(pixels))
         test.measure_errors(extractor, autoencoders)
-        cell = test.evaluate(checkpoint, routes, own_task=None)
+        cell = test.evaluate(checkpoint, options, task_id=None)
         assert cell.routed == {int(golden["task_ids"][batch]): len(pixels)}
         top1, top5, images = top1 + cell.top1 * len(labels), top5 + cell.top5 * len(labels), images + len(labels)
     assert top1 / images == pytest.approx(float(golden["top1"]), abs=1e-9)

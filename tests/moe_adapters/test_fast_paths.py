@@ -21,11 +21,12 @@ from moe_adapters.adapters import (
     drop_unchosen_gradients,
     mixture_of_all_experts,
     mixture_of_experts,
+    moe_blocks,
     use_router,
 )
-from moe_adapters.ddas import AutoEncoder, chooser_input
-from moe_adapters.evaluation import EvaluationSet, Routes, distinct
-from moe_adapters.training import moe_blocks
+from moe_adapters.ddas import AutoEncoder, autoencoder_input
+from moe_adapters.evaluation import EvaluationSet, distinct
+from moe_adapters.options import Options
 from tests.benchmarks.inputs import one_batch, prompts, small_or_paper_clip
 from tests.moe_adapters.plain_ways import (
     Matrix,
@@ -170,9 +171,9 @@ def test_what_checkpoints_share_is_computed_once(matrix: Matrix) -> None:
     test = EvaluationSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
     test.measure_errors(matrix.extractor, matrix.autoencoders)
     for checkpoint in matrix.checkpoints:
-        assert test.evaluate(checkpoint, Routes("ddas", matrix.threshold), None).routed == {ORIGINAL_CLIP: 40}
+        assert test.evaluate(checkpoint, Options(autorouter=True, threshold=matrix.threshold), None).routed == {ORIGINAL_CLIP: 40}
     assert passes == {"image": 3, "text": 1}  # 16 + 16 + 8 images, and the zero-shot prompts
-    test.evaluate(matrix.checkpoints[2], Routes("fixed", fixed=1), None)
+    test.evaluate(matrix.checkpoints[2], Options(no_ddas=True, task_id=1), None)
     assert passes == {"image": 6, "text": 2}
     for hook in hooks:
         hook.remove()
@@ -185,7 +186,7 @@ def test_errors_of_a_batch_are_its_images_mean(matrix: Matrix) -> None:
     to_float = torch.stack([pixel.float() for pixel in pixels]) / 255
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
     for part in (slice(0, 16), slice(16, 32), slice(32, 40)):
-        features = chooser_input(matrix.extractor, (to_float[part] - mean) / std)
+        features = autoencoder_input(matrix.extractor, (to_float[part] - mean) / std)
         for index, autoencoder in enumerate(matrix.autoencoders):
             expected = F.mse_loss(autoencoder(features), features)
             assert_close(test.errors[part, index].mean(), expected.detach(), **TOLERANCE)

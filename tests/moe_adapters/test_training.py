@@ -10,8 +10,8 @@ from torch.testing import assert_close
 from common.clip.model import CLIP, build_model
 from common.clip.tokenizer import cut_prompts
 from common.training.schedules import cosine_with_warmup
-from moe_adapters.adapters import experts_to_freeze, insert_adapters, is_adapter_key
-from moe_adapters.training import TrainingOptions, moe_blocks, train_adapters
+from moe_adapters.adapters import experts_to_freeze, insert_adapters, is_adapter_key, moe_blocks
+from moe_adapters.training import TrainingOptions, train_task
 from tests.golden_files import Golden
 from tests.whole_run import float64
 
@@ -95,7 +95,7 @@ def test_three_tasks_with_freezing(in_float64: None) -> None:
     for task in range(3):
         seen, key = Observer(model, golden, task), f"task{task}/"
         trained = {name for name, p in model.named_parameters() if is_adapter_key(name)} - set(frozen)
-        choose_map = train_adapters(
+        log = train_task(
             model,
             task,
             set(frozen),
@@ -105,6 +105,7 @@ def test_three_tasks_with_freezing(in_float64: None) -> None:
             "",
             seen.steps,
         )
+        choose_map = log["choose_map"]
         assert_close(torch.tensor(seen.rates, dtype=torch.double), golden[f"{key}lr"], rtol=1e-12, atol=0)
         check_gates(seen, golden, key)
         check_gradients(seen, golden, key)
@@ -163,7 +164,7 @@ def test_losses_and_logits_of_the_trajectory() -> None:
                 block.choices.zero_()
             yield seen.step
 
-    train_adapters(model, 0, set(), cut_prompts(golden["task0/tokens"]), batches, options_of(golden, 0), "", steps)
+    train_task(model, 0, set(), cut_prompts(golden["task0/tokens"]), batches, options_of(golden, 0), "", steps)
     assert_close(torch.tensor(losses), golden["task0/loss"], **TRAJECTORY)
     assert_close(first[0], golden["task0/logits_first"], **TRAJECTORY)
     assert_close(first[-1], golden["task0/logits_last"], **TRAJECTORY)
