@@ -13,6 +13,7 @@ made the numbers. Parameters carry the official key names.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -190,8 +191,7 @@ class MoEBlock(ResidualAttentionBlock):
 
 def towers(model: CLIP) -> tuple[Transformer, Transformer]:
     """The image encoder's blocks and the text encoder's."""
-    assert isinstance(model.visual, VisionTransformer)
-    return model.visual.transformer, model.transformer
+    return cast(VisionTransformer, model.visual).transformer, model.transformer
 
 
 def insert_adapters(

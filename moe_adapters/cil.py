@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run("moe_adapters", method_label(options), options, data, machine)
     test = PooledTest(data.test, data.scenario, options.eval_transform, TEST_BATCH, machine.workers)
     steps, trains = tested_steps(run), options.method != "zeroshot"
+    if trains and steps:
+        load_adapters(run, model, len(steps) - 1)
     for task_id in range(len(steps), len(data.scenario.tasks)):
         if trains:
             learn_task(run, options, machine, model, data, task_id)
@@ -54,17 +56,19 @@ def adapter_count(model: CLIP) -> int:
     return sum(parameter.numel() for parameter in trainable_parameters(model, ROUTER, frozen=set()).values())
 
 
+def load_adapters(run: Run, model: CLIP, task_id: int) -> None:
+    """Put the adapters in place that task `task_id` ended with."""
+    model.load_state_dict(load_checkpoint(run, task_id), strict=False)
+
+
 def learn_task(run: Run, options: Options, machine: Machine, model: CLIP, data: IncrementalData, task_id: int) -> None:
     """Train experts and router on one task, by cross-entropy over the task's own classes, and save them.
 
-    They start as the task before left them; a checkpoint that is there is read instead. It holds the adapters under
-    their official keys; CLIP itself never changes.
+    The checkpoint holds the adapters under their official keys; CLIP itself never changes. One that is there is read.
     """
     if task_path(run.folder, task_id).exists():
-        model.load_state_dict(load_checkpoint(run, task_id), strict=False)
+        load_adapters(run, model, task_id)
         return
-    if task_id:
-        model.load_state_dict(load_checkpoint(run, task_id - 1), strict=False)
     task, seed = data.scenario.tasks[task_id], options.stream_seed(task_id, "training")
     examples = task_subset(data.train, data.scenario, task_id)
     examples.labels = [label - task.start for label in examples.labels]

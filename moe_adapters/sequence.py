@@ -14,7 +14,7 @@ from common.datasets import ImageSet
 from common.datasets.few_shot import few_shot
 from common.datasets.transforms import clip_train
 from common.machine import Machine
-from common.mtil import load_set, of_task
+from common.mtil import load_set, of_task, task_iterations
 from common.runs import Run, save_tensors, write_text
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
@@ -49,11 +49,6 @@ def training_set(options: Options, machine: Machine, data: ImageSet) -> tuple[Da
     return shots, len(stream)
 
 
-def iterations_of(options: Options, task_id: int, epoch: int) -> int:
-    """Training length of a task by --iterations, or else by --epochs of `epoch` batches each."""
-    return of_task(options.iterations, task_id) if options.iterations else (options.epochs or 0) * epoch
-
-
 # DDAS
 
 
@@ -76,7 +71,7 @@ def learn_ddas(run: Run, options: Options, machine: Machine, extractor: nn.Modul
                 read_autoencoders(checkpoint, autoencoders)
             examples, epoch = training_set(options, machine, data)
             batches = Batches(examples, size, seed, machine.workers, machine.device, restart=epoch, whole=True)
-            total = options.chooser_iterations[min(index, 1)] if sequence else iterations_of(options, index, epoch)
+            total = options.chooser_iterations[min(index, 1)] if sequence else task_iterations(options, index, epoch)
             base_lr = FEW_SHOT_LR if options.few_shot > 0 else FULL_SHOT_LR
             train_autoencoder(autoencoders[index], extractor, batches, epoch, total, base_lr, f"DDAS/{name}", run.steps)
             save_tensors(path, {"state_dict": autoencoders.state_dict()})
@@ -133,7 +128,7 @@ def training_options(options: Options, task_id: int, epoch: int) -> TrainingOpti
     """The loop's options for one task; `epoch` is its number of batches an epoch."""
     return TrainingOptions(
         lr=of_task(options.lr, task_id),
-        iterations=iterations_of(options, task_id, epoch),
+        iterations=task_iterations(options, task_id, epoch),
         warmup=options.warmup_length,
         label_smoothing=options.ls,
         weight_decay=options.wd,
