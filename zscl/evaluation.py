@@ -19,6 +19,7 @@ from common.mtil import load_test_set, require_checkpoints
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, sequence
+from zscl.teacher import Models
 from zscl.training import trainable_parameters
 from zscl.weights import Weights, assign_, copied, interpolate_, weights_of, weights_on
 
@@ -30,9 +31,9 @@ def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...
     return accuracy(zeroshot_logits(image_features(model, test.pixels, batch_size), vectors), test.labels.to(device))
 
 
-def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP, pretrained: CLIP) -> None:
+def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Models) -> None:
     """All cells that are not on record yet; row 0 is CLIP before any task. A test set is decoded once for all rows."""
-    folder = Path(options.load) if options.eval_only and options.load else run.folder
+    model, folder = models.student, Path(options.load) if options.eval_only and options.load else run.folder
     files = [folder / f"{name}.pth" for name in sequence(options)[: options.first_tasks]]
     require_checkpoints(*files)
     missing = {
@@ -40,7 +41,7 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
         for name in options.eval_datasets or ()
     }
     needed = sorted({row for rows in missing.values() for row in rows})
-    states = {row: read_weights(files[row - 1], model) if row else pretrained.state_dict() for row in needed}
+    states = {row: read_weights(files[row - 1], model) if row else models.pretrained.state_dict() for row in needed}
     for name, rows in missing.items():
         if not rows:
             continue
@@ -83,12 +84,12 @@ def watcher(options: Options, machine: Machine, model: CLIP) -> Callable[[int, W
     return watch
 
 
-def evaluate_one_model(options: Options, machine: Machine, model: CLIP, pretrained: CLIP) -> None:
+def evaluate_one_model(options: Options, machine: Machine, models: Models) -> None:
     """The original's evaluation call: one checkpoint, an average of several, a WiSE-FT mixture, or CLIP itself.
 
     The accuracy on each data set is printed; with --save the model is written there as well.
     """
-    name = "zeroshot"
+    model, name = models.student, "zeroshot"
     if options.load_federate:
         name = "average"
         average_weights_(model, options.load_federate)
@@ -100,7 +101,7 @@ def evaluate_one_model(options: Options, machine: Machine, model: CLIP, pretrain
     if path and path.exists() and not options.overwrite:
         raise UserError(f"{path} exists already. Choose another --save, or --overwrite to replace it.")
     if options.wise_ft:
-        interpolate_(weights_of(model), weights_on(pretrained, machine.device), options.alpha)
+        interpolate_(weights_of(model), weights_on(models.pretrained, machine.device), options.alpha)
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(path, model)

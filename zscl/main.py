@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     check_inputs(options)
     models = load_models(options.model, machine)
     if options.eval_only and not (options.load and Path(options.load).is_dir()):
-        evaluate_one_model(options, machine, models.student, models.pretrained)
+        evaluate_one_model(options, machine, models)
         return
     if not options.eval_only:
         require_fit(checkpoints(options).values(), models.student)
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     if not options.eval_only:
         learn_sequence(run, options, machine, models)
     if options.eval_datasets:
-        evaluate_sequence(run, options, machine, models.student, models.pretrained)
+        evaluate_sequence(run, options, machine, models)
         show_results(run, options, models.student)
     run.finish()
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -144,18 +145,14 @@ def load_models(name: str, machine: Machine) -> Models:
 # Kept on disk, for the next task and the next run
 
 
-def fingerprint(*parts: object) -> str:
+def fingerprint(*parts: Any) -> str:
     """md5 over tensors (their bytes), state dicts and plain values: the name of what was computed from them."""
     digest = hashlib.md5()
     for part in parts:
-        if isinstance(part, dict) and part and all(isinstance(value, Tensor) for value in part.values()):
-            for key in sorted(part):
-                digest.update(key.encode())
-                digest.update(part[key].cpu().contiguous().numpy().tobytes())
-        elif isinstance(part, Tensor):
-            digest.update(part.cpu().contiguous().numpy().tobytes())
-        else:
-            digest.update(repr(part).encode())
+        state_dict = isinstance(part, dict) and part and all(isinstance(value, Tensor) for value in part.values())
+        for key, value in sorted(part.items()) if state_dict else [("", part)]:
+            plain = value.cpu().contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode()
+            digest.update(key.encode() + plain)
     return digest.hexdigest()
 
 
