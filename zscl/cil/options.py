@@ -108,17 +108,21 @@ def notes(options: Options) -> list[str]:
 
 def method_label(options: Options) -> str:
     """The method as the records name it; in brackets all that makes it another than the tables' row of that name."""
-    variants = ["CLIP"] if options.method == "iCaRL" else []  # published rows named iCaRL are of another network
-    if options.method == "ZSCL":
-        variants += [] if options.we else ["no WE"]
-        other = options.ref_dataset != CONCEPTUAL_CAPTIONS
-        variants += [f"reference images: {Path(options.ref_dataset or '').name}"] if other else []
-    variants += ["aliased teacher"] if options.method in PREVIOUS_MODEL and options.teacher == "aliased" else []
-    variants += ["released memory"] if options.method == "iCaRL" and options.icarl_compat else []
-    variants += {"ext": ["CE with captions"], "previous": ["CE over all seen"]}.get(options.ce_method, [])
-    variants += [f"WC {options.l2:g}"] if options.l2 else []
-    variants += ["centre-crop test"] if options.eval_transform == "test" else []
-    return CIL_NAMES[options.method] + (f" ({', '.join(variants)})" if variants else "")
+    method = options.method
+    variants = {
+        "CLIP": method == "iCaRL",  # published rows named iCaRL are of another network
+        "no WE": method == "ZSCL" and not options.we,
+        f"reference images: {Path(options.ref_dataset or '').name}":
+            method == "ZSCL" and options.ref_dataset != CONCEPTUAL_CAPTIONS,
+        "aliased teacher": method in PREVIOUS_MODEL and options.teacher == "aliased",
+        "released memory": method == "iCaRL" and options.icarl_compat,
+        "CE with captions": options.ce_method == "ext",
+        "CE over all seen": options.ce_method == "previous",
+        f"WC {options.l2:g}": options.l2,
+        "centre-crop test": options.eval_transform == "test",
+    }  # fmt: skip
+    brackets = ", ".join(text for text, holds in variants.items() if holds)
+    return CIL_NAMES[method] + (f" ({brackets})" if brackets else "")
 
 
 def training_options(options: Options, batches: int, device: torch.device) -> TrainingOptions:
