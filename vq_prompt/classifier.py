@@ -9,12 +9,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from common.training.finite import require_finite
 from common.training.schedules import set_lr
+from vq_prompt.options import VQOptions
 from vq_prompt.training import coswm
 
+RESTARTS = 10  # of k-means
 JITTER = 1e-4  # added to every variance
 SCHEDULE_SHARE = 0.1  # of ca_lr: the base of the schedule
 TOP = 5
@@ -24,17 +27,19 @@ Draw = tuple[Tensor, Tensor]  # an epoch's samples (G, S, D) and the permutation
 
 @dataclass
 class ClassStatistics:
-    """means, variances (G, D) float64 and labels (G,) of all Gaussians, in the order of classes, then centroids.
+    """Means and variances (G, D), float64, of all Gaussians in the order of classes, then centroids.
 
-    labels: positions in the class order.
+    labels (G,): positions in the class order.
     """
 
     means: Tensor
     variances: Tensor
     labels: Tensor
 
-    def joined(self, newer: "ClassStatistics") -> "ClassStatistics":
-        return ClassStatistics(*(torch.cat([mine, vars(newer)[name]]) for name, mine in vars(self).items()))
+    @classmethod
+    def joined(cls, parts: "Iterable[ClassStatistics]") -> "ClassStatistics":
+        """The Gaussians of several statistics, one after the other."""
+        return cls(*(torch.cat(tensors) for tensors in zip(*(vars(part).values() for part in parts))))
 
     def spread(self) -> "ClassStatistics":
         """Those that samples are drawn from: quirk, a variance of zero in all dimensions leaves a Gaussian out."""
@@ -42,21 +47,28 @@ class ClassStatistics:
         return ClassStatistics(*(part[kept] for part in vars(self).values()))
 
 
+def k_means(features: Tensor, clusters: int, seed: int) -> Tensor:
+    """Number of the cluster (n,) of each of the features (n, D); no more clusters than distinct features.
+
+    In one thread, whose sums always add up alike.
+    """
+    clusters = min(clusters, len(features.unique(dim=0))) if clusters > 1 else 1
+    if clusters == 1:
+        return torch.zeros(len(features), dtype=torch.long, device=features.device)
+    from sklearn.cluster import KMeans  # before the limit, which holds for the libraries loaded when it is set
+
+    with threadpool_limits(1):
+        members = KMeans(clusters, n_init=RESTARTS, random_state=seed).fit_predict(features.cpu().numpy())
+    return torch.from_numpy(members).to(features.device)
+
+
 def class_statistics(features: Tensor, centroids: int, seed: int) -> tuple[Tensor, Tensor]:
     """Features (n, D) of a class -> means and population variances (M, D) of its clusters, float64.
 
-    Taken in the features' precision. M = 1 is the class itself; else k-means, of at most as many clusters as there are
-    distinct features.
+    Taken in the features' precision. One centroid is the class itself.
     """
-    count = min(centroids, len(features.unique(dim=0))) if centroids > 1 else 1
-    if count == 1:
-        parts = [features]
-    else:
-        from sklearn.cluster import KMeans
-
-        found = KMeans(count, n_init=10, random_state=seed).fit(features.cpu().numpy())
-        members = torch.from_numpy(found.labels_).to(features.device)
-        parts = [features[members == cluster] for cluster in range(int(members.max()) + 1)]
+    members = k_means(features, centroids, seed)
+    parts = [features[members == cluster] for cluster in range(int(members.max()) + 1)]
     means = torch.stack([part.mean(dim=0) for part in parts])
     variances = torch.stack([part.var(dim=0, correction=0) for part in parts])
     return means.double(), variances.double()
@@ -70,10 +82,7 @@ def task_statistics(
     for label in classes:
         means, variances = class_statistics(features[labels == label], centroids, seed)
         parts.append(ClassStatistics(means, variances, torch.full((len(means),), label, device=labels.device)))
-    joined = parts[0]
-    for part in parts[1:]:
-        joined = joined.joined(part)
-    return joined
+    return ClassStatistics.joined(parts)
 
 
 def draw(statistics: ClassStatistics, count: int, epochs: int, generator: torch.Generator) -> Iterator[Draw]:
@@ -90,18 +99,8 @@ def draw(statistics: ClassStatistics, count: int, epochs: int, generator: torch.
 
 
 @dataclass(frozen=True)
-class RetrainingOptions:
-    """What the flags --ca_* decide. first_full_lr: update 0 at ca_lr itself (coswm_first_step_full_lr's twin)."""
-
-    epochs: int
-    lr: float
-    weight_decay: float
-    first_full_lr: bool = True
-
-
-@dataclass(frozen=True)
 class RetrainingLog:
-    """Of every update: loss, learning rate, shares of samples whose class is the first or among the first five.
+    """Of every update: loss, learning rate, top-1 and top-5 accuracy (0 to 1) on its samples.
 
     top5 is nan with fewer than five classes seen.
     """
@@ -113,7 +112,7 @@ class RetrainingLog:
 
 
 def retrain(
-    classifier: nn.Linear, epochs: Iterable[Draw], labels: Tensor, seen: int, old: int, options: RetrainingOptions
+    classifier: nn.Linear, epochs: Iterable[Draw], labels: Tensor, seen: int, old: int, options: VQOptions
 ) -> RetrainingLog:
     """Train the classifier, in place, on each epoch's samples (G, S, D), which have the labels (G,).
 
@@ -121,28 +120,29 @@ def retrain(
     S samples, so that with one Gaussian a class some of the samples stay unused; update 0 runs at ca_lr, the others
     on a cosine from a tenth of it; AdamW's decay also shrinks the rows of classes not seen yet.
     """
-    optimizer = torch.optim.AdamW(classifier.parameters(), lr=options.lr, weight_decay=options.weight_decay)
-    first, total = options.lr if options.first_full_lr else None, old * options.epochs
+    lr, weight_decay = options.ca_lr, options.ca_weight_decay
+    optimizer = torch.optim.AdamW(classifier.parameters(), lr=lr, weight_decay=weight_decay)
+    first, total = lr if options.ca_first_step_full_lr else None, old * options.crct_epochs
     log, update = RetrainingLog([], [], [], []), 0
     for samples, order in epochs:
         count = samples.shape[1]
         inputs, targets = samples.flatten(0, 1)[order], labels.repeat_interleave(count)[order]
         for batch, truth in zip(inputs.split(count)[:old], targets.split(count)[:old]):
-            set_lr(optimizer, coswm(update, SCHEDULE_SHARE * options.lr, 0, 0, total, first))
+            set_lr(optimizer, coswm(update, SCHEDULE_SHARE * lr, 0, 0, total, first))
             logits = classifier(batch)[:, :seen]
             loss = F.cross_entropy(logits, truth)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            log.loss.append(loss.detach())
-            require_finite("re-training of the classifier", {"loss": log.loss[-1][None]}, update)
+            require_finite("re-training of the classifier", {"loss": loss.detach()[None]}, update)
+            log.loss.append(float(loss))
             log.lr.append(optimizer.param_groups[0]["lr"])
             ranks = (logits.detach() > logits.detach().gather(1, truth[:, None])).sum(dim=1)
-            log.top1.append((ranks < 1).float().mean())
-            log.top5.append((ranks < TOP).float().mean() if seen >= TOP else torch.nan)
+            log.top1.append(float((ranks < 1).float().mean()))
+            log.top5.append(float((ranks < TOP).float().mean()) if seen >= TOP else torch.nan)
             update += 1
     optimizer.zero_grad()
-    return RetrainingLog(*([float(value) for value in column] for column in vars(log).values()))
+    return log
 
 
 def nearest_mean(classifier: nn.Linear, statistics: ClassStatistics) -> None:

@@ -1,7 +1,8 @@
-"""The data of both learners: class orders, tasks, the sets and their splits (spec: VQ-Prompt trainer.py:L61-L100)."""
+"""The data of both learners: class orders, tasks, the sets and their splits (trainer.py:L61-L100)."""
 
 import copy
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,10 @@ from vq_prompt.options import Options
 
 TRAIN_SHARE = 0.8  # under `validation`, of the training images (arXiv 2410.20444 A.2)
 RULE_SEED = 40  # of ImageNet-R's split where no lists are at hand: InfLoRA's rule and seed
-PURPOSES = ("training", "statistics", "retraining")  # each draws a random stream of its own
-
-
 
 
 def class_order(classes: int, seed: int) -> list[int]:
-    """0 .. classes - 1 in Python's shuffle under the seed; seed 0 keeps the natural order."""
+    """The labels 0 .. classes - 1 in Python's shuffle under the seed; seed 0 keeps the natural order."""
     order = list(range(classes))
     if seed > 0:
         random.Random(seed).shuffle(order)
@@ -30,37 +28,37 @@ def class_order(classes: int, seed: int) -> list[int]:
 
 
 def data_set(options: Options) -> IncrementalSet:
-    """What the data set is called, where it lies, how its images are cut."""
+    """The entry of the data set: its names, where it lies, how its images are cut."""
     return find(options.dataset, options.dataroot)
 
 
 def scenario(options: Options, seed: int) -> Scenario:
-    """The tasks under one seed; --upper_bound_flag makes one of all classes."""
-    count = data_set(options).classes
-    order = class_order(count, seed if options.rand_split else 0)
+    """The tasks of VQ-Prompt under one seed."""
+    classes = data_set(options).classes or 0
+    return split_order(options, class_order(classes, seed if options.rand_split else 0))
+
+
+def split_order(options: Options, order: Sequence[int]) -> Scenario:
+    """The tasks of a class order; --upper_bound_flag makes one of all classes."""
     if options.upper_bound_flag:
-        return Scenario(order, count, count)
+        return Scenario(order, len(order), len(order))
     return Scenario(order, options.first_split_size, options.other_split_size)
 
 
-def task_count(options: Options, tasks: Scenario) -> int:
-    """How many tasks are learned: all, or the first `max_task`."""
-    return len(tasks.tasks) if options.max_task < 0 else min(options.max_task, len(tasks.tasks))
+def task_count(options: Options, scenario: Scenario) -> int:
+    """Number of tasks that are learned: all, or the first `max_task`."""
+    count = len(scenario.tasks)
+    return count if options.max_task < 0 else min(options.max_task, count)
 
 
-def data_name(options: Options) -> str:
-    """The data set as records name it."""
-    return data_set(options).label
-
-
-def protocol_name(options: Options, tasks: Scenario) -> str:
+def protocol_name(options: Options, scenario: Scenario) -> str:
     """The protocol as records name it; what is no test of the whole sequence says so."""
-    first = options.max_task if task_count(options, tasks) < len(tasks.tasks) else None
-    return protocol(data_name(options), tasks, first, options.validation)
+    first = options.max_task if task_count(options, scenario) < len(scenario.tasks) else None
+    return protocol(data_set(options).label, scenario, first, options.validation)
 
 
 def reader_options(options: Options) -> dict[str, object]:
-    """What --split means to the reader of the data set; nothing to those of other sets than ImageNet-R."""
+    """--split as the reader of ImageNet-R takes it; no option for the readers of other sets."""
     data = data_set(options)
     return {"split": split_of(options, data.root)} if data.reader == "ImageNetR" else {}
 
@@ -86,10 +84,9 @@ def load_data(options: Options, seed: int, train_transform: Transform, eval_tran
 
     Raises UserError as `datasets.load` does.
     """
-    known, reader, verify = data_set(options), reader_options(options), not options.no_verify
-    data = datasets.load(known.reader, known.root, train_transform, eval_transform, verify, options=reader)
-    if "split" in reader:
-        data.fingerprint["split"] = str(reader["split"])
+    entry, reader, verify = data_set(options), reader_options(options), not options.no_verify
+    data = datasets.load(entry.reader, entry.root, train_transform, eval_transform, verify, options=reader)
+    data.fingerprint |= {key: str(value) for key, value in reader.items()}
     if options.validation:
         data.train, data.test = validation_split(data.train, seed, eval_transform)
     return data

@@ -3,33 +3,34 @@
 A run's seeds, scale, folder and device are derived from them by the functions at the end.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import mini, vit
+from common.errors import UserError
 from common.machine import RunOptions
 from common.options import LARGEST_SEED, SEED, Rule, check_rules, option, scale_option
 from common.runs import mini_folder
 from vq_prompt.prompts import CONVENTIONS, check_pool
-from vq_prompt.training import SCHEDULES, check_schedule
 
 CONFIGS = Path(__file__).parent / "configs"
 CONFIG = "configs/config.yaml"  # the original's default, which no configuration here is named
 DEAD = "no effect, as in the original"
 MEMORY = "old classes' logits are at -inf in training: an image of theirs would make the loss infinite. Leave it at 0."
 DEVICES = "a single device only (on several, the original sums the prompt loss over its copies of the model). Give one."
+DATASETS = ("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet")
+SCHEDULES = ("coswm", "cosine", "decay")
 
 
-def _split(split: str) -> str | None:
+def _check_split(split: str) -> str | None:
     return f"a seed is at most {LARGEST_SEED}." if split.isdecimal() and int(split) > LARGEST_SEED else None
 
 
-DATASETS = ("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet")
-
-
+# fmt: off
 @dataclass(frozen=True)
 class Options(RunOptions):
-    """A learner's own follow in a class derived from this."""
+    """The options of both learners; each adds those of its paper in a class derived from this."""
 
     learner_type: str = option(help="the paper", group="method")
     learner_name: str = option(help="its method")
@@ -44,7 +45,7 @@ class Options(RunOptions):
     upper_bound_flag: bool = option(False, "one task with all classes")
     validation: bool = option(False, "hold a fifth of the training images out and test on them")
     split: str = option("auto", "ours, ImageNet-R: auto (its lists, else seed 40), lists, their folder, a seed",
-        check=_split)
+        check=_check_split)
     memory: int = option(0, "more than 0 is refused", at_least=0, check=lambda images: MEMORY if images else None)
     oracle_flag: bool = option(False, "refused",
         check=lambda given: "what it did is not known; leave it out." if given else None)
@@ -73,8 +74,12 @@ class Options(RunOptions):
 
     @property
     def backbone_weights(self) -> str:
-        """The name or the file of the backbone's weights."""
+        """Name or file of the backbone's weights."""
         raise NotImplementedError
+
+    def weights_file(self) -> Path:
+        """The file of the backbone's weights. Raises UserError if it is missing."""
+        return vit.find_weights(self.backbone_weights, self.weights)
 
 
 @dataclass(frozen=True)
@@ -111,42 +116,56 @@ class VQOptions(Options):
     def backbone_weights(self) -> str:
         return self.pretrained_weight
 
-
-def samples_a_centroid(options: VQOptions) -> int:
-    return int(options.batch_size * options.ca_batch_size_ratio)
+    @property
+    def samples_per_centroid(self) -> int:
+        """Samples that re-training draws from each Gaussian."""
+        return int(self.batch_size * self.ca_batch_size_ratio)
+# fmt: on
 
 
 def checked(options: VQOptions) -> VQOptions:
     """The options themselves. Raises UserError for values that contradict each other."""
     ratio, size = options.ca_batch_size_ratio, options.batch_size
     none_left = f"--ca_batch_size_ratio {ratio}: of batch_size {size} no sample is left."
-    check_rules([(samples_a_centroid(options) < 1, none_left)])
+    check_rules([(options.samples_per_centroid < 1, none_left)])
     check_schedule(options.schedule_type, options.schedule, options.iter_step)
     if options.learner_name != "NCM":
         check_pool(*options.prompt_param)
     return options
 
 
+def check_schedule(schedule_type: str, schedule: Sequence[int], iter_step: int) -> None:
+    """Raise UserError for a schedule that gives no rates."""
+    name = f"schedule_type {schedule_type}, schedule {list(schedule)}, iter_step {iter_step}"
+    whole = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in schedule)
+    if not schedule or not whole or min(schedule) < 0 or schedule[-1] < 1:
+        raise UserError(f"{name}: give whole numbers, the last one the epochs of a task.")
+    if schedule_type == "coswm" and len(schedule) != 3:
+        raise UserError(f"{name}: give [freeze iterations, warm-up epochs, epochs].")
+    if schedule_type == "coswm" and (iter_step < 1 or schedule[0] + schedule[1] * iter_step >= schedule[2] * iter_step):
+        raise UserError(f"{name}: no iterations are left behind the freeze and the warm-up.")
+
+
 def run_seeds(options: Options) -> list[int]:
-    """The seed of every repeat: those given, then the repeat's own index."""
+    """Seed of every repeat: those given, then the repeat's index."""
     return [*options.seeds[: options.repeat], *range(len(options.seeds), options.repeat)]
 
 
 def seed_rules(options: Options) -> list[Rule]:
-    """No two repeats under one seed."""
+    """The rule that no two repeats have one seed."""
     seeds = run_seeds(options)
     twice = f"--seeds {' '.join(map(str, seeds))}, one a run: one occurs twice. Those not given are the run's index."
     return [(len(set(seeds)) < len(seeds), twice)]
 
 
 def scale_of(options: Options) -> str:
-    """What the records call the scale: a run on rendered images or with the tiny weights is a miniature."""
+    """The scale as records name it: a run on rendered images or with the tiny weights is a miniature."""
     return mini.scale_of(options.scale, options.dataroot, options.backbone_weights)
 
 
 def log_dir_of(options: Options) -> str:
     """The output folder, '-mini' appended where the run is a miniature."""
-    return mini_folder(options.log_dir, scale_of(options))
+    return mini_folder(options.log_dir, scale_of(options)) or ""
 
 
 def device_of(options: Options) -> str:

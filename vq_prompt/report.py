@@ -1,34 +1,23 @@
-"""What the repeats of a command leave behind: records by seed, and the original's yaml files and results.xlsx.
+"""What the repeats of a command leave behind: the original's yaml files, output.log and results.xlsx."""
 
-A repeat is a run in <log_dir>/repeat-<r>/; its models lie where the original puts them, <log_dir>/models/repeat-<r>/.
-"""
-
+import contextlib
 import io
 import json
 import os
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import yaml
 
-from common import runs
-from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.evaluation.metrics import over_repeats, vq_prompt_metrics
-from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.files import atomic_write, write_text
-from common.incremental.scenario import Scenario
 from common.machine import Machine
 from common.processes import is_main_process
-from common.runs import Run
-from common.training.device import cost_records
-from common.training.distributed import barrier
-from vq_prompt.data import data_name, protocol_name, reader_options
 from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
 
 ARGUMENTS = (  # the original's, in its yaml's order
@@ -44,99 +33,14 @@ COLUMNS = [*ARGUMENTS, "save_folder", *FIGURES]
 XLSX = "results.xlsx"
 
 
-# A repeat
-
-
-def open_run(
-    options: Options,
-    machine: Machine,
-    repeat: int,
-    seed: int,
-    method: str,
-    backbone: str,
-    tasks: Scenario,
-    data: ImageSet,
-    decides: dict[str, Any],
-) -> Run:
-    """The run of one repeat. `decides`: its settings, with the weights' md5 by name.
-
-    --overwrite 1 also removes the repeat's models. Raises UserError if another configuration's run lies there, or
-    models that no run recorded.
-    """
-    folder, models = Path(log_dir_of(options)) / f"repeat-{repeat + 1}", models_folder(options, repeat)
-    if not options.overwrite and not (folder / "config.yaml").exists() and any(models.glob("*/class.pth")):
-        raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
-    run = runs.open_run(
-        options, machine, folder, decides | {"seed": seed, "data": data.fingerprint}, paper="vq_prompt", method=method,
-        protocol=protocol_name(options, tasks), backbone=backbone, scale=scale_of(options), seed=seed,
-    )  # fmt: skip
-    if options.overwrite:
-        if is_main_process():
-            shutil.rmtree(models, ignore_errors=True)
-        barrier()
-    return run
-
-
-def models_folder(options: Options, repeat: int) -> Path:
-    return Path(log_dir_of(options)) / "models" / f"repeat-{repeat + 1}"
-
-
-def task_folder(options: Options, repeat: int, task: int) -> Path:
-    """Where the model and the statistics after a task lie, as the original's (learners/default.py:L285-L300)."""
-    return models_folder(options, repeat) / f"task-{task + 1}"
-
-
-def record_costs(run: Run, options: Options, machine: Machine, task: int, steps: int, trainable: int) -> None:
-    """What learning a task took: its seconds, also by batch, the peak memory, the number of trained parameters."""
-    name, seconds = data_name(options), run.seconds
-    values = {"trainable_parameters": float(trainable), "seconds_per_batch": seconds / max(1, steps)}
-    lines = cost_records(name, task + 1, seconds, machine.device)
-    run.record([*lines, *metric_lines(name, task + 1, values, seconds)])
-
-
-def record_accuracies(run: Run, options: Options, task: int, accuracies: Sequence[float]) -> None:
-    """Accuracy in percent of tasks 0 .. task after task `task`, and FAA, CAA and FFM so far; kept last, all at once."""
-    R = accuracy_matrix(run, task + 1)
-    R[:, task] = accuracies
-    found = vq_prompt_metrics(R)
-    values = {"faa": found.faa, "caa": found.caa, "forgetting": found.ffm}
-    if isinstance(split := reader_options(options).get("split"), int):  # not CODA-Prompt's lists: the record says so
-        values["split_seed"] = float(split)
-    run.record([*task_accuracy_lines(accuracies), *metric_lines(data_name(options), task + 1, values)])
-    print(
-        f"after task {task + 1}: accuracy {found.faa:.2f}, mean so far {found.caa:.2f}, forgetting {found.ffm:.2f}",
-        flush=True,
-    )
-
-
-def is_evaluated(run: Run, task: int) -> bool:
-    return bool(run.find(after_task=task + 1, metric="faa"))
-
-
-def accuracy_matrix(run: Run, tasks: int) -> np.ndarray:
-    """R (T, T) float64 of what is on record: R[j, i] percent of task j after task i, 0 before task j is learned."""
-    return np.nan_to_num(task_accuracy_matrix(run, tasks).T)
-
-
-def finish_run(run: Run, tasks: int) -> np.ndarray:
-    """R, also written as accuracy.csv and accuracy.png; drops the resume state."""
-    names = [f"task {task + 1}" for task in range(tasks)]
-    save_matrix(run, task_accuracy_matrix(run, tasks).tolist(), names, names, run_title(run))
-    run.finish()
-    return accuracy_matrix(run, tasks)
-
-
-# Over repeats
-
-
 def write_reports(options: Options, machine: Machine, matrices: Sequence[np.ndarray]) -> dict[str, float]:
-    """The original's files over the repeats so far: R (T, T) of each -> means and deviations, also returned."""
+    """Write the original's files from R (T, T) of each repeat so far; the means and deviations over repeats."""
     folder = Path(log_dir_of(options))
-    found = [vq_prompt_metrics(R) for R in matrices]
+    repeats = [vq_prompt_metrics(R) for R in matrices]
     histories = {
-        "results-acc/global": np.stack([metrics.average for metrics in found], axis=-1),
+        "results-acc/global": np.stack([metrics.average for metrics in repeats], axis=-1),
         "results-acc/pt": np.stack(matrices, axis=-1),
-        "results-fr/global": np.stack([metrics.forgetting for metrics in found], axis=-1),
+        "results-fr/global": np.stack([metrics.forgetting for metrics in repeats], axis=-1),
         "results-time/global": batch_seconds(options, len(matrices), len(matrices[0])),
     }
     for name, history in histories.items():
@@ -145,18 +49,18 @@ def write_reports(options: Options, machine: Machine, matrices: Sequence[np.ndar
     write_text(folder / "args.yaml", yaml.safe_dump(arguments(options, machine), sort_keys=False))
     values = {}
     for name, metric in (("FAA", "faa"), ("CAA", "caa"), ("FR", "ffm")):
-        values[f"{name}_m"], values[f"{name}_s"] = over_repeats([getattr(metrics, metric) for metrics in found])
+        values[f"{name}_m"], values[f"{name}_s"] = over_repeats([getattr(metrics, metric) for metrics in repeats])
     return values
 
 
 def as_yaml(history: np.ndarray) -> dict[str, list]:
-    """mean and history, repeats last; std, the population's, only from the third repeat on (run.py:L163-L205)."""
+    """mean and history, repeats in the last axis; std (ddof 0) from the third repeat on (run.py:L163-L205)."""
     content = {"mean": history.mean(axis=-1).tolist(), "history": history.tolist()}
     return content | ({"std": history.std(axis=-1).tolist()} if history.shape[-1] > 2 else {})
 
 
 def batch_seconds(options: Options, repeats: int, tasks: int) -> np.ndarray:
-    """Seconds a batch (T, repeats), from the records; 0 where a learner recorded none."""
+    """Seconds a batch (T, repeats), from the records; 0 where none is on record."""
     times = np.zeros((tasks, repeats))
     for repeat in range(repeats):
         path = Path(log_dir_of(options)) / f"repeat-{repeat + 1}" / "record.jsonl"
@@ -167,14 +71,14 @@ def batch_seconds(options: Options, repeats: int, tasks: int) -> np.ndarray:
 
 
 def arguments(options: Options, machine: Machine) -> dict[str, Any]:
-    """All options as plain values, alphabetically; the original's that a learner has not are None."""
+    """All options as plain values in alphabetical order; those of the original that a learner lacks are None."""
     plain = dict.fromkeys(ARGUMENTS) | asdict(options)
     plain |= {"log_dir": log_dir_of(options), "scale": scale_of(options)}  # as they took effect, like the next two
     plain |= {"seeds": run_seeds(options), "workers": machine.workers}
     return {key: plain[key] for key in sorted(plain)}
 
 
-def write_xlsx(options: Options, machine: Machine, values: dict[str, float]) -> None:
+def write_xlsx(options: Options, machine: Machine, figures: dict[str, float]) -> None:
     """Append this command's row to <log_dir>/results.xlsx (run.py:L213-L272).
 
     Not in the working directory, where the original puts it: there, commands started side by side would write one
@@ -183,8 +87,8 @@ def write_xlsx(options: Options, machine: Machine, values: dict[str, float]) -> 
     """
     import openpyxl
 
-    given = arguments(options, machine) | {"save_folder": Path(log_dir_of(options)).name} | values
-    row = [str(given[key]) if isinstance(given[key], list) else given[key] for key in COLUMNS]
+    values = arguments(options, machine) | {"save_folder": Path(log_dir_of(options)).name} | figures
+    row = [str(values[key]) if isinstance(values[key], list) else values[key] for key in COLUMNS]
     path = Path(log_dir_of(options)) / XLSX
     try:
         book = openpyxl.load_workbook(path) if path.exists() else openpyxl.Workbook()
@@ -200,19 +104,34 @@ def write_xlsx(options: Options, machine: Machine, values: dict[str, float]) -> 
 
 
 class Tee(io.TextIOBase):
-    """Standard output that also goes to a file: the original's output.log."""
+    """Text streams that are written to together."""
 
-    def __init__(self, path: Path) -> None:
-        self.terminal = sys.stdout
-        self.file = open(path if is_main_process() else os.devnull, "a", encoding="utf-8")
+    def __init__(self, *streams: TextIO) -> None:
+        self.streams = streams
 
     def write(self, text: str) -> int:
-        self.file.write(text)
-        return self.terminal.write(text)
+        for stream in self.streams:
+            stream.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        self.file.flush()
-        self.terminal.flush()
+        for stream in self.streams:
+            stream.flush()
 
-    def close(self) -> None:
-        self.file.close()
+
+@contextlib.contextmanager
+def output_log(folder: Path) -> Iterator[None]:
+    """Within it, standard output also goes to the original's output.log in this folder, which is made.
+
+    Raises UserError if the folder cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / "output.log" if is_main_process() else os.devnull
+            file = stack.enter_context(open(path, "a", encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"the output folder {folder} cannot be written ({error.strerror}).") from error
+        tee = stack.enter_context(contextlib.closing(Tee(sys.stdout, file)))
+        stack.enter_context(contextlib.redirect_stdout(tee))
+        yield

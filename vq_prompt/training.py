@@ -1,23 +1,21 @@
-"""One task of VQ-Prompt: its learning rates and its loop (learners/default.py:L76-L194, learners/prompt.py:L25-L80)."""
+"""Training of a task: its learning rates and its loop (learners/default.py:L76-L194, learners/prompt.py:L25-L80)."""
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.errors import UserError
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
 from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import coda_cosine, multistep
+from vq_prompt.options import VQOptions
 from vq_prompt.prompts import Network
 
 FINAL_LR = 1e-6
 DECAY = 0.1  # of `decay` at every milestone
-SCHEDULES = ("coswm", "cosine", "decay")
 
 Rate = Callable[[int, float], float]  # (update of the task, the group's base rate) -> its learning rate
 
@@ -49,9 +47,7 @@ def coswm(update: int, base: float, freeze: int, warmup: int, total: int, first_
     return first_full if update == 0 else warm_cosine(update - 1, base, freeze, warmup, total)
 
 
-def task_rate(
-    kind: str, schedule: Sequence[int], iter_step: int, batches: int, first_full: bool = True
-) -> Rate:
+def task_rate(kind: str, schedule: Sequence[int], iter_step: int, batches: int, first_full: bool = True) -> Rate:
     """The rate of every update of a task of `batches` updates an epoch, by the configuration's keys.
 
     coswm: schedule [freeze iterations, warm-up epochs, epochs]. Quirk: its epochs are `iter_step` iterations long
@@ -67,80 +63,47 @@ def task_rate(
     return lambda update, base: multistep(update // batches, base, schedule, DECAY)
 
 
-def check_schedule(kind: str, schedule: Sequence[int], iter_step: int) -> None:
-    """Raise UserError for a schedule that gives no rates."""
-    told = f"schedule_type {kind}, schedule {list(schedule)}, iter_step {iter_step}"
-    whole = all(isinstance(entry, int) and not isinstance(entry, bool) for entry in schedule)
-    if not schedule or not whole or min(schedule) < 0 or schedule[-1] < 1:
-        raise UserError(f"{told}: give whole numbers, the last one the epochs of a task.")
-    if kind == "coswm" and len(schedule) != 3:
-        raise UserError(f"{told}: give [freeze iterations, warm-up epochs, epochs].")
-    if kind == "coswm" and (iter_step < 1 or schedule[0] + schedule[1] * iter_step >= schedule[2] * iter_step):
-        raise UserError(f"{told}: no iterations are left behind the freeze and the warm-up.")
-
-
 # The loop
 
 
-@dataclass(frozen=True)
-class TrainingOptions:
-    """epochs of a task; base rates of prompts and classifier; the rate of each update; AdamW's weight decay."""
-
-    epochs: int
-    prompt_lr: float
-    lr: float
-    rate: Rate
-    weight_decay: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """Loss with the prompt loss, and the prompt loss alone, of every update: (updates,), on the device."""
-
-    loss: Tensor
-    prompt_loss: Tensor
-
-
-def task_losses(network: Network, images: Tensor, labels: Tensor, first: int, seen: int) -> tuple[Tensor, Tensor]:
-    """Cross-entropy among the task's classes first .. seen - 1, and the prompt loss; both ().
+def task_losses(network: Network, images: Tensor, labels: Tensor, classes: range) -> tuple[Tensor, Tensor]:
+    """Cross-entropy among the task's classes, and the prompt loss; both ().
 
     The original has the logits of older classes at -inf and cuts those of later ones off: the same, without them.
     """
     features, prompt_loss = network(images, batch_size=len(labels))
-    logits = F.linear(features, network.last.weight[first:seen], network.last.bias[first:seen])
-    return F.cross_entropy(all_gather_rows(logits, len(labels)), labels - first), prompt_loss
+    rows = slice(classes.start, classes.stop)
+    logits = F.linear(features, network.last.weight[rows], network.last.bias[rows])
+    return F.cross_entropy(all_gather_rows(logits, len(labels)), labels - classes.start), prompt_loss
 
 
 def train_task(
-    network: Network,
-    first: int,
-    seen: int,
-    batches: BatchStream,
-    options: TrainingOptions,
-    stage: str,
-    steps: Steps,
-) -> TrainingLog:
-    """Train all prompts, all keys and the classifier on a task's classes first .. seen - 1, in place.
+    network: Network, classes: range, batches: BatchStream, options: VQOptions, stage: str, steps: Steps
+) -> dict[str, Tensor]:
+    """Train all prompts, all keys and the classifier on a task, in place.
 
-    A new AdamW for each task. Rows of other classes get gradients of zero and, without weight decay, stay as they are.
+    classes: new labels of the task. Returns the whole loss and the prompt loss of every update, both (updates,), on the
+    device. A new AdamW for each task. Rows of other classes get gradients of zero and, without weight decay, stay as
+    they are.
     """
     groups = [
-        {"params": list(network.prompt.parameters()), "base_lr": options.prompt_lr},
+        {"params": list(network.prompt.parameters()), "base_lr": options.lr * options.prompt_lr_mult},
         {"params": list(network.last.parameters()), "base_lr": options.lr},
     ]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay)
-    total = options.epochs * len(batches)
-    log = TrainingLog(*network.last.weight.new_zeros(2, total).unbind())
-    state = {"prompt": network.prompt, "last": network.last, "optimizer": optimizer, "log": Tensors(vars(log))}
+    kind, schedule, total = options.schedule_type, options.schedule, options.schedule[-1] * len(batches)
+    rate = task_rate(kind, schedule, options.iter_step, len(batches), options.coswm_first_step_full_lr)
+    log = dict(zip(("loss", "prompt_loss"), network.last.weight.new_zeros(2, total)))
+    state = {"prompt": network.prompt, "last": network.last, "optimizer": optimizer, "log": Tensors(log)}
     call = parallel(network)
     for step in steps(stage, total, state):
         for group in optimizer.param_groups:
-            group["lr"] = options.rate(step, group["base_lr"])
-        ce, prompt_loss = call(task_losses, *batches[step], first, seen)
+            group["lr"] = rate(step, group["base_lr"])
+        ce, prompt_loss = call(task_losses, *batches[step], classes)
         loss = ce + prompt_loss  # Eq. 7-9: the commitment and the codebook term, weighted, are in prompt_loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        log.loss[step], log.prompt_loss[step] = loss.detach(), prompt_loss.detach()
+        log["loss"][step], log["prompt_loss"][step] = loss.detach(), prompt_loss.detach()
     optimizer.zero_grad()
     return log

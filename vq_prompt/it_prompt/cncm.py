@@ -1,26 +1,27 @@
 """C-NCM, the cluster-based nearest class mean classifier of IT-Prompt, and what is kept of a feature.
 
 Only the name, and that it has a preprocessing and a classifier part, is known of it (Applied Sciences 2025, 15(6),
-2966, 3.4); the rest is our reading, every choice an argument. Features are unit vectors (N, D) of any float dtype.
+2966, 3.4); the rest is our reading (README, section 7), every choice an argument. Features are unit vectors (N, D) of
+any float dtype.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from common.errors import UserError
 from common.training.numerics import full_precision
+from vq_prompt.classifier import k_means
 
-RESTARTS = 10  # of k-means
+LISTS = ("centroids", "means", "variances")  # fields of ClassMemory with an entry a class
 
 
 def power_transform(features: Tensor, beta: float) -> Tensor:
-    """sign(v) |v|^beta; beta 1 changes nothing."""
+    """The features as sign(v) |v|^beta; beta 1 changes nothing."""
     return features if beta == 1 else features.sign() * features.abs() ** beta
 
 
@@ -31,25 +32,18 @@ def preprocess(features: Tensor, tukey_beta: float = 1.0, mean: Tensor | None = 
 
 
 def cluster_means(phi: Tensor, members: Tensor, clusters: int, renorm: bool = True) -> Tensor:
-    """The mean (M, D) of each cluster's rows of phi (n, D), members (n,) naming a row's cluster; to unit length."""
+    """Means (M, D) of the rows of phi (n, D) by cluster, with `renorm` of unit length; members (n,): a row's cluster."""
     means = torch.stack([phi[members == cluster].mean(dim=0) for cluster in range(clusters)])
     return F.normalize(means, dim=-1) if renorm else means
 
 
 def class_centroids(phi: Tensor, n_clusters: int, seed: int, renorm: bool = True) -> Tensor:
-    """k-means over one class's features (n, D) -> centroids (M, D), M at most n_clusters and the distinct rows.
+    """Centroids (M, D) of one class's features (n, D) by k-means, M at most n_clusters and the distinct rows.
 
-    n_clusters 1 is the class mean, plain NCM. k-means runs in one thread, whose sums always add up alike.
+    n_clusters 1 is the class mean, plain NCM.
     """
-    rows = phi.cpu().numpy()
-    count = min(n_clusters, len(np.unique(rows, axis=0)))
-    if count == 1:
-        return cluster_means(phi, torch.zeros(len(phi), dtype=torch.long, device=phi.device), 1, renorm)
-    from sklearn.cluster import KMeans  # before the limit, which holds for the libraries loaded when it is set
-
-    with threadpool_limits(1):
-        found = KMeans(n_clusters=count, n_init=RESTARTS, random_state=seed).fit_predict(rows)
-    return cluster_means(phi, torch.from_numpy(found).to(phi.device), count, renorm)
+    members = k_means(phi, n_clusters, seed)
+    return cluster_means(phi, members, int(members.max()) + 1, renorm)
 
 
 def distances(phi: Tensor, centroids: Tensor) -> Tensor:
@@ -60,7 +54,7 @@ def distances(phi: Tensor, centroids: Tensor) -> Tensor:
 
 
 def class_distances(distance: Tensor, counts: Tensor, aggregate: str = "min") -> Tensor:
-    """(N, C): the least, or with "mean" the mean, of each class's first counts[c] entries of distance (N, C, M)."""
+    """Distances (N, C) to classes: the least, or with "mean" the mean, of the first counts[c] of (N, C, M)."""
     absent = torch.arange(distance.shape[2], device=distance.device) >= counts[:, None]
     if aggregate == "min":
         return distance.masked_fill(absent, torch.inf).amin(dim=2)
@@ -68,7 +62,7 @@ def class_distances(distance: Tensor, counts: Tensor, aggregate: str = "min") ->
 
 
 def nearest_class(by_class: Tensor, classes: Tensor | None = None) -> Tensor:
-    """The class (N,) of least distance (N, C), ties to the lowest; of `classes` (C,) bool or (N, C) where given."""
+    """Class (N,) of least distance (N, C), ties to the lowest; among `classes`, bool (C,) or (N, C), where given."""
     if classes is not None:
         by_class = by_class.masked_fill(~classes, torch.inf)
     return by_class.argmin(dim=1)
@@ -76,7 +70,7 @@ def nearest_class(by_class: Tensor, classes: Tensor | None = None) -> Tensor:
 
 @dataclass
 class ClassMemory:
-    """What is kept for ever of one feature, u or z, of the classes learnt, in class order; never refreshed (B2.4).
+    """What is kept for ever of one feature, u or z, in class order; never refreshed (README, section 4).
 
     center (D,): subtracted by phi; None until the first task, or always. centroids: (M_c, D) a class. means and
     variances: (D,) a class, of the plain features, for pseudo-features. What is not asked for stays empty.
@@ -114,19 +108,19 @@ class ClassMemory:
 
     @full_precision()
     def class_distances(self, features: Tensor) -> Tensor:
-        """d_c of features (N, D): (N, classes learnt)."""
+        """Distances d_c (N, C) of features (N, D) to the C classes so far."""
         counts = torch.tensor([len(part) for part in self.centroids], device=features.device)
         padded = torch.nn.utils.rnn.pad_sequence(self.centroids, batch_first=True)
         phi = preprocess(features, self.tukey_beta, self.center)
         return class_distances(distances(phi, padded), counts, self.aggregate)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """All of it on the CPU."""
-        lists = {name: getattr(self, name) for name in ("centroids", "means", "variances")}
         center = None if self.center is None else self.center.cpu()
-        return {"center": center} | {name: [tensor.cpu() for tensor in found] for name, found in lists.items()}
+        return {"center": center} | {name: [tensor.cpu() for tensor in getattr(self, name)] for name in LISTS}
 
-    def load_state_dict(self, saved: dict[str, object], device: torch.device | str = "cpu") -> None:
+    def load_state_dict(self, saved: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Take over what `state_dict` gave, on this device."""
         self.center = None if saved["center"] is None else saved["center"].to(device)
-        for name in ("centroids", "means", "variances"):
+        for name in LISTS:
             setattr(self, name, [tensor.to(device) for tensor in saved[name]])

@@ -10,17 +10,15 @@ from vq_prompt.it_prompt.options import ITOptions
 
 
 def scenario(options: ITOptions, seed: int) -> Scenario:
-    """The tasks. CIFAR-100, TinyImageNet and the miniature have one class order, others that of the seed (B4)."""
+    """The tasks. CIFAR-100, TinyImageNet and the miniature have one class order, others the seed's (README, section 8)."""
     data = vq_data.data_set(options)
     if not data.order:
         return vq_data.scenario(options, seed)
-    order = read_class_order(f"class_orders/{data.order}.yaml")
-    first, step = options.first_split_size, options.other_split_size
-    return Scenario(order, *((len(order), len(order)) if options.upper_bound_flag else (first, step)))
+    return vq_data.split_order(options, read_class_order(f"class_orders/{data.order}.yaml"))
 
 
 def transforms(options: ITOptions, size: int) -> tuple[Transform, Transform]:
-    """Of training and of everything else: CLIP's normalisation and bicubic, or for a ViT those of VQ-Prompt."""
+    """Training and test transform: CLIP's normalisation and bicubic, or for a ViT those of VQ-Prompt."""
     data = vq_data.data_set(options)
     if options.is_clip:
         return clip_train(size, data.least_area, flip=data.flip), clip_eval(size)
@@ -28,8 +26,8 @@ def transforms(options: ITOptions, size: int) -> tuple[Transform, Transform]:
 
 
 def spoken_names(data: ImageSet) -> list[str]:
-    """The class names as texts have them, in label order; ImageNet-R's WordNet ids become names (B4)."""
+    """Class names as texts have them, in label order; ImageNet-R's WordNet ids become names (README, section 8)."""
     if data.name != "ImageNetR":
         return [name.replace("_", " ") for name in data.classnames]
-    names, place = read_names("imagenet_r"), {wnid: row for row, wnid in enumerate(sorted(data.classnames))}
-    return [names[place[wnid]] for wnid in data.classnames]
+    names = dict(zip(sorted(data.classnames), read_names("imagenet_r")))
+    return [names[wnid] for wnid in data.classnames]

@@ -3,10 +3,6 @@
 Each task has one file, class.pth, written again after each of its stages; a killed run repeats no finished stage.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,26 +11,23 @@ from common import vit
 from common.clip import pretrained
 from common.clip.model import CLIP, VisionTransformer
 from common.clip.tokenizer import training_prompts
-from common.datasets.images import ImageSet
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
 from common.incremental.features import features_in_order
-from common.incremental.scenario import Scenario, require_images, task_subset
-from common.incremental.tasks import stream_seed, unfinished_tasks
+from common.incremental.scenario import Scenario, task_subset
+from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
-from common.options import settings
-from common.runs import Run, file_md5, load_tensors, save_tensors
-from common.training.batches import Batches
+from common.runs import file_md5, load_tensors, save_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
-from vq_prompt import data as vq_data
-from vq_prompt import report
+from vq_prompt.data import under
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.data import scenario, spoken_names, transforms
-from vq_prompt.it_prompt.evaluation import Learned, evaluate, test_features
-from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
+from vq_prompt.it_prompt.evaluation import evaluate, test_features
+from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts, Selector
 from vq_prompt.it_prompt.options import PRESETS, ITOptions
-from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, task_features, train_task
+from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, train_task
+from vq_prompt.repeat import Repeat, finish_run, is_evaluated, open_repeat, record_costs
 
 LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no full text was at hand
     "ITPromptCNCM": "IT-Prompt + C-NCM (our reading)",
@@ -42,84 +35,51 @@ LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no 
     "ZeroShot": "Zero-shot CLIP",
     "NCM": "NCM, no prompts (CLIP)",
 }
-
-
-def check(options: ITOptions) -> None:
-    """Raise UserError unless the weights are there."""
-    weights_file(options)
-
-
-def weights_file(options: ITOptions) -> Path:
-    """The file of the backbone's weights."""
-    name = options.backbone_weights
-    return pretrained.find_weights(name) if options.is_clip else vit.find_weights(name, options.weights)
+DROPPED = "drop_last drops it. Take a smaller batch_size, or drop_last: false."
 
 
 def method_label(options: ITOptions) -> str:
     """The method as records name it: the learner's label, then what makes it another method than its preset."""
-    told = {"scope": "seen", "text_guide": "ce", "text_classes": "current", "rebalance": True}
-    told |= PRESETS[options.learner_name]
+    usual = {"scope": "seen", "text_guide": "ce", "text_classes": "current", "rebalance": True}
+    usual |= PRESETS[options.learner_name]
     if not options.has_prompts:
         return LABELS[options.learner_name]
     if not options.is_clip:
-        told["text_guide"] = "off"
-    changed = [f"{key} {getattr(options, key)}" for key, value in told.items() if getattr(options, key) != value]
+        usual["text_guide"] = "off"
+    changed = [f"{key} {getattr(options, key)}" for key, value in usual.items() if getattr(options, key) != value]
     return ", ".join([LABELS[options.learner_name], *changed])
-
-
-def backbone_label(options: ITOptions) -> str:
-    """As the other CLIP papers' records have it, and as those of the ViTs."""
-    name = options.backbone_weights
-    return name if options.is_clip else vit.LABELS.get(name, name)
 
 
 # A run
 
 
-@dataclass
-class Session:
-    """One run: what it was told, what it learns from, and what it carries from task to task."""
-
-    options: ITOptions
-    machine: Machine
-    seed: int
-    repeat: int
-    run: Run
-    data: ImageSet
-    learned: Learned
-
-    def checkpoint(self, task: int) -> Path:
-        return report.task_folder(self.options, self.repeat, task) / "class.pth"
-
-
-def run_seed(options: ITOptions, machine: Machine, seed: int, repeat: int) -> np.ndarray:
+def run_seed(options: ITOptions, machine: Machine, seed: int, number: int) -> np.ndarray:
     """Learn and evaluate all tasks under one seed: R (T, T) float64, R[j, i] percent of task j after task i, else 0."""
     tasks = scenario(options, seed)
-    count = vq_data.task_count(options, tasks)
     encoder, clip = load_encoder(options, machine)
     prepare(machine, encoder, *([] if clip is None else [clip]))
-    data = vq_data.load_data(options, seed, *transforms(options, encoder.resolution))
-    require_images(data, tasks, count, every_class=True)
-    decides = settings(options) | {"weights": {"md5": file_md5(weights_file(options))}}
-    decides["zero_shot"] = "plain"  # an option of a single value in the runs of before, which are to go on
-    label, backbone = method_label(options), backbone_label(options)
-    run = report.open_run(options, machine, repeat, seed, label, backbone, tasks, data, decides)
-    text = None if clip is None else text_features(clip, tasks.classnames(spoken_names(data)), options.template)
+    # zero_shot: an option of a single value in the runs of before, which are to go on
+    decides = {"weights": {"md5": file_md5(options.weights_file())}, "zero_shot": "plain"}
+    images = transforms(options, encoder.resolution)
+    repeat = open_repeat(options, machine, seed, number, tasks, images, method_label(options), decides)
+    text = None
+    if clip is not None:
+        prompts = training_prompts(tasks.classnames(spoken_names(repeat.data)), options.template)
+        text = class_features(clip, prompts.to(machine.device))
     del clip  # the text tower has done its part
     seed_everything(seed)  # the initial entries, head and selector
-    learned = Learned(options, encoder, build_parts(options, encoder, tasks), text, tasks, *memories(options))
-    session = Session(options, machine, seed, repeat, run, data, learned)
+    model = Model(options, encoder, build_parts(options, encoder, tasks), text, tasks, *memories(options))
     unfinished = unfinished_tasks(
-        count,
-        lambda task: report.is_evaluated(run, task),
-        lambda task: read_task(session, task, required=bool(stages(options, task))),
+        repeat.task_count,
+        lambda task_id: is_evaluated(repeat.run, task_id),
+        lambda task_id: read_task(repeat, model, task_id, required=bool(stages(options, task_id))),
     )
     if unfinished:
-        test = test_features(run, machine, learned, data)
-    for task in unfinished:
-        learn_task(session, task)
-        evaluate(run, machine, learned, test, task)
-    return report.finish_run(run, count)
+        cache = test_features(repeat, model)
+    for task_id in unfinished:
+        learn_task(repeat, model, task_id)
+        evaluate(repeat, model, cache, task_id)
+    return finish_run(repeat)
 
 
 def load_encoder(options: ITOptions, machine: Machine) -> tuple[Encoder, CLIP | None]:
@@ -134,18 +94,13 @@ def load_encoder(options: ITOptions, machine: Machine) -> tuple[Encoder, CLIP | 
     return Encoder(clip.visual, layers), clip
 
 
-def text_features(clip: CLIP, names: list[str], template: str) -> Tensor:
-    """w_c (C, E) of the names."""
-    return class_features(clip, training_prompts(names, template).to(clip.logit_scale.device))
-
-
-def build_parts(options: ITOptions, encoder: Encoder, tasks: Scenario) -> Parts | None:
+def build_parts(options: ITOptions, encoder: Encoder, scenario: Scenario) -> Parts | None:
     """Entries, and head and selector where the options have them, with their initial values; none for the bounds."""
     if not options.has_prompts:
         return None
-    classes, device = len(tasks.class_order), next(encoder.parameters()).device
+    classes, device = len(scenario.class_order), next(encoder.parameters()).device
     layers, length = len(options.prompt_layers), options.prompt_length
-    prompt = Entries(len(tasks.tasks), layers, length, encoder.width, encoder.dim, options.prompt_init)
+    prompt = Entries(len(scenario.tasks), layers, length, encoder.width, encoder.dim, options.prompt_init)
     head = nn.Linear(encoder.dim, classes) if options.train_head else None
     selector = Selector(encoder.dim, options.tpi_hidden, classes) if options.selector == "softmax" else None
     return Parts(prompt, head, selector).to(device)
@@ -160,103 +115,109 @@ def memories(options: ITOptions) -> tuple[ClassMemory, ClassMemory]:
 # Checkpoints
 
 
-def save_task(session: Session, task: int, stages: list[str]) -> None:
-    learned = session.learned
-    content = {"stages": stages, "u": learned.u.state_dict(), "z": learned.z.state_dict()}
-    session.checkpoint(task).parent.mkdir(parents=True, exist_ok=True)
-    weights = {} if learned.parts is None else {key: value.cpu() for key, value in learned.parts.state_dict().items()}
-    save_tensors(session.checkpoint(task), content | {"state_dict": weights})
+def save_task(repeat: Repeat, model: Model, task_id: int, finished: list[str]) -> None:
+    """Write a task's file, with the names of its finished stages."""
+    content = {"stages": finished, "u": model.u.state_dict(), "z": model.z.state_dict()}
+    weights = {} if model.parts is None else {key: value.cpu() for key, value in model.parts.state_dict().items()}
+    path = repeat.model_path(task_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_tensors(path, content | {"state_dict": weights})
 
 
-def read_task(session: Session, task: int, required: bool = False) -> list[str]:
-    """Put back what a task's file holds; the stages that were finished, none where there is no file.
+def read_task(repeat: Repeat, model: Model, task_id: int, required: bool = False) -> list[str]:
+    """Put back what a task's file holds; the names of its finished stages, none where there is no file.
 
     Raises UserError for a file that is damaged, or missing and required.
     """
-    path, learned = session.checkpoint(task), session.learned
+    path = repeat.model_path(task_id)
     if not required and not path.exists():
         return []
     saved = load_tensors(path)
-    if learned.parts is not None:
-        learned.parts.load_state_dict(saved["state_dict"])
-    for name in ("u", "z"):
-        getattr(learned, name).load_state_dict(saved[name], session.machine.device)
+    if model.parts is not None:
+        model.parts.load_state_dict(saved["state_dict"])
+    model.u.load_state_dict(saved["u"], repeat.machine.device)
+    model.z.load_state_dict(saved["z"], repeat.machine.device)
     return saved["stages"]
 
 
 # A task
 
 
-def learn_task(session: Session, task: int) -> None:
-    """All stages of a task that are not finished: train, look at its images once, rebalance; each then saved."""
-    finished = read_task(session, task)
-    for name, stage in stages(session.options, task).items():
-        if name not in finished:
-            stage(session, task)
-            finished = [*finished, name]
-            save_task(session, task, finished)
+def learn_task(repeat: Repeat, model: Model, task_id: int) -> None:
+    """All stages of a task that are not finished: train, look at its images once, rebalance; each is saved."""
+    finished = read_task(repeat, model, task_id)
+    for stage in stages(model.options, task_id):
+        if stage in finished:
+            continue
+        if stage == "training":
+            batches = repeat.training_batches(task_id, model.options.drop_last, DROPPED)
+            log = train_task(model, task_id, batches, repeat.run.steps)
+            record_training(repeat, model, task_id, log, len(batches))
+        elif stage == "memory":
+            remember(repeat, model, task_id)
+        else:
+            rebalance_part(repeat, model, task_id, stage)
+        finished.append(stage)
+        save_task(repeat, model, task_id, finished)
 
 
-def stages(options: ITOptions, task: int) -> dict[str, Callable[[Session, int], None]]:
-    """What a task consists of, in order."""
-    found = {"training": train} if options.has_prompts else {}
-    if options.learner_name != "ZeroShot":
-        found["memory"] = remember
-    if options.rebalance and task > 0:
-        found |= {"selector": rebalance_selector} if options.selector == "softmax" else {}
-        found |= {"head": rebalance_head} if options.classifier == "softmax" else {}
-    return found
+def stages(options: ITOptions, task_id: int) -> list[str]:
+    """Names of what a task consists of, in order; the last two are parts that are rebalanced."""
+    rebalances = options.rebalance and task_id > 0
+    parts = {
+        "training": options.has_prompts,
+        "memory": options.learner_name != "ZeroShot",
+        "selector": rebalances and options.selector == "softmax",
+        "head": rebalances and options.classifier == "softmax",
+    }
+    return [stage for stage, is_wanted in parts.items() if is_wanted]
 
 
-def train(session: Session, task: int) -> None:
-    options, machine, learned = session.options, session.machine, session.learned
-    examples = task_subset(session.data.train, learned.tasks, task)
-    seed = stream_seed(session.seed, task, "training", vq_data.PURPOSES)
-    batches = Batches(examples, options.batch_size, seed, machine.workers, machine.device, drop_last=options.drop_last)
-    epoch = len(batches)
-    if epoch == 0:
-        raise UserError(
-            f"task {task + 1} has {len(examples)} training images, fewer than a batch of {options.batch_size}, and "
-            "drop_last drops it. Take a smaller batch_size, or drop_last: false."
-        )
-    classes, steps = learned.tasks.tasks[task], session.run.steps
-    log = train_task(learned.encoder, learned.parts, learned.text, task, classes, batches, options, steps)
-    trained = sum(parameter.numel() for parameter in learned.parts.of_task(task).values())
-    report.record_costs(session.run, options, machine, task, options.epochs * epoch, trained)
-    means = "  ".join(f"{name} {values[-epoch:].mean():.3f}" for name, values in vars(log).items())
-    print(f"task {task + 1}: losses of the last epoch: {means}", flush=True)
+def record_training(repeat: Repeat, model: Model, task_id: int, log: dict[str, Tensor], epoch: int) -> None:
+    """Record the costs and print the losses of a task's training, `epoch` updates an epoch."""
+    trained = sum(parameter.numel() for parameter in model.parts.of_task(task_id).values())
+    record_costs(repeat, task_id, len(log["total"]), trained)
+    means = "  ".join(f"{name} {values[-epoch:].mean():.3f}" for name, values in log.items())
+    print(f"task {task_id + 1}: losses of the last epoch: {means}", flush=True)
 
 
-def remember(session: Session, task: int) -> None:
-    """Look at all training images of the task once, under the test transform, and keep what the stores need (B2.4)."""
-    options, machine, learned = session.options, session.machine, session.learned
-    plain = vq_data.under(session.data.train, session.data.test.transform)
-    images, classes = task_subset(plain, learned.tasks, task), learned.tasks.tasks[task]
-    labels = torch.tensor(images.labels, device=machine.device)
-    if not options.has_prompts:
-        z, _ = features_in_order(learned.encoder.plain, images, options.batch_size, machine)
-        learned.z.learn(z, labels, classes, session.seed, clusters=True, gaussians=False)
+@torch.no_grad()
+def remember(repeat: Repeat, model: Model, task_id: int) -> None:
+    """Look at all training images of a task once, under the test transform, and keep what the stores need.
+
+    README, section 4. u and z come from one pass.
+    """
+    options, classes, seed = model.options, model.scenario.tasks[task_id], repeat.seed
+    images = task_subset(under(repeat.data.train, repeat.data.test.transform), model.scenario, task_id)
+    if model.parts is None:
+        z, labels = features_in_order(model.encoder.plain, images, options.batch_size, repeat.machine)
+        model.z.learn(z, labels, classes, seed, clusters=True, gaussians=False)
         return
-    prompts = learned.parts.prompt.prompts(task)
-    u, z = task_features(learned.encoder, prompts, images, options.batch_size, machine)
-    softmax = {"u": options.selector == "softmax", "z": options.classifier == "softmax"}
-    gaussians = {name: options.rebalance and part for name, part in softmax.items()}
-    learned.u.learn(u, labels, classes, session.seed, clusters=True, gaussians=gaussians["u"])
-    learned.z.learn(z, labels, classes, session.seed, clusters=options.classifier == "cncm", gaussians=gaussians["z"])
+    u, z, labels = task_features(model, task_id, images, repeat.machine)
+    selects, answers = options.selector == "softmax", options.classifier == "softmax"
+    model.u.learn(u, labels, classes, seed, clusters=True, gaussians=options.rebalance and selects)
+    clusters = options.classifier == "cncm"
+    model.z.learn(z, labels, classes, seed, clusters=clusters, gaussians=options.rebalance and answers)
 
 
-def rebalance_selector(session: Session, task: int) -> None:
-    _rebalance(session, task, "selector", session.learned.parts.selector, session.learned.u)
+def task_features(model: Model, task_id: int, images: Dataset, machine: Machine) -> tuple[Tensor, Tensor, Tensor]:
+    """u (n, E), z (n, E) with the task's entry, and labels (n,), in the order of the images, one pass for both."""
+    prompts = model.parts.prompt.prompts(task_id)
+
+    def both(batch: Tensor) -> Tensor:
+        return torch.stack(model.encoder.both(batch, prompts), dim=1)
+
+    features, labels = features_in_order(both, images, model.options.batch_size, machine, "features of the task")
+    u, z = features.unbind(dim=1)
+    return u.contiguous(), z.contiguous(), labels
 
 
-def rebalance_head(session: Session, task: int) -> None:
-    _rebalance(session, task, "head", session.learned.parts.head, session.learned.z)
-
-
-def _rebalance(session: Session, task: int, name: str, part: nn.Module, memory: ClassMemory) -> None:
-    options = session.options
-    seed = 2 * stream_seed(session.seed, task, "retraining", vq_data.PURPOSES) + ("selector", "head").index(name)
-    drawn = PseudoFeatures(memory, options.rebalance_per_class, options.rebalance_batch, seed)
-    seen, stage = session.learned.tasks.seen(task), f"task {task + 1}, rebalance {name}"
-    losses = rebalance(part, drawn, options.rebalance_epochs, seen, options.rebalance_lr, stage, session.run.steps)
-    print(f"task {task + 1}: rebalanced {name}, loss of the last epoch {losses[-len(drawn) :].mean():.3f}", flush=True)
+def rebalance_part(repeat: Repeat, model: Model, task_id: int, name: str) -> None:
+    """Re-train the selector on pseudo-u, or the head on pseudo-z, over all classes seen (README, section 4)."""
+    options, seen, stage = model.options, model.scenario.seen(task_id), f"task {task_id + 1}, rebalance {name}"
+    part, memory = (model.parts.selector, model.u) if name == "selector" else (model.parts.head, model.z)
+    seed = 2 * repeat.stream_seed(task_id, "retraining") + ("selector", "head").index(name)
+    batches = PseudoFeatures(memory, options.rebalance_per_class, options.rebalance_batch, seed)
+    losses = rebalance(part, batches, seen, options, stage, repeat.run.steps)
+    mean = losses[-len(batches) :].mean()
+    print(f"task {task_id + 1}: rebalanced {name}, loss of the last epoch {mean:.3f}", flush=True)

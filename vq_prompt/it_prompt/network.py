@@ -1,21 +1,27 @@
 """IT-Prompt: a frozen CLIP with one entry of visual prompts a task, task inference, and the losses.
 
-No code was published; what is known of the method, and what is our reading of it, stands in the README. Notation:
-u (B, E) and z (B, E) are the unit features of an image without prompts and with the prompts of an entry, text (C, E)
-the unit features of "a photo of {class}". Classes are positions in the class order.
+No code was published; what is known of the method, and what is our reading of it, stands in the README beside this
+file, whose sections are cited here. Notation: u (B, E) and z (B, E) are the unit features of an image without prompts
+and with the prompts of an entry, text (C, E) the unit features w_c of "a photo of {class}". Classes are positions in
+the class order.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.clip.model import ResidualAttentionBlock
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
+from common.incremental.scenario import Scenario
 from common.training.numerics import run_block
+from vq_prompt.it_prompt.cncm import ClassMemory
+from vq_prompt.it_prompt.options import ITOptions
 from vq_prompt.prompts import attend, prompted_block
 
 if TYPE_CHECKING:
@@ -27,7 +33,7 @@ LOGIT_SCALE = 100.0
 # The image encoder
 
 
-def clip_block(block: nn.Module, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+def clip_block(block: ResidualAttentionBlock, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
     """A block of CLIP's visual tower, x (B, L, D), with prefixes (B, P / 2, D) in its attention."""
     attention = block.attn
     qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
@@ -47,14 +53,17 @@ class Encoder(nn.Module):
 
     def __init__(self, tower: "ClipViT | TimmViT", layers: Sequence[int]) -> None:
         super().__init__()
-        self.tower, self.is_clip = tower, isinstance(tower, ClipViT)
-        self.blocks = list(tower.transformer.resblocks if self.is_clip else tower.blocks)
-        self.width = tower.transformer.width if self.is_clip else tower.embed_dim
-        self.dim = tower.output_dim if self.is_clip else tower.embed_dim
+        self.tower, self.prompted_block = tower, prompted_block
+        if isinstance(tower, ClipViT):
+            self.blocks, self.prompted_block = list(tower.transformer.resblocks), clip_block
+            self.width, self.dim, self.resolution = tower.transformer.width, tower.output_dim, tower.input_resolution
+        else:
+            self.blocks, self.resolution = list(tower.blocks), tower.patch_embed.img_size[0]
+            self.width = self.dim = tower.embed_dim
         beyond = [layer for layer in layers if not 0 <= layer < len(self.blocks)]
         if beyond:
             raise UserError(f"prompt_layers {list(layers)}: the backbone has blocks 0 to {len(self.blocks) - 1}.")
-        self.layers = {layer: place for place, layer in enumerate(layers)}
+        self.layers = {layer: row for row, layer in enumerate(layers)}  # block -> its row of an entry's prompts
         self.requires_grad_(False)
         self.eval()
 
@@ -62,38 +71,34 @@ class Encoder(nn.Module):
         """Always in eval mode."""
         return super().train(False)
 
-    @property
-    def resolution(self) -> int:
-        return self.tower.input_resolution if self.is_clip else self.tower.patch_embed.img_size[0]
-
     def _embed(self, images: Tensor) -> Tensor:
+        tower = self.tower
         with self.autocast():
-            if self.is_clip:
-                return self.tower.embed(images)
-            return self.tower.norm_pre(self.tower._pos_embed(self.tower.patch_embed(images)))
+            if isinstance(tower, ClipViT):
+                return tower.embed(images)
+            return tower.norm_pre(tower._pos_embed(tower.patch_embed(images)))
 
     def _run(self, x: Tensor, first: int, last: int, prompts: Tensor | None = None) -> Tensor:
-        """Blocks first .. last - 1; prompts (B, layers, P, D)."""
-        with_prefixes = clip_block if self.is_clip else prompted_block
+        """Tokens x (B, n, D) through the blocks first .. last - 1; prompts (B, layers, P, D)."""
         recompute = self.checkpoint_activations
         with self.autocast():
-            for number in range(first, last):
-                place = self.layers.get(number)
-                if prompts is None or place is None:
-                    x = run_block(recompute, self.blocks[number], x)
+            for layer in range(first, last):
+                block = self.blocks[layer]
+                if prompts is None or layer not in self.layers:
+                    x = run_block(recompute, block, x)
                 else:
-                    prefixes = prompts[:, place].chunk(2, dim=1)
-                    x = run_block(recompute, with_prefixes, self.blocks[number], x, *prefixes)
+                    prefixes = prompts[:, self.layers[layer]].chunk(2, dim=1)
+                    x = run_block(recompute, self.prompted_block, block, x, *prefixes)
         return x
 
     def _pool(self, x: Tensor) -> Tensor:
         with self.autocast():
-            features = self.tower.pool(x) if self.is_clip else self.tower.norm(x)[:, 0]
+            features = self.tower.pool(x) if isinstance(self.tower, ClipViT) else self.tower.norm(x)[:, 0]
         return F.normalize(features.to(x.dtype), dim=-1)
 
     @torch.no_grad()
     def plain(self, images: Tensor) -> Tensor:
-        """u (B, E) of images (B, 3, R, R): nothing of the tower has changed."""
+        """u (B, E) of images (B, 3, R, R), the tower's features without prompts."""
         return self._pool(self._run(self._embed(images), 0, len(self.blocks)))
 
     def prompted(self, images: Tensor, prompts: Tensor) -> Tensor:
@@ -125,28 +130,30 @@ class Entries(nn.Module):
     def __init__(self, tasks: int, layers: int, length: int, prompt_dim: int, key_dim: int, width: float) -> None:
         super().__init__()
         self.tasks = tasks
-        for task in range(tasks):
+        for task_id in range(tasks):
             for name, shape in (("p", (layers, length, prompt_dim)), ("k", (key_dim,))):
-                self.register_parameter(f"{name}_{task}", nn.Parameter(torch.empty(shape).uniform_(-width, width)))
+                self.register_parameter(f"{name}_{task_id}", nn.Parameter(torch.empty(shape).uniform_(-width, width)))
 
-    def prompts(self, task: int) -> nn.Parameter:
-        return self.get_parameter(f"p_{task}")
+    def prompts(self, task_id: int) -> nn.Parameter:
+        """Prompts (layers, length, D) of a task."""
+        return self.get_parameter(f"p_{task_id}")
 
-    def key(self, task: int) -> nn.Parameter:
-        return self.get_parameter(f"k_{task}")
+    def key(self, task_id: int) -> nn.Parameter:
+        """Key (E,) of a task."""
+        return self.get_parameter(f"k_{task_id}")
 
     def keys(self, tasks: int) -> Tensor:
-        """The keys (tasks, E) of the first entries."""
-        return torch.stack([self.key(task) for task in range(tasks)])
+        """Keys (tasks, E) of the first entries."""
+        return torch.stack([self.key(task_id) for task_id in range(tasks)])
 
     def gathered(self, entries: Tensor) -> Tensor:
-        """The prompts (B, layers, length, D) of each image's entry (B,)."""
-        return torch.stack([self.prompts(task) for task in range(self.tasks)])[entries]
+        """Prompts (B, layers, length, D) of each image's entry (B,)."""
+        return torch.stack([self.prompts(task_id) for task_id in range(self.tasks)])[entries]
 
     @torch.no_grad()
-    def copy_previous(self, task: int) -> None:
-        """The prompts of a task start as those of the task before it; its key does not."""
-        self.prompts(task).copy_(self.prompts(task - 1))
+    def copy_previous(self, task_id: int) -> None:
+        """Give a task the prompts of the task before it; its key stays."""
+        self.prompts(task_id).copy_(self.prompts(task_id - 1))
 
 
 class Selector(nn.Module):
@@ -168,13 +175,35 @@ class Parts(nn.Module):
         self.prompt, self.head, self.selector = prompt, head, selector
         self.requires_grad_(False)
 
-    def of_task(self, task: int) -> dict[str, nn.Parameter]:
-        """What task `task` trains, by state-dict key: its own entry, the head, the selector."""
-        own = {f"prompt.p_{task}", f"prompt.k_{task}"}
-        return {key: value for key, value in self.named_parameters() if key in own or not key.startswith("prompt.")}
+    def of_task(self, task_id: int) -> dict[str, nn.Parameter]:
+        """What a task trains, by state-dict key: its own entry, the head, the selector."""
+        entry = {f"prompt.p_{task_id}", f"prompt.k_{task_id}"}
+        return {key: value for key, value in self.named_parameters() if key in entry or not key.startswith("prompt.")}
 
 
-# Losses (B2.3): means over the batch, over the classes of the current task alone
+@dataclass
+class Model:
+    """What a run carries from task to task.
+
+    parts is None for the bounds without prompts, for which z is u. text (C, E): w_c in class order, None for a ViT
+    without texts. u, z: the stores of either feature.
+    """
+
+    options: ITOptions
+    encoder: Encoder
+    parts: Parts | None
+    text: Tensor | None
+    scenario: Scenario
+    u: ClassMemory
+    z: ClassMemory
+
+    def task_of(self, classes: Tensor) -> Tensor:
+        """Task of each class, int64 on the classes' device."""
+        stops = torch.tensor([task.stop for task in self.scenario.tasks], device=classes.device)
+        return torch.searchsorted(stops, classes, right=True)
+
+
+# Losses (README, section 3): means over the batch, over the classes of the current task alone
 
 
 def cross_entropy_over(logits: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
@@ -198,16 +227,7 @@ def loss_key(u: Tensor, key: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(u, key[None], dim=1)).mean()
 
 
-loss_cls = cross_entropy_over  # L_cls, of the head's logits on z
-loss_sel = cross_entropy_over  # L_sel, of the selector's logits on u: minimised in the same step, no part of L
-
-
-def loss_total(cls: Tensor, text: Tensor, key: Tensor, lambda_text: float, lambda_key: float) -> Tensor:
-    """L = L_cls + lambda_text L_text + lambda_key L_key."""
-    return cls + lambda_text * text + lambda_key * key
-
-
-# Task inference and prediction (B2.5): scores in, ties to the lowest index
+# Task inference and prediction (README, section 5): scores in, ties to the lowest index
 
 
 def best_class(scores: Tensor, allowed: Tensor) -> Tensor:

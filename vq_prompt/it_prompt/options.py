@@ -1,11 +1,12 @@
-"""IT-Prompt's own options: every choice of our reading by its name, with its default, and the learners' presets."""
+"""IT-Prompt's options: every choice of our reading by its name, with its default, and the learners' presets."""
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common import vit
-from common.clip.pretrained import PUBLISHED
+from common.clip.pretrained import PUBLISHED, find_weights
 from common.mini import MINI
 from common.options import Rule, check_rules, one_placeholder, option, scale_option
 from vq_prompt.options import CONFIGS, Options
@@ -25,9 +26,10 @@ def _auto_or_bool(value: Any) -> Any:
     return {"true": True, "false": False}.get(str(value).lower(), value)
 
 
+# fmt: off
 @dataclass(frozen=True)
 class ITOptions(Options):
-    """The options of IT-Prompt and of its bounds. What is None or auto by default, `settled` settles."""
+    """The options of IT-Prompt and of its bounds. `settled` fills in what is None or auto by default."""
 
     learner_type: str = option(help="it_prompt, or prompt, which has options of its own", group="IT-Prompt")
     learner_name: str = option(choices=tuple(PRESETS))
@@ -79,9 +81,13 @@ class ITOptions(Options):
     def backbone_weights(self) -> str:
         return self.clip_weights if self.is_clip else self.backbone.removeprefix("vit_")
 
+    def weights_file(self) -> Path:
+        return find_weights(self.clip_weights) if self.is_clip else super().weights_file()
+# fmt: on
+
 
 def settled(options: ITOptions) -> ITOptions:
-    """The options with all that is open filled in: by the learner's preset, then by what the others say.
+    """The options with what is None or auto filled in: by the learner's preset, then by the other options.
 
     Raises UserError for options that contradict each other.
     """
@@ -92,18 +98,18 @@ def settled(options: ITOptions) -> ITOptions:
     head = options.train_head
     if not isinstance(head, bool):
         head = options.has_prompts and (classifier == "softmax" or guide == "off")
-    done = dataclasses.replace(
-        options, selector=options.selector or preset["selector"], classifier=classifier, text_guide=guide,
-        train_head=head, n_clusters=preset.get("n_clusters", options.n_clusters),
-    )  # fmt: skip
-    check_rules(_no_use(done))
-    return done
+    selector, clusters = options.selector or preset["selector"], preset.get("n_clusters", options.n_clusters)
+    filled = dataclasses.replace(
+        options, selector=selector, classifier=classifier, text_guide=guide, train_head=head, n_clusters=clusters
+    )
+    check_rules(_no_use(filled))
+    return filled
 
 
 def _contradictions(options: ITOptions) -> list[Rule]:
-    """Of what was given."""
-    name, backbone, blocks = options.learner_name, options.backbone, _blocks(options)
-    is_clip = options.is_clip
+    """Rules for the options as they were given."""
+    name, backbone, is_clip = options.learner_name, options.backbone, options.is_clip
+    blocks = BLOCKS.get(options.backbone_weights, 0 if is_clip else 12)  # 0: a file of CLIP, which says when it is read
     is_resnet = is_clip and options.clip_weights in PUBLISHED and options.clip_weights.startswith("RN")
     return [
         (not options.has_prompts and (options.selector or options.classifier),
@@ -118,13 +124,8 @@ def _contradictions(options: ITOptions) -> list[Rule]:
     ]  # fmt: skip
 
 
-def _blocks(options: ITOptions) -> int:
-    """How many blocks the backbone has; 0 for a file of CLIP, which tells when it is read."""
-    return BLOCKS.get(options.backbone_weights, 0 if options.is_clip else 12)
-
-
 def _no_use(options: ITOptions) -> list[Rule]:
-    """Of what has been settled: prompts that no loss reaches, an answer without its head."""
+    """Rules for settled options: prompts that no loss reaches, a classifier without its head."""
     head, guide = options.train_head, options.text_guide
     no_head = options.has_prompts and not head
     return [

@@ -1,47 +1,21 @@
-"""One task of IT-Prompt: train its entry, look once at its images, rebalance what softmax parts there are (B2.3, B2.4).
+"""Training of a task's entry, and rebalancing of what softmax parts there are (README, sections 3 and 4)."""
 
-Every loop goes through the run's `steps`, so a killed run goes on from its last saved step to the same bits.
-"""
-
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from common.incremental.features import features_in_order
-from common.machine import Machine
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
 from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import cosine_annealing, set_lr
 from vq_prompt.it_prompt.cncm import ClassMemory
-from vq_prompt.it_prompt.network import (
-    Encoder,
-    Parts,
-    cross_entropy_over,
-    loss_cls,
-    loss_key,
-    loss_sel,
-    loss_text,
-    loss_text_cosine,
-    loss_total,
-)  # fmt: skip
+from vq_prompt.it_prompt.network import Model, Parts, cross_entropy_over, loss_key, loss_text, loss_text_cosine
 from vq_prompt.it_prompt.options import ITOptions
 
 LAST_LR = 1e-6
-
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """L, its parts and L_sel at every step, each (steps,), on the device; what is not in use stays 0."""
-
-    total: Tensor
-    cls: Tensor
-    text: Tensor
-    key: Tensor
-    sel: Tensor
+LOSSES = ("total", "cls", "text", "key", "sel")
 
 
 def cosine_lr(step: int, lr: float, total: int) -> float:
@@ -49,98 +23,76 @@ def cosine_lr(step: int, lr: float, total: int) -> float:
     return LAST_LR + cosine_annealing(step, lr - LAST_LR, total)
 
 
-def task_losses(
-    parts: Parts, u: Tensor, z: Tensor, labels: Tensor, text: Tensor | None, classes: Tensor, task: int, o: ITOptions
-) -> dict[str, Tensor]:
-    """The losses of a batch, by the names of TrainingLog. classes (K,): those of the task; text (C, E) or None.
+def set_trainable(parameters: Iterable[nn.Parameter], trainable: bool) -> None:
+    """Turn gradients on or off and drop what there are."""
+    for parameter in parameters:
+        parameter.requires_grad_(trainable)
+        parameter.grad = None
 
-    With text_classes `seen` L_text runs over all classes up to the task's last one.
+
+def train_task(model: Model, task_id: int, batches: BatchStream, steps: Steps) -> dict[str, Tensor]:
+    """Train the entry of a task, and head and selector where there are any, in place; all else stays as it is.
+
+    batches[step]: images (B, 3, R, R) and labels (B,), all of the task. The true task's entry is always used. Returns L
+    as "total", its terms and L_sel of every step, each (steps,), on the device; what is not in use stays 0.
     """
-    none = z.new_zeros(())
-    found = {"cls": none, "text": none, "key": loss_key(u, parts.prompt.key(task)), "sel": none}
-    if parts.head is not None:
-        found["cls"] = loss_cls(parts.head(z), labels, classes)
-    if parts.selector is not None:
-        found["sel"] = loss_sel(parts.selector(u), labels, classes)
-    if o.text_guide == "ce":
-        over = classes if o.text_classes == "current" else torch.arange(int(classes[-1]) + 1, device=z.device)
-        found["text"] = loss_text(z, text, labels, over, o.logit_scale)
-    elif o.text_guide == "cosine":
-        found["text"] = loss_text_cosine(z, text, labels)
-    return found | {"total": loss_total(found["cls"], found["text"], found["key"], o.lambda_text, o.lambda_key)}
-
-
-def train_task(
-    encoder: Encoder,
-    parts: Parts,
-    text: Tensor | None,
-    task: int,
-    classes: range,
-    batches: BatchStream,
-    options: ITOptions,
-    steps: Steps,
-) -> TrainingLog:
-    """Train the entry of `task`, and head and selector where there are any, in place; all else stays as it is.
-
-    batches[step]: images (B, 3, R, R) and labels (B,), all among `classes`. The true task's entry is always used.
-    """
-    if task > 0 and options.init_from_prev:
-        parts.prompt.copy_previous(task)
-    trained = parts.of_task(task)
-    for parameter in trained.values():
-        parameter.requires_grad_(True)
+    assert model.parts is not None  # the bounds train nothing
+    options, parts, total = model.options, model.parts, model.options.epochs * len(batches)
+    if task_id > 0 and options.init_from_prev:
+        parts.prompt.copy_previous(task_id)
+    trained = parts.of_task(task_id)
+    set_trainable(trained.values(), True)
     optimizer = torch.optim.AdamW(trained.values(), lr=options.lr, weight_decay=options.weight_decay)
-    total, device = options.epochs * len(batches), parts.prompt.key(task).device
-    log = TrainingLog(*parts.prompt.key(task).new_zeros(5, total).detach())
-    own = torch.arange(classes.start, classes.stop, device=device)
-    state = {"parameters": Tensors(trained), "optimizer": optimizer, "log": Tensors(vars(log))}
+    log = dict(zip(LOSSES, parts.prompt.key(task_id).detach().new_zeros(len(LOSSES), total)))
+    state = {"parameters": Tensors(dict(trained)), "optimizer": optimizer, "log": Tensors(log)}
     call = parallel(parts)
-    for step in steps(f"task {task + 1}", total, state):
+    for step in steps(f"task {task_id + 1}", total, state):
         set_lr(optimizer, cosine_lr(step, options.lr, total))
         images, labels = batches[step]
-        losses = call(batch_losses, encoder, images, labels, text, own, task, options)
+        cls, text, key, sel = call(batch_losses, model, images, labels, task_id)
+        loss = cls + options.lambda_text * text + options.lambda_key * key  # L, README, section 3
         optimizer.zero_grad()
-        (losses["total"] + losses["sel"]).backward()  # they share no parameter
+        (loss + sel).backward()  # they share no parameter
         optimizer.step()
-        for name, value in losses.items():
-            getattr(log, name)[step] = value.detach()
-    for parameter in trained.values():
-        parameter.requires_grad_(False)
-        parameter.grad = None
+        for values, term in zip(log.values(), (loss, cls, text, key, sel)):
+            values[step] = term.detach()
+    set_trainable(trained.values(), False)
     return log
 
 
-def batch_losses(
-    parts: Parts, encoder: Encoder, images: Tensor, labels: Tensor, text: Tensor | None, classes: Tensor, task: int,
-    options: ITOptions,
-) -> dict[str, Tensor]:  # fmt: skip
+def batch_losses(parts: Parts, model: Model, images: Tensor, labels: Tensor, task_id: int) -> tuple[Tensor, ...]:
     """`task_losses` of a whole batch, from this process's images (b, 3, R, R) and all labels (B,)."""
-    own = encoder.both(images, parts.prompt.prompts(task))
-    u, z = (all_gather_rows(features, len(labels)) for features in own)
-    return task_losses(parts, u, z, labels, text, classes, task, options)
+    rows = model.encoder.both(images, parts.prompt.prompts(task_id))
+    u, z = (all_gather_rows(features, len(labels)) for features in rows)
+    return task_losses(parts, model, u, z, labels, task_id)
 
 
-# After the task
+def task_losses(parts: Parts, model: Model, u: Tensor, z: Tensor, labels: Tensor, task_id: int) -> tuple[Tensor, ...]:
+    """L_cls, L_text, L_key and L_sel of a batch (README, section 3), 0 for what is not in use.
+
+    L_cls and L_sel run over the classes of the task, and L_text too unless text_classes is `seen`. L_sel, of the
+    selector's logits on u, is minimised in the same step and no part of L.
+    """
+    options, task = model.options, model.scenario.tasks[task_id]
+    classes = torch.arange(task.start, task.stop, device=z.device)
+    cls = text = sel = z.new_zeros(())
+    if parts.head is not None:
+        cls = cross_entropy_over(parts.head(z), labels, classes)
+    if parts.selector is not None:
+        sel = cross_entropy_over(parts.selector(u), labels, classes)
+    if model.text is not None and options.text_guide == "ce":
+        compared = classes if options.text_classes == "current" else torch.arange(task.stop, device=z.device)
+        text = loss_text(z, model.text, labels, compared, options.logit_scale)
+    elif model.text is not None and options.text_guide == "cosine":
+        text = loss_text_cosine(z, model.text, labels)
+    return cls, text, loss_key(u, parts.prompt.key(task_id)), sel
 
 
-def task_features(
-    encoder: Encoder, prompts: Tensor, images: Dataset, batch_size: int, machine: Machine
-) -> tuple[Tensor, Tensor]:
-    """u (n, E), and z (n, E) with one entry's prompts, in the order of the data set, one pass for both."""
-
-    def both(batch: Tensor) -> Tensor:
-        return torch.stack(encoder.both(batch, prompts), dim=1)
-
-    features, _ = features_in_order(both, images, batch_size, machine, "features of the task")
-    u, z = features.unbind(dim=1)
-    return u.contiguous(), z.contiguous()
-
-
-# Rebalancing of softmax parts, from the second task on
+# Rebalancing of softmax parts, from the second task on (README, section 4)
 
 
 class PseudoFeatures:
-    """`drawn[step]` is a batch of unit vectors from N(mu_c, diag sigma_c^2) of all classes learnt, and their classes.
+    """`drawn[step]` is a batch of unit vectors from N(mu_c, diag sigma_c^2) of all classes so far, and their classes.
 
     Every epoch has `per_class` new samples a class in one permutation, drawn from (seed, epoch) alone.
     """
@@ -148,10 +100,10 @@ class PseudoFeatures:
     def __init__(self, memory: ClassMemory, per_class: int, batch_size: int, seed: int) -> None:
         self.mean, self.deviation = torch.stack(memory.means), torch.stack(memory.variances).sqrt()
         self.per_class, self.batch_size, self.seed = per_class, batch_size, seed
-        self._epoch, self._known = -1, None
+        self._drawn: dict[int, tuple[Tensor, Tensor]] = {}  # the epoch in use
 
     def __len__(self) -> int:
-        """The batches of an epoch; the last one may be smaller."""
+        """Number of batches an epoch; the last one may be smaller."""
         return -(-len(self.mean) * self.per_class // self.batch_size)
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
@@ -167,36 +119,31 @@ class PseudoFeatures:
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         epoch, batch = divmod(step, len(self))
-        if epoch != self._epoch:
-            self._epoch, self._known = epoch, self.epoch(epoch)
+        if epoch not in self._drawn:
+            self._drawn = {epoch: self.epoch(epoch)}
+        samples, classes = self._drawn[epoch]
         rows = slice(batch * self.batch_size, (batch + 1) * self.batch_size)
-        return self._known[0][rows], self._known[1][rows]
+        return samples[rows], classes[rows]
 
 
-def rebalance(
-    part: nn.Module, drawn: BatchStream, epochs: int, seen: int, lr: float, stage: str, steps: Steps
-) -> Tensor:
+def rebalance(part: nn.Module, batches: BatchStream, seen: int, options: ITOptions, stage: str, steps: Steps) -> Tensor:
     """Re-train a softmax part, in place, on pseudo-features by cross-entropy over the first `seen` classes.
 
-    The losses of all steps. AdamW without decay, cosine rates from lr to 1e-6 over all steps.
+    Returns the losses of all steps. AdamW without decay, cosine rates from rebalance_lr to 1e-6 over all steps.
     """
-    parameters = dict(part.named_parameters())
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    first = next(iter(parameters.values()))
+    parameters, lr, total = dict(part.named_parameters()), options.rebalance_lr, options.rebalance_epochs * len(batches)
+    set_trainable(parameters.values(), True)
+    first = next(iter(parameters.values())).detach()
     optimizer = torch.optim.AdamW(parameters.values(), lr=lr, weight_decay=0.0)
-    total = epochs * len(drawn)
-    losses, classes = first.detach().new_zeros(total), torch.arange(seen, device=first.device)
-    state = {"parameters": Tensors(parameters), "optimizer": optimizer, "log": Tensors({"losses": losses})}
+    losses, classes = first.new_zeros(total), torch.arange(seen, device=first.device)
+    state = {"parameters": Tensors(dict(parameters)), "optimizer": optimizer, "log": Tensors({"losses": losses})}
     for step in steps(stage, total, state):
         set_lr(optimizer, cosine_lr(step, lr, total))
-        features, labels = drawn[step]
+        features, labels = batches[step]
         loss = cross_entropy_over(part(features), labels, classes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses[step] = loss.detach()
-    for parameter in parameters.values():
-        parameter.requires_grad_(False)
-        parameter.grad = None
+    set_trainable(parameters.values(), False)
     return losses
