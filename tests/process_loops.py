@@ -19,6 +19,7 @@ from alta.training import TrainingOptions as ALTAOptions
 from alta.training import train_task as train_alta
 from common.clip.model import CLIP, CLIPConfig, LayerNorm
 from common.clip.tokenizer import training_prompts
+from common.incremental.scenario import Scenario
 from common.machine import Machine
 from common.runs import Tensors, save_tensors
 from common.training.batches import Batches
@@ -31,11 +32,12 @@ from inflora.training import train_task as train_inflora
 from moe_adapters.adapters import insert_adapters
 from moe_adapters.training import TrainingOptions as MoEOptions
 from moe_adapters.training import train_task as train_moe
-from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
+from vq_prompt.it_prompt.cncm import ClassMemory
+from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts, Selector
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.training import train_task as train_it
+from vq_prompt.options import VQOptions
 from vq_prompt.prompts import Network as VQNetwork
-from vq_prompt.training import TrainingOptions as VQOptions
 from vq_prompt.training import train_task as train_vq
 from zscl.teacher import FeatureCache, Reference, sentence_features
 from zscl.training import TrainingOptions as ZSCLOptions
@@ -108,9 +110,9 @@ def vq_prompt() -> dict[str, Tensor]:
     vit = VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
     network = VQNetwork(vit, len(NAMES), {"size": 3, "length": 4, "tau": 1.0}).to(DTYPE)
     prepare(MACHINE, network)
-    options = VQOptions(2, 5e-2, 1e-2, lambda update, base: base)
-    log = train_vq(network, 0, len(NAMES), batches(2), options, "vq_prompt", steps)
-    return network.state_dict() | {"loss": log.loss, "prompt loss": log.prompt_loss}
+    options = VQOptions(schedule_type="decay", schedule=[2], lr=1e-2, prompt_lr_mult=5.0)  # constant rates
+    log = train_vq(network, range(len(NAMES)), batches(2), options, "vq_prompt", steps)
+    return network.state_dict() | {"loss": log["loss"], "prompt loss": log["prompt_loss"]}
 
 
 def it_prompt() -> dict[str, Tensor]:
@@ -122,8 +124,10 @@ def it_prompt() -> dict[str, Tensor]:
     torch.manual_seed(5)
     prompt = Entries(1, 2, 4, encoder.width, encoder.dim, 1.0)
     parts = Parts(prompt, nn.Linear(encoder.dim, len(NAMES)), Selector(encoder.dim, 8, len(NAMES))).to(DTYPE)
-    log = train_it(encoder, parts, text / text.norm(dim=1, keepdim=True), 0, range(4), batches(2), options, steps)
-    return parts.state_dict() | vars(log)
+    text = text / text.norm(dim=1, keepdim=True)
+    scenario = Scenario(range(len(NAMES)), 4, 4)
+    state = Model(options, encoder, parts, text, scenario, ClassMemory(), ClassMemory())
+    return parts.state_dict() | train_it(state, 0, batches(2), steps)
 
 
 def alta() -> dict[str, Tensor]:

@@ -135,7 +135,7 @@ def retrain(
             loss.backward()
             optimizer.step()
             require_finite("re-training of the classifier", {"loss": loss.detach()[None]}, update)
-            log.loss.append(float(loss))
+            log.loss.append(loss.item())
             log.lr.append(optimizer.param_groups[0]["lr"])
             ranks = (logits.detach() > logits.detach().gather(1, truth[:, None])).sum(dim=1)
             log.top1.append(float((ranks < 1).float().mean()))

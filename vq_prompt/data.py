@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
 
 from common import datasets
 from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
-from common.incremental.scenario import RemappedSubset, Scenario, protocol
+from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, protocol
 from common.incremental.sets import IncrementalSet, find
 from vq_prompt.options import Options
 
@@ -87,27 +86,19 @@ def load_data(options: Options, seed: int, train_transform: Transform, eval_tran
     entry, reader, verify = data_set(options), reader_options(options), not options.no_verify
     data = datasets.load(entry.reader, entry.root, train_transform, eval_transform, verify, options=reader)
     data.fingerprint |= {key: str(value) for key, value in reader.items()}
-    if options.validation:
-        data.train, data.test = validation_split(data.train, seed, eval_transform)
+    if options.validation:  # after numpy's permutation under the run's seed (the original's generator is not recorded)
+        train, order = data.train, np.random.RandomState(seed).permutation(len(data.train))
+        labels, first = np.asarray(train.labels), int(TRAIN_SHARE * len(order))
+        kept, held_out = order[:first], order[first:]
+        data.train = RemappedSubset(train, kept, labels[kept])  # type: ignore[assignment]
+        data.test = RemappedSubset(under(train, eval_transform), held_out, labels[held_out])  # type: ignore[assignment]
     return data
 
 
-def validation_split(train: Dataset, seed: int, eval_transform: Transform) -> tuple[RemappedSubset, RemappedSubset]:
-    """80/20 after numpy's permutation under the run's seed (the original's generator is not recorded)."""
-    order = np.random.RandomState(seed).permutation(len(train))
-    first = int(TRAIN_SHARE * len(order))
-    labels = np.asarray(train.labels)
-    kept, held_out = order[:first], order[first:]
-    return (
-        RemappedSubset(train, kept, labels[kept]),
-        RemappedSubset(under(train, eval_transform), held_out, labels[held_out]),
-    )
-
-
-def under(dataset: Dataset, transform: Transform) -> Dataset:
+def under(images: LabelledImages, transform: Transform | None) -> LabelledImages:
     """The same samples under another transform."""
-    if isinstance(dataset, RemappedSubset):
-        return RemappedSubset(under(dataset.dataset, transform), dataset.indices, dataset.labels)
-    other = copy.copy(dataset)
+    if isinstance(images, RemappedSubset):
+        return RemappedSubset(under(images.dataset, transform), images.indices, images.labels)
+    other = copy.copy(images)
     other.transform = transform
     return other

@@ -25,7 +25,7 @@ from common.training.device import seed_everything
 from common.training.distributed import all_gather_rows
 from common.training.numerics import prepare
 from vq_prompt.classifier import ClassStatistics, draw, nearest_mean, retrain, task_statistics
-from vq_prompt.data import data_set, scenario, under
+from vq_prompt.data import data_set, scenario
 from vq_prompt.options import VQOptions, scale_of
 from vq_prompt.prompts import Network
 from vq_prompt.repeat import Repeat, finish_run, is_evaluated, open_repeat, record_accuracies, record_costs
@@ -158,10 +158,8 @@ def training_features(learner: Learner, task_id: int) -> tuple[Tensor, Tensor]:
     original, sees the test transform.
     """
     repeat, machine = learner.repeat, learner.repeat.machine
-    images = repeat.data.train
-    if learner.network.prompt is None:
-        images = under(images, repeat.data.test.transform)
-    images, seed = task_subset(images, repeat.scenario, task_id), repeat.stream_seed(task_id, "statistics")
+    images = repeat.training_images(task_id, augmented=learner.network.prompt is not None)
+    seed = repeat.stream_seed(task_id, "statistics")
     batches = Batches(images, learner.options.batch_size, seed, machine.workers, machine.device, shuffle=False)
     features, labels = [], []
     for step in range(len(batches)):
@@ -239,6 +237,6 @@ def predict(learner: Learner, task_id: int, seen: int) -> tuple[Tensor, Tensor]:
         features, _ = network(images, query)
         return network.last(features)[:, :seen].argmax(dim=1)
 
-    images = task_subset(learner.repeat.data.test, learner.repeat.scenario, task_id)
+    images = task_subset(learner.repeat.test, learner.repeat.scenario, task_id)
     progress = f"test of task {task_id + 1}"
     return features_in_order(classify, images, learner.options.batch_size, learner.repeat.machine, progress)

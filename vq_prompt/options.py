@@ -65,10 +65,10 @@ class Options(RunOptions):
     repeat: int = option(1, "runs, one a seed", at_least=1, decides=False)
     seeds: list[int] = option([], "a seed for each run; those missing are the run's index", words=True, empty=True,
         unique=True, decides=False, **SEED)
-    overwrite: int = option(0, "0: go on with what is there; 1: start anew", choices=(0, 1), decides=False)
+    overwrite: int = option(0, "0: go on with what is there; 1: start anew", choices=(0, 1), decides=False)  # type: ignore[assignment]
     gpuid: list[int] = option([0], "CUDA index, or the CPU where there is none; negative: the CPU", words=True,
         check=lambda gpuid: None if len(gpuid) == 1 else DEVICES, decides=False)
-    device: str | None = option(None, "auto, cpu, cuda, cuda:1, instead of --gpuid", decides=False)
+    device: str | None = option(None, "auto, cpu, cuda, cuda:1, instead of --gpuid", decides=False)  # type: ignore[assignment]
     workers: int = option(4, "loader processes, at most one a core", at_least=0, decides=False)
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the ViTs' files", decides=False)
 

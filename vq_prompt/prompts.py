@@ -7,7 +7,8 @@ compared with is the class feature of the ViT without prompts.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,8 @@ LAYERS = (0, 1, 2, 3, 4)  # prompted blocks (Table 6)
 CONVENTIONS = {"code": (0.4, 0.1), "paper": (0.1, 0.4)}
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True)
+class Selection:
     """What a pool of N prompts gives for B queries."""
 
     similarity: Tensor  # (B, N) query and key, before the temperature
@@ -125,22 +127,22 @@ class PromptPool(nn.Module):
         prompt, loss = selection.soft, query.new_zeros(())
         if self.quantize:
             chosen = prompts[selection.index]
-            everything = [all_gather_rows(part, batch_size) for part in (selection.soft, chosen)]
-            commitment, codebook = prompt_losses(*everything)
+            commitment, codebook = prompt_losses(*(all_gather_rows(p, batch_size) for p in (selection.soft, chosen)))
             loss = self.weights[0] * commitment + self.weights[1] * codebook
             prompt = straight_through(selection.soft, chosen)
-        return *prompt.chunk(2, dim=1), loss
+        prefix_k, prefix_v = prompt.chunk(2, dim=1)
+        return prefix_k, prefix_v, loss
 
 
 def check_pool(size: float, length: float, tau: float) -> None:
     """Raise UserError for a pool that can not be built."""
-    told = f"--prompt_param {size:g} {length:g} {tau:g} (pool size, prompt length, temperature)"
+    name = f"--prompt_param {size:g} {length:g} {tau:g} (pool size, prompt length, temperature)"
     if size != int(size) or size < 1:
-        raise UserError(f"{told}: the pool needs 1 prompt or more, a whole number.")
+        raise UserError(f"{name}: the pool needs 1 prompt or more, a whole number.")
     if length != int(length) or length < 2 or length % 2:
-        raise UserError(f"{told}: half of a prompt goes to the keys and half to the values; give an even length.")
+        raise UserError(f"{name}: half of a prompt goes to the keys and half to the values; give an even length.")
     if not tau > 0:
-        raise UserError(f"{told}: give a temperature above 0.")
+        raise UserError(f"{name}: give a temperature above 0.")
 
 
 class Network(nn.Module):
@@ -159,15 +161,14 @@ class Network(nn.Module):
         super().__init__()
         self.feat = vit.requires_grad_(False).eval()
         self.last = nn.Linear(vit.embed_dim, classes)  # before the prompts: the order of the draws
-        layers = [layer for layer in LAYERS if layer < len(vit.blocks)]
-        self.prompt = None if pool is None else PromptPool(**{"width": vit.embed_dim, "layers": layers} | pool)
+        sizes: dict[str, Any] = {"width": vit.embed_dim, "layers": [*LAYERS[: len(vit.blocks)]]}
+        self.prompt = None if pool is None else PromptPool(**sizes | pool)
 
     def tokens(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> the first block's input (B, n, D), which both passes share."""
         with self.autocast():
             patches = self.feat.patch_embed(images).to(images.dtype)
-        cls_token = self.feat.cls_token.expand(len(patches), -1, -1)
-        return torch.cat([cls_token, patches], dim=1) + self.feat.pos_embed
+        return self.feat._pos_embed(patches)
 
     @torch.no_grad()
     def query(self, tokens: Tensor) -> Tensor:

@@ -15,18 +15,17 @@ from common import runs, vit
 from common.datasets.images import ImageSet, Transform
 from common.errors import UserError
 from common.evaluation.metrics import vq_prompt_metrics
-from common.evaluation.report import heat_map, write_matrix
-from common.incremental.scenario import Scenario, require_images, task_subset
+from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
+from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, require_images, task_subset
 from common.incremental.tasks import stream_seed
 from common.machine import Machine
-from common.mini import ON_SCALE
 from common.options import settings
 from common.processes import is_main_process
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.device import cost_records
 from common.training.distributed import barrier
-from vq_prompt.data import data_set, load_data, protocol_name, reader_options, task_count
+from vq_prompt.data import data_set, load_data, protocol_name, reader_options, task_count, under
 from vq_prompt.options import Options, log_dir_of, scale_of
 
 PURPOSES = ("training", "statistics", "retraining")  # each draws a random stream of its own
@@ -49,6 +48,12 @@ class Repeat:
         """Number of tasks that are learned."""
         return task_count(self.options, self.scenario)
 
+    @property
+    def test(self) -> LabelledImages:
+        """All test images, original labels."""
+        assert self.data.test is not None  # none of the sets of these protocols lacks them
+        return self.data.test
+
     def model_path(self, task_id: int, name: str = "class.pth") -> Path:
         """The model after a task, or another file beside it, as the original's (learners/default.py:L285-L300)."""
         return self.models / f"task-{task_id + 1}" / name
@@ -57,13 +62,14 @@ class Repeat:
         """Seed of the random stream that serves one of PURPOSES in one task."""
         return stream_seed(self.seed, task_id, purpose, PURPOSES)
 
+    def training_images(self, task_id: int, augmented: bool = True) -> RemappedSubset:
+        """The training images of a task, under the training transform, or without augmentation under the test's."""
+        images = self.data.train if augmented else under(self.data.train, self.test.transform)
+        return task_subset(images, self.scenario, task_id)
+
     def training_batches(self, task_id: int, drop_last: bool, advice: str) -> Batches:
         """The shuffled training batches of a task. Raises UserError, with this advice, if there is none."""
-        images, size, machine = (
-            task_subset(self.data.train, self.scenario, task_id),
-            self.options.batch_size,
-            self.machine,
-        )
+        images, size, machine = self.training_images(task_id), self.options.batch_size, self.machine
         seed = self.stream_seed(task_id, "training")
         batches = Batches(images, size, seed, machine.workers, machine.device, drop_last=drop_last)
         if len(batches) == 0:
@@ -109,30 +115,24 @@ def open_repeat(
 # Records
 
 
-def record_line(dataset: str, task_id: int, metric: str, value: float, seconds: float = 0.0) -> dict[str, Any]:
-    """The record line of a number that stands after a task."""
-    return {"dataset": dataset, "after_task": task_id + 1, "metric": metric, "value": float(value), "seconds": seconds}
-
-
 def record_costs(repeat: Repeat, task_id: int, updates: int, trainable: int) -> None:
     """Record what learning a task took: seconds, also a batch, peak memory, number of trained parameters."""
     run, name, seconds = repeat.run, data_set(repeat.options).label, repeat.run.seconds
-    values = {"trainable_parameters": trainable, "seconds_per_batch": seconds / max(1, updates)}
-    lines = cost_records(name, task_id + 1, seconds, repeat.machine.device)
-    run.record([*lines, *(record_line(name, task_id, metric, value, seconds) for metric, value in values.items())])
+    values = {"trainable_parameters": float(trainable), "seconds_per_batch": seconds / max(1, updates)}
+    costs = cost_records(name, task_id + 1, seconds, repeat.machine.device)
+    run.record([*costs, *metric_lines(name, task_id + 1, values, seconds)])
 
 
 def record_accuracies(repeat: Repeat, task_id: int, accuracies: Sequence[float]) -> None:
-    """Record the accuracy (%) of each task so far, and FAA, CAA and FFM; all at once, by which a task counts as tested."""
-    name = data_set(repeat.options).label
+    """Record the accuracy (%) on each task so far, and FAA, CAA and FFM. Kept last: the task then counts as tested."""
     R = accuracy_matrix(repeat.run, task_id + 1)
     R[:, task_id] = accuracies
     metrics = vq_prompt_metrics(R)
     values = {"faa": metrics.faa, "caa": metrics.caa, "forgetting": metrics.ffm}
     if isinstance(split := reader_options(repeat.options).get("split"), int):  # CODA-Prompt's lists are no seed
-        values["split_seed"] = split
-    lines = [record_line(f"task {seen}", task_id, "task_accuracy", value) for seen, value in enumerate(accuracies)]
-    repeat.run.record([*lines, *(record_line(name, task_id, metric, value) for metric, value in values.items())])
+        values["split_seed"] = float(split)
+    lines = metric_lines(data_set(repeat.options).label, task_id + 1, values)
+    repeat.run.record([*task_accuracy_lines(accuracies), *lines])
     numbers = f"accuracy {metrics.faa:.2f}, mean so far {metrics.caa:.2f}, forgetting {metrics.ffm:.2f}"
     print(f"after task {task_id + 1}: {numbers}", flush=True)
 
@@ -144,21 +144,12 @@ def is_evaluated(run: Run, task_id: int) -> bool:
 
 def accuracy_matrix(run: Run, tasks: int) -> np.ndarray:
     """R (T, T) float64 of what is on record: R[j, i] percent of task j after task i, 0 before task j is learned."""
-    R = np.zeros((tasks, tasks))
-    for line in run.find(metric="task_accuracy"):
-        if line["after_task"] <= tasks:
-            R[int(line["dataset"].removeprefix("task ")), line["after_task"] - 1] = line["value"]
-    return R
+    return np.nan_to_num(task_accuracy_matrix(run, tasks).T)
 
 
 def finish_run(repeat: Repeat) -> np.ndarray:
     """R (T, T) of all tasks, also written as accuracy.csv and accuracy.png; drops the resume state."""
-    run, labels = repeat.run, repeat.run.labels
-    R = accuracy_matrix(run, repeat.task_count)
-    cells = np.where(np.triu(np.ones_like(R)) > 0, R, np.nan).T.tolist()
-    names = [f"task {task_id + 1}" for task_id in range(len(R))]
-    write_matrix(run.path("accuracy.csv"), cells, names, names)
-    title = f"{labels['method']}, {labels['protocol']}{ON_SCALE[labels['scale']]}"
-    heat_map(run.path("accuracy.png"), cells, names, names, title)
+    run, names = repeat.run, [f"task {task_id + 1}" for task_id in range(repeat.task_count)]
+    save_matrix(run, task_accuracy_matrix(run, len(names)).tolist(), names, names, run_title(run))
     run.finish()
-    return R
+    return accuracy_matrix(run, len(names))

@@ -87,7 +87,7 @@ def train_task(
     they are.
     """
     groups = [
-        {"params": list(network.prompt.parameters()), "base_lr": options.lr * options.prompt_lr_mult},
+        {"params": list(network.get_submodule("prompt").parameters()), "base_lr": options.lr * options.prompt_lr_mult},
         {"params": list(network.last.parameters()), "base_lr": options.lr},
     ]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, weight_decay=options.weight_decay)

@@ -22,9 +22,10 @@ from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, 
 from tests.vq_prompt.it_prompt import plain_ways
 from tests.vq_prompt.it_prompt.plain_ways import LAYERS, TRAINED_CLASSES, TRAINED_TASK, options
 from vq_prompt.it_prompt.cncm import ClassMemory, nearest_class, preprocess
-from vq_prompt.it_prompt.evaluation import KnownFeatures, Learned
-from vq_prompt.it_prompt.network import Encoder, Entries, Parts
-from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, task_features, train_task
+from vq_prompt.it_prompt.evaluation import FeatureCache
+from vq_prompt.it_prompt.learner import task_features
+from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts
+from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, train_task
 
 TASKS, CLASSES, LENGTH = 10, 100, 8
 REAL = CLIPConfig(512, 224, 12, 768, 16, 77, 64, 64, 1, 1)  # the text tower has no part in this
@@ -37,26 +38,27 @@ EQUAL_STEPS, EQUAL_BATCH = 5, 4
 def rows(sizes: Sizes) -> list[Row]:
     """Every row of IT-Prompt's table, cell by cell."""
     learned, size = learned_model(SMALL if sizes.small else REAL, sizes.device), sizes.batch(128)
+    learned.options = options(batch_size=size)
     found = step_rows(learned, size, sizes) + pass_rows(learned, size, sizes)
     return found + rebalancing_rows(learned, sizes) + known_rows(learned, size, sizes) + cncm_rows(learned, sizes)
 
 
-def learned_model(config: CLIPConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Learned:
+def learned_model(config: CLIPConfig, device: torch.device, dtype: torch.dtype = torch.float32) -> Model:
     """Random weights, entries, texts and class memories, as after ten tasks; its rows are those of ITPromptCNCM."""
     torch.manual_seed(0)
     encoder = Encoder(CLIP(config).visual.to(dtype), LAYERS).to(device)
     parts = Parts(Entries(TASKS, len(LAYERS), LENGTH, encoder.width, encoder.dim, 1.0).to(dtype), None, None).to(device)
     text = F.normalize(torch.randn(CLASSES, encoder.dim, dtype=dtype), dim=1).to(device)
     scenario = Scenario(range(CLASSES), CLASSES // TASKS, CLASSES // TASKS)
-    return Learned(options(), encoder, parts, text, scenario, ClassMemory(), ClassMemory())
+    return Model(options(), encoder, parts, text, scenario, ClassMemory(), ClassMemory())
 
 
-def one_batch(learned: Learned, size: int) -> OneBatch:
+def one_batch(learned: Model, size: int) -> OneBatch:
     """Of the second task."""
     return OneBatch(size, learned.encoder.resolution, TRAINED_CLASSES, learned.text.device, learned.text.dtype)
 
 
-def step_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
+def step_rows(learned: Model, size: int, sizes: Sizes) -> list[Row]:
     """The real loop beside what it can not do without, and beside a loop that freezes nothing."""
     batch = one_batch(learned, size)
     ways = {"IT-Prompt": train, "the plain way: CLIP left out of the optimiser, not frozen": plain_ways.train_plainly}
@@ -71,35 +73,35 @@ def step_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
     return compare("step", subjects, sizes, size, True, apart, {"IT-Prompt": TARGET})
 
 
-def train(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
+def train(learned: Model, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
     """Losses and the entry that `train_task` leaves."""
-    model, own = copy.deepcopy(learned), options(epochs=clock.calls)
-    inputs = model.encoder, model.parts, model.text, TRAINED_TASK, TRAINED_CLASSES
-    return {"losses": train_task(*inputs, batch, own, clock.steps).total} | model.parts.of_task(TRAINED_TASK)
+    model = copy.deepcopy(learned)
+    model.options = options(epochs=clock.calls)
+    losses = train_task(model, TRAINED_TASK, batch, clock.steps)["total"]
+    return {"losses": losses} | model.parts.of_task(TRAINED_TASK)
 
 
-def pictures(learned: Learned, count: int) -> RemappedSubset:
+def pictures(learned: Model, count: int) -> RemappedSubset:
     """CIFAR-like images under the test transform, labels over all classes."""
     pixels = np.random.default_rng(2).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
     labels = (np.arange(count) % CLASSES).tolist()
     return RemappedSubset(ImageArrays(pixels, labels, clip_eval(learned.encoder.resolution)), range(count), labels)
 
 
-def pass_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
+def pass_rows(learned: Model, size: int, sizes: Sizes) -> list[Row]:
     """u and z of a task's images, decoded and embedded once for both."""
     images, every = pictures(learned, 2 * size), torch.arange(2 * size, device=sizes.device)
 
     def apart() -> tuple[Tensor, Tensor]:
         u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
-        return u, KnownFeatures.of(images, u).look(learned, every, torch.ones_like(every), size, 0)
+        return u, FeatureCache.of(images, u).prompted(learned, every, torch.ones_like(every), Machine(sizes.device, 0))
 
-    prompts, machine = learned.parts.prompt.prompts(1), Machine(sizes.device, 0)
-    once = partial(task_features, learned.encoder, prompts, images, size, machine)
+    once = partial(task_features, learned, 1, images, Machine(sizes.device, 0))
     calls = {"u and z in two passes": apart, "in one": once}
     return compare_calls(f"after a task, {2 * size} images from pixels", calls, sizes, 2 * size)
 
 
-def remembered(learned: Learned, clusters: bool) -> ClassMemory:
+def remembered(learned: Model, clusters: bool) -> ClassMemory:
     """All classes, of random features around a direction a class."""
     generator, device, per_class = torch.Generator().manual_seed(3), learned.text.device, 20
     noise = torch.randn(CLASSES, per_class, learned.encoder.dim, generator=generator).to(device)
@@ -110,14 +112,14 @@ def remembered(learned: Learned, clusters: bool) -> ClassMemory:
     return memory
 
 
-def rebalancing_rows(learned: Learned, sizes: Sizes) -> list[Row]:
+def rebalancing_rows(learned: Model, sizes: Sizes) -> list[Row]:
     """An epoch of the head's rebalancing after the last task, drawing included."""
     memory, per_class = remembered(learned, clusters=False), 16 if sizes.small else 256
     head = torch.nn.Linear(learned.encoder.dim, CLASSES).to(sizes.device)
 
     def way(kind: type[PseudoFeatures]) -> Tensor:
         part, draws = copy.deepcopy(head), kind(memory, per_class, 128, 4)
-        return rebalance(part, draws, 1, CLASSES, 0.0025, "benchmark", Clock(0).steps)
+        return rebalance(part, draws, CLASSES, options(rebalance_epochs=1), "benchmark", Clock(0).steps)
 
     calls = {
         "a Gaussian of a full matrix for each class": partial(way, plain_ways.PlainPseudoFeatures),
@@ -126,29 +128,29 @@ def rebalancing_rows(learned: Learned, sizes: Sizes) -> list[Row]:
     return compare_calls(f"rebalancing, an epoch of {CLASSES} classes", calls, sizes)
 
 
-def known_rows(learned: Learned, size: int, sizes: Sizes) -> list[Row]:
+def known_rows(learned: Model, size: int, sizes: Sizes) -> list[Row]:
     """The features for a test after a task: of all images anew, or of those alone whose entry is another one."""
     images, every = pictures(learned, 2 * size), torch.arange(2 * size, device=sizes.device)
     before = every % TASKS
     after = torch.where(every % CHANGED == 0, (before + 1) % TASKS, before)
     u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
-    known = KnownFeatures.of(images, u)
-    known.look(learned, every, before, size, 0)
+    known = FeatureCache.of(images, u)
+    known.prompted(learned, every, before, Machine(sizes.device, 0))
 
     def anew() -> tuple[Tensor, Tensor]:
         u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
-        return u, KnownFeatures.of(images, u).look(learned, every, after, size, 0)
+        return u, FeatureCache.of(images, u).prompted(learned, every, after, Machine(sizes.device, 0))
 
     def kept() -> tuple[Tensor, Tensor]:
         test = copy.copy(known)
         test.z, test.entries = known.z.clone(), known.entries.clone()
-        return test.u, test.look(learned, every, after, size, 0)
+        return test.u, test.prompted(learned, every, after, Machine(sizes.device, 0))
 
     cell, calls = f"test of {2 * size} images, one entry in {CHANGED} new", {"u and z of every image": anew}
     return compare_calls(cell, calls | {"only what is new": kept}, sizes, 2 * size)
 
 
-def cncm_rows(learned: Learned, sizes: Sizes) -> list[Row]:
+def cncm_rows(learned: Model, sizes: Sizes) -> list[Row]:
     """C-NCM's distances to ten clusters of a hundred classes, and the nearest class."""
     memory, count = remembered(learned, clusters=True), 100 if sizes.small else 2000
     features = F.normalize(torch.randn(count, learned.encoder.dim, generator=torch.Generator().manual_seed(5)), dim=1)

@@ -13,9 +13,10 @@ from torch import Tensor
 from tests.benchmarks.inputs import OneBatch, small_or_paper_vit
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference
 from tests.vq_prompt.plain_ways import RATES, left_by, plain_draw, plain_forward, train_plainly
-from vq_prompt.classifier import ClassStatistics, RetrainingOptions, draw, retrain, task_statistics
+from vq_prompt.classifier import ClassStatistics, draw, retrain, task_statistics
+from vq_prompt.options import VQOptions
 from vq_prompt.prompts import Network
-from vq_prompt.training import TrainingOptions, train_task
+from vq_prompt.training import train_task
 
 POOL = {"size": 10, "length": 8, "tau": 1.0}
 CLASSES, EQUAL_STEPS, EQUAL_BATCH = 20, 5, 4
@@ -67,9 +68,10 @@ def train_floor(network: Network, batch: OneBatch, clock: Clock) -> None:
 def train(network: Network, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
     """Losses and trained parameters that `train_task` leaves."""
     model = copy.deepcopy(network)
-    options = TrainingOptions(clock.calls, rate=lambda update, base: base, **RATES)
-    log = train_task(model, 0, model.last.out_features, batch, options, "benchmark", clock.steps)
-    return left_by(model, log.loss)
+    # no milestone is reached: constant rates
+    options = VQOptions(schedule_type="decay", schedule=[clock.calls], lr=RATES["lr"], prompt_lr_mult=5.0)
+    log = train_task(model, range(model.last.out_features), batch, options, "benchmark", clock.steps)
+    return left_by(model, log["loss"])
 
 
 @torch.inference_mode()
@@ -100,12 +102,14 @@ def retraining_rows(network: Network, sizes: Sizes) -> list[Row]:
     torch.manual_seed(3)
     start = torch.nn.Linear(width, seen).to(sizes.device)
 
+    options = VQOptions(crct_epochs=1, ca_lr=1e-4, ca_weight_decay=5e-4)
+
     def retrained(plain: bool) -> dict[str, Tensor]:
         classifier = copy.deepcopy(start)
         torch.manual_seed(4)
         own = torch.Generator(sizes.device).manual_seed(4)
         draws = plain_draw(statistics, drawn) if plain else draw(statistics, drawn, 1, own)
-        retrain(classifier, draws, statistics.labels, seen, seen // 2, RetrainingOptions(1, 1e-4, 5e-4))
+        retrain(classifier, draws, statistics.labels, seen, seen // 2, options)
         return dict(classifier.named_parameters())
 
     calls = {"a full covariance a class": partial(retrained, True), "drawn directly": partial(retrained, False)}

@@ -8,10 +8,15 @@ from torch.distributions import MultivariateNormal
 from common.errors import UserError
 from tests.golden_files import Golden
 from vq_prompt.classifier import (
-    ClassStatistics, RetrainingOptions, class_statistics, draw, nearest_mean, retrain, task_statistics,
+    ClassStatistics, class_statistics, draw, nearest_mean, retrain, task_statistics,
 )  # fmt: skip
+from vq_prompt.options import VQOptions
 
 close = torch.testing.assert_close
+
+
+def options_of(epochs, lr, weight_decay):
+    return VQOptions(crct_epochs=epochs, ca_lr=lr, ca_weight_decay=weight_decay)
 
 
 def stored_statistics(golden):
@@ -38,7 +43,7 @@ def test_retraining_is_the_official_codes(name):
             return super().forward(x)
 
     classifier.__class__ = Watched
-    options = RetrainingOptions(meta["epochs"], meta["ca_lr"], meta["weight_decay"])
+    options = options_of(meta["epochs"], meta["ca_lr"], meta["weight_decay"])
     draws = zip(golden["samples"], golden["permutations"])
     log = retrain(classifier, draws, statistics.labels, meta["valid_out"], meta["n_old"], options)
     close(torch.tensor(log.lr, dtype=torch.float64), golden["lr"], rtol=0, atol=1e-12)
@@ -82,7 +87,7 @@ def test_task_statistics_keep_the_order_of_classes():
         close(found.means[row], features[labels == label].mean(dim=0).double())
     two = task_statistics(features, labels, range(8, 10), 2, seed=0)
     assert two.labels.tolist() == [8, 8, 9, 9]
-    both = found.joined(two)
+    both = ClassStatistics.joined([found, two])
     assert torch.equal(both.means, torch.cat([found.means, two.means])) and len(both.labels) == 8
 
 
@@ -108,7 +113,7 @@ def retrained(seen, old, groups, epochs=2):
     torch.manual_seed(0)
     classifier, labels = torch.nn.Linear(6, 9), torch.arange(groups) % seen
     draws = [(torch.randn(groups, 4, 6), torch.randperm(groups * 4)) for _ in range(epochs)]
-    return retrain(classifier, draws, labels, seen, old, RetrainingOptions(epochs, 0.1, 0.01))
+    return retrain(classifier, draws, labels, seen, old, options_of(epochs, 0.1, 0.01))
 
 
 def test_samples_that_run_out_end_the_epoch():
@@ -138,4 +143,4 @@ def test_a_re_training_that_diverges_ends_the_run():
     samples, labels = torch.ones(4, 8, 5), torch.arange(4)
     samples[2] = torch.inf
     with pytest.raises(UserError, match="re-training of the classifier: the loss is not finite at step 2"):
-        retrain(torch.nn.Linear(5, 4), [(samples, torch.arange(32))], labels, 4, 4, RetrainingOptions(1, 0.1, 0.0))
+        retrain(torch.nn.Linear(5, 4), [(samples, torch.arange(32))], labels, 4, 4, options_of(1, 0.1, 0.0))

@@ -14,9 +14,10 @@ from common.incremental.sets import find
 from common.incremental.tasks import stream_seed
 from common.options import declared
 from tests.golden_files import Golden
-from vq_prompt.data import PURPOSES, class_order, protocol_name, scenario, task_count
+from vq_prompt.data import class_order, protocol_name, scenario, task_count
 from vq_prompt.learner import transforms
 from vq_prompt.options import Options, VQOptions
+from vq_prompt.repeat import PURPOSES
 from vq_prompt.report import as_yaml
 
 ORDERS = Path(__file__).parents[3] / "shared" / "specs" / "class_orders"

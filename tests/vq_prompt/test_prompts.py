@@ -105,7 +105,7 @@ def test_prompted_vit_is_the_official_codes():
         close(features, golden["feature"], rtol=0, atol=1e-5)
         close(network.last(features), golden["logits_all"], rtol=0, atol=1e-5)
     close(prompt_loss, golden["prompt_loss"][0], rtol=0, atol=1e-5)
-    ce, prompt_loss = task_losses(network, golden["x"], golden["y"], meta["last_valid_out"], meta["valid_out"])
+    ce, prompt_loss = task_losses(network, golden["x"], golden["y"], range(meta["last_valid_out"], meta["valid_out"]))
     total = ce + prompt_loss
     close(ce, golden["ce"], rtol=0, atol=1e-5)
     close(total, golden["total"], rtol=0, atol=1e-5)
@@ -169,7 +169,7 @@ def test_frozen_backbone_changes_no_gradient():
     images, labels = golden["x"].double(), golden["y"]
     assert not any(parameter.requires_grad for parameter in frozen.feat.parameters())
     for network in (frozen, free):
-        sum(task_losses(network, images, labels, 3, 6)).backward()
+        sum(task_losses(network, images, labels, range(3, 6))).backward()
     assert all(parameter.grad is None for parameter in frozen.feat.parameters())
     for part in ("prompt", "last"):
         for one, other in zip(getattr(frozen, part).parameters(), getattr(free, part).parameters()):
@@ -182,7 +182,7 @@ def test_backward_stops_below_the_first_prompted_block():
     reached = []
     for layer, block in enumerate(vit.blocks):
         block.mlp.register_full_backward_hook(lambda *_, layer=layer: reached.append(layer))
-    sum(task_losses(network, torch.rand(2, 3, 16, 16), torch.tensor([0, 1]), 0, 3)).backward()
+    sum(task_losses(network, torch.rand(2, 3, 16, 16), torch.tensor([0, 1]), range(3))).backward()
     assert reached == [5, 4, 3, 2]
 
 

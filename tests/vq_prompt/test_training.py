@@ -7,8 +7,9 @@ from torch.optim.lr_scheduler import MultiStepLR
 from common.errors import UserError
 from tests.golden_files import Golden
 from tests.vq_prompt.networks import golden_network
-from vq_prompt.classifier import RetrainingOptions, retrain, task_statistics
-from vq_prompt.training import TrainingOptions, check_schedule, coswm, task_rate, train_task, warm_cosine
+from vq_prompt.classifier import ClassStatistics, retrain, task_statistics
+from vq_prompt.options import VQOptions, check_schedule
+from vq_prompt.training import coswm, task_rate, train_task, warm_cosine
 
 close = torch.testing.assert_close
 RUNS = ("train_two_tasks_coswm", "train_two_tasks_cosine")
@@ -90,15 +91,15 @@ class StoredOrder:
         return self.images[rows], self.labels[rows]
 
 
-def options_of(meta, batches):
-    rate = task_rate(meta["schedule_type"], meta["schedule"], meta["iter_step"], batches)
-    return TrainingOptions(meta["epochs"], meta["lr"] * meta["prompt_lr_mult"], meta["lr"], rate, meta["weight_decay"])
+def options_of(meta):
+    keys = ("schedule_type", "schedule", "iter_step", "lr", "prompt_lr_mult", "weight_decay", "ca_lr", "ca_weight_decay")
+    return VQOptions(**{key: meta[key] for key in keys}, crct_epochs=meta["ca_epochs"])
 
 
 def train(golden, network, task, seen_rates, snapshots):
     """Train one task, noting every update's rates and comparing the parameters where the fixture has them."""
     per_task, batches = golden.meta["classes_per_task"], StoredOrder(golden, task)
-    first, options = task * per_task, options_of(golden.meta, len(StoredOrder(golden, task)))
+    first, options = task * per_task, options_of(golden.meta)
     trained = {key: value for key, value in network.named_parameters() if value.requires_grad}
 
     def steps(stage, total, state):
@@ -113,7 +114,7 @@ def train(golden, network, task, seen_rates, snapshots):
                 close(trained[key].detach(), value.double(), rtol=1e-6, atol=1e-6, msg=f"{task} {step} {key}")
                 snapshots.append(key)
 
-    return train_task(network, first, first + per_task, batches, options, "stage", steps)
+    return train_task(network, range(first, first + per_task), batches, options, "stage", steps)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -129,14 +130,13 @@ def test_two_tasks_from_training_to_test(name):
         found = task_statistics(features, batches.labels, classes, 1, seed=0)
         close(found.means, golden[f"mean_{task}"].double(), rtol=1e-6, atol=1e-6)
         close(found.variances, golden[f"var_{task}"].double(), rtol=1e-6, atol=1e-6)
-        statistics = found if statistics is None else statistics.joined(found)
+        statistics = found if statistics is None else ClassStatistics.joined([statistics, found])
     assert len(snapshots) > 20
     close(torch.tensor(rates, dtype=torch.float64), golden["lr"].double(), rtol=1e-6, atol=1e-12)
-    close(torch.cat([log.loss for log in logs]), golden["loss"].double(), rtol=1e-6, atol=1e-6)
-    close(torch.cat([log.prompt_loss for log in logs]), golden["prompt_loss"].double(), rtol=1e-6, atol=1e-6)
+    close(torch.cat([log["loss"] for log in logs]), golden["loss"].double(), rtol=1e-6, atol=1e-6)
+    close(torch.cat([log["prompt_loss"] for log in logs]), golden["prompt_loss"].double(), rtol=1e-6, atol=1e-6)
     draws = zip(golden["ca_samples"].double(), golden["ca_perm"])
-    options = RetrainingOptions(meta["ca_epochs"], meta["ca_lr"], meta["ca_weight_decay"])
-    log = retrain(network.last, draws, statistics.labels, 2 * per_task, per_task, options)
+    log = retrain(network.last, draws, statistics.labels, 2 * per_task, per_task, options_of(meta))
     close(torch.tensor(log.loss).double(), golden["ca_loss"].double(), rtol=1e-6, atol=1e-6)
     close(torch.tensor(log.lr).double(), golden["ca_lr"].double().flatten(), rtol=1e-6, atol=1e-12)
     close(network.last.weight.detach(), golden["ca_weight"].double(), rtol=1e-6, atol=1e-6)
@@ -160,19 +160,19 @@ def test_rows_of_other_classes_do_not_move():
     golden = Golden("vq_prompt/train_two_tasks_coswm")
     network, batches = golden_network(golden), StoredOrder(golden, 1, torch.float32)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    log = train_task(network, 3, 6, batches, options_of(golden.meta, len(batches)), "stage", plain_steps)
+    log = train_task(network, range(3, 6), batches, options_of(golden.meta), "stage", plain_steps)
     after = network.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before if key.startswith("feat."))
     assert torch.equal(after["last.weight"][:3], before["last.weight"][:3])
     assert all((after[key] != before[key]).any() for key in before if not key.startswith("feat."))
-    assert (log.loss > log.prompt_loss).all()
+    assert (log["loss"] > log["prompt_loss"]).all()
 
 
 def test_saved_state_takes_a_task_up_again():
     """Stopped after four updates and taken up by a fresh network: the same parameters and log, bit for bit."""
     golden, saved = Golden("vq_prompt/train_two_tasks_coswm"), {}
     batches = StoredOrder(golden, 0, torch.float32)
-    options = options_of(golden.meta, len(batches))
+    options = options_of(golden.meta)
 
     def stopped(stage, total, state):
         yield from range(4)
@@ -184,12 +184,12 @@ def test_saved_state_takes_a_task_up_again():
         yield from range(4, total)
 
     whole, again = golden_network(golden), golden_network(golden)
-    full = train_task(whole, 0, 3, batches, options, "stage", plain_steps)
-    train_task(golden_network(golden), 0, 3, batches, options, "stage", stopped)
-    log = train_task(again, 0, 3, batches, options, "stage", resumed)
+    full = train_task(whole, range(3), batches, options, "stage", plain_steps)
+    train_task(golden_network(golden), range(3), batches, options, "stage", stopped)
+    log = train_task(again, range(3), batches, options, "stage", resumed)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
-    assert torch.equal(full.loss, log.loss) and torch.equal(full.prompt_loss, log.prompt_loss)
+    assert torch.equal(full["loss"], log["loss"]) and torch.equal(full["prompt_loss"], log["prompt_loss"])
 
 
 def _copy(item):

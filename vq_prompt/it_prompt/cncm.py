@@ -32,7 +32,7 @@ def preprocess(features: Tensor, tukey_beta: float = 1.0, mean: Tensor | None = 
 
 
 def cluster_means(phi: Tensor, members: Tensor, clusters: int, renorm: bool = True) -> Tensor:
-    """Means (M, D) of the rows of phi (n, D) by cluster, with `renorm` of unit length; members (n,): a row's cluster."""
+    """Means (M, D) of the rows of phi (n, D) by cluster, of unit length with `renorm`; members (n,): each row's."""
     means = torch.stack([phi[members == cluster].mean(dim=0) for cluster in range(clusters)])
     return F.normalize(means, dim=-1) if renorm else means
 

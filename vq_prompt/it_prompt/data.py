@@ -10,7 +10,7 @@ from vq_prompt.it_prompt.options import ITOptions
 
 
 def scenario(options: ITOptions, seed: int) -> Scenario:
-    """The tasks. CIFAR-100, TinyImageNet and the miniature have one class order, others the seed's (README, section 8)."""
+    """The tasks. CIFAR-100, TinyImageNet and the miniature have one class order, others the seed's (README, 8)."""
     data = vq_data.data_set(options)
     if not data.order:
         return vq_data.scenario(options, seed)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from common.evaluation.report import metric_lines
 from common.incremental.features import features_in_order
 from common.incremental.scenario import RemappedSubset, seen_subset
 from common.machine import Machine
@@ -21,7 +22,7 @@ from common.training.distributed import local_rows
 from vq_prompt.data import data_set
 from vq_prompt.it_prompt.cncm import nearest_class
 from vq_prompt.it_prompt.network import Model, best_class, task_by_key
-from vq_prompt.repeat import Repeat, record_accuracies, record_line
+from vq_prompt.repeat import Repeat, record_accuracies
 
 NO_ENTRY = -1
 FEATURES = "features.pth"  # in a run's folder
@@ -33,7 +34,7 @@ def infer_tasks(model: Model, u: Tensor, true_tasks: Tensor, task_id: int) -> Te
     if selector == "cncm":
         return model.task_of(nearest_class(model.u.class_distances(u)))
     if selector == "softmax":
-        logits = model.parts.selector(u)[:, :seen]
+        logits = model.parts.get_submodule("selector")(u)[:, :seen]
         return model.task_of(best_class(logits, torch.ones(seen, dtype=torch.bool, device=u.device)))
     if selector == "key":
         return task_by_key(u, model.parts.prompt.keys(task_id + 1))
@@ -49,7 +50,9 @@ def predict(model: Model, z: Tensor, entries: Tensor, task_id: int) -> Tensor:
         allowed = model.task_of(classes)[None] == entries[:, None]
     if options.classifier == "cncm":
         return nearest_class(model.z.class_distances(z), allowed)
-    logits = z @ model.text[:seen].t() if options.classifier == "text" else model.parts.head(z)[:, :seen]
+    logits = (
+        z @ model.text[:seen].t() if options.classifier == "text" else model.parts.get_submodule("head")(z)[:, :seen]
+    )
     return best_class(logits, allowed)
 
 
@@ -100,17 +103,17 @@ def test_features(repeat: Repeat, model: Model) -> FeatureCache:
 
     A new run also records what plain CLIP gets right of each later task before anything is learned.
     """
-    images, path = seen_subset(repeat.data.test, model.scenario, -1), repeat.run.path(FEATURES)
+    images, path = seen_subset(repeat.test, model.scenario, -1), repeat.run.path(FEATURES)
     device = repeat.machine.device
     if path.exists():
         saved = {name: tensor.to(device) for name, tensor in load_tensors(path).items()}
         return FeatureCache(images, torch.tensor(images.labels, device=device), **saved)
     u, labels = features_in_order(model.encoder.plain, images, model.options.batch_size, repeat.machine)
     cache, tasks = FeatureCache.of(images, u), model.task_of(labels)
-    later = [(task_id, tasks == task_id) for task_id in range(1, len(model.scenario.tasks))]
-    repeat.run.record(
-        [line for task_id, rows in later for line in unseen_lines(model, -1, task_id, u[rows], labels[rows])]
-    )
+    if model.options.is_clip and model.options.has_prompts:
+        later = [(task_id, tasks == task_id) for task_id in range(1, len(model.scenario.tasks))]
+        unseen = [(task_id, u[rows], labels[rows]) for task_id, rows in later if rows.any()]
+        repeat.run.record([line for of_task in unseen for line in unseen_lines(model, 0, *of_task)])
     cache.save(path)
     return cache
 
@@ -140,7 +143,7 @@ def evaluate(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int) ->
     u, labels = cache.u[rows], cache.labels[rows]
     tasks = model.task_of(labels)
     values, z, entries = {}, u, tasks
-    if model.parts is not None:
+    if model.options.has_prompts:
         entries = infer_tasks(model, u, tasks, task_id)
         z = cache.prompted(model, rows, entries, repeat.machine)
         cache.save(run.path(FEATURES))
@@ -151,8 +154,7 @@ def evaluate(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int) ->
     curve = [line["value"] for line in run.find(metric="accuracy") if line["after_task"] <= task_id]
     if task_id + 1 == repeat.task_count:
         values |= {"avg": float(np.mean([*curve, values["accuracy"]])), "last": values["accuracy"]}
-    lines = [record_line(name, task_id, metric, value) for metric, value in values.items()]
-    run.record([*lines, *next_unseen(repeat, model, cache, task_id)])
+    run.record([*metric_lines(name, task_id + 1, values), *next_unseen(repeat, model, cache, task_id)])
     print("  ".join(f"{metric} {value:.2f}" for metric, value in values.items()), flush=True)
     record_accuracies(repeat, task_id, by_task(predictions, labels, tasks, task_id))
 
@@ -163,7 +165,7 @@ def without_prompts(model: Model, u: Tensor, labels: Tensor, tasks: Tensor, task
     `cncm_u`: C-NCM on u as the last prediction. `zero_shot`: plain CLIP among the classes seen.
     """
     predictions = {"cncm_u": nearest_class(model.u.class_distances(u))}
-    if model.text is not None:
+    if model.options.is_clip:
         predictions["zero_shot"] = zero_shot(u, model.text[: model.scenario.seen(task_id)])
     return {name: float(np.mean(by_task(classes, labels, tasks, task_id))) for name, classes in predictions.items()}
 
@@ -174,18 +176,14 @@ def next_unseen(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int)
     The same number stands at after_task 0, from before the first task: of no class may it have changed.
     """
     rows = (model.task_of(cache.labels) == task_id + 1).nonzero().flatten()
-    if model.text is None or model.parts is None or len(rows) == 0:
+    if not (model.options.is_clip and model.options.has_prompts and len(rows)):
         return []
     images = Subset(cache.images, rows.tolist())
     u, labels = features_in_order(model.encoder.plain, images, model.options.batch_size, repeat.machine)
-    return unseen_lines(model, task_id, task_id + 1, u, labels)
+    return unseen_lines(model, task_id + 1, task_id + 1, u, labels)
 
 
-def unseen_lines(model: Model, task_id: int, unseen: int, u: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """The record line, after a task, of plain CLIP on images (u, labels) of an unseen task, among all names of the set.
-
-    None without texts, prompts or images. task_id -1 stands for before the first task.
-    """
-    if model.text is None or model.parts is None or len(labels) == 0:
-        return []
-    return [record_line(f"task {unseen}", task_id, "zero_shot_unseen", percent(zero_shot(u, model.text) == labels))]
+def unseen_lines(model: Model, after_task: int, task_id: int, u: Tensor, labels: Tensor) -> list[dict[str, Any]]:
+    """The record line of plain CLIP on images (u, labels) of a task not learned yet, among all names of the set."""
+    value = percent(zero_shot(u, model.text) == labels)
+    return metric_lines(f"task {task_id}", after_task, {"zero_shot_unseen": value})

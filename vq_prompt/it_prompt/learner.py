@@ -14,13 +14,12 @@ from common.clip.tokenizer import training_prompts
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
 from common.incremental.features import features_in_order
-from common.incremental.scenario import Scenario, task_subset
+from common.incremental.scenario import RemappedSubset, Scenario
 from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
 from common.runs import file_md5, load_tensors, save_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
-from vq_prompt.data import under
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.data import scenario, spoken_names, transforms
 from vq_prompt.it_prompt.evaluation import evaluate, test_features
@@ -62,7 +61,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int, number: int) -> np
     decides = {"weights": {"md5": file_md5(options.weights_file())}, "zero_shot": "plain"}
     images = transforms(options, encoder.resolution)
     repeat = open_repeat(options, machine, seed, number, tasks, images, method_label(options), decides)
-    text = None
+    text = torch.empty(0, encoder.dim, device=machine.device)
     if clip is not None:
         prompts = training_prompts(tasks.classnames(spoken_names(repeat.data)), options.template)
         text = class_features(clip, prompts.to(machine.device))
@@ -94,16 +93,14 @@ def load_encoder(options: ITOptions, machine: Machine) -> tuple[Encoder, CLIP | 
     return Encoder(clip.visual, layers), clip
 
 
-def build_parts(options: ITOptions, encoder: Encoder, scenario: Scenario) -> Parts | None:
-    """Entries, and head and selector where the options have them, with their initial values; none for the bounds."""
-    if not options.has_prompts:
-        return None
-    classes, device = len(scenario.class_order), next(encoder.parameters()).device
+def build_parts(options: ITOptions, encoder: Encoder, scenario: Scenario) -> Parts:
+    """Entries, and head and selector where the options have them, with their initial values; nothing for the bounds."""
+    classes, tasks = len(scenario.class_order), len(scenario.tasks) if options.has_prompts else 0
     layers, length = len(options.prompt_layers), options.prompt_length
-    prompt = Entries(len(scenario.tasks), layers, length, encoder.width, encoder.dim, options.prompt_init)
+    prompt = Entries(tasks, layers, length, encoder.width, encoder.dim, options.prompt_init)
     head = nn.Linear(encoder.dim, classes) if options.train_head else None
     selector = Selector(encoder.dim, options.tpi_hidden, classes) if options.selector == "softmax" else None
-    return Parts(prompt, head, selector).to(device)
+    return Parts(prompt, head, selector).to(next(encoder.parameters()).device)
 
 
 def memories(options: ITOptions) -> tuple[ClassMemory, ClassMemory]:
@@ -118,7 +115,7 @@ def memories(options: ITOptions) -> tuple[ClassMemory, ClassMemory]:
 def save_task(repeat: Repeat, model: Model, task_id: int, finished: list[str]) -> None:
     """Write a task's file, with the names of its finished stages."""
     content = {"stages": finished, "u": model.u.state_dict(), "z": model.z.state_dict()}
-    weights = {} if model.parts is None else {key: value.cpu() for key, value in model.parts.state_dict().items()}
+    weights = {key: value.cpu() for key, value in model.parts.state_dict().items()}
     path = repeat.model_path(task_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_tensors(path, content | {"state_dict": weights})
@@ -133,8 +130,7 @@ def read_task(repeat: Repeat, model: Model, task_id: int, required: bool = False
     if not required and not path.exists():
         return []
     saved = load_tensors(path)
-    if model.parts is not None:
-        model.parts.load_state_dict(saved["state_dict"])
+    model.parts.load_state_dict(saved["state_dict"])
     model.u.load_state_dict(saved["u"], repeat.machine.device)
     model.z.load_state_dict(saved["z"], repeat.machine.device)
     return saved["stages"]
@@ -188,8 +184,8 @@ def remember(repeat: Repeat, model: Model, task_id: int) -> None:
     README, section 4. u and z come from one pass.
     """
     options, classes, seed = model.options, model.scenario.tasks[task_id], repeat.seed
-    images = task_subset(under(repeat.data.train, repeat.data.test.transform), model.scenario, task_id)
-    if model.parts is None:
+    images = repeat.training_images(task_id, augmented=False)
+    if not options.has_prompts:
         z, labels = features_in_order(model.encoder.plain, images, options.batch_size, repeat.machine)
         model.z.learn(z, labels, classes, seed, clusters=True, gaussians=False)
         return
@@ -200,7 +196,9 @@ def remember(repeat: Repeat, model: Model, task_id: int) -> None:
     model.z.learn(z, labels, classes, seed, clusters=clusters, gaussians=options.rebalance and answers)
 
 
-def task_features(model: Model, task_id: int, images: Dataset, machine: Machine) -> tuple[Tensor, Tensor, Tensor]:
+def task_features(
+    model: Model, task_id: int, images: RemappedSubset, machine: Machine
+) -> tuple[Tensor, Tensor, Tensor]:
     """u (n, E), z (n, E) with the task's entry, and labels (n,), in the order of the images, one pass for both."""
     prompts = model.parts.prompt.prompts(task_id)
 
@@ -215,7 +213,7 @@ def task_features(model: Model, task_id: int, images: Dataset, machine: Machine)
 def rebalance_part(repeat: Repeat, model: Model, task_id: int, name: str) -> None:
     """Re-train the selector on pseudo-u, or the head on pseudo-z, over all classes seen (README, section 4)."""
     options, seen, stage = model.options, model.scenario.seen(task_id), f"task {task_id + 1}, rebalance {name}"
-    part, memory = (model.parts.selector, model.u) if name == "selector" else (model.parts.head, model.z)
+    part, memory = model.parts.get_submodule(name), model.u if name == "selector" else model.z
     seed = 2 * repeat.stream_seed(task_id, "retraining") + ("selector", "head").index(name)
     batches = PseudoFeatures(memory, options.rebalance_per_class, options.rebalance_batch, seed)
     losses = rebalance(part, batches, seen, options, stage, repeat.run.steps)

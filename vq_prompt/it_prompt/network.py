@@ -53,9 +53,9 @@ class Encoder(nn.Module):
 
     def __init__(self, tower: "ClipViT | TimmViT", layers: Sequence[int]) -> None:
         super().__init__()
-        self.tower, self.prompted_block = tower, prompted_block
+        self.tower, self.prompted_block = tower, clip_block if isinstance(tower, ClipViT) else prompted_block
         if isinstance(tower, ClipViT):
-            self.blocks, self.prompted_block = list(tower.transformer.resblocks), clip_block
+            self.blocks = list(tower.transformer.resblocks)
             self.width, self.dim, self.resolution = tower.transformer.width, tower.output_dim, tower.input_resolution
         else:
             self.blocks, self.resolution = list(tower.blocks), tower.patch_embed.img_size[0]
@@ -168,7 +168,10 @@ class Selector(nn.Module):
 
 
 class Parts(nn.Module):
-    """All that is ever trained: prompt.*, and where the options ask for them head.* and selector.*."""
+    """All that is ever trained: prompt.*, and where the options ask for them head.* and selector.*.
+
+    The bounds without prompts have no entries, and nothing to train.
+    """
 
     def __init__(self, prompt: Entries, head: nn.Linear | None, selector: Selector | None) -> None:
         super().__init__()
@@ -185,14 +188,14 @@ class Parts(nn.Module):
 class Model:
     """What a run carries from task to task.
 
-    parts is None for the bounds without prompts, for which z is u. text (C, E): w_c in class order, None for a ViT
-    without texts. u, z: the stores of either feature.
+    text (C, E): w_c in class order, (0, E) for a ViT without texts. u, z: the stores of either feature; without prompts
+    z is u.
     """
 
     options: ITOptions
     encoder: Encoder
-    parts: Parts | None
-    text: Tensor | None
+    parts: Parts
+    text: Tensor
     scenario: Scenario
     u: ClassMemory
     z: ClassMemory

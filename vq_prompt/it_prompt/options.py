@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # by --learner_name; selector and classi
     "ZeroShot": {"selector": "none", "classifier": "text"},
     "NCM": {"selector": "none", "classifier": "cncm", "n_clusters": 1},
 }
-BLOCKS = {name: 12 for name in PUBLISHED} | {"ViT-L/14": 24, "ViT-L/14@336px": 24, MINI: 4}
+BLOCKS = dict.fromkeys(PUBLISHED, 12) | {"ViT-L/14": 24, "ViT-L/14@336px": 24, MINI: 4}
 
 
 def _auto_or_bool(value: Any) -> Any:

@@ -36,7 +36,6 @@ def train_task(model: Model, task_id: int, batches: BatchStream, steps: Steps) -
     batches[step]: images (B, 3, R, R) and labels (B,), all of the task. The true task's entry is always used. Returns L
     as "total", its terms and L_sel of every step, each (steps,), on the device; what is not in use stays 0.
     """
-    assert model.parts is not None  # the bounds train nothing
     options, parts, total = model.options, model.parts, model.options.epochs * len(batches)
     if task_id > 0 and options.init_from_prev:
         parts.prompt.copy_previous(task_id)
@@ -80,10 +79,10 @@ def task_losses(parts: Parts, model: Model, u: Tensor, z: Tensor, labels: Tensor
         cls = cross_entropy_over(parts.head(z), labels, classes)
     if parts.selector is not None:
         sel = cross_entropy_over(parts.selector(u), labels, classes)
-    if model.text is not None and options.text_guide == "ce":
+    if options.text_guide == "ce":
         compared = classes if options.text_classes == "current" else torch.arange(task.stop, device=z.device)
         text = loss_text(z, model.text, labels, compared, options.logit_scale)
-    elif model.text is not None and options.text_guide == "cosine":
+    elif options.text_guide == "cosine":
         text = loss_text_cosine(z, model.text, labels)
     return cls, text, loss_key(u, parts.prompt.key(task_id)), sel
 

@@ -10,8 +10,7 @@ from torch.distributions import MultivariateNormal
 
 from tests.benchmarks.inputs import OneBatch
 from tests.benchmarks.measure import Clock
-from vq_prompt.it_prompt.evaluation import Learned
-from vq_prompt.it_prompt.network import Encoder, clip_block
+from vq_prompt.it_prompt.network import Encoder, Model, clip_block
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.training import PseudoFeatures, cosine_lr, task_losses
 
@@ -22,7 +21,7 @@ def options(**changes: Any) -> ITOptions:
     return settled(ITOptions(learner_name="ITPromptCNCM", **changes))
 
 
-def train_plainly(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
+def train_plainly(learned: Model, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
     """As a first version would be: u and z each from the images on, weight gradients of all of CLIP, never read."""
     model, own, losses = copy.deepcopy(learned), options(epochs=clock.calls), []
     encoder, parts = model.encoder, model.parts
@@ -31,7 +30,6 @@ def train_plainly(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, 
     for parameter in [*encoder.parameters(), *trained.values()]:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.values(), lr=own.lr, weight_decay=0.0)
-    classes = torch.tensor(TRAINED_CLASSES, device=batch.labels.device)
     for step in clock.steps("plain", clock.calls, {}):
         optimizer.param_groups[0]["lr"] = cosine_lr(step, own.lr, clock.calls)
         images, labels = batch[step]
@@ -40,7 +38,8 @@ def train_plainly(learned: Learned, batch: OneBatch, clock: Clock) -> dict[str, 
             prompts = [parts.prompt.prompts(TRAINED_TASK)[number].expand(len(x), -1, -1)] if number in LAYERS else []
             x = clip_block(block, x, *prompts[0].chunk(2, dim=1)) if prompts else block(x)
         z = F.normalize(encoder.tower.pool(x), dim=-1)
-        loss = task_losses(parts, encoder.plain(images), z, labels, model.text, classes, TRAINED_TASK, own)["total"]
+        cls, text, key, _ = task_losses(parts, model, encoder.plain(images), z, labels, TRAINED_TASK)
+        loss = cls + own.lambda_text * text + own.lambda_key * key
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,8 +11,7 @@ from vq_prompt.it_prompt.cncm import (
     ClassMemory, class_centroids, class_distances, cluster_means, distances, nearest_class, preprocess,
 )  # fmt: skip
 from vq_prompt.it_prompt.network import (
-    Selector, best_class, key_cosines, loss_cls, loss_key, loss_sel, loss_text, loss_text_cosine, loss_total,
-    task_by_key,
+    Selector, best_class, cross_entropy_over, key_cosines, loss_key, loss_text, loss_text_cosine, task_by_key,
 )  # fmt: skip
 from vq_prompt.it_prompt.training import PseudoFeatures, cosine_lr
 
@@ -131,14 +130,14 @@ def test_losses_and_the_keys_gradient(select):
     meta, classes = select.meta, torch.tensor(select.meta["current_classes"])
     u, z, text, y = (select[name] for name in ("u", "z", "text", "y"))
     key = select["keys"][meta["current_task"]].clone().requires_grad_()
-    cls = loss_cls(z @ select["W_head"].t() + select["b_head"], y, classes)
+    cls = cross_entropy_over(z @ select["W_head"].t() + select["b_head"], y, classes)
     guided = loss_text(z, text, y, classes, meta["logit_scale"])
-    close(loss_sel(select["selector_logits"], y, classes), select["loss_selector"])
+    close(cross_entropy_over(select["selector_logits"], y, classes), select["loss_selector"])
     close(cls, select["loss_cls"])
     close(guided, select["loss_text_ce"])
     close(loss_text_cosine(z, text, y), select["loss_text_cosine"])
     close(loss_key(u, key).detach(), select["loss_key"])
-    total = loss_total(cls, guided, loss_key(u, key), meta["lambda_text"], meta["lambda_key"])
+    total = cls + meta["lambda_text"] * guided + meta["lambda_key"] * loss_key(u, key)  # as in train_task
     close(total.detach(), select["loss_total"])
     total.backward()
     close(key.grad, select["grad_current_key"])

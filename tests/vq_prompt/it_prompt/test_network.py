@@ -10,10 +10,11 @@ from timm.models.vision_transformer import VisionTransformer as TimmViT
 from common.clip.model import CLIP, CLIPConfig
 from common.errors import UserError
 from common.incremental.scenario import Scenario
+from common.machine import Machine
 from vq_prompt.it_prompt.cncm import ClassMemory
-from vq_prompt.it_prompt.evaluation import KnownFeatures, Learned, infer_tasks, predict, zero_shot
+from vq_prompt.it_prompt.evaluation import FeatureCache, infer_tasks, predict, zero_shot
 from vq_prompt.it_prompt.options import ITOptions, settled
-from vq_prompt.it_prompt.network import Encoder, Entries, Parts, Selector
+from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts, Selector
 from vq_prompt.it_prompt.training import rebalance, train_task
 from vq_prompt.prompts import attend
 
@@ -124,10 +125,14 @@ def plain_steps(stage, total, state):
     return range(total)
 
 
+def model_of(options, encoder, parts, text):
+    return Model(options, encoder, parts, text, Scenario(range(CLASSES), 2, 2), ClassMemory(), ClassMemory())
+
+
 def learn(encoder, parts, images, name="ITPrompt", **changes):
     options = settled(ITOptions(learner_name=name, epochs=2, batch_size=5, tpi_hidden=5, **changes))
     text = F.normalize(torch.randn(CLASSES, encoder.dim, generator=torch.Generator().manual_seed(6)), dim=1)
-    return train_task(encoder, parts, text, 1, range(2, 4), batches_of(images), options, plain_steps)
+    return train_task(model_of(options, encoder, parts, text), 1, batches_of(images), plain_steps)
 
 
 LOSSES = {  # options -> the parts that have a gradient, with the entry of the task
@@ -155,11 +160,11 @@ def test_training_moves_exactly_its_parts(encoder, images, case):
             same = (parts.state_dict()[name] == before[name]).all(dim=1)
             assert same.tolist() == [True, True, False, False, True, True]
     assert not any(parameter.requires_grad for parameter in parts.parameters())
-    assert log.total[-1] < log.total[0]
+    assert log["total"][-1] < log["total"][0]
 
 
 def test_plain_clip_is_untouched_by_learning(images):
-    """B2.6: outputs for images and names that were never trained, before the first task and after the last one."""
+    """README, section 6: outputs for images and names that were never trained, before the first task and after the last one."""
     torch.manual_seed(0)
     clip = CLIP(CONFIG).eval()
     encoder = Encoder(clip.visual, LAYERS)
@@ -171,13 +176,14 @@ def test_plain_clip_is_untouched_by_learning(images):
             return (*clip(images, tokens), zero_shot(encoder.plain(images), names))
 
     before, parts = outputs(), parts_of(encoder)
-    options = settled(ITOptions(learner_name="ITPrompt", epochs=2, lr=0.1))
+    options = settled(ITOptions(learner_name="ITPrompt", epochs=2, lr=0.1, rebalance_epochs=2, rebalance_lr=0.1))
     text = F.normalize(torch.randn(CLASSES, DIM), dim=1)
     for task in range(TASKS):
         labels = torch.tensor([0, 1, 0, 1, 1]) + 2 * task
-        classes, drawn = range(2 * task, 2 * task + 2), Batches([(images, labels)] * 4)
-        train_task(encoder, parts, text, task, classes, drawn, options, plain_steps)
-        rebalance(parts.head, Batches([(encoder.plain(images), labels)] * 4), 2, 2 * task + 2, 0.1, "head", plain_steps)
+        drawn = Batches([(images, labels)] * 4)
+        train_task(model_of(options, encoder, parts, text), task, drawn, plain_steps)
+        features = Batches([(encoder.plain(images), labels)] * 4)
+        rebalance(parts.head, features, 2 * task + 2, options, "head", plain_steps)
     assert (encoder.prompted(images, parts.prompt.prompts(2)) - encoder.plain(images)).abs().max() > 0.01
     assert all(torch.equal(now, then) for now, then in zip(outputs(), before))
 
@@ -204,16 +210,15 @@ class Images(torch.utils.data.Dataset):
 def learned():
     encoder = Encoder(tower("clip"), LAYERS)
     text = F.normalize(torch.randn(CLASSES, DIM, generator=torch.Generator().manual_seed(6)), dim=1)
-    options, tasks = settled(ITOptions(learner_name="ITPrompt")), Scenario(range(CLASSES), 2, 2)
-    return Learned(options, encoder, parts_of(encoder), text, tasks, ClassMemory(), ClassMemory())
+    return model_of(settled(ITOptions(learner_name="ITPrompt", batch_size=4)), encoder, parts_of(encoder), text)
 
 
 def test_images_are_looked_at_again_only_for_another_entry(learned):
     images = Images([0, 1, 2, 3, 4, 5, 0, 1])
-    known = KnownFeatures.of(images, learned.encoder.plain(images.pixels))
+    known = FeatureCache.of(images, learned.encoder.plain(images.pixels))
     rows, entries = torch.tensor([0, 1, 2, 3, 6, 7]), torch.tensor([0, 0, 1, 0, 0, 1])
     for changed, looked in ((entries, 1), (entries, 1), (torch.tensor([0, 2, 1, 0, 0, 1]), 2)):
-        z = known.look(learned, rows, changed, batch_size=4, workers=0)
+        z = known.prompted(learned, rows, changed, Machine(torch.device("cpu")))
         plain = [
             learned.encoder.prompted(images.pixels[row][None], learned.parts.prompt.prompts(entry))
             for row, entry in zip(rows.tolist(), changed.tolist())
