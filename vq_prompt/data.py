@@ -2,7 +2,6 @@
 
 import copy
 import random
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from common import datasets
 from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
-from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, protocol
+from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, protocol, read_class_order
 from common.incremental.sets import IncrementalSet, find
 from vq_prompt.options import Options
 
@@ -32,13 +31,14 @@ def data_set(options: Options) -> IncrementalSet:
 
 
 def scenario(options: Options, seed: int) -> Scenario:
-    """The tasks of VQ-Prompt under one seed."""
-    classes = data_set(options).classes or 0
-    return split_order(options, class_order(classes, seed if options.rand_split else 0))
+    """The tasks under one seed; --upper_bound_flag makes one of all classes.
 
-
-def split_order(options: Options, order: Sequence[int]) -> Scenario:
-    """The tasks of a class order; --upper_bound_flag makes one of all classes."""
+    IT-Prompt has one class order for CIFAR-100, TinyImageNet and the miniature (it_prompt/README.md, section 8).
+    """
+    data = data_set(options)
+    order = class_order(data.classes or 0, seed if options.rand_split else 0)
+    if options.fixed_orders and data.order:
+        order = read_class_order(f"class_orders/{data.order}.yaml")
     if options.upper_bound_flag:
         return Scenario(order, len(order), len(order))
     return Scenario(order, options.first_split_size, options.other_split_size)

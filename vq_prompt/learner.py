@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from common import vit
-from common.incremental.features import features_in_order
-from common.incremental.scenario import task_subset
+from common.incremental.scenario import seen_subset
 from common.incremental.sets import vit_transforms
 from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
-from common.runs import file_md5, load_tensors, save_tensors
-from common.training.batches import Batches
+from common.runs import file_md5, load_tensors
+from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import seed_everything
-from common.training.distributed import all_gather_rows
+from common.training.distributed import all_gather_rows, rank, sum_over_processes, world_size
 from common.training.numerics import prepare
 from vq_prompt.classifier import ClassStatistics, draw, nearest_mean, retrain, task_statistics
 from vq_prompt.data import data_set, scenario
 from vq_prompt.options import VQOptions, scale_of
 from vq_prompt.prompts import Network
-from vq_prompt.repeat import Repeat, finish_run, is_evaluated, open_repeat, record_accuracies, record_costs
+from vq_prompt.repeat import Repeat, finish_run, on_cpu, open_repeat, record_accuracies, record_costs
 from vq_prompt.training import train_task
 
 if TYPE_CHECKING:
@@ -67,25 +68,24 @@ class Learner:
     repeat: Repeat
     network: Network
     statistics: list[ClassStatistics] = field(default_factory=list)  # by task
-    # by task, batch after batch: what the ViT without prompts gives for the test images, (B, D)
-    queries: dict[int, list[Tensor]] = field(default_factory=dict)
+    queries: list[Tensor] = field(default_factory=list)  # (B, D) of each batch of test images
 
 
-def run_seed(options: VQOptions, machine: Machine, seed: int, number: int) -> np.ndarray:
+def run_seed(options: VQOptions, machine: Machine, seed: int) -> np.ndarray:
     """Learn and evaluate all tasks under one seed; R (T, T), R[j, i] percent of task j after task i, 0 before."""
     seed_everything(seed)  # classifier and prompts
-    tasks = scenario(options, seed)
-    network = build_network(options, len(tasks.class_order)).to(machine.device)
+    network = build_network(options, len(scenario(options, seed).class_order)).to(machine.device)
     prepare(machine, network)
     images = transforms(options, network.feat.patch_embed.img_size[0])
     decides = {"weights": {"backbone": file_md5(options.weights_file())}}
-    repeat = open_repeat(options, machine, seed, number, tasks, images, method_name(options), decides)
+    repeat = open_repeat(options, machine, seed, images, method_name(options), decides)
     learner = Learner(options, repeat, network)
-
-    def is_finished(task_id: int) -> bool:
-        return repeat.model_path(task_id).exists() and is_evaluated(repeat.run, task_id)
-
-    for task_id in unfinished_tasks(repeat.task_count, is_finished, lambda task_id: read_task(learner, task_id)):
+    unfinished = unfinished_tasks(
+        repeat.task_count,
+        lambda task_id: repeat.model_path(task_id).exists() and repeat.is_evaluated(task_id),
+        lambda task_id: read_task(learner, task_id),
+    )
+    for task_id in unfinished:
         learn_task(learner, task_id)
         record_accuracies(repeat, task_id, evaluate(learner, task_id))
     return finish_run(repeat)
@@ -135,7 +135,7 @@ def learn_task(learner: Learner, task_id: int) -> None:
     if network.prompt is not None and options.adaptive_pred and task_id > 0:
         retrain_classifier(learner, task_id)
     record_costs(repeat, task_id, updates, trained)
-    save(repeat, task_id, "class.pth", network.state_dict())
+    repeat.save(task_id, on_cpu(network.state_dict()))
 
 
 def take_statistics(learner: Learner, task_id: int) -> None:
@@ -144,7 +144,7 @@ def take_statistics(learner: Learner, task_id: int) -> None:
     features, labels = training_features(learner, task_id)
     centroids = 1 if network.prompt is None else learner.options.n_centroids  # the nearest mean is of one mean a class
     statistics = task_statistics(features, labels, repeat.scenario.tasks[task_id], centroids, repeat.seed)
-    save(repeat, task_id, "statistics.pth", vars(statistics))
+    repeat.save(task_id, on_cpu(vars(statistics)), "statistics.pth")
     learner.statistics.append(statistics)
     if network.prompt is None:
         nearest_mean(network.last, statistics)
@@ -185,16 +185,6 @@ def retrain_classifier(learner: Learner, task_id: int) -> None:
         print(f"task {task_id + 1}: re-trained, {numbers}", flush=True)
 
 
-# Checkpoints
-
-
-def save(repeat: Repeat, task_id: int, name: str, tensors: dict[str, Tensor]) -> None:
-    """Write a file of a task; on the CPU, so that it is readable wherever it is copied to, as the original's."""
-    path = repeat.model_path(task_id, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, {key: tensor.detach().cpu() for key, tensor in tensors.items()})
-
-
 def read_task(learner: Learner, task_id: int) -> None:
     """Put the network and the statistics back to what they were after a task; no stage is repeated (upstream's is)."""
     repeat, device = learner.repeat, learner.repeat.machine.device
@@ -212,31 +202,26 @@ def read_task(learner: Learner, task_id: int) -> None:
 def evaluate(learner: Learner, task_id: int) -> list[float]:
     """Accuracy in percent on the test images of each task so far, among the classes of all of them.
 
-    Once a task: the original tests after training and again at the end, on the same models.
+    Once a task: the original tests after training and again at the end, on the same models. Batches never mix tasks, so
+    that they, and their queries, are the same after every task.
     """
-    accuracies = []
-    for tested in range(task_id + 1):
-        predictions, labels = predict(learner, tested, learner.repeat.scenario.seen(task_id))
-        accuracies.append(100 * float((predictions == labels).double().mean()))
-    return accuracies
-
-
-def predict(learner: Learner, task_id: int, seen: int) -> tuple[Tensor, Tensor]:
-    """Predicted class among the first `seen`, and label, each (n,), of the test images of a task.
-
-    The queries are computed once; batches never mix tasks, so that they are the same after every task.
-    """
-    network, queries = learner.network, learner.queries.setdefault(task_id, [])
-    stored = iter(list(queries))
-
-    def classify(images: Tensor) -> Tensor:
-        query = next(stored, None)
-        if query is None:
-            query = network.query(network.tokens(images))
-            queries.append(query)
-        features, _ = network(images, query)
-        return network.last(features)[:, :seen].argmax(dim=1)
-
-    images = task_subset(learner.repeat.test, learner.repeat.scenario, task_id)
-    progress = f"test of task {task_id + 1}"
-    return features_in_order(classify, images, learner.options.batch_size, learner.repeat.machine, progress)
+    repeat, network, machine, size = learner.repeat, learner.network, learner.repeat.machine, learner.options.batch_size
+    images, seen = seen_subset(repeat.test, repeat.scenario, task_id), repeat.scenario.seen(task_id)
+    task_ids = repeat.scenario.task_ids(images.labels)
+    members = [np.flatnonzero(task_ids == tested) for tested in range(task_id + 1)]
+    batches = [rows[start : start + size].tolist() for rows in members for start in range(0, len(rows), size)]
+    batches = batches[rank() :: world_size()]
+    loader = DataLoader(
+        images, batch_sampler=batches, num_workers=machine.workers, pin_memory=machine.device.type == "cuda",
+        worker_init_fn=leave_signals_to_parent,
+    )  # fmt: skip
+    hits = torch.zeros(len(images), dtype=torch.long)
+    bar = tqdm(loader, desc=f"test {task_id + 1}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
+    for number, (rows, (pixels, labels)) in enumerate(zip(batches, bar)):
+        pixels = pixels.to(machine.device, non_blocking=True)
+        if number == len(learner.queries):
+            learner.queries.append(network.query(network.tokens(pixels)))
+        features, _ = network(pixels, learner.queries[number])
+        hits[rows] = (network.last(features)[:, :seen].argmax(dim=1).cpu() == labels).long()
+    hits = sum_over_processes(hits).double()  # each process has tested its part
+    return [100 * float(hits[rows].mean()) for rows in members]

@@ -77,6 +77,11 @@ class Options(RunOptions):
         """Name or file of the backbone's weights."""
         raise NotImplementedError
 
+    @property
+    def fixed_orders(self) -> bool:
+        """Whether data sets that have a class order of their own are learned in it, whatever the seed."""
+        return False
+
     def weights_file(self) -> Path:
         """The file of the backbone's weights. Raises UserError if it is missing."""
         return vit.find_weights(self.backbone_weights, self.weights)

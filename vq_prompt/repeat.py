@@ -4,12 +4,13 @@ A repeat is a run in <log_dir>/repeat-<r>/; its models lie where the original pu
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from common import runs, vit
 from common.datasets.images import ImageSet, Transform
@@ -21,12 +22,12 @@ from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.options import settings
 from common.processes import is_main_process
-from common.runs import Run
+from common.runs import Run, save_tensors
 from common.training.batches import Batches
 from common.training.device import cost_records
 from common.training.distributed import barrier
-from vq_prompt.data import data_set, load_data, protocol_name, reader_options, task_count, under
-from vq_prompt.options import Options, log_dir_of, scale_of
+from vq_prompt.data import data_set, load_data, protocol_name, reader_options, scenario, task_count, under
+from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
 
 PURPOSES = ("training", "statistics", "retraining")  # each draws a random stream of its own
 
@@ -58,6 +59,16 @@ class Repeat:
         """The model after a task, or another file beside it, as the original's (learners/default.py:L285-L300)."""
         return self.models / f"task-{task_id + 1}" / name
 
+    def save(self, task_id: int, content: dict[str, Any], name: str = "class.pth") -> None:
+        """Write a file of a task."""
+        path = self.model_path(task_id, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(path, content)
+
+    def is_evaluated(self, task_id: int) -> bool:
+        """Whether the accuracies after a task are on record."""
+        return bool(self.run.find(after_task=task_id + 1, metric="faa"))
+
     def stream_seed(self, task_id: int, purpose: str) -> int:
         """Seed of the random stream that serves one of PURPOSES in one task."""
         return stream_seed(self.seed, task_id, purpose, PURPOSES)
@@ -78,38 +89,36 @@ class Repeat:
         return batches
 
 
+def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU: a file of them is readable wherever it is copied to, as the original's."""
+    return {key: tensor.detach().cpu() for key, tensor in tensors.items()}
+
+
 def open_repeat(
-    options: Options,
-    machine: Machine,
-    seed: int,
-    number: int,
-    scenario: Scenario,
-    transforms: tuple[Transform, Transform],
-    method: str,
-    decides: dict[str, Any],
+    options: Options, machine: Machine, seed: int, transforms: Sequence[Transform], method: str, decides: dict[str, Any]
 ) -> Repeat:
-    """Data and run of one repeat. `decides`: what decides its numbers besides options, seed and data.
+    """Tasks, data and run of one repeat. `decides`: what decides its numbers besides options, seed and data.
 
     --overwrite 1 also removes the repeat's models. Raises UserError if another configuration's run lies there, models
     that no run recorded, or if a class has no images.
     """
-    data = load_data(options, seed, *transforms)
-    require_images(data, scenario, task_count(options, scenario), every_class=True)
-    name = f"repeat-{number + 1}"
+    tasks, data = scenario(options, seed), load_data(options, seed, *transforms)
+    require_images(data, tasks, task_count(options, tasks), every_class=True)
+    name = f"repeat-{run_seeds(options).index(seed) + 1}"
     folder, models = Path(log_dir_of(options)) / name, Path(log_dir_of(options)) / "models" / name
     if not options.overwrite and not (folder / "config.yaml").exists() and any(models.glob("*/class.pth")):
         raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
     weights = options.backbone_weights
     run = runs.open_run(
         options, machine, folder, settings(options) | decides | {"seed": seed, "data": data.fingerprint},
-        paper="vq_prompt", method=method, protocol=protocol_name(options, scenario),
+        paper="vq_prompt", method=method, protocol=protocol_name(options, tasks),
         backbone=vit.LABELS.get(weights, weights), scale=scale_of(options), seed=seed,
     )  # fmt: skip
     if options.overwrite:
         if is_main_process():
             shutil.rmtree(models, ignore_errors=True)
         barrier()
-    return Repeat(options, machine, seed, scenario, data, run, models)
+    return Repeat(options, machine, seed, tasks, data, run, models)
 
 
 # Records
@@ -135,11 +144,6 @@ def record_accuracies(repeat: Repeat, task_id: int, accuracies: Sequence[float])
     repeat.run.record([*task_accuracy_lines(accuracies), *lines])
     numbers = f"accuracy {metrics.faa:.2f}, mean so far {metrics.caa:.2f}, forgetting {metrics.ffm:.2f}"
     print(f"after task {task_id + 1}: {numbers}", flush=True)
-
-
-def is_evaluated(run: Run, task_id: int) -> bool:
-    """Whether the accuracies after a task are on record."""
-    return bool(run.find(after_task=task_id + 1, metric="faa"))
 
 
 def accuracy_matrix(run: Run, tasks: int) -> np.ndarray:

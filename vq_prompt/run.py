@@ -7,7 +7,6 @@ seen and records; the same command again goes on where it stopped. The tables ov
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 from common.errors import UserError, all_checked, exit_cleanly
@@ -16,7 +15,7 @@ from common.mini import ON_SCALE
 from common.options import check_rules, declared, read, read_file, unknown, words_by_key
 from common.training.device import automatic_workers
 from vq_prompt import learner as vq_learner
-from vq_prompt.data import check_data
+from vq_prompt.data import check_data, scenario
 from vq_prompt.it_prompt import learner as it_learner
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.options import (
@@ -37,14 +36,12 @@ class Method(NamedTuple):
     name: str
     options: type[VQOptions] | type[ITOptions]
     settled: Any  # options -> options; raises UserError for contradictions
-    # run_seed(options, machine, seed, number) -> R (T, T) float64, R[j, i] percent of task j after task i, else 0;
-    # scenario(options, seed) -> the tasks
-    learner: ModuleType
+    run_seed: Any  # options, machine, seed -> R (T, T) float64, R[j, i] percent of task j after task i, else 0
 
 
 METHODS = {  # by learner_type
-    "prompt": Method("VQ-Prompt", VQOptions, checked, vq_learner),
-    "it_prompt": Method("IT-Prompt", ITOptions, settled, it_learner),
+    "prompt": Method("VQ-Prompt", VQOptions, checked, vq_learner.run_seed),
+    "it_prompt": Method("IT-Prompt", ITOptions, settled, it_learner.run_seed),
 }
 
 
@@ -58,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     with output_log(folder):
         for number, seed in enumerate(seeds):
             print(f"repeat {number + 1} of {options.repeat}, seed {seed}", flush=True)
-            matrices.append(METHODS[options.learner_type].learner.run_seed(options, machine, seed, number))
+            matrices.append(METHODS[options.learner_type].run_seed(options, machine, seed))
             figures = write_reports(options, machine, matrices)
         write_xlsx(options, machine, figures)
         values = "  ".join(
@@ -90,7 +87,7 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
     options = method.settled(read(method.options, argv, "vq_prompt.run", description, epilog, lambda given: file))
     check_rules(seed_rules(options))
     try:
-        method.learner.scenario(options, run_seeds(options)[0])
+        scenario(options, run_seeds(options)[0])
     except UserError as error:
         sizes = f"first_split_size {options.first_split_size}, other_split_size {options.other_split_size}"
         raise UserError(f"{sizes}: {error}") from error

@@ -11,22 +11,26 @@ from common import vit
 from common.clip import pretrained
 from common.clip.model import CLIP, VisionTransformer
 from common.clip.tokenizer import training_prompts
+from common.datasets.images import ImageSet, Transform
+from common.datasets.names import read_names
+from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
 from common.incremental.features import features_in_order
 from common.incremental.scenario import RemappedSubset, Scenario
+from common.incremental.sets import vit_transforms
 from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
-from common.runs import file_md5, load_tensors, save_tensors
+from common.runs import file_md5, load_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
+from vq_prompt.data import data_set
 from vq_prompt.it_prompt.cncm import ClassMemory
-from vq_prompt.it_prompt.data import scenario, spoken_names, transforms
 from vq_prompt.it_prompt.evaluation import evaluate, test_features
 from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts, Selector
 from vq_prompt.it_prompt.options import PRESETS, ITOptions
 from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, train_task
-from vq_prompt.repeat import Repeat, finish_run, is_evaluated, open_repeat, record_costs
+from vq_prompt.repeat import Repeat, finish_run, on_cpu, open_repeat, record_costs
 
 LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no full text was at hand
     "ITPromptCNCM": "IT-Prompt + C-NCM (our reading)",
@@ -52,15 +56,15 @@ def method_label(options: ITOptions) -> str:
 # A run
 
 
-def run_seed(options: ITOptions, machine: Machine, seed: int, number: int) -> np.ndarray:
+def run_seed(options: ITOptions, machine: Machine, seed: int) -> np.ndarray:
     """Learn and evaluate all tasks under one seed: R (T, T) float64, R[j, i] percent of task j after task i, else 0."""
-    tasks = scenario(options, seed)
     encoder, clip = load_encoder(options, machine)
     prepare(machine, encoder, *([] if clip is None else [clip]))
     # zero_shot: an option of a single value in the runs of before, which are to go on
     decides = {"weights": {"md5": file_md5(options.weights_file())}, "zero_shot": "plain"}
     images = transforms(options, encoder.resolution)
-    repeat = open_repeat(options, machine, seed, number, tasks, images, method_label(options), decides)
+    repeat = open_repeat(options, machine, seed, images, method_label(options), decides)
+    tasks = repeat.scenario
     text = torch.empty(0, encoder.dim, device=machine.device)
     if clip is not None:
         prompts = training_prompts(tasks.classnames(spoken_names(repeat.data)), options.template)
@@ -70,7 +74,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int, number: int) -> np
     model = Model(options, encoder, build_parts(options, encoder, tasks), text, tasks, *memories(options))
     unfinished = unfinished_tasks(
         repeat.task_count,
-        lambda task_id: is_evaluated(repeat.run, task_id),
+        repeat.is_evaluated,
         lambda task_id: read_task(repeat, model, task_id, required=bool(stages(options, task_id))),
     )
     if unfinished:
@@ -91,6 +95,22 @@ def load_encoder(options: ITOptions, machine: Machine) -> tuple[Encoder, CLIP | 
     if not isinstance(clip.visual, VisionTransformer):
         raise UserError(f"clip_weights {options.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16.")
     return Encoder(clip.visual, layers), clip
+
+
+def transforms(options: ITOptions, size: int) -> tuple[Transform, Transform]:
+    """Training and test transform: CLIP's normalisation and bicubic, or for a ViT those of VQ-Prompt."""
+    data = data_set(options)
+    if options.is_clip:
+        return clip_train(size, data.least_area, flip=data.flip), clip_eval(size)
+    return vit_transforms(data, size)
+
+
+def spoken_names(data: ImageSet) -> list[str]:
+    """Class names as texts have them, in label order; ImageNet-R's WordNet ids become names (README, section 8)."""
+    if data.name != "ImageNetR":
+        return [name.replace("_", " ") for name in data.classnames]
+    names = dict(zip(sorted(data.classnames), read_names("imagenet_r")))
+    return [names[wnid] for wnid in data.classnames]
 
 
 def build_parts(options: ITOptions, encoder: Encoder, scenario: Scenario) -> Parts:
@@ -115,10 +135,7 @@ def memories(options: ITOptions) -> tuple[ClassMemory, ClassMemory]:
 def save_task(repeat: Repeat, model: Model, task_id: int, finished: list[str]) -> None:
     """Write a task's file, with the names of its finished stages."""
     content = {"stages": finished, "u": model.u.state_dict(), "z": model.z.state_dict()}
-    weights = {key: value.cpu() for key, value in model.parts.state_dict().items()}
-    path = repeat.model_path(task_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_tensors(path, content | {"state_dict": weights})
+    repeat.save(task_id, content | {"state_dict": on_cpu(model.parts.state_dict())})
 
 
 def read_task(repeat: Repeat, model: Model, task_id: int, required: bool = False) -> list[str]:
@@ -148,7 +165,10 @@ def learn_task(repeat: Repeat, model: Model, task_id: int) -> None:
         if stage == "training":
             batches = repeat.training_batches(task_id, model.options.drop_last, DROPPED)
             log = train_task(model, task_id, batches, repeat.run.steps)
-            record_training(repeat, model, task_id, log, len(batches))
+            means = "  ".join(f"{name} {values[-len(batches) :].mean():.3f}" for name, values in log.items())
+            print(f"task {task_id + 1}: losses of the last epoch: {means}", flush=True)
+            trained = sum(parameter.numel() for parameter in model.parts.of_task(task_id).values())
+            record_costs(repeat, task_id, len(log["total"]), trained)
         elif stage == "memory":
             remember(repeat, model, task_id)
         else:
@@ -167,14 +187,6 @@ def stages(options: ITOptions, task_id: int) -> list[str]:
         "head": rebalances and options.classifier == "softmax",
     }
     return [stage for stage, is_wanted in parts.items() if is_wanted]
-
-
-def record_training(repeat: Repeat, model: Model, task_id: int, log: dict[str, Tensor], epoch: int) -> None:
-    """Record the costs and print the losses of a task's training, `epoch` updates an epoch."""
-    trained = sum(parameter.numel() for parameter in model.parts.of_task(task_id).values())
-    record_costs(repeat, task_id, len(log["total"]), trained)
-    means = "  ".join(f"{name} {values[-epoch:].mean():.3f}" for name, values in log.items())
-    print(f"task {task_id + 1}: losses of the last epoch: {means}", flush=True)
 
 
 @torch.no_grad()

@@ -81,6 +81,10 @@ class ITOptions(Options):
     def backbone_weights(self) -> str:
         return self.clip_weights if self.is_clip else self.backbone.removeprefix("vit_")
 
+    @property
+    def fixed_orders(self) -> bool:
+        return True
+
     def weights_file(self) -> Path:
         return find_weights(self.clip_weights) if self.is_clip else super().weights_file()
 # fmt: on

@@ -8,8 +8,7 @@ from common.datasets.images import ImageSet
 from common.datasets.names import read_names
 from common.errors import UserError
 from vq_prompt.options import Options
-from vq_prompt.it_prompt.data import spoken_names
-from vq_prompt.it_prompt.learner import method_label
+from vq_prompt.it_prompt.learner import method_label, spoken_names
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.run import parse
 
