@@ -85,7 +85,7 @@ def prefix_attention(attention: "Attention", x: Tensor, prefix_k: Tensor, prefix
 
 def prompted_block(block: "Block", x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
     """timm's block of x (B, n, D) with prefixes in its attention."""
-    x = x + block.ls1(prefix_attention(block.attn, block.norm1(x), prefix_k, prefix_v))
+    x = x + block.ls1(prefix_attention(block.attn, block.norm1(x), prefix_k, prefix_v))  # type: ignore[arg-type]
     return x + block.ls2(block.mlp(block.norm2(x)))
 
 

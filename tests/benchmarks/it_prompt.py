@@ -96,7 +96,11 @@ def pass_rows(learned: Model, size: int, sizes: Sizes) -> list[Row]:
         u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
         return u, FeatureCache.of(images, u).prompted(learned, every, torch.ones_like(every), Machine(sizes.device, 0))
 
-    once = partial(task_features, learned, 1, images, Machine(sizes.device, 0))
+
+    def once() -> tuple[Tensor, Tensor]:
+        u, z, _ = task_features(learned, 1, images, Machine(sizes.device, 0))
+        return u, z
+
     calls = {"u and z in two passes": apart, "in one": once}
     return compare_calls(f"after a task, {2 * size} images from pixels", calls, sizes, 2 * size)
 

@@ -8,7 +8,12 @@ from torch.distributions import MultivariateNormal
 from common.errors import UserError
 from tests.golden_files import Golden
 from vq_prompt.classifier import (
-    ClassStatistics, class_statistics, draw, nearest_mean, retrain, task_statistics,
+    ClassStatistics,
+    class_statistics,
+    draw,
+    nearest_mean,
+    retrain,
+    task_statistics,
 )  # fmt: skip
 from vq_prompt.options import VQOptions
 
