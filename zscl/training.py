@@ -112,6 +112,7 @@ def train_task(
             logit_scale, _, *S = call(encode, None, image_batches[1])
         terms = distillation_losses(S[0], R, E, logit_scale, options.terms, options.temperature) if reference else {}
         img, txt, ii, mse = (terms.get(name, zero) for name in ("img", "txt", "ii", "mse"))
+        # CE is part of it unless its gradient is there already
         loss = (zero if separate else ce) + options.kd_weight * (img + txt + ii) + mse
         loss.backward()
         if options.l2:  # + lambda WC, whose gradient has a closed form

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from common.clip.model import CLIP, build_model, config_from_state_dict
+from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
 from common.mini import CLIP_FILE, MINI
 from common.mini.weights import expanded
@@ -50,8 +51,6 @@ def load(
     for OpenAI's mixture (see `to_half`). Raises UserError: unknown name, no such file, a broken file, one
     that is not a CLIP, a failed download.
     """
-    from common.datasets.transforms import clip_eval, clip_train
-
     if precision not in ("fp32", "fp16"):
         raise ValueError(f'precision is "fp32" or "fp16", not {precision!r}')
     path = find_weights(name_or_path, cache_dir)

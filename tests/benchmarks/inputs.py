@@ -21,8 +21,7 @@ VIT_B_16 = CLIPConfig(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
 SMALL = CLIPConfig(64, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
 SMALL_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4, "num_classes": 0}
 LONGEST_PROMPT = {10: 13, 100: 10, 397: 13}  # MNIST, CIFAR100, SUN397 with start and end token
-USUAL_PROMPT, SHORTEST_PROMPT = 13, 7
-START, END = 49406, 49407
+USUAL_PROMPT, SHORTEST_PROMPT, START, END = 13, 7, 49406, 49407
 
 
 def small_or_paper_clip(small: bool) -> CLIP:
