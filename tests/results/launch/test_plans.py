@@ -24,7 +24,6 @@ from results.launch.plan import Job, jobs_of, read_plan, table_names, tasks_of
 from results.published import read_published
 from vq_prompt import data as vq_data
 from vq_prompt import learner as vq_learner
-from vq_prompt.it_prompt import data as it_data
 from vq_prompt.it_prompt import learner as it_learner
 from vq_prompt.options import log_dir_of, run_seeds
 from vq_prompt.run import parse as parse_vq
@@ -87,10 +86,9 @@ def of_inflora(words: list[str]) -> Told:
 def of_vq(words: list[str]) -> Told:
     options = parse_vq(words)
     (seed,) = run_seeds(options)
-    if options.learner_type == "it_prompt":
-        label, tasks = it_learner.method_label(options), it_data.scenario(options, seed)
-    else:
-        label, tasks = vq_learner.method_name(options), vq_data.scenario(options, seed)
+    is_it = options.learner_type == "it_prompt"
+    label = it_learner.method_label(options) if is_it else vq_learner.method_name(options)
+    tasks = vq_data.scenario(options, seed)
     return label, vq_data.protocol_name(options, tasks), seed, str(Path(log_dir_of(options)) / "repeat-1")
 
 
