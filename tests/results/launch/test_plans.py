@@ -12,8 +12,7 @@ from alta.options import parse as parse_alta
 from common.incremental.scenario import Scenario, protocol, read_class_order
 from common.mtil import mtil_protocol
 from common.runs import mini_folder
-from inflora import main as inflora_main
-from inflora.options import log_folder, scenario
+from inflora.options import log_folder
 from inflora.options import parse as parse_inflora
 from moe_adapters import cil as moe_cil
 from moe_adapters.options import method_label as moe_label
@@ -78,9 +77,9 @@ def of_moe_cil(words: list[str]) -> Told:
 def of_inflora(words: list[str]) -> Told:
     options = parse_inflora(words)
     (seed,) = options.seed
-    name = protocol(inflora_main.data_name(options), scenario(options, seed))
+    name = protocol(options.data_set.label, options.scenario(seed))
     folder = Path(mini_folder(options.save, options.scale)) / log_folder(options) / str(seed)
-    return inflora_main.METHODS[options.model_name].label, name, seed, str(folder)
+    return options.method.label, name, seed, str(folder)
 
 
 def of_vq(words: list[str]) -> Told:
