@@ -4,11 +4,19 @@ One sample each: the frozen tower's feature of the augmented image, the logits b
 Every sample of every epoch counts as a new one. The draws are those of the original's NumPy stream, in its order.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Replay(NamedTuple):
+    """Samples of the buffer: labels (n,), logits (n, C), image features (n, D)."""
+
+    labels: Tensor
+    logits: Tensor
+    image_features: Tensor
 
 
 class Buffer:
@@ -21,7 +29,7 @@ class Buffer:
 
     @property
     def filled(self) -> int:
-        """Samples stored; a property, so that an empty buffer is no false one."""
+        """Number of stored samples; not __len__, by which an empty buffer would count as none."""
         return min(self.num_seen, self.size)
 
     def add_data(self, labels: Tensor, logits: Tensor, image_features: Tensor) -> None:
@@ -35,13 +43,13 @@ class Buffer:
         slots = self.slots(len(labels))
         kept, last = np.unique(slots[::-1], return_index=True)  # of several samples for one slot the last one stays
         last = len(slots) - 1 - last[kept >= 0]
-        kept = torch.from_numpy(kept[kept >= 0]).to(self.device)
+        index = torch.from_numpy(kept[kept >= 0]).to(self.device)
         for name, values in batch.items():
             rows = values[torch.from_numpy(last).to(values.device)]
-            self.fields[name][kept] = rows.to(self.device, self.fields[name].dtype)
+            self.fields[name][index] = rows.to(self.device, self.fields[name].dtype)
 
     def slots(self, count: int) -> np.ndarray:
-        """Where the next `count` samples go (count,), -1 for those that are dropped; counts them as seen.
+        """Slots (count,) of the next `count` samples, -1 for those that are dropped; counts them as seen.
 
         While there is room, the next free slot; then r of 0 .. seen, inclusive, and dropped if r >= size. NumPy draws
         the same integers for an array of bounds as for one bound after the other.
@@ -55,17 +63,17 @@ class Buffer:
         return slots
 
     def choose(self, count: int) -> np.ndarray:
-        """Distinct slots (n,) of filled ones, n the smaller of `count` and what there is."""
+        """Distinct filled slots (n,), n the smaller of `count` and how many there are."""
         return self.random.choice(self.filled, size=min(count, self.filled), replace=False)
 
-    def get_data(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Labels (n,), logits (n, C), image features (n, D) of `choose(count)`, in its order."""
+    def get_data(self, count: int) -> Replay:
+        """The samples of `choose(count)`, in its order."""
         index = torch.from_numpy(self.choose(count)).to(self.device)
-        return tuple(self.fields[name][index] for name in ("labels", "logits", "image_features"))
+        return Replay(*(self.fields[name][index] for name in Replay._fields))
 
     def state_dict(self) -> dict[str, Any]:
-        name, keys, position, has_gauss, gauss = self.random.get_state()
-        generator = [name, torch.from_numpy(keys.astype(np.int64)), position, has_gauss, gauss]
+        name, keys, *rest = self.random.get_state(legacy=True)
+        generator = [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest]
         return {"fields": dict(self.fields), "num_seen": self.num_seen, "generator": generator}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from common.clip.model import CLIP
 from common.clip.pretrained import find_weights, to_half
 from common.datasets.images import ImageSet
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD, crop_and_flip, to_rgb
-from common.incremental.sets import CHARACTERS, find
+from common.incremental.sets import CHARACTERS, IncrementalSet
 from common.mini import MINI, MINI_RESNET
 from common.mini.resnet import resnet_clip
 
@@ -58,17 +58,10 @@ def transforms(name: str, n_px: int, clip_norm: bool) -> "tuple[Compose, Compose
     return Compose([to_rgb, *crop, *last]), Compose([to_rgb, Resize((n_px, n_px)), *last])
 
 
-def require(name: str, folder: str, verify: bool) -> None:
-    """Return if the data set is there and complete; else raise UserError."""
-    data = find(name, folder)
-    datasets.require([data.reader], data.root, verify)
-
-
-def load(name: str, folder: str, n_px: int, clip_norm: bool, verify: bool) -> ImageSet:
+def load(name: str, data_set: IncrementalSet, n_px: int, clip_norm: bool, verify: bool) -> ImageSet:
     """The data set under its transforms, with the class names that the original lists. Raises UserError."""
-    known = find(name, folder)
-    data = datasets.load(known.reader, known.root, *transforms(name, n_px, clip_norm), verify=verify)
-    data.classnames = listed_names(known.reader, data.classnames)
+    data = datasets.load(data_set.reader, data_set.root, *transforms(name, n_px, clip_norm), verify=verify)
+    data.classnames = listed_names(data_set.reader, data.classnames)
     return data
 
 

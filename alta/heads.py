@@ -104,6 +104,9 @@ class PromptLearner(nn.Module):
     CLIP's dtype.
     """
 
+    token_prefix: Tensor
+    token_suffix: Tensor
+
     def __init__(self, clip: CLIP, classnames: Sequence[str], options: PromptOptions) -> None:
         super().__init__()
         names = [name.replace("_", " ") for name in classnames]
@@ -161,6 +164,8 @@ class Head(nn.Module):
     `original`: all rows together, for current and replayed features anew: the original's bits.
     """
 
+    hard_texts: Tensor  # w_f of all classes, normalised (C, D)
+
     def __init__(
         self, clip: CLIP, method: str, classnames: Sequence[str], prompts: PromptOptions, encoding: str = "cut"
     ) -> None:
@@ -172,9 +177,9 @@ class Head(nn.Module):
         if self.method.prompts:
             self.prompt_learner = PromptLearner(clip, classnames, prompts)
         if self.method.adapts:
-            holder = self.prompt_learner if self.method.prompts else self
             adapter = Adapter(clip.text_projection.shape[1])  # made in float32, then cast (main.py:L45)
-            holder.mlp_visual = adapter.to(clip.logit_scale.device, clip.dtype)
+            holder = self.prompt_learner if self.method.prompts else self
+            holder.add_module("mlp_visual", adapter.to(clip.logit_scale.device, clip.dtype))
         tokens = tokenize([HARD_PROMPT.format(name) for name in classnames], clip.context_length)
         with torch.no_grad():
             hard = clip.encode_text(tokens.to(clip.logit_scale.device), cut=self.cut)
@@ -186,9 +191,9 @@ class Head(nn.Module):
         """What is trained, by the original's keys and in its optimiser's order."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
-    @property
-    def adapter(self) -> Adapter:
-        return self.prompt_learner.mlp_visual if self.method.prompts else self.mlp_visual
+    def adapter(self, features: Tensor) -> Tensor:
+        """g(z) of (B, D)."""
+        return (self.prompt_learner if self.method.prompts else self).get_submodule("mlp_visual")(features)
 
     # Texts
 
@@ -211,9 +216,7 @@ class Head(nn.Module):
         """Prompts (classes, 77, W) to be frozen: those frozen already, then rows with the remembered context."""
         if not self.method.freezes:
             return None
-        frozen = 0 if self.frozen_prompts is None else len(self.frozen_prompts)
-        new = self.prompt_learner(frozen, ctx=self.last_context["ctx"])[: classes - frozen]
-        return torch.cat([self.frozen_prompts, new]) if frozen else new
+        return self.prompts(self.last_context["ctx"])[:classes]
 
     def _length(self) -> int:
         return int(self.prompt_learner.end.max()) + 1 if self.cut else self.clip.context_length
@@ -222,10 +225,11 @@ class Head(nn.Module):
         """Normalised texts of prompts (n, L, W), those of these classes."""
         return normalised(self.clip.encode_prompts(prompts, self.prompt_learner.end[classes].to(prompts.device)))
 
-    def prompts(self) -> Tensor:
-        """P (C, 77, W): frozen rows of past classes, which pass no gradient, then the live ones."""
+    def prompts(self, ctx: Tensor | None = None) -> Tensor:
+        """P (C, 77, W): frozen rows of past classes, which pass no gradient, then those of this or the live context."""
         frozen = self.frozen_prompts
-        return self.prompt_learner() if frozen is None else torch.cat([frozen, self.prompt_learner(len(frozen))])
+        live = self.prompt_learner(0 if frozen is None else len(frozen), ctx=ctx)
+        return live if frozen is None else torch.cat([frozen, live])
 
     def soft_texts(self) -> Tensor:
         """w_l of all classes, normalised (C, D); only rows with the live context go through the text tower."""
@@ -233,15 +237,15 @@ class Head(nn.Module):
             return self._encode(self.prompts(), slice(None))
         first = 0 if self.frozen_texts is None else len(self.frozen_texts)
         prompts = self.prompt_learner(first, self._length())
-        own = local_rows(len(prompts))  # each process encodes its part
-        live = self._encode(prompts[own], slice(first + own.start, first + own.stop))
+        rows = local_rows(len(prompts))  # each process encodes its part
+        live = self._encode(prompts[rows], slice(first + rows.start, first + rows.stop))
         live = all_gather_rows(live, len(prompts))
         return live if self.frozen_texts is None else torch.cat([self.frozen_texts, live])
 
     def texts(self) -> dict[str, Tensor]:
         """The normalised texts (C, D) that the method matches images with, to be shared by all of a step's images."""
-        wanted = {text for _, text in self.method.pairs}
-        return {text: self.hard_texts if text == "hard" else self.soft_texts() for text in wanted}
+        texts = {text for _, text in self.method.pairs}
+        return {text: self.hard_texts if text == "hard" else self.soft_texts() for text in texts}
 
     # Images
 
@@ -257,7 +261,8 @@ class Head(nn.Module):
             adapted = self.adapter(features)
             images |= {"adapted": adapted, "residual": features + adapted}
         scale = self.clip.logit_scale.exp()
-        return sum(cosine_logits(images[image], texts[text], scale) for image, text in self.method.pairs)
+        first, *others = (cosine_logits(images[image], texts[text], scale) for image, text in self.method.pairs)
+        return sum(others, start=first)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits(self.features(images), self.texts())

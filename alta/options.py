@@ -7,13 +7,13 @@ from typing import Any
 
 from alta.data import LOOKS
 from alta.heads import ENCODINGS, METHODS
-from alta.training import LR_POLICIES
 from common.clip.tokenizer import encode
-from common.incremental.sets import CHARACTERS, find
+from common.incremental.sets import CHARACTERS, IncrementalSet, find
 from common.machine import PRECISIONS, RunOptions
 from common.mini import MINI, MINI_RESNET
 from common.options import SEED, SHARE, check_rules, named_file, option, read, read_file, scale_option
 
+LR_POLICIES = ("released", "global_cosine", "task_cosine", "constant")
 CONFIGS = Path(__file__).parent / "configs"
 EXAMPLE = "alta/configs/il_cifar100.yaml"
 VISUALS = ("RN50", "RN101", "RN50x4", "RN50x16", "ViT-B/32", "ViT-B/16", MINI, MINI_RESNET)
@@ -36,6 +36,7 @@ def whole_words(text: str) -> str | None:
     return None if fits else "each word, one space between two, must be one token of CLIP's."
 
 
+# fmt: off
 @dataclass(frozen=True)
 class DataSection:
     name: str = option(help="data set", group="section dataset of the configuration", choices=tuple(LOOKS))
@@ -68,8 +69,8 @@ class OptimSection:
     STAGED_LR: bool = option(False, choices=(False,))
     WARMUP_RECOUNT: bool = option(True, choices=(True,))
     RMSPROP_ALPHA: float | None = option(None, "without effect under sgd, as the next four", **SHARE)
-    ADAM_BETA1: float | None = option(None, **SHARE)
-    ADAM_BETA2: float | None = option(None, **SHARE)
+    ADAM_BETA1: float | None = option(None, "", **SHARE)
+    ADAM_BETA2: float | None = option(None, "", **SHARE)
     NEW_LAYERS: Any = option(None, empty=True)
     BASE_LR_MULT: float | None = option(None, at_least=0)
 
@@ -137,6 +138,7 @@ class Options(RunOptions):
     scale: str = scale_option(miniature, group="output", decides=False)
     save: str | None = option(None, "output folder (one below runs/alta that names the options)", decides=False)
     tsne: bool = option(False, "draw raw and task-aware representations of test images", decides=False)
+# fmt: on
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:
@@ -144,7 +146,7 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     about = "ALTA (IEEE TMM 2023, document 10347466): continual learning on a frozen CLIP."
     example = f"Try: python -m alta.main --config-file {EXAMPLE} --scale mini"
     options = read(Options, argv, "alta.main", about, example, named_file("config_file", EXAMPLE))
-    data, optim, group, classes = options.dataset, options.OPTIM, options.joint_task_classes, classes_of(options)
+    data, optim, group, classes = options.dataset, options.OPTIM, options.joint_task_classes, data_set(options).classes
     split = f"dataset.n_tasks {data.n_tasks} of dataset.n_classes_per_task {data.n_classes_per_task}"
     empty = f"--buffer_size 0, but {options.method} replays from the buffer. Give 1 or more, or a configuration with"
     nesterov = "OPTIM.SGD_NESTEROV: it needs an OPTIM.MOMENTUM above 0 and no OPTIM.SGD_DAMPNING."
@@ -169,5 +171,6 @@ def data_folder(options: Options) -> str:
     return getattr(options, LOOKS[options.dataset.name].flag, MINI)
 
 
-def classes_of(options: Options) -> int:
-    return find(options.dataset.name, data_folder(options)).classes
+def data_set(options: Options) -> IncrementalSet:
+    """The data set's names, location and number of classes."""
+    return find(options.dataset.name, data_folder(options))

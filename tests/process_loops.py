@@ -14,8 +14,6 @@ from torch.utils.data import TensorDataset
 
 from alta.buffer import Buffer
 from alta.heads import Head, PromptOptions
-from alta.training import Rate
-from alta.training import TrainingOptions as ALTAOptions
 from alta.training import train_task as train_alta
 from common.clip.model import CLIP, CLIPConfig, LayerNorm
 from common.clip.tokenizer import training_prompts
@@ -32,6 +30,7 @@ from inflora.training import train_task as train_inflora
 from moe_adapters.adapters import insert_adapters
 from moe_adapters.training import TrainingOptions as MoEOptions
 from moe_adapters.training import train_task as train_moe
+from tests.alta.learners import training_options
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts, Selector
 from vq_prompt.it_prompt.options import ITOptions, settled
@@ -134,7 +133,7 @@ def alta() -> dict[str, Tensor]:
     torch.manual_seed(5)
     head = Head(clip(0), "oritext_mlp2cprompt_oriimg", NAMES, PromptOptions()).to(DTYPE)
     optimizer = torch.optim.SGD(head.trained().values(), lr=1e-2, momentum=0.9, weight_decay=5e-4)
-    options = ALTAOptions(2, Rate("constant", 1e-2, 0.0, 0, 2), 5, 0.4, 0.6)
+    options = training_options("constant", 1e-2, 0.0, 0, 2, 5, 0.4, 0.6)
     buffer, found = Buffer(7, 3), batches(2)
     for task in range(2):
         log = train_alta(head, task, 2 * task, found, optimizer, buffer, options, "alta", steps)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from alta.heads import Head, PromptOptions
-from alta.training import Rate, TrainingOptions
+from alta.options import OptimSection, Options, TrainSection
 from common.clip.model import CLIP, CLIPConfig
 from common.clip.pretrained import to_half
 from tests.golden_files import Golden
@@ -54,10 +54,18 @@ class TaskBatches:
         return self.parts[step % len(self.parts)]
 
 
-def options_of(golden: Golden) -> TrainingOptions:
+def training_options(
+    policy: str, lr: float, warmup_lr: float, warmup_epochs: int, epochs: int, batch_size=1, alpha=0.0, beta=0.0
+) -> Options:
+    """Options of which only what a training loop reads is given."""
+    optim = OptimSection(LR=lr, WARMUP_CONS_LR=warmup_lr, WARMUP_EPOCH=warmup_epochs, MAX_EPOCH=epochs)
+    return Options(lr_policy=policy, OPTIM=optim, train=TrainSection(batch_size=batch_size, alpha=alpha, beta=beta))
+
+
+def options_of(golden: Golden) -> Options:
     meta = golden.meta
-    rate = Rate("released", 0.002, meta["lr"], 1, meta["epochs"])
-    return TrainingOptions(meta["epochs"], rate, meta["bs"], meta["alpha"], meta["beta"])
+    weights = (meta["alpha"], meta["beta"])
+    return training_options("released", 0.002, meta["lr"], 1, meta["epochs"], meta["bs"], *weights)
 
 
 def optimizer_of(head: Head) -> torch.optim.SGD:

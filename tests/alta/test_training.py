@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from alta.training import Rate, learning_rate, replay_losses
-from tests.alta.learners import apart, golden_head, optimizer_of
+from alta.options import LR_POLICIES
+from alta.training import learning_rate, replay_losses
+from tests.alta.learners import apart, golden_head, optimizer_of, training_options
 from tests.alta.trajectory import Watched, run
 from tests.golden_files import Golden
 
@@ -125,9 +126,10 @@ def test_the_optimiser_alone(kind):
 def test_rates_of_the_four_policies():
     golden = Golden("alta/optim")
     meta, epochs = golden.meta, golden.meta["MAX_EPOCH"]
-    rate = Rate("released", meta["LR"], meta["WARMUP_CONS_LR"], meta["WARMUP_EPOCH"], epochs)
+    options = training_options("released", meta["LR"], meta["WARMUP_CONS_LR"], meta["WARMUP_EPOCH"], epochs)
     stepped = golden["lr_if_stepped_per_epoch"].tolist()
-    told = {policy: [learning_rate(replace(rate, policy=policy), e // epochs, e % epochs) for e in range(len(stepped))]
+    chosen = {policy: replace(options, lr_policy=policy) for policy in LR_POLICIES}
+    told = {policy: [learning_rate(chosen[policy], e // epochs, e % epochs) for e in range(len(stepped))]
             for policy in ("released", "global_cosine", "task_cosine", "constant")}  # fmt: skip
     assert set(told["released"]) == {float(golden["lr_after_build"])} == {1e-5}
     assert told["global_cosine"] == pytest.approx(stepped, abs=1e-12)
@@ -138,8 +140,8 @@ def test_rates_of_the_four_policies():
 
 def test_without_warm_up_the_released_rate_is_the_full_one():
     """What building the cosine alone leaves."""
-    rate = Rate("released", 0.002, 1e-5, 0, 30)
-    assert {learning_rate(rate, task, epoch) for task in (0, 4) for epoch in (0, 29)} == {0.002}
+    options = training_options("released", 0.002, 1e-5, 0, 30)
+    assert {learning_rate(options, task, epoch) for task in (0, 4) for epoch in (0, 29)} == {0.002}
 
 
 def test_replay_losses_by_hand():

@@ -13,12 +13,13 @@ from torch.utils.data import TensorDataset
 from alta.buffer import Buffer
 from alta.evaluation import accuracies
 from alta.heads import Head, PromptOptions
-from alta.training import Rate, TrainingOptions, train_task
+from alta.training import train_task
 from common.clip.model import CLIP, CLIPConfig
 from common.datasets.names import read_names
 from common.evaluation.metrics import class_and_task_il
 from common.incremental.features import features_in_order
 from common.machine import Machine
+from tests.alta.learners import training_options
 from tests.alta.plain_ways import PlainBuffer, PlainHead
 from tests.benchmarks.inputs import SMALL, VIT_B_16, one_batch
 from tests.benchmarks.measure import Clock, Row, Sizes, compare, compare_calls, difference, verify
@@ -29,7 +30,6 @@ SMALL_RN = CLIPConfig(64, 64, (1, 1, 1, 1), 4, None, 77, 49408, 64, 1, 2)
 TARGETS = {"RN50": "<= 0.17", "ViT-B/16": "<= 0.33"}  # of the plain way's time
 TASKS, EQUAL_STEPS, EQUAL_BATCH, EQUAL_CLASSES, EQUAL_BUFFER = 10, 6, 8, 20, 12
 WAYS = {"the plain way": (PlainHead, PlainBuffer), "ours": (Head, Buffer)}
-RATE = Rate("constant", 0.002, 1e-5, 1, 1)
 
 
 def rows(sizes: Sizes) -> list[Row]:
@@ -77,7 +77,7 @@ def train(
     head, past, device = random_head(kinds[0], clip, task, classes), task * classes // TASKS, clip.logit_scale.device
     optimizer = torch.optim.SGD(head.trained().values(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     batch, buffer = one_batch(clip, size, range(past, past + classes // TASKS)), kinds[1](slots, 0, device)
-    options = TrainingOptions(clock.calls, RATE, size, 0.4, 0.4)
+    options = training_options("constant", 0.002, 1e-5, 1, clock.calls, size, 0.4, 0.4)
     log = train_task(head, task, past, batch, optimizer, buffer, options, "benchmark", clock.steps)
     return {"losses": log.loss, "parameters": head.trained(), "buffer": buffer.fields}
 

@@ -1,0 +1,194 @@
+"""What a run of ALTA is made of and carries from task to task: its head, data, names, folder and checkpoints."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alta.buffer import Buffer
+from alta.data import SOURCES, load, load_clip, weights_of
+from alta.heads import METHODS, Head, PromptOptions
+from alta.options import CONFIGS, Options, data_set, replays
+from common import datasets, runs
+from common.clip.model import CLIP, ModifiedResNet
+from common.datasets.images import ImageArrays, ImageFiles, ImageSet
+from common.errors import UserError, all_checked
+from common.incremental.scenario import Scenario, require_images
+from common.incremental.tasks import task_path
+from common.machine import Machine
+from common.mini import MINI, scale_of
+from common.options import read_file, settings
+from common.protocols import Protocol
+from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
+from common.training.device import seed_everything
+from common.training.numerics import prepare
+
+PROTOCOLS = {"class-il": "cil", "task-il": "til"}  # kind of a protocol by il_setting
+Features = tuple[Tensor, Tensor]  # CLIP's image features (N, D) and labels (N,) of a test set
+
+
+@dataclass
+class Learner:
+    """A run. optimizer: None for zero-shot CLIP. buffer: None without replay.
+
+    train, test: all classes, under their transforms. test_features: of the test sets of tasks 0, 1, ... so far.
+    """
+
+    options: Options
+    machine: Machine
+    scenario: Scenario
+    train: ImageFiles | ImageArrays
+    test: ImageFiles | ImageArrays
+    head: Head
+    optimizer: torch.optim.Optimizer | None
+    buffer: Buffer | None
+    run: Run
+    test_features: list[Features] = field(default_factory=list)
+
+    def is_evaluated(self, task_id: int) -> bool:
+        return self.checkpoint(task_id).exists() and bool(self.run.find(after_task=task_id + 1, metric="accuracy"))
+
+    def checkpoint(self, task_id: int) -> Path:
+        return task_path(self.run.folder, task_id)
+
+    def save(self, task_id: int) -> None:
+        """Write what is trained, under the original's keys, and what goes on into the next task."""
+        head, optimizer, buffer = self.head, self.optimizer, self.buffer
+        content: dict[str, Any] = {"state_dict": {key: value.detach() for key, value in head.trained().items()}}
+        content |= {"frozen_prompts": head.frozen_prompts, "last_context": head.last_context}
+        content |= {"optimizer": optimizer and optimizer.state_dict(), "buffer": buffer and buffer.state_dict()}
+        save_tensors(self.checkpoint(task_id), content)
+
+    @torch.no_grad()
+    def load(self, task_id: int) -> None:
+        """Put everything back to what it was after a task."""
+        saved, head = load_tensors(self.checkpoint(task_id)), self.head
+        for key, parameter in head.trained().items():
+            parameter.copy_(saved["state_dict"][key])
+        for key, context in head.last_context.items():
+            context.copy_(saved["last_context"][key])
+        frozen = saved["frozen_prompts"]
+        head.freeze(None if frozen is None else frozen.to(self.machine.device))
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(saved["optimizer"])
+        if self.buffer is not None:
+            self.buffer.load_state_dict(saved["buffer"])
+
+
+def check_inputs(options: Options) -> None:
+    """Look for the data and the weights. Raises one UserError that lists all that is missing."""
+    images, verify = data_set(options), not options.no_verify
+    all_checked(
+        [
+            lambda: datasets.require([images.reader], images.root, verify),
+            lambda: weights_of(options.visual, options.clip_weights),
+        ]
+    )
+
+
+def build(options: Options, machine: Machine) -> Learner:
+    """The learner before its first task; its run's folder is open."""
+    seed_everything(options.seed)  # the adapter's initial weights
+    clip = build_clip(options, machine)
+    resolution, verify, device = clip.visual.input_resolution, not options.no_verify, machine.device
+    data = load(options.dataset.name, data_set(options), resolution, options.clip_norm, verify)
+    size, coop = options.dataset.n_classes_per_task, options.TRAINER.COOP
+    scenario = Scenario(range(len(data.classnames)), size, size)
+    require_images(data, scenario)
+    assert data.test is not None  # or there would be no images of any task
+    prompts = PromptOptions(coop.CTX_INIT, coop.CLASS_TOKEN_POSITION, coop.N_CTX, coop.CSC)
+    head = Head(clip, options.method, data.classnames, prompts, encoding_on(device, options))
+    optimizer = build_optimizer(head, options)
+    buffer = Buffer(options.buffer_size, options.seed, device) if replays(options) else None
+    if buffer is None and options.model.use_replay and optimizer is not None:
+        print(f"note: {options.method} trains prompts alone and does not replay; --buffer_size has no effect")
+    run = open_run(options, machine, data)
+    return Learner(options, machine, scenario, data.train, data.test, head, optimizer, buffer, run)
+
+
+def build_clip(options: Options, machine: Machine) -> CLIP:
+    """The frozen CLIP. Raises UserError where its tower is not the one that --visual names, or takes other images."""
+    halves = "fp16" if precision_on(machine.device, options) == "fp16" else "fp32"  # tf32, bf16: ways to compute
+    clip = load_clip(options.visual, options.clip_weights, halves, machine.device)
+    wanted, resolution = options.dataset.image_size, clip.visual.input_resolution
+    if wanted not in (None, resolution):
+        raise UserError(
+            f"{options.config_file}: dataset.image_size {wanted}, but {options.visual} takes images of {resolution} "
+            "pixels. Leave the key out, or give that number."
+        )
+    is_resnet = isinstance(clip.visual, ModifiedResNet)
+    if options.clip_weights and is_resnet != (options.visual.startswith("RN") or options.visual in SOURCES):
+        holds = f"{options.clip_weights} holds a {'ResNet' if is_resnet else 'ViT'}"
+        raise UserError(f"--visual {options.visual}, but {holds}. Name the tower that it holds.")
+    prepare(machine, clip)
+    return clip
+
+
+def build_optimizer(head: Head, options: Options) -> torch.optim.Optimizer | None:
+    """SGD over all that the method trains, for all tasks; None where it trains nothing."""
+    trained, optim = list(head.trained().values()), options.OPTIM
+    if not trained:
+        return None
+    return torch.optim.SGD(
+        trained, lr=optim.LR, momentum=optim.MOMENTUM, weight_decay=optim.WEIGHT_DECAY,
+        dampening=optim.SGD_DAMPNING, nesterov=optim.SGD_NESTEROV,
+    )  # fmt: skip
+
+
+def precision_on(device: torch.device, options: Options) -> str:
+    """The precision that --precision names on a device."""
+    return {"auto": "fp16" if device.type == "cuda" else "fp32"}.get(options.precision, options.precision)
+
+
+def encoding_on(device: torch.device, options: Options) -> str:
+    """The encoding of texts that --encoding names on a device."""
+    halved = precision_on(device, options) == "fp16"
+    return {"auto": "full" if halved else "cut"}.get(options.encoding, options.encoding)
+
+
+# A run's names
+
+
+def open_run(options: Options, machine: Machine, data: ImageSet) -> Run:
+    """The run in --save or in a folder that names its options. Raises UserError if another run lies there."""
+    scale, device = scale_of(options.scale, options.dataset.name, options.visual), machine.device
+    decides = settings(options) | {"buffer_size": options.buffer_size if replays(options) else None}
+    decides |= {"precision": precision_on(device, options), "encoding": encoding_on(device, options)}
+    decides |= {"weights": file_md5(weights_of(options.visual, options.clip_weights)), "data": data.fingerprint}
+    name = f"{Path(options.config_file).stem}-{options.method}-{options.visual.replace('/', '-')}"
+    folder = options.save or f"runs/alta/{name}-buffer{options.buffer_size}-seed{options.seed}"
+    return runs.open_run(
+        options, machine, mini_folder(folder, scale) or "", decides, paper="alta", method=method_label(options),
+        protocol=protocols(options)["class-il"], backbone=options.visual, scale=scale, seed=options.seed,
+    )  # fmt: skip
+
+
+def usual(options: Options, name: str) -> Any:
+    """The value of a flag that no name speaks of: the default, or the miniature's."""
+    preset = {MINI: read_file(CONFIGS / "mini.yaml")}.get(options.scale, {})
+    return preset.get(name, getattr(Options, name))
+
+
+def protocols(options: Options) -> dict[str, str]:
+    """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
+    differs = replays(options) and options.buffer_size != usual(options, "buffer_size")
+    data, buffer = options.dataset, options.buffer_size if differs else None
+    parts = (data_set(options).label.lower(), data.n_tasks, data.n_classes_per_task)
+    return {setting: str(Protocol(kind, *parts, buffer=buffer)) for setting, kind in PROTOCOLS.items()}
+
+
+def method_label(options: Options) -> str:
+    """The method as records name it, and what is not as usual."""
+    method, policy, masked = METHODS[options.method], options.lr_policy, options.joint_task_classes
+    trains, joint = method.adapts or method.prompts, options.dataset.n_tasks == 1
+    unusual = {
+        "joint": trains and joint,
+        "no replay": method.adapts and not joint and not options.model.use_replay,
+        policy: trains and policy != usual(options, "lr_policy"),
+        "CLIP's normalisation": options.clip_norm,
+        "among classes seen": options.seen_only,
+        f"masked to tasks of {masked}": masked is not None,
+    }
+    return ", ".join([method.label, *(words for words, holds in unusual.items() if holds)])
