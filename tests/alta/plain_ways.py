@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from alta.buffer import Buffer
+from alta.buffer import Buffer, Replay
 from alta.heads import HARD_PROMPT, Head, PromptOptions, normalised
 from common.clip.model import CLIP
 from common.clip.tokenizer import tokenize
@@ -37,6 +37,8 @@ class PlainBuffer(Buffer):
                 for name, values in batch.items():
                     self.fields[name][slot] = values[row].to(self.device)
 
-    def get_data(self, count: int) -> tuple[Tensor, ...]:
-        index, names = self.choose(count), ("labels", "logits", "image_features")
-        return tuple(torch.stack([self.fields[name][i].cpu() for i in index]).to(self.device) for name in names)
+    def get_data(self, count: int) -> Replay:
+        index = self.choose(count)
+        return Replay(
+            *(torch.stack([self.fields[name][i].cpu() for i in index]).to(self.device) for name in Replay._fields)
+        )
