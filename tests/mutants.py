@@ -97,7 +97,7 @@ def run_tests(tree: Path, tests: list[str], log: Path) -> None:
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    for name in [name for name in sys.modules if name.split(".")[0] == "tests"]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "common")]:
         del sys.modules[name]  # this program's, not the tree's
     os.chdir(tree)
     sys.path[0], sys.dont_write_bytecode = str(tree), True
