@@ -8,8 +8,8 @@ the earlier,
     3. the command line from left to right: --flag VALUE, key=value (also as --set key=value), and presets
 
 where a preset, such as --scale mini, stands for the values of a file of its own: what follows it overrides it. A flag
-may be spelled with - or with _. argparse reads the spelling, OmegaConf's structured configs the types; whatever is
-unknown, of another type or outside its range ends in one UserError, before anything is written.
+may be spelled with - or with _. argparse reads the spelling, OmegaConf's structured configs the types; an unknown
+option, another type or a value outside its range raises UserError before anything is written.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ Preset = Path | Callable[[Any], Content] | None  # a file of values, or a functi
 
 REQUIRED = MISSING  # a value that must be given
 LARGEST_SEED = 2**32 - 1  # NumPy's
-LARGEST_COUNT = 10**9  # of whatever has no bound of its own
-SHARE = {"at_least": 0, "at_most": 1}  # ranges, as `option` takes them
+LARGEST_COUNT = 10**9  # of an option without `at_most`
+SHARE = {"at_least": 0, "at_most": 1}  # ranges for `option`
 SEED: dict[str, Any] = {"at_least": 0, "at_most": LARGEST_SEED}
-Rule = tuple[Any, str]  # what is wrong if true, and how it is told
-RANGES = {  # fields of About: what must hold, and how it is told
+Rule = tuple[Any, str]  # a condition that must be false, and the message if it is true
+RANGES = {  # field of Spec: the comparison that must hold, and its words
     "at_least": (operator.ge, "{} or more"),
     "above": (operator.gt, "more than {}"),
     "at_most": (operator.le, "at most {}"),
@@ -53,11 +53,11 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 
 
 @dataclass(frozen=True)
-class About:
-    """What there is to say of a field besides its type and default."""
+class Spec:
+    """Everything about an option besides its type and default."""
 
     help: str = ""
-    group: str = ""  # title of a group of --help, which this field and those after it belong to
+    group: str = ""  # title of a group of --help that begins with this field
     flags: tuple[str, ...] = ()  # spellings on the command line; --<name> without
     off: tuple[str, ...] = ()  # of a bool: flags that make it false, instead of one that makes it true
     choices: tuple[Any, ...] = ()
@@ -65,79 +65,80 @@ class About:
     above: float | None = None
     at_most: float | None = None
     below: float | None = None
-    check: Callable[[Any], str | None] = lambda value: None  # what is wrong with a value, None if nothing
-    convert: Callable[[Any], Any] | None = None  # a value as given -> the value meant, such as the names of order1
+    check: Callable[[Any], str | None] = lambda value: None  # message for a wrong value, else None
+    convert: Callable[[Any], Any] | None = None  # given value -> value, such as order1 -> its names
     presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)  # by this field's value
     words: bool = False  # a list of separate words instead of one word with commas
-    adds: bool = False  # a list to which the flag, given again, adds
-    alone: str | None = None  # what the flag says without a value, where it may stand so
+    adds: bool = False  # a list that the flag, given again, extends
+    alone: str | None = None  # value of the flag without a value; None: a value is required
     positional: bool = False
-    empty: bool = False  # whether an empty text or list makes sense
+    empty: bool = False  # whether an empty text or list is accepted
     unique: bool = False  # whether no value of a list may occur twice
-    decides: bool = True  # whether a run's numbers depend on it: compared when the run is taken up again
-    ignored: str = ""  # why it has no effect; then it decides nothing and is not checked
+    decides: bool = True  # whether a run's numbers depend on it: then it is compared on resume
+    ignored: str = ""  # reason why it has no effect; then it decides nothing and is not checked
 
 
 @dataclass(frozen=True)
-class Declared:
-    """A field under its dotted key. kind: int, float, bool, str, Path or Any, of the elements where it is a list."""
+class Declaration:
+    """A field under its dotted key. kind: int, float, bool, str, Path or Any, of a list that of its elements."""
 
     key: str
     kind: Any
     is_list: bool
     optional: bool
     default: Any
-    about: About
+    spec: Spec
 
     @property
     def flags(self) -> tuple[str, ...]:
-        own = self.key.upper() if self.about.positional else "--" + self.key
-        return self.about.flags or self.about.off or (own,)
+        default = self.key.upper() if self.spec.positional else "--" + self.key
+        return self.spec.flags or self.spec.off or (default,)
 
 
-def option(default: Any = REQUIRED, help: str = "", **about: Any) -> Any:
-    """A field of an options dataclass; `about` are the fields of About."""
-    metadata = {"about": About(help, **about)}
+def option(default: Any = REQUIRED, help: str = "", **spec: Any) -> Any:
+    """A field of an options dataclass; `spec` are the fields of `Spec`."""
+    metadata = {"spec": Spec(help, **spec)}
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def scale_option(mini: Preset, **about: Any) -> Any:
-    """--scale, whose value mini stands for the values of a file, or of a function."""
-    return option("paper", "mini: the embedded miniature, in minutes", presets={"paper": None, "mini": mini}, **about)
+def scale_option(mini: Preset, **spec: Any) -> Any:
+    """The option --scale, whose value mini sets the values of a file or a function."""
+    return option("paper", "mini: the embedded miniature, in minutes", presets={"paper": None, "mini": mini}, **spec)
 
 
 def ignored(names: str, why: str) -> type:
-    """A base of an options dataclass: options of these names that are accepted and have no effect."""
+    """A base class for options that are accepted and have no effect; `names` are separated by spaces."""
     fields = [(name, Any, option(None, ignored=why)) for name in names.split()]
     return dataclasses.make_dataclass("Ignored", fields, frozen=True)
 
 
-def declared(options: type, prefix: str = "") -> list[Declared]:
-    """All fields, those of the class itself before inherited ones, those of a section under section.key."""
-    hints, found = typing.get_type_hints(options), []
+def declared(options: type, prefix: str = "") -> list[Declaration]:
+    """All fields, inherited ones last; fields of a section have the key section.key."""
+    hints, declarations = typing.get_type_hints(options), []
     fields = {item.name: item for item in dataclasses.fields(options)}
     names = dict.fromkeys(name for owner in options.__mro__ for name in inspect.get_annotations(owner))
     for item in (fields[name] for name in names if name in fields):
         hint, key = hints[item.name], prefix + item.name
         if dataclasses.is_dataclass(hint):
-            found += declared(typing.cast(type, hint), f"{key}.")
+            declarations += declared(typing.cast(type, hint), f"{key}.")
             continue
         union = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         kind = next(part for part in union if part is not type(None))
         is_list = typing.get_origin(kind) is list
         kind = typing.get_args(kind)[0] if is_list else kind
         default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
-        found.append(Declared(key, kind, is_list, len(union) > 1, default, item.metadata.get("about", About())))
-    return found
+        spec = item.metadata.get("spec", Spec())
+        declarations.append(Declaration(key, kind, is_list, len(union) > 1, default, spec))
+    return declarations
 
 
 def settings(options: Any) -> dict[str, Any]:
-    """What decides a run's numbers, as plain values: the fields of a section under the section's name."""
+    """Options that decide a run's numbers, as plain values; a section is a dictionary under its name."""
     values = OmegaConf.create()
     for item in declared(type(options)):
-        if item.about.decides and not item.about.ignored:
+        if item.spec.decides and not item.spec.ignored:
             OmegaConf.update(values, item.key, operator.attrgetter(item.key)(options))
     return typing.cast(dict[str, Any], OmegaConf.to_container(values))
 
@@ -149,49 +150,50 @@ def read(
     options: type[Options], argv: Sequence[str] | None, prog: str, description: str = "", epilog: str = "",
     file: Callable[[Mapping[str, Any]], tuple[Content, str] | None] = lambda given: None,
 ) -> Options:  # fmt: skip
-    """An instance of `options`; argv None is the process's own command line. --help prints and exits.
+    """An instance of `options` from `argv`, None: sys.argv. --help prints and exits.
 
-    `file` finds the configuration: what the command line gives by key -> its content and what messages call it, or None
-    for none. Raises UserError for everything that is unknown, missing, of another type or outside its range.
+    `file` maps the command line's values by key to the configuration's content and its name in messages, None: no
+    configuration. Raises UserError for an unknown or missing option, and for a value of another type or outside its
+    range.
     """
-    known = {item.key: item for item in declared(options)}
-    about = {"prog": f"python -m {prog}", "description": description, "epilog": epilog}
-    config, spelled = OmegaConf.structured(options), {}  # spelled: key -> how messages name it
+    declarations = {item.key: item for item in declared(options)}
+    program = {"prog": f"python -m {prog}", "description": description, "epilog": epilog}
+    config, names = OmegaConf.structured(options), {}  # names: key -> its name in messages
     _unlock(config)
-    words = canonical_words(known, sys.argv[1:] if argv is None else argv)
-    given, asks_help = command_line(known, argument_parser(known, about, config), words)
+    words = canonical_words(declarations, sys.argv[1:] if argv is None else argv)
+    given, asks_help = command_line(declarations, argument_parser(declarations, program, config), words)
     try:
         content, source = file({key: value for key, _, value in given}) or ({}, "")
     except UserError:
         if not asks_help:
             raise
         content, source = {}, ""
-    waiting = [*_entries(known, content, source), *given]
+    waiting = [*_entries(declarations, content, source), *given]
     while waiting:
         key, name, value = waiting.pop(0)
-        if key in known and known[key].about.adds:
+        if key in declarations and declarations[key].spec.adds:
             value = [*OmegaConf.select(config, key), *value]
-        _assign(config, known, key, name, value)
-        spelled[key] = name
-        presets = known[key].about.presets
+        _assign(config, declarations, key, name, value)
+        names[key] = name
+        presets = declarations[key].spec.presets
         if presets and (preset := presets.get(value)) is not None:
             content = preset(config) if callable(preset) else read_file(preset)
-            waiting[:0] = _entries(known, content, f"{name} {value}" if callable(preset) else str(preset))
+            waiting[:0] = _entries(declarations, content, f"{name} {value}" if callable(preset) else str(preset))
     if asks_help:
-        argument_parser(known, about, config).print_help()
+        argument_parser(declarations, program, config).print_help()
         raise SystemExit(0)
-    _check(config, known, spelled)
+    _check(config, declarations, names)
     return typing.cast(Options, OmegaConf.to_object(config))
 
 
 def words_by_key(kinds: Sequence[type], argv: Sequence[str] | None) -> tuple[dict[str, Any], bool]:
-    """What a command line of options of any of `kinds` gives by key, unread, and whether it asks for help."""
-    known = {item.key: item for kind in kinds for item in declared(kind)}
+    """Texts by key from a command line for options of any of `kinds`, and whether it asks for help."""
+    declarations = {item.key: item for kind in kinds for item in declared(kind)}
     config = OmegaConf.merge(*(OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(kind))) for kind in kinds))
-    words = canonical_words(known, sys.argv[1:] if argv is None else argv)
-    parser = argument_parser(known, dict.fromkeys(("prog", "description", "epilog"), ""), config)
-    found, asks_help = command_line(known, parser, words)
-    return {key: value for key, _, value in found}, asks_help
+    words = canonical_words(declarations, sys.argv[1:] if argv is None else argv)
+    parser = argument_parser(declarations, dict.fromkeys(("prog", "description", "epilog"), ""), config)
+    entries, asks_help = command_line(declarations, parser, words)
+    return {key: value for key, _, value in entries}, asks_help
 
 
 def read_file(path: Path | str) -> dict[str, Any]:
@@ -201,7 +203,7 @@ def read_file(path: Path | str) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             content = json.loads(text)
-        else:  # OmegaConf's loader takes 1e-5 for a number, which plain YAML does not
+        else:  # OmegaConf's loader, unlike plain YAML, reads 1e-5 as a number
             content = OmegaConf.to_container(OmegaConf.create(text if text.strip() else "[]"), resolve=False)
     except OSError as error:
         names = [other.name for other in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
@@ -217,50 +219,50 @@ def read_file(path: Path | str) -> dict[str, Any]:
 
 
 def named_file(key: str, example: str) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]:
-    """The `file` of `read` for an option that names the configuration."""
+    """The `file` argument of `read` for an option `key` that names the configuration."""
 
     def find(given: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         path, folder = given.get(key), Path(example).parent
         if not path:
             raise UserError(f"--{key}: missing. Give a file, such as {example}.")
         if not Path(path).expanduser().is_file():
-            known = [folder / file.name for file in (Path(__file__).parents[1] / folder).iterdir()]
-            raise UserError(f"--{key} {path}: no such file.{did_you_mean(path, known)}")
+            files = [folder / file.name for file in (Path(__file__).parents[1] / folder).iterdir()]
+            raise UserError(f"--{key} {path}: no such file.{did_you_mean(path, files)}")
         return read_file(path), path
 
     return find
 
 
-def unknown(what: str, word: Any, known: Iterable[Any]) -> str:
-    """The message about a word that is none of the known ones."""
-    return f"{what}: unknown.{did_you_mean(word, known)} Known are {', '.join(map(str, known))}."
+def unknown(what: str, word: Any, choices: Iterable[Any]) -> str:
+    """Message for a word that is none of the choices."""
+    return f"{what}: unknown.{did_you_mean(word, choices)} Known are {', '.join(map(str, choices))}."
 
 
 def _unlock(config: DictConfig) -> None:
-    """Frozen dataclasses make read-only configurations, sections each on their own."""
+    """Make a configuration from frozen dataclasses writable, section by section."""
     OmegaConf.set_readonly(config, False)
     for key in config:
         if isinstance(section := OmegaConf.select(config, str(key)), DictConfig):
             _unlock(section)
 
 
-def _entries(known: Mapping[str, Declared], content: Content, source: str, prefix: str = "") -> list[Entry]:
-    """All that a file holds; sections are taken apart, values that are mappings are not."""
-    found = []
+def _entries(declarations: Mapping[str, Declaration], content: Content, source: str, prefix: str = "") -> list[Entry]:
+    """Entries of a file's content; sections are flattened, values that are mappings are not."""
+    entries = []
     for name, value in content.items():
         key = f"{prefix}{name}"
-        if isinstance(value, dict) and any(other.startswith(f"{key}.") for other in known):
-            found += _entries(known, value, source, f"{key}.")
+        if isinstance(value, dict) and any(other.startswith(f"{key}.") for other in declarations):
+            entries += _entries(declarations, value, source, f"{key}.")
         else:
-            found.append((key, f"{source}: {key}", value))
-    return found
+            entries.append((key, f"{source}: {key}", value))
+    return entries
 
 
-def _assign(config: DictConfig, known: Mapping[str, Declared], key: str, name: str, value: Any) -> None:
-    """Set one value, in its type."""
-    if key not in known:
-        raise UserError(f"{name}: unknown option.{did_you_mean(key, known)} --help lists all.")
-    item = known[key]
+def _assign(config: DictConfig, declarations: Mapping[str, Declaration], key: str, name: str, value: Any) -> None:
+    """Set one value, converted to its type. Raises UserError."""
+    if key not in declarations:
+        raise UserError(f"{name}: unknown option.{did_you_mean(key, declarations)} --help lists all.")
+    item = declarations[key]
     try:
         OmegaConf.update(config, key, _plain(item, value), merge=False)
     except UserError as error:
@@ -270,8 +272,8 @@ def _assign(config: DictConfig, known: Mapping[str, Declared], key: str, name: s
         raise UserError(f"{name} {joined(value)}: {kind} is expected.") from error
 
 
-def _plain(item: Declared, value: Any) -> Any:
-    """What a text of the command line, or a file's value, stands for: null, a comma list, a quoted text."""
+def _plain(item: Declaration, value: Any) -> Any:
+    """The value of a text from a command line or a file: null, a comma list, a quoted text."""
     if isinstance(value, str):
         if value == "null" and item.optional:
             return None
@@ -282,82 +284,82 @@ def _plain(item: Declared, value: Any) -> Any:
             value = value[1:-1]
     if item.is_list and not isinstance(value, list | str | None):
         value = [value]
-    if (value in ("", []) or "" in listed(value)) and not (item.about.empty or item.about.ignored):
+    if (value in ("", []) or "" in listed(value)) and not (item.spec.empty or item.spec.ignored):
         raise UserError(f"it is empty. Give {KINDS.get(item.kind, 'a value')}.")
-    if any(isinstance(part, str) and ("\0" in part or item.about.presets and "${" in part) for part in listed(value)):
+    if any(isinstance(part, str) and ("\0" in part or item.spec.presets and "${" in part) for part in listed(value)):
         raise ValueError
-    value = item.about.convert(value) if item.about.convert and value is not None else value
+    value = item.spec.convert(value) if item.spec.convert and value is not None else value
     truth = any(isinstance(part, bool) for part in listed(value))
     if item.kind is str and truth or item.kind is bool and str(value).lower() not in BOOLEANS:
-        raise ValueError  # OmegaConf takes a truth for a text, and any number for a truth
+        raise ValueError  # OmegaConf accepts a bool as text, and any number as bool
     return value
 
 
 # Checking
 
 
-def _check(config: DictConfig, known: Mapping[str, Declared], spelled: Mapping[str, str]) -> None:
-    """Raise UserError for values outside their range and for what is missing; say what was given without effect."""
+def _check(config: DictConfig, declarations: Mapping[str, Declaration], names: Mapping[str, str]) -> None:
+    """Raise UserError for missing values and values outside their range; print a note on options without effect."""
     idle = []
-    for key, item in known.items():
+    for key, item in declarations.items():
         try:
             value = OmegaConf.select(config, key)
         except InterpolationToMissingValueError:
             continue
         except OmegaConfBaseException as error:
-            raise UserError(f"{spelled.get(key, key)}: {str(error).splitlines()[0]}.") from error
-        if item.about.ignored:
-            surprising = key in spelled and value not in (item.default, 0)
-            idle += [f"{spelled[key].split(': ')[-1]} ({item.about.ignored})"] if surprising else []
-        elif key in spelled and value is not None:
-            _check_value(item, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, spelled[key])
+            raise UserError(f"{names.get(key, key)}: {str(error).splitlines()[0]}.") from error
+        if item.spec.ignored:
+            surprising = key in names and value not in (item.default, 0)
+            idle += [f"{names[key].split(': ')[-1]} ({item.spec.ignored})"] if surprising else []
+        elif key in names and value is not None:
+            _check_value(item, OmegaConf.to_container(value) if OmegaConf.is_list(value) else value, names[key])
     absent = OmegaConf.missing_keys(config)
-    missing = [item.flags[0] for key, item in known.items() if key in absent]
+    missing = [item.flags[0] for key, item in declarations.items() if key in absent]
     if missing:
         raise UserError(f"{', '.join(missing)}: missing. --help says what to give.")
     if idle:
         print(f"note: without effect: {', '.join(idle)}")
 
 
-def _check_value(item: Declared, value: Any, name: str) -> None:
-    about, values = item.about, listed(value)
-    if about.unique and len(set(values)) < len(values):
+def _check_value(item: Declaration, value: Any, name: str) -> None:
+    spec, values = item.spec, listed(value)
+    if spec.unique and len(set(values)) < len(values):
         raise UserError(f"{name} {joined(value)}: a value occurs twice.")
     for one in values:
-        choices = about.presets or about.choices
-        if choices and not any(type(one) is type(known) and one == known for known in choices):
+        choices = spec.presets or spec.choices
+        if choices and not any(type(one) is type(choice) and one == choice for choice in choices):
             raise UserError(unknown(f"{name} {one}", one, choices))
-        bounds = {key: getattr(about, key) for key in RANGES if getattr(about, key) is not None}
-        if isinstance(one, int) and about.at_most is None and one > LARGEST_COUNT:
+        bounds = {key: getattr(spec, key) for key in RANGES if getattr(spec, key) is not None}
+        if isinstance(one, int) and spec.at_most is None and one > LARGEST_COUNT:
             bounds["at_most"] = LARGEST_COUNT
         finite = not isinstance(one, float) or math.isfinite(one)
         if not finite or not all(RANGES[key][0](one, bound) for key, bound in bounds.items()):
-            told = ", ".join(RANGES[key][1].format(bound) for key, bound in bounds.items())
-            raise UserError(f"{name} {one}: give {told or 'a finite number'}.")
-    if complaint := about.check(value):
+            allowed = ", ".join(RANGES[key][1].format(bound) for key, bound in bounds.items())
+            raise UserError(f"{name} {one}: give {allowed or 'a finite number'}.")
+    if complaint := spec.check(value):
         raise UserError(f"{name} {joined(value)}: {complaint}")
 
 
 def one_placeholder(template: str) -> str | None:
-    """A check of templates, which name the class once, as {}."""
+    """A `check` that a template contains {}, which stands for the class, once."""
     once = template.count("{}") == 1 and not set("{}") & set(template.replace("{}", ""))
     return None if once else "give {} once, where the class name stands."
 
 
 def exclusive(options: Any, *names: str) -> Rule:
-    """The rule that at most one of these options is given."""
+    """Rule that at most one of these options is given."""
     given = [name for name in names if getattr(options, name)]
     return len(given) > 1, f"--{' and --'.join(given)} exclude each other; give one of them."
 
 
 def hand_on(kind: type[Options], options: object, **values: Any) -> Options:
-    """A dataclass of another `kind`: of these values, and else of what the options hold under the same names."""
+    """An instance of dataclass `kind` from `values`, else from the fields of the same names in `options`."""
     names = {field.name for field in dataclasses.fields(kind)} - values.keys()  # type: ignore[arg-type]
     return kind(**{name: getattr(options, name) for name in names if hasattr(options, name)}, **values)
 
 
 def check_rules(rules: Iterable[Rule]) -> None:
-    """Raise UserError for the first rule that is broken."""
+    """Raise UserError with the message of the first rule whose condition is true."""
     for wrong, message in rules:
         if wrong:
             raise UserError(message)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from common.options import Declared, declared, one_placeholder
+from common.options import Declaration, declared, one_placeholder
 from common.runs import free_file
 
 CIFAR = ["--config-path", "configs/class", "dataset_root=nowhere", "class_order=class_orders/cifar100.yaml"]
@@ -52,41 +52,41 @@ ENTRIES = {  # the program, its options, and words that lack nothing but the dat
 
 
 @functools.cache
-def fields(entry: str) -> list[Declared]:
+def fields(entry: str) -> list[Declaration]:
     module, _, name = ENTRIES[entry][0].rpartition(".")
     found = declared(getattr(importlib.import_module(module), name))
-    return [item for item in found if not item.about.ignored and typing.get_origin(item.kind) is not dict]
+    return [item for item in found if not item.spec.ignored and typing.get_origin(item.kind) is not dict]
 
 
-def wrong_values(item: Declared) -> Iterator[str]:
+def wrong_values(item: Declaration) -> Iterator[str]:
     """Of one option: another type, not a number, beyond each bound, unknown, empty, twice, not a template or a name."""
-    about = item.about
+    spec = item.spec
     types = {int: ["fast", "1.5"], float: ["fast", "nan", "inf"], bool: ["perhaps"]}
     yield from types.get(item.kind, [])
-    for bound, further in ((about.at_least, -1), (about.above, 0), (about.at_most, 1), (about.below, 0)):
+    for bound, further in ((spec.at_least, -1), (spec.above, 0), (spec.at_most, 1), (spec.below, 0)):
         if bound is not None:
             yield str(bound + further)
-    if about.choices or about.presets:
+    if spec.choices or spec.presets:
         yield "nosuch"
-    if not about.empty and item.kind is not bool:
+    if not spec.empty and item.kind is not bool:
         yield ""
-    if about.unique:
-        yield "1 1" if item.about.words else "1,1"
-    if about.check is one_placeholder:
+    if spec.unique:
+        yield "1 1" if item.spec.words else "1,1"
+    if spec.check is one_placeholder:
         yield from ("{}{x}", "a photo", "{} {}")
-    if about.check is free_file:
+    if spec.check is free_file:
         yield from ("../x.json", "record.jsonl", "config.yaml")
 
 
-def wrong_words(entry: str, item: Declared) -> Iterator[list[str]]:
+def wrong_words(entry: str, item: Declaration) -> Iterator[list[str]]:
     for value in wrong_values(item):
-        if item.about.positional:
+        if item.spec.positional:
             yield [*ENTRIES[entry][1][:-1], value]
         elif item.kind is bool:
-            yield [*ENTRIES[entry][1], f"{item.key if item.about.off else item.flags[0]}={value}"]
+            yield [*ENTRIES[entry][1], f"{item.key if item.spec.off else item.flags[0]}={value}"]
         else:
-            yield [*ENTRIES[entry][1], item.flags[0], *(value.split() if item.about.words and value else [value])]
-    if not item.about.positional:
+            yield [*ENTRIES[entry][1], item.flags[0], *(value.split() if item.spec.words and value else [value])]
+    if not item.spec.positional:
         yield [*ENTRIES[entry][1], f"{item.flags[0]}x", "1"]
 
 
@@ -109,7 +109,7 @@ CASES = [(entry, item) for entry in ENTRIES for item in fields(entry)]
 
 @pytest.mark.parametrize("entry, item", CASES, ids=[f"{entry}-{item.key}" for entry, item in CASES])
 def test_no_option_takes_a_value_that_makes_no_sense(
-    entry: str, item: Declared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+    entry: str, item: Declaration, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for words in wrong_words(entry, item):
