@@ -1,4 +1,4 @@
-"""One exception for a user's mistake, and one place where it becomes a message instead of a traceback."""
+"""The exception for a user's mistake, and the wrapper of entry points that prints it instead of a traceback."""
 
 import functools
 import re
@@ -8,11 +8,11 @@ from typing import Any
 
 from common.processes import world_size
 
-LOST = re.compile("gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # in what torch.distributed then says
+LOST = re.compile("gloo|nccl|connection (closed|reset)", re.IGNORECASE)  # in torch.distributed's messages
 
 
 class UserError(Exception):
-    """A mistake of the user's, told in one message: what is wrong, where, and what to do about it."""
+    """A user's mistake; the message says what is wrong, where, and what to do about it."""
 
 
 class Interrupted(Exception):
@@ -20,7 +20,7 @@ class Interrupted(Exception):
 
 
 def all_checked(checks: Iterable[Callable[[], Any]]) -> list[Any]:
-    """What each check returns, in order; one UserError with the messages of all that raised one, a line each."""
+    """Results of all checks, in order. Raises one UserError with the messages of all checks that raised one."""
     results, problems = [], []
     for check in checks:
         try:
@@ -35,8 +35,7 @@ def all_checked(checks: Iterable[Callable[[], Any]]) -> list[Any]:
 def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap an entry point: a UserError is printed as one message and exits with 2, Ctrl-C exits with 130.
 
-    A message that comes out of a data loader's worker arrives wrapped in that worker's traceback; only its
-    last line, the message itself, is shown.
+    A message from a data loader's worker is wrapped in the worker's traceback; only the message is printed.
     """
 
     @functools.wraps(main)
@@ -49,7 +48,7 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
                 text = text.rsplit("UserError: ", 1)[-1].strip()
             print(f"error: {text}", file=sys.stderr)
             sys.exit(2)
-        except RuntimeError as error:  # of a collective operation whose other side is gone
+        except RuntimeError as error:  # of a collective operation after another process has ended
             if world_size() == 1 or not LOST.search(str(error)):
                 raise
             print(

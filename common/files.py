@@ -1,4 +1,4 @@
-"""What lies on disk: writes that are whole or not at all, and what a line of record.jsonl goes by. Needs no torch."""
+"""Atomic writes, and the key of a line of record.jsonl. Needs no torch."""
 
 import errno
 import os
@@ -17,14 +17,14 @@ RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field cha
 def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
     """Write a file so that at any instant either its old or its whole new content is on disk.
 
-    Of several processes all must call it; the first writes, and none goes on before. Raises UserError when the folder
-    cannot be written or the disk is full; the old content then still stands.
+    Of several processes all must call it; the first writes, and the others wait for it. Raises UserError when the
+    folder cannot be written or the disk is full; the old content then remains.
     """
     if world_size() == 1:
         return write_alone(path, write)
-    from common.training.distributed import barrier  # with torch, which `results` does without
+    from common.training.distributed import barrier  # imports torch, which `results` does without
 
-    barrier()  # nobody still has to look whether the file is there
+    barrier()  # no process still has to check whether the file exists
     try:
         if is_main_process():
             write_alone(path, write)
@@ -33,7 +33,7 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_alone(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
-    """`atomic_write` by this process alone, whatever the others do."""
+    """`atomic_write` by this process alone, without waiting for others."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

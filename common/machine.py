@@ -1,4 +1,4 @@
-"""What every run takes: the options of where and how to compute, and the machine that they choose."""
+"""The options of every run on where and how to compute, and the machine that they choose."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -19,35 +19,32 @@ RUNS_TWICE = (
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Of these only the precision decides numbers; it joins a run's settings by itself where it is not fp32."""
+    """Options of every run. Only the precision decides numbers; `Machine.settings` has it if it is not fp32."""
 
+    # a table: an option a line or two
+    # fmt: off
     device: str = option("auto", "auto (a GPU where there is one), cpu, cuda, cuda:1", group="run", decides=False)
     threads: int | None = option(None, "CPU threads of torch (its own choice)", at_least=1, at_most=256, decides=False)
     workers: int | None = option(None, "loader processes (one a core)", at_least=0, at_most=256, decides=False)
     no_verify: bool = option(False, "accept data sets whose counts differ from the published ones", decides=False)
     save_interval: float = option(10.0, "seconds between saves within a task", at_least=0, decides=False)
     overwrite: bool = option(False, "start the output folder anew", decides=False)
-    precision: str = option(
-        "fp32",
-        "tf32 and bf16 are faster on a GPU and move the numbers: another run",
-        group="speed and watching",
-        choices=PRECISIONS,
-        decides=False,
-    )
+    precision: str = option("fp32", "tf32 and bf16 are faster on a GPU and move the numbers: another run",
+                            group="speed and watching", choices=PRECISIONS, decides=False)
     compile: bool = option(False, "compile the blocks with torch.compile (moves numbers by rounding)", decides=False)
-    checkpoint_activations: bool = option(
-        False, "compute activations anew in the backward pass: less memory", decides=False
-    )
+    checkpoint_activations: bool = option(False, "compute activations anew in the backward pass: less memory",
+                                          decides=False)
     tensorboard: bool = option(False, "curves into tensorboard/ in the run's folder (needs the package)", decides=False)
+    # fmt: on
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a run computes on and how. workers: loader processes. compile: asked for, and possible here.
+    """Device, loader processes (`workers`) and arithmetic of a run. compile: requested, and possible here.
 
-    fp32  float32 everywhere; what the papers' numbers are compared in, and the default
-    tf32  float32 whose products on a GPU round their factors to TF32's 10 bits
-    bf16  towers under autocast to bfloat16; weights, gradients, losses and the methods' own algebra stay float32
+    fp32  float32 everywhere, the default; comparisons with the papers' numbers use it
+    tf32  float32, but products on a GPU round their factors to TF32's 10 bits
+    bf16  towers under autocast to bfloat16; weights, gradients, losses and the methods' algebra stay float32
     """
 
     device: torch.device
@@ -57,22 +54,22 @@ class Machine:
     checkpoint_activations: bool = False
 
     def autocast(self) -> AbstractContextManager:
-        """The context of a tower's forward pass."""
+        """Context for a tower's forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     @property
     def settings(self) -> dict[str, str]:
-        """What joins a run's settings: nothing for fp32, with which runs began before there was a choice."""
+        """Additions to a run's settings; none for fp32, the only precision of early versions."""
         return {} if self.precision == "fp32" else {"precision": self.precision}
 
     @property
     def label(self) -> str:
-        """What joins a method's name in the records, so that no such run stands for one in fp32: "", " (bf16)"."""
+        """Suffix of the method's name in the records, such as " (bf16)"; "" for fp32."""
         return "" if self.precision == "fp32" else f" ({self.precision})"
 
     @property
-    def about(self) -> dict[str, Any]:
-        """What joins a run's provenance: it decides no number beyond rounding."""
+    def provenance(self) -> dict[str, Any]:
+        """Additions to a run's provenance, which change numbers only by rounding."""
         computes = {"compile": self.compile, "checkpoint_activations": self.checkpoint_activations}
         return computes | {"device": device_name(self.device), "workers": self.workers}
 
@@ -80,9 +77,9 @@ class Machine:
 def choose_machine(options: RunOptions, device: str | None = None, num_workers: int | None = None) -> Machine:
     """The machine of these options.
 
-    `device`: torch's name of it where an original has words of its own. `num_workers`: how many workers a published
-    configuration wants, of which there are at most one a core. A precision that is none of PRECISIONS is the paper's
-    own affair (ALTA's fp16, in halved weights) and fp32 here. Raises UserError for what is not there.
+    `device`: torch's name, where an original spells devices differently. `num_workers`: the workers of a published
+    configuration, limited to one a core. A precision that is not in PRECISIONS (ALTA's fp16, in halved weights) counts
+    as fp32 here. Raises UserError for a device or precision that this machine lacks.
     """
     chosen = pick_device(device or options.device, options.threads)
     precision = options.precision if options.precision in PRECISIONS else "fp32"
@@ -99,10 +96,10 @@ def choose_machine(options: RunOptions, device: str | None = None, num_workers: 
 
 
 def _compiler_works(device: torch.device) -> bool:
-    """Whether torch.compile does here, tried on two numbers; otherwise one message says why not."""
+    """Whether torch.compile works, tried on two numbers; prints the reason if not."""
     try:
         torch.compile(lambda x: x * 2 + 1)(torch.ones(2, device=device))
-    except Exception as error:  # a missing C++ compiler, Triton or Python header each raises something else
+    except Exception as error:  # a missing C++ compiler, Triton or Python header raise different exceptions
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         print(f"note: blocks are not compiled, torch.compile has no working compiler here ({reason[:200]})")
         return False

@@ -1,4 +1,4 @@
-"""What torchrun tells a process in its environment. Needs no torch."""
+"""Rank and number of processes, from torchrun's environment variables. Needs no torch."""
 
 import os
 
@@ -9,10 +9,10 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process among them, from 0."""
+    """Number of this process, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 def is_main_process() -> bool:
-    """Whether this process writes: the only one, or the first that torchrun started."""
+    """Whether this process is the only one, or the first that torchrun started: the one that writes files."""
     return rank() == 0

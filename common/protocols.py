@@ -1,4 +1,4 @@
-"""Protocols: which sequence of tasks a number belongs to. Runs write their names into records, results parses them."""
+"""Protocols: names of task sequences. Runs write them into records, `results` parses them."""
 
 import re
 from dataclasses import dataclass
@@ -7,31 +7,13 @@ from typing import Self
 
 # The task sequences of MTIL (ZSCL, arXiv 2303.06628, mtil/results.ipynb)
 MTIL_ORDER_1 = (
-    "Aircraft",
-    "Caltech101",
-    "CIFAR100",
-    "DTD",
-    "EuroSAT",
-    "Flowers",
-    "Food",
-    "MNIST",
-    "OxfordPet",
-    "StanfordCars",
+    "Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT", "Flowers", "Food", "MNIST", "OxfordPet", "StanfordCars",
     "SUN397",
-)
+)  # fmt: skip
 MTIL_ORDER_2 = (
-    "StanfordCars",
-    "Food",
-    "MNIST",
-    "OxfordPet",
-    "Flowers",
-    "SUN397",
-    "Aircraft",
-    "Caltech101",
-    "DTD",
-    "EuroSAT",
+    "StanfordCars", "Food", "MNIST", "OxfordPet", "Flowers", "SUN397", "Aircraft", "Caltech101", "DTD", "EuroSAT",
     "CIFAR100",
-)
+)  # fmt: skip
 MTIL_ORDERS: dict[str, tuple[str, ...]] = {"order1": MTIL_ORDER_1, "order2": MTIL_ORDER_2}
 NAMES = (
     re.compile(r"(?P<kind>mtil)-(?P<dataset>.+?)(-(?P<shots>\d+)shot)?"),
@@ -47,19 +29,19 @@ class Protocol:
     """A sequence of tasks and how it is tested; `str` gives its name, such as cil-tinyimagenet-100+5x20-buffer200."""
 
     kind: str  # mtil; cil, til, dil: class-, task-, domain-incremental; joint: all classes at once; "" if unknown
-    dataset: str  # in small letters; of MTIL its order: order1, order2, custom; the whole name if the kind is unknown
-    tasks: int | None = None  # after the base task, where there is one
+    dataset: str  # in lower case; for MTIL the order: order1, order2, custom; the whole name if the kind is unknown
+    tasks: int | None = None  # number of tasks, the base task not counted
     classes: int | None = None  # of each task but the base
-    base: int | None = None  # classes of a first task that differs from the others
+    base: int | None = None  # classes of the base task, a first task that differs from the others
     buffer: int | None = None  # stored samples
     shots: int | None = None  # training images a class
-    first: int | None = None  # only so many tasks were learned
+    first: int | None = None  # number of tasks learned, if not all
     validation: bool = False  # tested on held-out training images
 
     @classmethod
     @cache
     def parse(cls, name: str) -> Self:
-        """The protocol of this name; of kind "" where the name is not known."""
+        """The protocol of a name; its kind is "" if the name is unknown."""
         match = next((match for pattern in NAMES if (match := pattern.fullmatch(name))), None)
         if match is None:
             return cls("", name)
@@ -83,5 +65,5 @@ class Protocol:
 
     @property
     def order(self) -> tuple[str, ...]:
-        """The data sets of MTIL's sequence in the order learned; () where the name does not fix it."""
+        """Data sets of MTIL's sequence in the order learned; () if the name does not fix it."""
         return MTIL_ORDERS.get(self.dataset, ()) if self.kind == "mtil" else ()

@@ -1,12 +1,12 @@
-"""A run's folder: its configuration, checkpoints, records, and the resume that keeps all of it exact.
+"""A run's folder: its configuration, checkpoints and records, and exact resume.
 
     <folder>/config.yaml     settings (compared on restart) and provenance (versions, commit, command)
     <folder>/<task>.pth      a finished task, {"state_dict": ...}
-    <folder>/state.pth       the unfinished stage: step, what changes, generators
+    <folder>/state.pth       the unfinished stage: step, state, generators
     <folder>/record.jsonl    one tidy line a number
 
-The same command on the same folder goes on where it stopped. Nothing here knows an algorithm: a training loop reads
-`for step in run.steps("train/Aircraft", total, state): ...` and stays the plain loop of its paper.
+The same command on the same folder goes on where it stopped. Training loops stay those of their papers, with
+`for step in run.steps("train/Aircraft", total, state): ...`.
 """
 
 import hashlib
@@ -41,12 +41,12 @@ from common.training.distributed import any_rank, barrier, world_size
 from common.training.finite import require_finite, require_finite_state
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
-SAVE_COST_RATIO = 20  # and at least this many times what a save costs
-TENSORBOARD = "tensorboard"  # a folder in the run's
+SAVE_COST_RATIO = 20  # and at least this many times the duration of a save
+TENSORBOARD = "tensorboard"  # folder in the run's folder
 CPU = Machine(torch.device("cpu"))
 RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", TENSORBOARD)
 
-# what a training loop needs of a run, `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
+# `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
 
 
@@ -56,20 +56,20 @@ def save_tensors(path: Path | str, content: dict[str, Any]) -> None:
 
 
 def mini_folder(folder: str | None, scale: str) -> str | None:
-    """The output folder, '-mini' appended at that scale: a miniature's numbers never share one with the paper's."""
+    """The output folder, at scale mini with '-mini' appended, so that it never holds runs of both scales."""
     return f"{folder}-mini" if folder and scale == "mini" and not folder.endswith("-mini") else folder
 
 
 def free_file(name: str) -> str | None:
-    """A check of options that name a file in a run's folder: what is wrong, None if the name is free to use."""
+    """A `check` of options that name a file in a run's folder: a message, or None if the name is free to use."""
     if Path(name).name != name or name.startswith("."):
         return "give a file's name, without folders."
-    taken = name in RUN_FILES or Path(name).suffix in (".pth", ".tmp")
-    return "a file of that name is the run's own. Choose another name." if taken else None
+    reserved = name in RUN_FILES or Path(name).suffix in (".pth", ".tmp")
+    return "a file of that name is the run's own. Choose another name." if reserved else None
 
 
 def load_tensors(path: Path | str) -> dict[str, Any]:
-    """Read what `save_tensors`, or an original's torch.save of plain dicts, wrote; tensors on the CPU.
+    """The content of a file of `save_tensors`, or of an original's torch.save of plain dicts; tensors on the CPU.
 
     Raises UserError when the file is missing, truncated, or holds pickled objects.
     """
@@ -103,7 +103,7 @@ def commit() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """What made a run: command, commit, versions, machine."""
+    """Command, commit, versions and processor of this process."""
     versions = {"python": platform.python_version()}
     for name in ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"):
         try:
@@ -120,11 +120,11 @@ def provenance() -> dict[str, Any]:
 
 
 class Run:
-    """One run's folder, opened by one process at a time, or by all that torchrun started together.
+    """One run's folder, opened by one process at a time, or by all processes of one torchrun.
 
-    `settings` decide the numbers: a folder that holds others is refused. `labels` stand in every record line. The
-    machine's precision joins both where it is not fp32, and the machine the provenance.
-    `name` prefixes the files of a run that shares its folder (the originals' one-task calls do).
+    `settings` decide the numbers: a folder with other settings is refused. `labels` are fields of every record line.
+    The machine's precision, unless fp32, is added to both, and the machine to the provenance. `name` prefixes the files
+    of a run that shares its folder, as the originals' one-task calls do.
     """
 
     def __init__(
@@ -141,11 +141,11 @@ class Run:
         writer = writer_class() if tensorboard else None
         self.folder, self.prefix = Path(folder), f"{name}." if name else ""
         self.labels = labels | {"method": labels["method"] + machine.label} if machine.label else labels
-        self.save_interval, self.seconds = save_interval, 0.0  # seconds: spent in the latest stage, resumes included
+        self.save_interval, self.seconds = save_interval, 0.0  # seconds: of the latest stage, all its resumes together
         if is_main_process():
             self._take_folder(overwrite)
         barrier()
-        self._settle_config(settings | machine.settings, machine.about)
+        self._settle_config(settings | machine.settings, machine.provenance)
         self.records: list[dict[str, Any]] = self._read_records()
         self.writer = writer(str(self.folder / TENSORBOARD / name)) if writer and is_main_process() else None
 
@@ -153,7 +153,7 @@ class Run:
         return self.folder / f"{self.prefix}{name}"
 
     def _take_folder(self, overwrite: bool) -> None:
-        """Keep other runs out of the folder, and clear away what a killed process, or a run to be overwritten, left."""
+        """Lock the folder, and delete the files of a killed process, or of a run to be overwritten."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.path("lock").touch()
@@ -162,7 +162,7 @@ class Run:
                 f"the output folder {self.folder} cannot be written ({error.strerror}). "
                 "Choose another one or change its permissions."
             ) from error
-        self._lock = FileLock(self.path("lock"), is_singleton=True)  # held as long as this object or its like live
+        self._lock = FileLock(self.path("lock"), is_singleton=True)  # released with the last Run of this folder
         try:
             self._lock.acquire(timeout=0)
         except Timeout as error:
@@ -178,7 +178,7 @@ class Run:
             self._start_anew()
 
     def _start_anew(self) -> None:
-        """Remove what an earlier run left here; nothing from a folder that no run of ours has opened."""
+        """Delete the files of an earlier run; nothing from a folder without its config.yaml."""
         if not self.path("config.yaml").exists():
             return
         for path in self.folder.glob(f"{self.prefix}*"):
@@ -186,23 +186,27 @@ class Run:
                 path.unlink()
         shutil.rmtree(self.folder / TENSORBOARD / self.prefix.removesuffix("."), ignore_errors=True)
 
-    def _settle_config(self, settings: dict[str, Any], about: dict[str, Any]) -> None:
-        settings = json.loads(json.dumps(settings))  # what YAML will give back: tuples as lists, plain scalars
+    def _settle_config(self, settings: dict[str, Any], machine: dict[str, Any]) -> None:
+        """Write config.yaml, or compare its settings with these. Raises UserError that lists those that differ."""
+        settings = json.loads(json.dumps(settings))  # as YAML will read them: tuples as lists, plain scalars
         path = self.path("config.yaml")
         if path.exists():
-            known, settings = _flat(yaml.safe_load(path.read_text())["settings"]), _flat(settings)
-            # versions before recorded no checksum of the miniature's weights; their runs go on
-            known |= {key: value for key, value in settings.items() if known.get(key) is None and value in UNRECORDED}
-            differing = sorted(key for key in {*known, *settings} if known.get(key) != settings.get(key))
+            recorded, settings = _flat(yaml.safe_load(path.read_text())["settings"]), _flat(settings)
+            # earlier versions recorded no checksum of the miniature's weights; their runs go on
+            recorded |= {
+                key: value for key, value in settings.items() if recorded.get(key) is None and value in UNRECORDED
+            }
+            differing = sorted(key for key in {*recorded, *settings} if recorded.get(key) != settings.get(key))
             if differing:
-                lines = "\n".join(f"  {key}: {known.get(key)!r} there, {settings.get(key)!r} now" for key in differing)
+                pairs = ((key, recorded.get(key), settings.get(key)) for key in differing)
+                lines = "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in pairs)
                 raise UserError(
                     f"{self.folder} holds a run with another configuration:\n{lines}\n"
                     "Give another output folder, or --overwrite to start anew."
                 )
             return
-        about = {"processes": world_size()} | about
-        content = {"settings": settings, "labels": self.labels, "provenance": provenance() | about}
+        origin = provenance() | {"processes": world_size()} | machine
+        content = {"settings": settings, "labels": self.labels, "provenance": origin}
         write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
     # Records
@@ -212,16 +216,16 @@ class Run:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def find(self, **fields: Any) -> list[dict[str, Any]]:
-        """The record lines whose fields have these values."""
+        """Record lines whose fields have these values."""
         return [line for line in self.records if all(line.get(key) == value for key, value in fields.items())]
 
     def record(self, lines: list[dict[str, Any]]) -> None:
-        """Add tidy lines (dataset, after_task, metric, value, seconds); one with the same key replaces the older.
+        """Add tidy lines (dataset, after_task, metric, value, seconds); a line replaces an older one of the same key.
 
-        A line's own fields stand before the run's labels, so a line may name another protocol.
+        A line's fields override the run's labels, so a line may name another protocol.
         """
-        about = {"schema": RECORD_SCHEMA, **self.labels, "run": str(self.folder), "commit": commit()}
-        new = [{**about, **line} for line in lines]
+        labels = {"schema": RECORD_SCHEMA, **self.labels, "run": str(self.folder), "commit": commit()}
+        new = [{**labels, **line} for line in lines]
         keys = {tuple(line.get(key) for key in RECORD_KEY) for line in new}
         kept = [line for line in self.records if tuple(line.get(key) for key in RECORD_KEY) not in keys]
         self.records = kept + new
@@ -232,14 +236,14 @@ class Run:
     # Resume
 
     def steps(self, stage: str, total: int, state: dict[str, Any]) -> Iterator[int]:
-        """Yield step numbers 0..total-1 of a stage, going on from where a stopped process was.
+        """Yield step numbers 0..total-1 of a stage, after a stop from the last saved step on.
 
-        `state` names what the loop's body changes: objects with state_dict/load_state_dict (models, optimisers,
-        records of the method) or torch.Generator; `log`, where there is one, is Tensors of a value a step. They and
-        torch's global generators are restored on entry, saved every few seconds between two steps, and once more after
-        the last step, so that work between the loop and the checkpoint can be repeated. Ctrl-C and SIGTERM save after
-        the running step and raise Interrupted. A value of the log that is not finite ends the run with UserError after
-        its step, parameters that are not finite before they are saved.
+        `state` holds everything that the loop's body changes: objects with state_dict/load_state_dict (models,
+        optimisers, statistics of the method) or torch.Generator; `log`, if present, is Tensors of a value a step. They
+        and torch's global generators are restored on entry, saved every few seconds between two steps, and once more
+        after the last step, so that work between the loop and the checkpoint can be repeated. Ctrl-C and SIGTERM save
+        after the running step and raise Interrupted. Raises UserError after a step whose log is not finite, and before
+        saving parameters that are not finite.
         """
         step, seconds = self._restore(stage, state)
         saved = step
@@ -247,7 +251,7 @@ class Run:
         cost = 0.0
         silent = None if is_main_process() else True
         bar = tqdm(total=total, initial=step, desc=stage, unit="step", dynamic_ncols=True, disable=silent)
-        with _SignalsNoted() as stop, bar:
+        with _DeferredSignals() as signals, bar:
             while step < total:
                 yield step
                 step += 1
@@ -255,9 +259,9 @@ class Run:
                 if "log" in state:
                     log = state["log"].tensors
                     require_finite(stage, {name: values[step - 1 : step] for name, values in log.items()}, step - 1)
-                now, asked = time.monotonic(), any_rank(stop.asked)
+                now, interrupted = time.monotonic(), any_rank(signals.received)
                 self.seconds = seconds + now - started
-                if asked or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
+                if interrupted or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
                     if self.writer and "log" in state:
                         write_curves(self.writer, stage, state["log"].tensors, saved, step)
                     require_finite_state(stage, step - 1, state)
@@ -265,7 +269,7 @@ class Run:
                     saved = step
                     last_save = time.monotonic()
                     cost = last_save - now
-                if asked:
+                if interrupted:
                     raise Interrupted(
                         f"Stopped in {stage} after step {step} of {total}; all of it is saved in "
                         f"{self.folder}. The same command goes on from there."
@@ -274,7 +278,7 @@ class Run:
             print(f"{stage}: {total} steps in {self.seconds:.0f} s", flush=True)
 
     def _save(self, stage: str, step: int, state: dict[str, Any]) -> None:
-        """Of several processes, which hold the same, the first one saves, at a moment of its own choice."""
+        """Write state.pth; of several processes, whose states are equal, only the first does, without a barrier."""
         if not is_main_process():
             return
         content = {"stage": stage, "step": step, "seconds": self.seconds, "rng": _generators()}
@@ -282,7 +286,7 @@ class Run:
         write_alone(self.path("state.pth"), lambda file: torch.save(content, file))
 
     def _restore(self, stage: str, state: dict[str, Any]) -> tuple[int, float]:
-        """Put a saved state of this stage back in place; the step to go on with and the seconds spent so far."""
+        """Restore a saved state of this stage; returns the next step and the seconds spent so far."""
         path = self.path("state.pth")
         saved = load_tensors(path) if path.exists() else {}
         if saved.get("stage") != stage:
@@ -301,13 +305,13 @@ class Run:
         if saved["rng"]["cuda"] and torch.cuda.is_available():
             if world_size() == 1:
                 torch.cuda.set_rng_state_all(saved["rng"]["cuda"][: torch.cuda.device_count()])
-            else:  # the first process's GPU is the first one, and all processes draw the same numbers
+            else:  # saved by the first process, on the first GPU; all processes draw the same numbers
                 torch.cuda.set_rng_state(saved["rng"]["cuda"][0])
         self.seconds = saved["seconds"]
         return saved["step"], saved["seconds"]
 
     def finish(self) -> None:
-        """Drop the resume state: everything it led to is in checkpoints and records."""
+        """Delete the resume state: its results are in checkpoints and records."""
         if is_main_process():
             self.path("state.pth").unlink(missing_ok=True)
 
@@ -327,9 +331,9 @@ def open_run(
     name: str = "",
     outputs: Iterable[str] = (),
 ) -> Run:
-    """The run that an entry point's options ask for.
+    """The run of an entry point's options.
 
-    Raises UserError where `outputs`, files that the run is going to write, lie in the folder and no run is recorded.
+    Raises UserError if one of `outputs`, files that the run will write, is in the folder without a recorded run.
     """
     present = [file for file in outputs if (Path(folder) / file).exists()]
     if present and not (Path(folder) / (f"{name}.config.yaml" if name else "config.yaml")).exists():
@@ -343,14 +347,14 @@ def open_run(
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings under dotted keys."""
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, value in settings.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 class Tensors:
-    """Named tensors as a part of a stage's state: restored in place, so parameters and counters keep their identity."""
+    """Named tensors as an item of a stage's state, restored in place."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self.tensors = tensors
@@ -364,19 +368,19 @@ class Tensors:
             tensor.copy_(saved[name])
 
 
-class _SignalsNoted:
-    """Ctrl-C and SIGTERM as a note to be read between two steps; a second one stops at once."""
+class _DeferredSignals:
+    """Context in which Ctrl-C and SIGTERM only set `received`; a second signal raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.received = False
         self._before: dict[int, Any] = {}
 
     def _note(self, number: int, frame: object) -> None:
-        if self.asked:
+        if self.received:
             raise KeyboardInterrupt
-        self.asked = True
+        self.received = True
 
-    def __enter__(self) -> "_SignalsNoted":
+    def __enter__(self) -> "_DeferredSignals":
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._note)
         return self

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def writer_class() -> "type[SummaryWriter]":
-    """torch's SummaryWriter; raises UserError where TensorBoard is not installed."""
+    """torch's SummaryWriter. Raises UserError if TensorBoard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -20,7 +20,7 @@ def writer_class() -> "type[SummaryWriter]":
 
 
 def write_curves(writer: "SummaryWriter", stage: str, log: dict[str, Tensor], first: int, stop: int) -> None:
-    """Steps first .. stop - 1 of every tensor (steps,) of a stage's log, as `<stage>/<its name>`."""
+    """Write steps first .. stop - 1 of every tensor (steps,) of a stage's log, as `<stage>/<its name>`."""
     for name, values in log.items():
         for step, value in enumerate(values[first:stop].tolist(), start=first):
             writer.add_scalar(f"{stage}/{name}", value, step)
@@ -28,7 +28,7 @@ def write_curves(writer: "SummaryWriter", stage: str, log: dict[str, Tensor], fi
 
 
 def write_records(writer: "SummaryWriter", lines: list[dict[str, Any]]) -> None:
-    """Record lines as `<metric>/<data set>` over the tasks learnt, below a protocol where they name one."""
+    """Write record lines as `<metric>/<data set>` over the tasks learnt, below the protocol of a line that has one."""
     for line in lines:
         if isinstance(line["value"], int | float):
             tag = "/".join([*([line["protocol"]] if "protocol" in line else []), line["metric"], line["dataset"]])

@@ -61,7 +61,7 @@ def test_tasks_and_protocols():
 
 
 def test_every_data_set_that_can_be_chosen_is_known():
-    (choices,) = (item.about.choices for item in declared(Options) if item.key == "dataset")
+    (choices,) = (item.spec.choices for item in declared(Options) if item.key == "dataset")
     assert all(find(name, "data").label == name for name in choices)
 
 
