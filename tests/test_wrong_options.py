@@ -94,9 +94,7 @@ def refused(entry: str, words: list[str], folder: Path, capsys: pytest.CaptureFi
     """The message of a command line that ends in one, with exit code 2, and leaves the folder empty."""
     capsys.readouterr()
     name = entry.split()[0]
-    module = importlib.import_module(name)
-    if hasattr(module, "__path__"):  # a package
-        module = importlib.import_module(f"{name}.__main__")
+    module = importlib.import_module(name if name.endswith(("main", "cil", "run")) else f"{name}.__main__")
     with pytest.raises(SystemExit) as stop:
         module.main(words)
     message = capsys.readouterr().err
