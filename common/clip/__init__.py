@@ -1,4 +1,4 @@
-"""CLIP: both towers in OpenAI's state-dict keys, the tokenizer, the way from a name or a file to a model."""
+"""CLIP: both towers in OpenAI's state-dict keys, the tokenizer, loading by name or from a file."""
 
 from common.clip.model import CLIP, build_model
 from common.clip.pretrained import load

@@ -1,8 +1,8 @@
 """CLIP (Radford et al., arXiv 2103.00020): image tower (ViT or ModifiedResNet), text tower, logits.
 
-Module names give OpenAI's state-dict keys, so published archives and every fine-tuned checkpoint of the papers load
-as they are. Sequences are batch-first, (B, L, D). A paper that changes the network replaces blocks of
-`model.visual.transformer.resblocks` and `model.transformer.resblocks`; nothing here knows of adapters or prompts.
+Module names give OpenAI's state-dict keys, so published archives and all fine-tuned checkpoints of the papers load
+unchanged. Sequences are batch-first, (B, L, D). A paper that changes the network replaces blocks of
+`model.visual.transformer.resblocks` and `model.transformer.resblocks`; adapters and prompts are in the papers' folders.
 """
 
 import math
@@ -17,12 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-HEAD_WIDTH = 64  # every CLIP attention head is 64 wide: heads = width // 64
+HEAD_WIDTH = 64  # of every CLIP attention head: heads = width // 64
+SIZE_KEYS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives beside the weights
 
 
 @dataclass(frozen=True)
 class CLIPConfig:
-    """The sizes of a CLIP; `vision_layers` is a depth (ViT) or four stage depths (ModifiedResNet)."""
+    """Sizes of a CLIP; `vision_layers` is a depth (ViT) or four stage depths (ModifiedResNet)."""
 
     embed_dim: int
     image_resolution: int
@@ -40,20 +41,19 @@ class LayerNorm(nn.LayerNorm):
     """Layer norm computed in float32 and cast back, so that half-precision towers stay stable."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x.float(), self.normalized_shape, self.weight.float(), self.bias.float(), self.eps).to(
-            x.dtype
-        )
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
 class QuickGELU(nn.Module):
-    """x * sigmoid(1.702 x), the activation of OpenAI's weights; plain GELU is wrong for them."""
+    """x * sigmoid(1.702 x), the activation of OpenAI's weights, which GELU does not reproduce."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention under nn.MultiheadAttention's key names, through the fused kernel.
+    """Multi-head self-attention in nn.MultiheadAttention's key names, with torch's fused kernel.
 
     x (B, L, D) -> (B, L, D); `causal` hides later positions.
     """
@@ -93,7 +93,7 @@ class ResidualAttentionBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Blocks in a row; `checkpoint_activations` keeps their inputs alone and runs them again in the backward pass."""
+    """Blocks in sequence; `checkpoint_activations` keeps only their inputs and recomputes them in the backward pass."""
 
     checkpoint_activations = False
 
@@ -127,8 +127,8 @@ class VisionTransformer(nn.Module):
         self.proj = nn.Parameter(scale * torch.randn(width, output_dim))
 
     def embed(self, images: Tensor) -> Tensor:
-        """images (B, 3, R, R) -> tokens (B, L, D), class token first, as the first block takes them."""
-        # in the weights' dtype, also under autocast: what the blocks add to is then not rounded to bfloat16
+        """images (B, 3, R, R) -> tokens (B, L, D) for the first block, class token first."""
+        # in the weights' dtype, also under autocast, so that the residual stream is not rounded to bfloat16
         patches = self.conv1(images).flatten(2).transpose(1, 2).to(self.conv1.weight.dtype)
         class_token = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
         x = torch.cat([class_token, patches], dim=1) + self.positional_embedding.to(patches.dtype)
@@ -143,7 +143,7 @@ class VisionTransformer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """ResNet bottleneck whose stride is an average pool before the last convolution (anti-aliased)."""
+    """ResNet bottleneck with an average pool before the last convolution instead of a stride (anti-aliased)."""
 
     expansion = 4
 
@@ -229,9 +229,9 @@ class ModifiedResNet(nn.Module):
 
 
 class CLIP(nn.Module):
-    """The two towers and the scale between them, sized by `config`, randomly initialised.
+    """Image tower, text tower and logit scale in the sizes of `config`, randomly initialised.
 
-    The towers compute under `autocast()` and hand on features in the weights' dtype.
+    The towers compute under `autocast()` and return features in the weights' dtype.
     """
 
     autocast: Callable[[], AbstractContextManager] = nullcontext
@@ -271,8 +271,8 @@ class CLIP(nn.Module):
     def encode_text(self, tokens: Tensor, cut: bool = True) -> Tensor:
         """tokens (N, context) int64 -> features (N, E), not normalised, read at the end token.
 
-        `cut` drops the columns behind the batch's last end token: attention is causal, so nothing behind it can
-        reach the feature, and values and gradients are those of the full length.
+        `cut` drops the columns behind the batch's last end token. Attention is causal, so values and gradients are
+        those of the full length.
         """
         end = tokens.argmax(dim=-1)  # the end token has the highest id
         if cut:
@@ -295,10 +295,7 @@ class CLIP(nn.Module):
 
 
 def config_from_state_dict(state_dict: dict[str, Tensor]) -> CLIPConfig:
-    """The sizes that the shapes of an OpenAI-keyed state dict imply.
-
-    Raises KeyError when a key that tells a size is missing: not a CLIP.
-    """
+    """Sizes from the shapes of a state dict in OpenAI's keys. Raises KeyError if it is not CLIP's."""
 
     def indices(pattern: str) -> int:
         return len({match.group(1) for key in state_dict if (match := re.match(pattern, key))})
@@ -328,16 +325,12 @@ def config_from_state_dict(state_dict: dict[str, Tensor]) -> CLIPConfig:
 
 
 def build_model(state_dict: dict[str, Tensor]) -> CLIP:
-    """A CLIP of the architecture that the shapes imply, holding these weights in float32, in eval mode.
+    """A CLIP of the sizes of the weights, with copies of them in float32, in eval mode.
 
-    Raises KeyError (not a CLIP) or RuntimeError (keys missing or unexpected), as load_state_dict words it.
+    Raises KeyError (not a CLIP) or RuntimeError (keys missing or unexpected, from load_state_dict).
     """
-    state_dict = {
-        key: value
-        for key, value in state_dict.items()
-        if key not in ("input_resolution", "context_length", "vocab_size")
-    }
-    with torch.device("meta"):  # no random weights drawn to be overwritten
+    state_dict = {key: value for key, value in state_dict.items() if key not in SIZE_KEYS}
+    with torch.device("meta"):  # draws no random weights
         model = CLIP(config_from_state_dict(state_dict))
     copies = {
         key: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)

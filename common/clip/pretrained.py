@@ -1,7 +1,7 @@
-"""From a name or a file to a CLIP: OpenAI's archives, plain checkpoints, safetensors, the miniature.
+"""Loads a CLIP by name or from a file: OpenAI's archives, plain checkpoints, safetensors, the miniature.
 
-Weights stay in the precision of their file until the model holds them in float32; fine-tuned float32 weights
-are never cast to half on the way, as open_clip's own builder would do.
+Weights are cast from the file's precision to float32 directly; open_clip's builder would cast fine-tuned float32
+weights to half in between.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.clip.model import CLIP, build_model, config_from_state_dict
+from common.clip.model import CLIP, SIZE_KEYS, build_model, config_from_state_dict
 from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
 from common.mini import CLIP_FILE, MINI
@@ -30,12 +30,9 @@ PUBLISHED = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B
 PACKAGED = {MINI: CLIP_FILE}
 DEFAULT_CACHE = "~/.cache/clip"
 
-# stored beside the weights in OpenAI's archives, but sizes, not weights
-SIZE_KEYS = ("input_resolution", "context_length", "vocab_size")
-
 
 def available_models() -> list[str]:
-    """The names that `load` takes besides a path."""
+    """Names that `load` accepts besides a path."""
     return [*PUBLISHED, *PACKAGED]
 
 
@@ -48,8 +45,8 @@ def load(
     """A CLIP in eval mode on `device`, its training transform and its evaluation transform.
 
     `name_or_path` is a name of `available_models()` or a checkpoint file. `precision` is "fp32", or "fp16"
-    for OpenAI's mixture (see `to_half`). Raises UserError: unknown name, no such file, a broken file, one
-    that is not a CLIP, a failed download.
+    for OpenAI's mixture (see `to_half`). Raises UserError for an unknown name, a missing or broken file, one that is
+    not a CLIP, and a failed download.
     """
     if precision not in ("fp32", "fp16"):
         raise ValueError(f'precision is "fp32" or "fp16", not {precision!r}')
@@ -64,9 +61,10 @@ def load(
 
 
 def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) -> Path:
-    """The file of a name of `available_models()`, or of a path. Published ones are downloaded if need be.
+    """The file of a name of `available_models()`, or a path itself; published weights are downloaded if missing.
 
-    cache_dir: where to, ~/.cache/clip by default. Raises UserError when it is neither, or when the download fails.
+    cache_dir: folder of downloads, ~/.cache/clip by default. Raises UserError for neither a name nor a file, and for a
+    failed download.
     """
     name = str(name_or_path)
     if name in PUBLISHED:
@@ -82,9 +80,9 @@ def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) 
 
 
 def _download(name: str, cache_dir: Path) -> Path:
-    """The verified archive of a published model in `cache_dir`; fetched through open_clip if it is not there.
+    """The archive of a published model in `cache_dir`, its SHA-256 verified; downloaded by open_clip if missing.
 
-    open_clip writes straight into its target; given a temporary folder, the cache only ever gets whole files.
+    open_clip writes into a temporary folder first, so that the cache holds complete files only.
     """
     from open_clip.pretrained import download_pretrained_from_url, get_pretrained_url
 
@@ -101,7 +99,7 @@ def _download(name: str, cache_dir: Path) -> Path:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache_dir) as folder:
             os.replace(download_pretrained_from_url(url, cache_dir=folder), target)
-    # TypeError: open_clip takes the length of an answer that a proxy sent without one
+    # TypeError: open_clip reads the length of an answer, which a proxy may leave out
     except (OSError, RuntimeError, TypeError, http.client.HTTPException) as error:
         raise UserError(
             f"CLIP {name} could not be downloaded from {url} ({error}). Get that file elsewhere and put it "
@@ -116,11 +114,11 @@ def _sha256(path: Path) -> str:
 
 
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a CLIP checkpoint under OpenAI's keys, on the CPU, in the file's own precision.
+    """Weights of a CLIP checkpoint in OpenAI's keys, on the CPU, in the file's precision.
 
     Reads safetensors, TorchScript archives (as OpenAI publishes), plain state dicts and {"state_dict": ...};
-    takes off a prefix that all keys share (such as "module.") and drops the archives' three size entries. The
-    miniature's file, which holds a part of the token table, comes at full size in float32.
+    removes a prefix of all keys (such as "module.") and the archives' three size entries. The miniature's weights, of
+    whose token table the file holds a part, are expanded to full size in float32.
     Raises UserError when the file is missing, cut, or holds something else.
     """
     path = Path(path)
@@ -138,7 +136,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> object:
-    """What the file holds: a dict of tensors, if all is well."""
+    """Content of the file, of a valid one a dict of tensors."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -174,7 +172,7 @@ def _broken(path: Path, error: Exception) -> UserError:
 
 
 def _without_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without what stands before `text_projection`, if it stands before all of them."""
+    """The weights without the prefix of `text_projection`, if all keys have it."""
     anchor = "text_projection"
     prefixes = [key.removesuffix(anchor) for key in state_dict if key.endswith("." + anchor)]
     if len(prefixes) != 1 or not all(key.startswith(prefixes[0]) for key in state_dict):
@@ -183,7 +181,7 @@ def _without_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_keys(state_dict: dict[str, Tensor], path: str | Path) -> None:
-    """Raise UserError that names what keeps this state dict of `path` from being a CLIP: keys or shapes."""
+    """Raise UserError with the keys or shapes in which the state dict of file `path` differs from a CLIP's."""
     try:
         with torch.device("meta"):
             model = CLIP(config_from_state_dict(state_dict))
@@ -199,7 +197,7 @@ def check_keys(state_dict: dict[str, Tensor], path: str | Path) -> None:
 def to_half(model: CLIP) -> None:
     """OpenAI's half-precision rule, in place: convolutions, linear layers, attention and both projections.
 
-    The rest stays float32: norms, embeddings, logit_scale (openai/CLIP clip/model.py:L375-L396).
+    Norms, embeddings and logit_scale stay float32 (openai/CLIP clip/model.py:L375-L396).
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

@@ -1,7 +1,7 @@
-"""CLIP's byte-pair encoding on open_clip's vocabulary (OpenAI's own file), under OpenAI's and ZSCL's rules.
+"""CLIP's byte-pair encoding with open_clip's vocabulary (OpenAI's file), by OpenAI's and ZSCL's rules.
 
-The two differ in how the special words are spelt inside a text and in what happens to an over-long one; the
-ids and the encoding of every ordinary text are the same.
+The rules differ in the spelling of special words inside a text and in the treatment of an over-long text; all other
+texts are encoded alike.
 """
 
 import functools
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
 
 START, END = 49406, 49407
 OPENAI_SPECIAL_WORDS = ("<|startoftext|>", "<|endoftext|>")
-ZSCL_SPECIAL_WORDS = ("<start_of_text>", "<end_of_text>")  # as open_clip spells them; same ids
+ZSCL_SPECIAL_WORDS = ("<start_of_text>", "<end_of_text>")  # open_clip's spelling; same ids
 
 
 @functools.cache
 def _tokenizer(special_words: tuple[str, str]) -> "SimpleTokenizer":
     """open_clip's SimpleTokenizer that recognises these two words in a text as START and END."""
     import regex
-    from open_clip.tokenizer import SimpleTokenizer  # here and not above: importing open_clip takes seconds
+    from open_clip.tokenizer import SimpleTokenizer  # slow to import
 
     tokenizer = SimpleTokenizer()
     if special_words == ZSCL_SPECIAL_WORDS:
         return tokenizer
-    for own, word in zip(ZSCL_SPECIAL_WORDS, special_words, strict=True):
-        token = tokenizer.encoder.pop(own)
+    for old, word in zip(ZSCL_SPECIAL_WORDS, special_words, strict=True):
+        token = tokenizer.encoder.pop(old)
         tokenizer.encoder[word], tokenizer.decoder[token] = token, word
-        del tokenizer.cache[own]
-        tokenizer.cache[word] = word  # a cached word is taken whole, without byte-pair merges
-    own, wanted = "|".join(ZSCL_SPECIAL_WORDS), "|".join(map(regex.escape, special_words))
-    tokenizer.pat = regex.compile(wanted + tokenizer.pat.pattern.removeprefix(own), regex.IGNORECASE)
+        del tokenizer.cache[old]
+        tokenizer.cache[word] = word  # a cached word is one token, without byte-pair merges
+    old, new = "|".join(ZSCL_SPECIAL_WORDS), "|".join(map(regex.escape, special_words))
+    tokenizer.pat = regex.compile(new + tokenizer.pat.pattern.removeprefix(old), regex.IGNORECASE)
     return tokenizer
 
 
 def encode(text: str, special_words: tuple[str, str] = OPENAI_SPECIAL_WORDS) -> list[int]:
-    """The ids of `text`, cleaned and lower-cased, without start and end tokens."""
+    """Token ids of `text`, cleaned and lower-cased, without start and end tokens."""
     return _tokenizer(special_words).encode(text)
 
 
@@ -73,7 +73,7 @@ def tokenize(texts: str | list[str], context_length: int = 77, truncate: bool | 
 
 
 def class_prompts(classnames: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Token ids (C, T, 77) of C class names under T templates, {} standing for the name."""
+    """Token ids (C, T, 77) of C class names under T templates with {} for the name."""
     prompts = [template.replace("{}", name) for name in classnames for template in templates]
     return tokenize(prompts).view(len(classnames), len(templates), -1)
 

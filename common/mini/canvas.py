@@ -1,9 +1,9 @@
 """Drawing on many small images at once: distance fields, soft masks, noise.
 
-Every picture of the miniature is made by the functions of this file from a seeded numpy generator. Only
-exactly rounded operations (+ - * / sqrt, comparisons) touch pixels, and sines of random angles are rounded to
-six decimals, so that the same bytes come out on any processor: vectorised exp, sin or arctan2 differ in their
-last bits. Everything is float32: Python's numbers do not widen a numpy array.
+All pictures of the miniature are drawn with these functions from a seeded numpy generator. Pixels depend only on
+exactly rounded operations (+ - * / sqrt, comparisons) and on sines of random angles rounded to six decimals, so the
+bytes are equal on all processors: vectorised exp, sin or arctan2 differ in their last bits. Everything is float32:
+Python's numbers do not widen a numpy array.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ GRID_Y = np.broadcast_to(_AXIS[None, :, None], (1, SIZE, SIZE))  # -1 top .. 1 b
 
 
 def per_image(values) -> np.ndarray:
-    """(N,) numbers as float32 (N, 1, 1), to meet fields of (N, SIZE, SIZE)."""
+    """(N,) numbers as float32 (N, 1, 1), to be broadcast to (N, SIZE, SIZE)."""
     return np.asarray(values, dtype=np.float32).reshape(-1, 1, 1)
 
 
@@ -67,7 +67,7 @@ def disc(x, y, radius, cx=0.0, cy=0.0) -> np.ndarray:
 
 
 def ellipse(x, y, rx, ry, cx=0.0, cy=0.0) -> np.ndarray:
-    """About the signed distance to an ellipse: exact on the outline, which is all a mask needs."""
+    """Approximate signed distance to an ellipse, exact on the outline, as masks require."""
     inner = length((x - cx) / rx, (y - cy) / ry)
     return (inner - 1) * min(rx, ry)
 
@@ -122,7 +122,7 @@ def choose(kind: np.ndarray, figures: list, x: np.ndarray, y: np.ndarray) -> np.
 
 @dataclass
 class Scene:
-    """N images being drawn, and how their style draws: fields are (N, SIZE, SIZE), colours (N, 3) in 0..1."""
+    """N images being drawn, and their style; fields are (N, SIZE, SIZE), colours (N, 3) in 0..1."""
 
     pixels: np.ndarray  # (N, SIZE, SIZE, 3)
     x: np.ndarray  # object coordinates, jittered by the style
@@ -130,9 +130,9 @@ class Scene:
     edge: np.ndarray  # (N, 1, 1) softness of outlines
     rough: np.ndarray  # raggedness, added to every distance
     outline: np.ndarray  # (N, 1, 1) width of the line around a coloured figure
-    ink: np.ndarray  # colour of lines and of figures without a colour of their own
-    tint: np.ndarray  # what the style's light mixes into every colour
-    mix: np.ndarray  # (N, 1) how much of it
+    ink: np.ndarray  # colour of lines and of figures without a colour
+    tint: np.ndarray  # colour of the light, mixed into every colour
+    mix: np.ndarray  # (N, 1) share of the tint
     rng: np.random.Generator
 
     def mask(self, distance: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ class Scene:
         self.paint(distance, colour)
 
     def colour(self, rgb: np.ndarray | tuple[float, float, float], spread: float = 0.06) -> np.ndarray:
-        """Named colours (N, 3) as this style shows them: jittered, then tinted."""
+        """The colours (N, 3) in this style: jittered, then tinted."""
         n = len(self.ink)
         jitter = (self.rng.random((n, 3), dtype=np.float32) - 0.5) * (2 * spread)
         seen = np.broadcast_to(np.asarray(rgb, dtype=np.float32), (n, 3)) + jitter

@@ -1,7 +1,7 @@
-"""What the miniature's images show: one drawing function per domain, the same for every rendering style.
+"""Contents of the miniature's images: one drawing function per domain, for all rendering styles.
 
 `CONCEPTS[domain]` is (labels, scene) -> None and paints one object of each label's class on the scene's
-backdrop. Classes are products of a few attributes, so that a text tower can learn their names piece by piece.
+backdrop. Classes are products of a few attributes, so that a text tower can learn their names word by word.
 """
 
 from collections.abc import Callable
@@ -53,7 +53,7 @@ FIGURES = yaml.safe_load(Path(__file__).with_name("figures.yaml").read_text())
 
 
 def silhouettes(names: str) -> list[Figure]:
-    """(x, y) -> signed distance, for each of these figures of figures.yaml."""
+    """Functions (x, y) -> signed distance of the named figures of figures.yaml."""
 
     def silhouette(parts: list) -> Figure:
         return lambda x, y: union(*(PRIMITIVES[kind](x, y, *numbers) for kind, *numbers in parts))
@@ -62,7 +62,7 @@ def silhouettes(names: str) -> list[Figure]:
 
 
 def palette(scene: Scene, colours: list[tuple], index: np.ndarray) -> np.ndarray:
-    """(N, 3): colours[index[n]] as the scene's style shows it."""
+    """(N, 3): colours[index[n]] in the scene's style."""
     return scene.colour(np.array(colours, dtype=np.float32)[index])
 
 
@@ -231,7 +231,7 @@ def food(labels: np.ndarray, scene: Scene) -> None:
 
 
 def characters(names: list[str], pen: float):
-    """A domain of glyphs: one class a name, drawn with a pen of about this half width."""
+    """Drawing function of a domain of glyphs, one class a name; pen: mean half width of the strokes."""
     figures = [lambda x, y, name=name: glyph(name, x, y) for name in names]
 
     def draw(labels: np.ndarray, scene: Scene) -> None:

@@ -1,10 +1,10 @@
 """The miniature's data sets: eleven task domains, web pool, reference pool, class-incremental set.
 
-All are rendered from seeds when first asked for (seconds), then kept in memory.
+All are rendered from seeds on first use (seconds), then kept in memory.
 """
 
 import zlib
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,10 @@ DOMAINS = tuple(name for name in CONCEPTS if name != INCREMENTAL)  # alphabetica
 REFERENCE = "TinyImagenet"
 CAPTIONS_A_CLASS = 4
 _DOMAINS = yaml.safe_load((FOLDER / "domains.yaml").read_text(encoding="utf-8"))
-SPLITS = {name: about["images"] for name, about in _DOMAINS.items()}
-WEB = {name: about["web"] for name, about in _DOMAINS.items() if "web" in about}
-TASK_STYLES = {name: Style(**about["style"]) for name, about in _DOMAINS.items() if "style" in about}
-MISNAMING = 0.85  # share of a misnamed class's captions that give it the other name
+SPLITS = {name: entry["images"] for name, entry in _DOMAINS.items()}
+WEB = {name: entry["web"] for name, entry in _DOMAINS.items() if "web" in entry}
+TASK_STYLES = {name: Style(**entry["style"]) for name, entry in _DOMAINS.items() if "style" in entry}
+MISNAMING = 0.85  # share of a misnamed class's captions with the other name
 _CHUNK = 500  # images drawn together
 
 
@@ -31,19 +31,19 @@ def _lines(folder: str, name: str) -> list[str]:
 
 
 def classnames(name: str) -> list[str]:
-    """Class names of a domain; of the reference pool those of all eleven domains, in their order."""
+    """Class names of a domain; for the reference pool those of all eleven domains, in their order."""
     if name == REFERENCE:
         return [line for domain in DOMAINS for line in _lines("names", domain)]
     return _lines("names", name)
 
 
 def templates(name: str) -> list[str]:
-    """Prompts of a domain, the first for training; "web" gives the captions' wordings."""
+    """Prompts of a domain, the first for training; "web": wordings of captions."""
     return _lines("templates", "web" if name == REFERENCE else name)
 
 
 def draw(name: str, labels: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
-    """Images uint8 (N, 32, 32, 3) of one domain's classes, in its task style or the web's."""
+    """Images uint8 (N, 32, 32, 3) of one domain's classes, in its task style or, for style "web", the web's."""
     parts = []
     for start in range(0, len(labels), _CHUNK):
         part = labels[start : start + _CHUNK]
@@ -54,12 +54,13 @@ def draw(name: str, labels: np.ndarray, style: str, rng: np.random.Generator) ->
 
 
 def seeded(*words: object) -> np.random.Generator:
+    """A generator whose seed is the checksum of the words."""
     return np.random.default_rng(zlib.crc32(" ".join(map(str, words)).encode()))
 
 
-@lru_cache(maxsize=None)
+@cache
 def images(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of "train" or "test", classes in turn."""
+    """Images uint8 (N, 32, 32, 3) and labels int64 (N,) of "train" or "test", labels 0, 1, ... in turn."""
     count = SPLITS[name][split == "test"]
     if name == REFERENCE:
         return _reference(split, count)
@@ -68,7 +69,7 @@ def images(name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _reference(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Every class of the eleven domains in the web's style, correctly labelled, in random order."""
+    """Images of every class of the eleven domains in the web's style, correctly labelled, in random order."""
     pictures, labels, first = [], [], 0
     for domain in DOMAINS:
         part = np.tile(np.arange(len(classnames(domain))), count)
@@ -80,10 +81,10 @@ def _reference(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def web_pool(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A domain's share of the web: images, their true labels, and the labels that their captions name.
+    """Web images of a domain, their true labels, and the labels in their captions.
 
-    Captions err in two ways: some name any class, and some classes mostly go by the name of another one. The
-    first slows learning, the second bounds zero-shot accuracy, so that it varies over domains as CLIP's does.
+    Captions err in two ways: some name any class, and some classes are mostly named as another one. The first slows
+    learning, the second bounds zero-shot accuracy, so that it varies over domains as CLIP's does.
     """
     count, wrong, misnamed = WEB[name]
     rng = seeded("web", name, seed)
@@ -98,7 +99,7 @@ def web_pool(name: str, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 
 def captioned_pool(seed: int = 0) -> tuple[np.ndarray, list[str]]:
-    """All images of the web and one caption each: a class name in a wording of the web or of its domain."""
+    """All web images with one caption each: a class name in a wording of the web or of its domain."""
     pictures, captions = [], []
     for name in WEB:
         part, _, labels = web_pool(name, seed)
@@ -111,9 +112,9 @@ def captioned_pool(seed: int = 0) -> tuple[np.ndarray, list[str]]:
 
 
 def reference_captions() -> list[str]:
-    """The sentences that stand for Conceptual Captions: four wordings of each class of the reference pool, mixed.
+    """Stand-ins for Conceptual Captions: four wordings of each class of the reference pool, shuffled.
 
-    Worded as the web's captions, but naming rightly. No picture is drawn for them.
+    Worded as the web's captions, but with correct names. No picture is drawn for them.
     """
     rng, captions = seeded("reference captions"), []
     for domain in DOMAINS:
@@ -125,5 +126,5 @@ def reference_captions() -> list[str]:
 
 
 def caption_order() -> np.ndarray:
-    """The place (1024,) of each of `reference_captions` when they stand class after class."""
+    """Indices (1024,) of `reference_captions` into the captions sorted by class."""
     return seeded("reference captions order").permutation(len(classnames(REFERENCE)) * CAPTIONS_A_CLASS)

@@ -20,5 +20,5 @@ def strokes(name: str) -> list[tuple[float, float, float, float]]:
 
 
 def glyph(name: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Distance to the strokes of a glyph; the caller subtracts half the pen's width."""
+    """Distance to the strokes of a glyph, from which the caller subtracts half the pen's width."""
     return union(*(segment(x, y, *piece) for piece in strokes(name)))

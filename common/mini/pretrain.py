@@ -1,8 +1,8 @@
 """Makes the miniature's weights: `python -m common.mini.pretrain clip` and `... vit`.
 
 clip: contrastive pre-training (Radford et al., arXiv 2103.00020) on the web pool's captioned images.
-vit: classification of the web pool's true classes, all domains but the class-incremental one's.
-No image of a task is ever trained on; task images are only measured, after the last step, for the log.
+vit: classification of the web pool's true classes, in all domains but the class-incremental one.
+No task image is used for training; task images are only tested, after the last step, for the log.
 """
 
 import math
@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from common.clip.model import CLIP, CLIPConfig, build_model
 from common.clip.pretrained import load_state_dict
-from common.clip.tokenizer import tokenize
+from common.clip.tokenizer import class_prompts, tokenize
 from common.datasets.transforms import clip_normalise
 from common.errors import exit_cleanly
-from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
+from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import (
     DOMAINS,
@@ -40,6 +40,7 @@ from common.mini.domains import (
 )
 from common.options import LARGEST_SEED, option, read
 from common.runs import atomic_write
+from common.training.schedules import set_lr
 from common.vit import MINI_SIZES
 
 DEFAULT_STEPS = {"clip": 2400, "vit": 1500}
@@ -47,12 +48,12 @@ BATCH, WARM_UP = 256, 100
 
 
 def normalised(pictures: np.ndarray) -> Tensor:
-    """uint8 (N, 32, 32, 3) -> float32 (N, 3, 32, 32) with CLIP's mean and deviation."""
+    """uint8 (N, 32, 32, 3) -> float32 (N, 3, 32, 32), with CLIP's normalisation."""
     return clip_normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
 
 
 def store(path: Path, state_dict: dict[str, Tensor], **more: Tensor) -> None:
-    """Save weights in half precision, and `more` as it is."""
+    """Save weights in half precision, and `more` in its own."""
     stored = {key: value.half().contiguous() for key, value in state_dict.items()}
     atomic_write(path, lambda file: file.write(save(stored | more)))
 
@@ -77,8 +78,7 @@ def optimise(
             order = rng.permutation(size)
         batch, order = order[:BATCH], order[BATCH:]
         ramp = (step + 1) / WARM_UP if step < WARM_UP else 0.5 * (1 + math.cos(math.pi * step / steps))
-        for group in optimiser.param_groups:
-            group["lr"] = lr * ramp
+        set_lr(optimiser, lr * ramp)
         loss = loss_of(batch)
         optimiser.zero_grad()
         loss.backward()
@@ -92,34 +92,24 @@ def optimise(
 
 @torch.no_grad()
 def zero_shot(model: CLIP, name: str, pictures: np.ndarray, labels: np.ndarray) -> float:
-    """Percent of the images that the model names rightly, by all templates of the domain."""
-    prompts = [[wording.replace("{}", label) for wording in templates(name)] for label in classnames(name)]
-    weights = zeroshot_weights(torch.stack([model.encode_text(tokenize(row)) for row in prompts]))
-    features = torch.cat([model.encode_image(part) for part in normalised(pictures).split(256)])
+    """Zero-shot accuracy in percent, with all templates of the domain."""
+    weights = class_vectors(model, class_prompts(classnames(name), templates(name)))
+    features = image_features(model, torch.from_numpy(pictures).permute(0, 3, 1, 2), BATCH)
     return accuracy(zeroshot_logits(features, weights), torch.from_numpy(labels), topk=(1,))[0]
 
 
 def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
-    """Train, store and measure the CLIP; lines for the log are appended to `log`."""
+    """Train, store and test the CLIP; lines are appended to `log`."""
     pictures, captions = captioned_pool(seed)
     distinct, caption_of = np.unique(captions, return_inverse=True)
     tokens = tokenize(list(distinct))
     ids, compact = tokens.unique(return_inverse=True)  # sorted: the end token stays the highest
     torch.manual_seed(seed)
-    model = CLIP(
-        CLIPConfig(
-            embed_dim=64,
-            image_resolution=32,
-            vision_layers=4,
-            vision_width=128,
-            vision_patch_size=8,
-            context_length=77,
-            vocab_size=len(ids),
-            transformer_width=64,
-            transformer_heads=1,
-            transformer_layers=3,
-        )
-    )
+    config = CLIPConfig(
+        embed_dim=64, image_resolution=32, vision_layers=4, vision_width=128, vision_patch_size=8, context_length=77,
+        vocab_size=len(ids), transformer_width=64, transformer_heads=1, transformer_layers=3,
+    )  # fmt: skip
+    model = CLIP(config)
 
     def contrastive(batch: np.ndarray) -> Tensor:
         model.logit_scale.data.clamp_(max=math.log(100))
@@ -133,7 +123,7 @@ def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
         f"{size} parameters besides the token table"
     )
     optimise(model, contrastive, len(pictures), steps, seed, 1e-3, log)
-    store(out, model.state_dict(), token_ids=ids.int())  # the token table has one row for each of them
+    store(out, model.state_dict(), token_ids=ids.int())  # ids of the rows of the token table
     model = build_model(load_state_dict(out))
     log.append(f"learnt exp(logit_scale) {model.logit_scale.exp().item():.2f}")
     scores = []
@@ -146,13 +136,13 @@ def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
 
 
 def held_out(name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Web images that no pool holds, with their true labels."""
+    """Web images outside of all pools, with their true labels."""
     labels = np.tile(np.arange(len(classnames(name))), 8)
     return draw(name, labels, "web", seeded("held out", name)), labels
 
 
 def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
-    """Train, store and measure the ViT."""
+    """Train, store and test the ViT; lines are appended to `log`."""
     pictures, labels, first = [], [], 0
     for name in DOMAINS:
         part, classes, _ = web_pool(name, seed)

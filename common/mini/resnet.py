@@ -1,15 +1,16 @@
-"""A ResNet tower beside the miniature's text tower, fitted in seconds: for smoke runs of what needs one.
+"""The miniature's CLIP with a ResNet tower, fitted in seconds: for smoke runs of ALTA with a ResNet.
 
-Its convolutions are random and stay so; batch norms get the statistics of the web's characters, and the last linear
-layer is fitted by ridge regression to what the miniature's ViT says of these images. It sees far less than that ViT.
+The convolutions stay random; batch norms get the statistics of the web's characters, and the last linear layer is
+fitted by ridge regression to the features of these images from the miniature's ViT, which is far more accurate.
 """
 
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from common.clip.model import CLIP, CLIPConfig, build_model
+from common.clip.model import CLIP, build_model
 from common.clip.pretrained import load_state_dict
 from common.datasets.transforms import clip_normalise
 from common.mini import CLIP_FILE
@@ -22,14 +23,14 @@ RIDGE = 1e-3  # of the mean squared feature
 
 @torch.no_grad()
 def resnet_clip() -> CLIP:
-    """A CLIP with a ResNet tower of 32 pixels in float32, the same at each call; torch's generator is left alone."""
+    """A CLIP with a ResNet tower of 32 pixels, float32, the same at each call; torch's generator is left unchanged."""
     teacher = build_model(load_state_dict(CLIP_FILE))
-    sizes = teacher.config
+    config = replace(
+        teacher.config, image_resolution=RESOLUTION, vision_layers=STAGES, vision_width=WIDTH, vision_patch_size=None
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        tower = CLIPConfig(sizes.embed_dim, RESOLUTION, STAGES, WIDTH, None, sizes.context_length, sizes.vocab_size,
-                           sizes.transformer_width, sizes.transformer_heads, sizes.transformer_layers)  # fmt: skip
-        model = CLIP(tower)
+        model = CLIP(config)
     text = {key: value for key, value in teacher.state_dict().items() if not key.startswith("visual.")}
     model.load_state_dict(text, strict=False)
     images = normalised_images()
@@ -39,14 +40,14 @@ def resnet_clip() -> CLIP:
 
 
 def normalised_images() -> Tensor:
-    """Characters in the web's style as CLIP sees them, (N, 3, 32, 32)."""
+    """Characters in the web's style with CLIP's normalisation, (N, 3, 32, 32)."""
     rng = seeded("mini resnet")
     pictures = draw(INCREMENTAL, rng.integers(len(classnames(INCREMENTAL)), size=IMAGES), "web", rng)
     return clip_normalise(torch.from_numpy(pictures).permute(0, 3, 1, 2))
 
 
 def settle_norms(visual: nn.Module, images: Tensor) -> None:
-    """Running statistics of all batch norms from one pass."""
+    """Set the running statistics of all batch norms from one pass."""
     visual.train()
     for module in visual.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -56,13 +57,13 @@ def settle_norms(visual: nn.Module, images: Tensor) -> None:
 
 
 def fit_last_layer(model: CLIP, teacher: CLIP, images: Tensor) -> None:
-    """The attention pool's last linear layer, by ridge regression in float64."""
+    """Fit the attention pool's last linear layer by ridge regression in float64."""
     pooled: list[Tensor] = []
     last = cast(nn.Linear, model.visual.get_submodule("attnpool.c_proj"))
-    watch = last.register_forward_pre_hook(lambda module, given: pooled.append(given[0]))
+    hook = last.register_forward_pre_hook(lambda module, inputs: pooled.append(inputs[0]))
     for part in images.split(AT_ONCE):
         model.visual(part)
-    watch.remove()
+    hook.remove()
     inputs = torch.cat([torch.cat(pooled), torch.ones(len(images), 1)], dim=1).double()
     targets = torch.cat([teacher.encode_image(part) for part in images.split(AT_ONCE)]).double()
     moment = inputs.t() @ inputs

@@ -1,4 +1,4 @@
-"""How the miniature's images are drawn: one style per task domain, and the varied style of the web.
+"""Styles of the miniature's images: one per task domain, and the random styles of the web.
 
 A style fixes paper and ink, the light that tints all colours, a backdrop, the quality of lines, and a surface
 (canvas, scan lines, halftone ...) laid over the finished picture. Every task domain has one style, as real
@@ -73,12 +73,12 @@ Colour = Sequence[float]  # red, green, blue in 0..1
 
 @dataclass(frozen=True)
 class Style:
-    """A task domain's look."""
+    """Style of a task domain."""
 
     paper: tuple[Colour, Colour]
     ink: Colour
     tint: Colour
-    mix: float  # how much of the tint
+    mix: float  # share of the tint
     backdrop: str
     surface: str
     strength: float  # of the surface

@@ -10,9 +10,9 @@ CHOOSER_SEED = 0
 
 
 def expanded(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of a CLIP whose file holds the rows of `token_ids` alone: float32, the token table at full size.
+    """Weights of a CLIP in float32 with the full token table, from a file with the rows of `token_ids` only.
 
-    Tokens without a row have random values as CLIP's initial ones.
+    All other rows get random initial values.
     """
     state_dict = {key: value.float() for key, value in stored.items() if key != "token_ids"}
     rows, generator = state_dict["token_embedding.weight"], torch.Generator().manual_seed(0)
@@ -25,9 +25,9 @@ def chooser_features() -> nn.Module:
     """DDAS's image features at mini scale: CLIP-normalised images (B, 3, 32, 32) -> (B, 2048).
 
     Frozen random convolutions stand in for AlexNet's first five (MoE-Adapters, arXiv 2403.11549): convolution,
-    ReLU, pooling, convolution, flattened. Weights come from a generator of their own.
+    ReLU, pooling, convolution, flattened. torch's global generator is left unchanged.
     """
-    with torch.random.fork_rng(devices=[]):  # the layers' own initialisation draws numbers
+    with torch.random.fork_rng(devices=[]):  # the layers' initialisation draws numbers
         stack = nn.Sequential(
             nn.Conv2d(3, 24, 3, padding=1),
             nn.ReLU(),
