@@ -25,9 +25,9 @@ class Options(CILOptions, ignored(UNREAD, "upstream never reads it")):  # type: 
 
 def parse(argv: list[str] | None = None) -> Options:
     """Read and check the command line; raises UserError for what is unknown, missing or contradicts itself."""
-    about = "MoE-Adapters (arXiv 2403.11549), class-incremental: a configuration and what overrides it."
+    description = "MoE-Adapters (arXiv 2403.11549), class-incremental: a configuration and what overrides it."
     usage = "Try: bash moe_adapters/scripts/cil/run_cifar100-10-10.sh --scale mini."
-    options = read(Options, argv, "moe_adapters.cil", about, usage, find_configuration(FOLDER))
+    options = read(Options, argv, "moe_adapters.cil", description, usage, find_configuration(FOLDER))
     check_rules([(options.checkpoint_activations, f"checkpoint_activations: {RUNS_TWICE}"), *missing_rules(options)])
     return options
 

@@ -71,9 +71,9 @@ class Options(MTILOptions, ignored("multi_experts eval_interval eval_every_epoch
 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """The options of a command line; raises UserError for what is unknown, out of range, missing or contradictory."""
-    about = "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints."
+    description = "MoE-Adapters (arXiv 2403.11549) on MTIL: train a task or a sequence, evaluate checkpoints."
     usage = "Try: bash moe_adapters/scripts/train_full_shot_order1.sh --scale mini."
-    options = read(Options, argv, "moe_adapters.main", about, usage)
+    options = read(Options, argv, "moe_adapters.main", description, usage)
     check_rules([*mtil_rules(options, tasks(options)), *_rules(options)])
     check_rules([] if options.eval_only or is_sequence(options) else _one_task_rules(options))
     return options
