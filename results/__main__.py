@@ -28,7 +28,7 @@ from results.published import Published, read_curves, read_published
 
 @exit_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Build, verify, show the first row or run a table; exits with 1 if something differs, is damaged or failed."""
+    """Build, verify, show the first row or run a table; exits with 1 if a number differs or a run failed."""
     options, flags = parse(sys.argv[1:] if argv is None else argv)
     if isinstance(options, Run):
         bad = run(options, run_folders(options.runs), flags)
@@ -60,18 +60,18 @@ def build(options: Build) -> bool:
     for writer in writers:
         writers.set_postfix_str(writer.__name__.rsplit(".", 1)[-1])
         written += writer.write(options.out, data)
-    terminal.tell_problems(problems)
+    terminal.warn(problems)
     print(terminal.closing(data, folders, left_out, written))
     return options.strict and bool(problems)
 
 
-def run_folders(given: list[Path] | None) -> list[Path]:
-    """The folders to read: those given, or the usual ones that exist."""
-    return given if given else [folder for folder in RUNS if folder.is_dir()]
+def run_folders(folders: list[Path] | None) -> list[Path]:
+    """The folders to read: the ones given, else those the scripts save to, if they exist."""
+    return folders or [folder for folder in RUNS if folder.is_dir()]
 
 
 def select(records: list[Record], scale: str, options: Compared) -> tuple[list[Record], Counter[str]]:
-    """The records of the scale that were asked for, and how many were left out for which reason."""
+    """The records of a scale and of the options' protocol and paper, and the number left out for each reason."""
     kept: list[Record] = []
     left_out: Counter[str] = Counter()
     for record in records:
@@ -87,17 +87,17 @@ def select(records: list[Record], scale: str, options: Compared) -> tuple[list[R
 
 
 def check_names(options: Build, records: list[Record]) -> None:
-    """UserError for a --protocol or --paper that neither a run nor a published table knows."""
-    for name, asked in (("protocol", options.protocol), ("paper", options.paper)):
-        known = {getattr(entry, name) for entry in (*read_published(), *records)}
-        if asked is not None and asked not in known:
-            raise UserError(f"--{name} {asked}: no run and no published number has it. {nearest(asked, known)}")
+    """Raise UserError for a --protocol or --paper that no run and no published number has."""
+    for field, name in (("protocol", options.protocol), ("paper", options.paper)):
+        names = {getattr(entry, field) for entry in (*read_published(), *records)}
+        if name is not None and name not in names:
+            raise UserError(f"--{field} {name}: no run and no published number has it. {nearest(name, names)}")
 
 
-def nearest(asked: str, known: set[str]) -> str:
-    """A hint at what may have been meant."""
-    close = difflib.get_close_matches(asked, known, n=3, cutoff=0.5)
-    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(known))}."
+def nearest(name: str, names: set[str]) -> str:
+    """The names that may have been meant, or all of them, as a sentence."""
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(close)}?" if close else f"Known: {', '.join(sorted(names))}."
 
 
 def gather(
@@ -121,16 +121,16 @@ def verify(options: Verify) -> bool:
     if is_run and not records:
         raise UserError(f"{target} holds no readable record.jsonl. Give a run's folder or a protocol's name.")
     protocols = {record.protocol for record in records} if is_run else {options.target}
-    known = {record.protocol for record in records} | {entry.protocol for entry in read_published(options.paper)}
-    if not is_run and options.target not in known:
-        hint = nearest(options.target, known)
+    names = {record.protocol for record in records} | {entry.protocol for entry in read_published(options.paper)}
+    if not is_run and options.target not in names:
+        hint = nearest(options.target, names)
         raise UserError(f"{options.target} is neither a run's folder nor a known protocol. {hint}")
     scales = {record.scale for record in records} if is_run else set()
     scale = options.scale or (scales.pop() if len(scales) == 1 else "paper")
     measured = [record for record in select(records, scale, options)[0] if record.protocol in protocols]
     published = [entry for entry in read_published(options.paper) if entry.protocol in protocols]
     comparisons = compare(published if SCALES[scale].compares else [], measured)
-    terminal.tell_problems(problems)
+    terminal.warn(problems)
     terminal.show(comparisons, f"{options.target}, scale {scale}")
     differing = [item for item in comparisons if item.verdict == DIFFERS]
     # a difference from a likely misprint does not speak against the run
@@ -143,7 +143,7 @@ def show_first_row(options: FirstRow) -> bool:
     if not options.run.exists():
         raise UserError(f"no such run: {options.run}. Give the folder of a run, or its record.jsonl.")
     records, problems = read_records([options.run])
-    terminal.tell_problems(problems)
+    terminal.warn(problems)
     row = first_row(options.run, records, read_published(), options.method)
     print(as_text(row))
     return row.differs or (options.strict and bool(problems))

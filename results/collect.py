@@ -101,30 +101,18 @@ def record_files(folders: list[Path]) -> list[Path]:
     missing = [str(folder) for folder in folders if not folder.exists()]
     if missing:
         raise UserError(f"no such folder of runs: {', '.join(missing)}. Give existing ones with --runs.")
-    found = [path for folder in folders for path in ([folder] if folder.is_file() else folder.rglob(RECORD_FILES))]
-    return list({path.resolve(): path for path in sorted(found)}.values())
+    paths = [path for folder in folders for path in ([folder] if folder.is_file() else folder.rglob(RECORD_FILES))]
+    return list({path.resolve(): path for path in sorted(paths)}.values())
 
 
-def read_records(
-    folders: list[Path], scale: str | None = None, protocol: str | None = None, paper: str | None = None
-) -> tuple[list[Record], list[Problem]]:
-    """All good lines below the folders, of one scale, protocol or paper if given; a Problem for each bad line.
+def read_records(folders: list[Path]) -> tuple[list[Record], list[Problem]]:
+    """All good lines below the folders, and a Problem for each bad line.
 
     A line is bad when it is cut, not finite, of another schema version, lacks a field, has an unknown one or
-    one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its file. Bad lines
-    are told whatever the filter: what they belong to cannot be trusted.
+    one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its file.
     """
-    records: list[Record] = []
-    problems: list[Problem] = []
-    for path in record_files(folders):
-        good, bad = read_file(path)
-        records += [
-            record
-            for record in good
-            if scale in (None, record.scale) and protocol in (None, record.protocol) and paper in (None, record.paper)
-        ]
-        problems += bad
-    return records, problems
+    files = [read_file(path) for path in record_files(folders)]
+    return [record for good, _ in files for record in good], [problem for _, bad in files for problem in bad]
 
 
 def read_file(path: Path) -> tuple[list[Record], list[Problem]]:
@@ -169,9 +157,8 @@ def _parse(line: bytes, file: str) -> Record:
             if name in content and (isinstance(content[name], bool) or not isinstance(content[name], kind))
         ],
     }
-    told = [f"{fault} {', '.join(map(repr, names))}" for fault, names in faults.items() if names]
-    if told:
-        raise _Damaged("; ".join(told))
+    if messages := [f"{fault} {', '.join(map(repr, names))}" for fault, names in faults.items() if names]:
+        raise _Damaged("; ".join(messages))
     for name in ("value", "seconds"):
         content[name] = _finite(name, content[name])
     if content["scale"] not in labels.SCALES:
@@ -194,7 +181,7 @@ def _finite(name: str, value: float | None) -> float | None:
 
 
 def read_provenance(folders: list[Path]) -> list[Provenance]:
-    """One entry a record file below the folders that holds a good line; "" for what its config.yaml does not tell."""
+    """One entry a record file below the folders that holds a good line; "" for what its config.yaml lacks."""
     return [entry for path in record_files(folders) for entry in _provenance(path)]
 
 
@@ -203,7 +190,7 @@ def _provenance(path: Path) -> Iterator[Provenance]:
     if not records:
         return
     config = _config(path.with_name(path.name.replace("record.jsonl", "config.yaml")))
-    made, about = _section(config, "provenance"), _section(config, "labels")
+    provenance = _section(config, "provenance")
     values: dict[str, list[float]] = {}
     for record in records:
         values.setdefault(record.metric, []).append(record.value)
@@ -211,15 +198,15 @@ def _provenance(path: Path) -> Iterator[Provenance]:
     # the first lines may be of the zero-shot row, which is another method
     method = next((record.method for record in records if record.after_task > 0), records[0].method)
     shared: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}
-    shared |= {name: str(made.get(name, "")) for name in ("command", "machine", "device", "started")}
+    shared |= {name: str(provenance.get(name, "")) for name in ("command", "machine", "device", "started")}
     yield Provenance(
         **shared,
         folder=str(path.parent),
         file=str(path),
         seed=records[0].seed,
-        method=str(about.get("method", method)),
-        commit=str(made.get("commit", records[0].commit)),
-        versions={str(name): str(text) for name, text in _section(made, "versions").items()},
+        method=str(_section(config, "labels").get("method", method)),
+        commit=str(provenance.get("commit", records[0].commit)),
+        versions={str(name): str(text) for name, text in _section(provenance, "versions").items()},
         seconds=sum(seconds) if seconds else None,
         peak_memory_mib=max(memory) if memory else None,
         trainable_parameters=round(max(parameters)) if parameters else None,

@@ -23,14 +23,14 @@ Row = dict[str, float]  # data set -> accuracy in percent
 class FirstRow:
     """Accuracies after the first task, by data set in task order, beside published rows."""
 
-    about: Record  # any line of the run
+    record: Record  # a line of the run
     ours: Row
     shown: dict[str, Row]  # the published rows asked for, by method
-    nearest: str  # of all published rows: its method, and the mean absolute difference in words
+    nearest: str  # the method of the nearest published row, and the mean absolute difference, in words
 
     @property
     def differs(self) -> bool:
-        """Whether every row shown differs somewhere: with one row, whether it does."""
+        """Whether every published row shown differs on some data set."""
         return all(differing(self.ours, row) for row in self.shown.values())
 
 
@@ -39,25 +39,25 @@ def first_row(
 ) -> FirstRow:
     """The first row of the run in `folder`, whose good lines are `records`, beside published ones.
 
-    methods: the published rows to show; None for that of the run's own method, ["all"] for every one. Raises UserError
-    when there is no run, more than one, a miniature, a cell missing, or no published row to hold it against.
+    methods: the published rows to show; None for the row of the run's method, ["all"] for every row. Raises UserError
+    for no run, more than one, a miniature, a missing cell, and when no row was published to compare with.
     """
     cells = _only_run(folder, [line for line in records if line.metric == "accuracy" and line.after_task == 1])
-    about = cells[0]
-    rows = _published_rows(published, about.protocol, about.backbone)
-    names = list(rows) if methods == [ALL] else methods or [about.method]
-    _check_methods(names, rows, about)
+    record = cells[0]
+    rows = _published_rows(published, record.protocol, record.backbone)
+    names = list(rows) if methods == [ALL] else methods or [record.method]
+    _check_methods(names, rows, record)
     accuracies = {line.dataset: line.value for line in cells}
-    sets = task_order(about.protocol)
+    sets = task_order(record.protocol)
     if missing := [name for name in sets if name not in accuracies]:
         raise UserError(
-            f"{about.file} lacks {labels.count(len(missing), 'cell')} of the row after task 1: {', '.join(missing)}. "
+            f"{record.file} lacks {labels.count(len(missing), 'cell')} of the row after task 1: {', '.join(missing)}. "
             "Evaluate the first checkpoint on these data sets."
         )
     ours = {name: accuracies[name] for name in sets}
     nearest = min(rows, key=lambda name: distance(ours, rows[name]))
     nearest += f" (mean |diff| {distance(ours, rows[nearest]):.2f})"
-    return FirstRow(about, ours, {name: rows[name] for name in names}, nearest)
+    return FirstRow(record, ours, {name: rows[name] for name in names}, nearest)
 
 
 def differences(ours: Row, theirs: Row) -> Row:
@@ -71,12 +71,12 @@ def distance(ours: Row, theirs: Row) -> float:
 
 
 def differing(ours: Row, theirs: Row) -> list[str]:
-    """The data sets on which a published row lies further away than one run may; rounded as the verdicts are."""
+    """The data sets on which two rows differ by more than the tolerance of one run; rounded as verdicts are."""
     return [name for name, value in differences(ours, theirs).items() if round(abs(value), 9) > tolerance(None, 1)]
 
 
 def _only_run(folder: Path, cells: list[Record]) -> list[Record]:
-    """The cells of the only run among them, which is at paper scale."""
+    """The cells, if they are of a single run at paper scale; UserError if not."""
     if not cells:
         raise UserError(
             f"{folder} holds no accuracy after task 1. Give the folder of a run whose first checkpoint was evaluated."
@@ -92,34 +92,34 @@ def _only_run(folder: Path, cells: list[Record]) -> list[Record]:
 
 
 def _published_rows(published: Iterable[Published], protocol: str, backbone: str) -> dict[str, Row]:
-    """The rows after task 1 by method; UserError when none was published."""
+    """The published rows after task 1 by method; UserError if there is none."""
     entries = [entry for entry in published if entry.metric == "accuracy" and entry.after_task == 1]
     rows: dict[str, Row] = {}
     for entry in entries:
         if entry.protocol == protocol and entry.backbone in ("", backbone):
             rows.setdefault(entry.method, {})[entry.dataset] = entry.value
     if not rows:
-        known = sorted({f"{entry.protocol} with {entry.backbone}" for entry in entries})
+        settings = sorted({f"{entry.protocol} with {entry.backbone}" for entry in entries})
         raise UserError(
-            f"no row after task 1 was published for {protocol} with {backbone}, only for {', '.join(known)}. "
+            f"no row after task 1 was published for {protocol} with {backbone}, only for {', '.join(settings)}. "
             "`python -m results verify` compares what else was published."
         )
     return rows
 
 
-def _check_methods(names: list[str], rows: dict[str, Row], about: Record) -> None:
-    """UserError for a method without a published row, with those that have one."""
+def _check_methods(names: list[str], rows: dict[str, Row], record: Record) -> None:
+    """Raise UserError for a method without a published row; it names the methods that have one."""
     if unknown := [name for name in names if name not in rows]:
-        run = f" The run's method is {about.method}." if about.method not in rows else ""
+        run = f" The run's method is {record.method}." if record.method not in rows else ""
         raise UserError(
-            f"no row after task 1 was published for {', '.join(unknown)} under {about.protocol}.{run} "
+            f"no row after task 1 was published for {', '.join(unknown)} under {record.protocol}.{run} "
             f"Name a published one with --method: {', '.join(rows)}, or {ALL}."
         )
 
 
 def as_text(row: FirstRow) -> str:
     """The row as an aligned table: ours, then each published row and its difference."""
-    about, ours = row.about, f"ours {row.about.method}"
+    record, ours = row.record, f"ours {row.record.method}"
     label = max(len("difference"), *(len(f"published {name}") for name in row.shown), len(ours)) + 2
     heads = [*row.ours, "mean |diff|"]
     widths = [max(len(head), len("+00.00")) + 2 for head in heads]
@@ -127,7 +127,7 @@ def as_text(row: FirstRow) -> str:
     def line(title: str, texts: Iterable[str]) -> str:
         return (f"{title:<{label}}" + "".join(f"{text:>{width}}" for text, width in zip(texts, widths))).rstrip()
 
-    lines = [f"{about.file}: after {heads[0]}, {labels.protocol(about.protocol)}, seed {about.seed}", ""]
+    lines = [f"{record.file}: after {heads[0]}, {labels.protocol(record.protocol)}, seed {record.seed}", ""]
     lines += [line("", heads), line(ours, (f"{value:.2f}" for value in row.ours.values()))]
     for method, theirs in row.shown.items():
         lines += ["", line(f"published {method}", (f"{theirs[name]:.2f}" for name in row.ours))]

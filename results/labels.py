@@ -166,11 +166,6 @@ def is_mtil(name: str) -> bool:
     return Protocol.parse(name).kind == "mtil"
 
 
-def is_ordered(name: str) -> bool:
-    """Whether a protocol is one of MTIL's two orders, with all images or a few a class."""
-    return bool(Protocol.parse(name).order)
-
-
 def column(metric: str) -> str:
     """The column of a class-incremental metric: avg, last, or the metric itself."""
     return REPORTED.get(metric, (metric, ""))[0]

@@ -1,49 +1,22 @@
-"""The command lines of python -m results: building, verify, first-row and run, a dataclass each."""
+"""The command lines of python -m results: building, verify, first-row and run, a dataclass each.
+
+The docstring of a command's dataclass is the text of its --help.
+"""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from inspect import getdoc
 from pathlib import Path
 
 from common.errors import UserError
-from common.options import LARGEST_SEED, check_rules, option, read, unknown
+from common.options import SEED, check_rules, option, read, unknown
 from results.labels import SCALES
 from results.launch import plan
 
 # where the scripts save
 RUNS = tuple(map(Path, ("runs", "ckpt", "experiments", "logs", "logs-mini", "outputs", "output")))
 TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")  # as sbatch takes it
-BUILD_HELP = """\
-Run records and published numbers into spreadsheet, CSV, figures and page. With a command instead:
-
-    python -m results verify RUN_OR_PROTOCOL   what was measured against what was published, in the terminal
-    python -m results first-row RUN            an MTIL run's accuracies after its first task against the published ones
-    python -m results run TABLE                a whole published table, on this machine or on Slurm
-
-Each has flags of its own, such as `python -m results verify --help` shows.
-"""
-VERIFY_HELP = "What was measured against what was published, in the terminal; exit code 1 when something differs."
-FIRST_ROW_HELP = """\
-The accuracies of an MTIL run after its first task, which is the cheapest check of a method, against the published
-ones; exit code 1 when they differ.
-"""
-RUN_HELP = f"""\
-Run what is missing of a published table, skip what is done, go on with the rest.
-
-A table is a plan, rows x seeds (results/launch/plans/*.yaml; below is what stands in one). Each run is one of the
-repository's own scripts, started as by hand. The same command again goes on after Ctrl-C, a kill or a power cut: runs
-that are done by their records are skipped, the others resume by themselves, and what an earlier launcher left running
-is waited for. A run that fails is tried once more; then it is reported with the end of its log, and the exit code is 1.
-
-    python -m results run inflora-cifar100 --dry-run --tflops 19       # every command, its state, hours
-    python -m results run inflora-cifar100 --devices 0,1 -- --data-path /data
-    python -m results run inflora-cifar100 --executor slurm --slurm-partition gpu --slurm-time 24:00:00
-    python -m results run inflora-cifar100 --status
-
-What stands behind -- goes to every command. Flags that change numbers make another table: copy the .yaml, with folders
-of its own, and give its path as TABLE.
-
-{plan.__doc__}"""
 
 
 def time_limit(text: str) -> str | None:
@@ -57,19 +30,20 @@ def assignments(texts: list[str]) -> str | None:
     return None if fit else "give KEY=VALUE, such as account=lab."
 
 
+# Tables: an option a line or two
+# fmt: off
 @dataclass(frozen=True)
 class Records:
-    """What all share that read the records of many runs."""
+    """Options of every command that reads the records of many runs."""
 
-    runs: list[Path] | None = option(
-        None, f"run folders (those there are of {', '.join(map(str, RUNS))})", group="records", words=True
-    )
+    runs: list[Path] | None = option(None, f"run folders (those there are of {', '.join(map(str, RUNS))})",
+                                     group="records", words=True)
     scale: str | None = option(None, "which runs; the two never mix", choices=tuple(SCALES))
 
 
 @dataclass(frozen=True)
 class Compared(Records):
-    """What is shared by those that hold runs against published numbers."""
+    """Options of the commands that compare runs with published numbers."""
 
     protocol: str | None = option(None, "only this protocol, such as mtil-order1", group="which of them")
     paper: str | None = option(None, "only this paper, by its folder's name")
@@ -78,34 +52,61 @@ class Compared(Records):
 
 @dataclass(frozen=True)
 class Build(Compared):
+    """Run records and published numbers into spreadsheet, CSV, figures and page. With a command instead:
+
+        python -m results verify RUN_OR_PROTOCOL   what was measured against what was published, in the terminal
+        python -m results first-row RUN            an MTIL run's accuracies after its first task against published ones
+        python -m results run TABLE                a whole published table, on this machine or on Slurm
+
+    Each has flags of its own, such as `python -m results verify --help` shows.
+    """
+
     out: Path = option(Path("results/out"), "output folder")
 
 
 @dataclass(frozen=True)
 class Verify(Compared):
+    """What was measured against what was published, in the terminal; exit code 1 when something differs."""
+
     target: str = option(help="a run's folder, or a protocol's name", positional=True)
 
 
 @dataclass(frozen=True)
 class FirstRow:
+    """The accuracies of an MTIL run after its first task, which is the cheapest check of a method, against the
+    published ones; exit code 1 when they differ.
+    """
+
     run: Path = option(help="a run's folder, or its record.jsonl", positional=True)
-    method: list[str] | None = option(
-        None,
-        "the published rows to show, or all (the run's own); the exit code is 0 if any of them matches",
-        words=True,
-    )
+    method: list[str] | None = option(None, "the published rows to show, or all (the run's own); the exit code is 0 if "
+                                      "any of them matches", words=True)
     strict: bool = option(False, "exit with 1 when a record line is damaged")
 
 
 @dataclass(frozen=True)
 class Run(Records):
+    """Run what is missing of a published table, skip what is done, go on with the rest.
+
+    A table is a plan, rows x seeds (results/launch/plans/*.yaml; below is what stands in one). Each run is one of the
+    repository's own scripts, started as by hand. The same command again goes on after Ctrl-C, a kill or a power cut:
+    runs that are done by their records are skipped, the others resume by themselves, and what an earlier launcher left
+    running is waited for. A run that fails is tried once more; then it is reported with the end of its log, and the
+    exit code is 1.
+
+        python -m results run inflora-cifar100 --dry-run --tflops 19       # every command, its state, hours
+        python -m results run inflora-cifar100 --devices 0,1 -- --data-path /data
+        python -m results run inflora-cifar100 --executor slurm --slurm-partition gpu --slurm-time 24:00:00
+        python -m results run inflora-cifar100 --status
+
+    What stands behind -- goes to every command. Flags that change numbers make another table: copy the .yaml, with
+    folders of its own, and give its path as TABLE.
+    """
+
     table: str = option(help="a table's name, or a .yaml file of your own", positional=True)
-    seeds: list[int] | None = option(
-        None, "these instead of the plan's, such as 0,1,2", group="what", at_least=0, at_most=LARGEST_SEED, unique=True
-    )
-    runs: list[Path] | None = option(
-        None, "folders where equal runs are looked for to estimate costs (as without a command)", words=True
-    )
+    seeds: list[int] | None = option(None, "these instead of the plan's, such as 0,1,2", group="what", unique=True,
+                                     **SEED)
+    runs: list[Path] | None = option(None, "folders where equal runs are looked for to estimate costs (as without a "
+                                     "command)", words=True)
     dry_run: bool = option(False, "print every command, its state and cost; run nothing")
     status: bool = option(False, "print how far all is; run nothing")
     tflops: float | None = option(None, "rate of your device in TFLOP/s, for costs that were only counted", above=0)
@@ -113,43 +114,41 @@ class Run(Records):
     jobs: int | None = option(None, "runs at a time (here: 1; Slurm: all)", at_least=1)
     devices: list[str] | None = option(None, "CUDA devices, such as 0,1: a run at a time on each")
     slurm_partition: str | None = option(None, "partition")
-    slurm_time: str | None = option(
-        None,
-        "time limit as sbatch takes it (1-00:00:00); a job whose time is up saves and is queued again",
-        check=time_limit,
-    )
-    slurm: list[str] = option(
-        [],
-        "any other options of sbatch, such as account=lab cpus-per-task=16; one GPU a job unless gpus-per-node=N",
-        words=True,
-        adds=True,
-        check=assignments,
-    )
+    slurm_time: str | None = option(None, "time limit as sbatch takes it (1-00:00:00); a job whose time is up saves "
+                                    "and is queued again", check=time_limit)
+    slurm: list[str] = option([], "any other options of sbatch, such as account=lab cpus-per-task=16; one GPU a job "
+                              "unless gpus-per-node=N", words=True, adds=True, check=assignments)
 
 
-COMMANDS = {"verify": (Verify, VERIFY_HELP), "first-row": (FirstRow, FIRST_ROW_HELP), "run": (Run, RUN_HELP)}
+# fmt: on
+
+
+COMMANDS: dict[str, type[Verify | FirstRow | Run]] = {"verify": Verify, "first-row": FirstRow, "run": Run}
 
 
 def parse(argv: Sequence[str]) -> tuple[Build | Verify | FirstRow | Run, list[str]]:
     """The options of the command that is named, of building where none is, and the words behind --.
 
-    Flags may stand before the command, whose own word is then the next one behind it. Raises UserError.
+    Flags may stand before the command; the word right behind it is its run, protocol or table. Raises UserError.
     """
     cut = argv.index("--") if "--" in argv else len(argv)
     words, flags = list(argv[:cut]), list(argv[cut + 1 :])
-    place = next((place for place, word in enumerate(words) if word in COMMANDS), None)
-    if flags and (place is None or words[place] != "run"):
+    index = next((index for index, word in enumerate(words) if word in COMMANDS), None)
+    if flags and (index is None or words[index] != "run"):
         raise UserError("only `run` takes flags behind --.")
-    if place is None:
+    if index is None:
         first = next(iter(words), "--help")
         if not first.startswith("-") and "=" not in first:
             raise UserError(unknown(f"command {first}", first, COMMANDS))
-        return read(Build, words, "results", BUILD_HELP), flags
-    kind, about = COMMANDS[words[place]]
-    target = [word for word in words[place + 1 : place + 2] if not word.startswith("-")]
-    tables = f"Tables: {', '.join(plan.table_names())}." if kind is Run else ""
-    others = words[:place] + words[place + 1 + len(target) :]
-    options: Verify | FirstRow | Run = read(kind, target + others, f"results {words[place]}", about, tables)
+        return read(Build, words, "results", getdoc(Build) or ""), flags
+    command = words.pop(index)
+    kind = COMMANDS[command]
+    if words[index:] and not words[index].startswith("-"):
+        words.insert(0, words.pop(index))  # the target, wherever the command stood
+    help_text, tables = getdoc(kind) or "", ""
+    if kind is Run:
+        help_text, tables = f"{help_text}\n\n{plan.__doc__}", f"Tables: {', '.join(plan.table_names())}."
+    options: Verify | FirstRow | Run = read(kind, words, f"results {command}", help_text, tables)
     if isinstance(options, Run):
         check_run(options)
     return options, flags
@@ -157,13 +156,12 @@ def parse(argv: Sequence[str]) -> tuple[Build | Verify | FirstRow | Run, list[st
 
 def check_run(options: Run) -> None:
     """Raise UserError for flags that do not go together."""
-    slurm = [flag for flag in ("slurm_partition", "slurm_time", "slurm") if getattr(options, flag)]
-    flag, local = f"--{slurm[0].replace('_', '-')}" if slurm else "", options.executor == "local"
-    devices = "--devices chooses this machine's; Slurm gives each job its own."
+    slurm = [name for name in ("slurm_partition", "slurm_time", "slurm") if getattr(options, name)]
+    flag, is_local = f"--{slurm[0].replace('_', '-')}" if slurm else "", options.executor == "local"
     check_rules(
         [
             (options.dry_run and options.status, "--dry-run and --status: give one of them."),
-            (slurm and local, f"{flag} goes with --executor slurm."),
-            (options.devices and not local, devices),
+            (slurm and is_local, f"{flag} goes with --executor slurm."),
+            (options.devices and not is_local, "--devices chooses this machine's; Slurm gives each job its own."),
         ]
     )

@@ -66,8 +66,9 @@ def _shown(table: Table, data: Data) -> dict[str, Any]:
         lines.append({"setting": first.cell(row) if is_new and by_setting else "", "rule": is_new and not by_setting,
                       "cells": [_cell(column, row, notes) for column in columns]})  # fmt: skip
     groups = [(group, len(list(same))) for group, same in groupby(columns, key=lambda column: column.group)]
-    return {"sheet": table.sheet, "description": table.description, "remark": table.states("Not run.", data.words.compares),
-            "columns": columns, "groups": groups, "lines": lines, "notes": [*notes]}  # fmt: skip
+    remark = table.states("Not run.", data.words.compares)
+    return {"sheet": table.sheet, "description": table.description, "remark": remark, "columns": columns,
+            "groups": groups, "lines": lines, "notes": [*notes]}  # fmt: skip
 
 
 def _rank(column: Column) -> int:

@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from common.protocols import Protocol
 from results import labels
-from results.compare import MEAN, Comparison, Data, grouped
+from results.compare import MEAN, Comparison, Data, grouped, task_order
 
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"
@@ -135,8 +135,8 @@ def _cross_paper(content: _Content) -> Table:
     """Every method of every paper: also one of which only the trainable parameters are known."""
     shown = [item for item in content.shown if labels.column(item.metric) in ("avg", "last")]
     items = _with_stated(shown, content.stated, labels.is_cross_paper)
-    about = "Where all five papers meet: Last is the accuracy after the tenth task, Avg its mean over the tasks."
-    table = _by_setting(content.scale.cross_paper, about, items, content)
+    text = "Where all five papers meet: Last is the accuracy after the tenth task, Avg its mean over the tasks."
+    table = _by_setting(content.scale.cross_paper, text, items, content)
     absent = [name for key, name in labels.PAPERS.items() if key not in {item.paper for item in items}]
     if absent and content.scale.compares:
         return replace(table, remark=f"Neither published numbers nor runs of: {', '.join(absent)}.")
@@ -146,9 +146,9 @@ def _cross_paper(content: _Content) -> Table:
 def _mtil(content: _Content) -> Table:
     """Transfer, Avg and Last of every method, a row each."""
     shown = [item for item in content.shown if item.dataset == MEAN and item.metric in ("transfer", "avg", "last")]
-    items = _with_stated(shown, content.stated, labels.is_ordered)
-    about = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
-    table = _by_setting(labels.MTIL, about, items, content)
+    items = _with_stated(shown, content.stated, lambda name: bool(task_order(name)))
+    text = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
+    table = _by_setting(labels.MTIL, text, items, content)
     return replace(table, columns=[column for column in table.columns if column.title != "Reported as"])
 
 

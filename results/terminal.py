@@ -12,8 +12,8 @@ COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
 HEADS = ("paper", "method", "metric", "data set", "published", "std", "ours", "std", "n", "diff", "verdict")
 
 
-def tell_problems(problems: list[Problem]) -> None:
-    """Each damaged line by file and line, on stderr."""
+def warn(problems: list[Problem]) -> None:
+    """Name each damaged line on stderr."""
     for problem in problems:
         print(f"warning: left out {problem}", file=sys.stderr)
 

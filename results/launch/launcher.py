@@ -5,8 +5,8 @@
     runs/tables/<table>/submitit/   submitit's own files
 
 A local job holds its lock file from before its command starts until the command has ended, and its lock file names the
-command's process. So a launcher that comes after one that was killed knows what still runs, waits for it or stops it,
-and never starts a run twice.
+command's process. So the launcher after one that was killed knows what still runs, waits for it or stops it, and never
+starts a run twice.
 """
 
 import fcntl
@@ -40,44 +40,46 @@ TIMEOUTS = 1000  # on Slurm a job whose time is up is queued again, as often as 
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where jobs run: submitit's executor and its parameters, and a slot for each job at a time.
+class Cluster:
+    """Where jobs run: submitit's cluster, a slot for each job at a time, submitit's parameters.
 
-    A slot is what CUDA_VISIBLE_DEVICES says there, None for what it says here.
+    A slot is the job's CUDA_VISIBLE_DEVICES, None for this process's.
     """
 
-    executor: str  # "local" or "slurm"
+    name: str  # "local" or "slurm"
     slots: list[str | None]
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
 class Running:
-    """A job that was started, by this launcher or by one before it (then without a handle where it is local)."""
+    """A job that was started, by this launcher or by an earlier one, whose local jobs have no handle."""
 
     job: Job
     handle: submitit.Job | None
     slot: str | None
     lock: Path
-    told: int | None = None  # the process that was told to stop: a second signal would cost what it wants to save
+    signalled: int | None = None  # the process that got SIGTERM: a second one would cost what it wants to save
 
     def ended(self) -> bool:
+        """Whether neither submitit nor the lock file knows it as running."""
         return (self.handle is None or self.handle.done()) and not is_busy(self.lock)
 
     def stop(self) -> None:
-        """Tell a local run to save and stop; to be called until it has ended, as a job may just be starting."""
+        """Send SIGTERM to a local run once, so that it saves; call it until `ended`, as a job may just be starting."""
         process = int((is_busy(self.lock) and self.lock.read_text()) or 0)
-        if process and process != self.told:
+        if process and process != self.signalled:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGTERM)
-            self.told = process
+            self.signalled = process
 
 
 @dataclass
 class Command:
-    """What submitit runs: the words as a process of its own, which writes to `log`. Returns the exit code.
+    """What submitit calls: runs the words as a process that writes to `log`, and returns its exit code.
 
-    `lock` is None on Slurm, which signals every process of a job by itself. `environment` overrides; None removes.
+    `lock` is None on Slurm, which signals every process of a job itself. `environment` overrides variables; None
+    removes one.
     """
 
     words: tuple[str, ...]
@@ -114,7 +116,7 @@ class Command:
         if lock:
             lock.write(str(self.process.pid))
             lock.flush()
-        if not lock:  # Popen.wait holds a lock of its own, which `checkpoint`, a signal's handler, would wait for
+        else:  # Popen.wait holds a lock that `checkpoint`, called by a signal's handler, would wait for
             os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         code = self.process.wait()
         if lock:
@@ -167,18 +169,18 @@ def only_launcher(folder: Path) -> Iterator[None]:
 
 @dataclass
 class Launcher:
-    """The jobs of one table on their way: waiting, running, failed for good."""
+    """Runs the jobs of one table: some wait, some run, some have failed for good."""
 
     folder: Path
-    place: Place
+    cluster: Cluster
     say: Callable[[str], None]
     waiting: deque[Job] = field(default_factory=deque)
     running: list[Running] = field(default_factory=list)
     tries: Counter[str] = field(default_factory=Counter)
-    failed: dict[str, str] = field(default_factory=dict)  # name of a job: what it ended with
+    failed: dict[str, str] = field(default_factory=dict)  # how it ended, by the name of the job
 
     def run(self, jobs: list[Job]) -> None:
-        """Run what is not done. Raises Interrupted after Ctrl-C or SIGTERM, when all has stopped."""
+        """Run the jobs that are not done. Raises Interrupted after Ctrl-C or SIGTERM, once all have stopped."""
         for job in jobs:
             if progress(job).state != DONE:
                 earlier = still_running(self.folder, job)
@@ -198,7 +200,7 @@ class Launcher:
             raise Interrupted(f"Stopped{left}. The same command goes on from there; finished rows are not run again.")
 
     def stop_all(self, signals: list[int]) -> None:
-        """Tell all runs to save and stop, and wait for those on this machine; a second signal ends the waiting."""
+        """Stop all runs, which save first, and wait for the local ones; a second signal ends the waiting."""
         if self.running:
             self.say(f"stopping; each run saves first: {'; '.join(each.job.title for each in self.running)}")
         for each in self.running:
@@ -212,8 +214,8 @@ class Launcher:
             self.running = [each for each in self.running if not each.ended()]
 
     def start_next(self) -> None:
-        """Start waiting jobs while there are slots; on the miniature rows may share a run, which is made once."""
-        while len(self.running) < len(self.place.slots):
+        """Start waiting jobs while there are slots. Rows of the miniature may share a run, which is made once."""
+        while len(self.running) < len(self.cluster.slots):
             busy = {each.job.folder for each in self.running}
             job = next((job for job in self.waiting if job.folder not in busy), None)
             if job is None:
@@ -222,22 +224,22 @@ class Launcher:
             if progress(job).state == DONE:
                 self.say(f"{job.title}: done; its run is another row's too")
                 continue
-            slot = next(iter(Counter(self.place.slots) - Counter(each.slot for each in self.running)))
+            slot = next(iter(Counter(self.cluster.slots) - Counter(each.slot for each in self.running)))
             self.tries[job.name] += 1
             again = ", second try" if self.tries[job.name] > 1 else ""
-            self.say(f"{job.title}: {'submitted' if self.place.executor == 'slurm' else 'started'}{again}")
+            self.say(f"{job.title}: {'submitted' if self.cluster.name == 'slurm' else 'started'}{again}")
             self.running.append(self.start(job, slot))
 
     def start(self, job: Job, slot: str | None) -> Running:
-        """Hand a job to submitit, and note it."""
-        local, lock = self.place.executor == "local", lock_path(self.folder, job)
+        """Submit a job and write it to jobs.json."""
+        local, lock = self.cluster.name == "local", lock_path(self.folder, job)
         lock.touch()
         devices = slot or os.environ.get("CUDA_VISIBLE_DEVICES")
         environment = {"CUDA_VISIBLE_DEVICES": devices} if local else {}  # submitit hides the devices from local jobs
         executor = submitit.AutoExecutor(
-            folder=self.folder / "submitit", cluster=self.place.executor, slurm_max_num_timeout=TIMEOUTS
+            folder=self.folder / "submitit", cluster=self.cluster.name, slurm_max_num_timeout=TIMEOUTS
         )
-        executor.update_parameters(name=job.name, **{"timeout_min": YEAR} | self.place.parameters)
+        executor.update_parameters(name=job.name, **{"timeout_min": YEAR} | self.cluster.parameters)
         command = Command(job.words, log_path(self.folder, job), lock if local else None, environment)
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for the launcher alone
         try:
@@ -246,7 +248,7 @@ class Launcher:
             raise UserError(f"{job.title}: not submitted: {error}") from error
         finally:
             signal.signal(signal.SIGINT, before)
-        note = {"executor": self.place.executor, "job": handle.job_id, "slot": slot}
+        note = {"executor": self.cluster.name, "job": handle.job_id, "slot": slot}
         write_text(self.folder / "jobs.json", json.dumps(started(self.folder) | {job.name: note}, indent=1) + "\n")
         return Running(job, handle, slot, lock)
 
@@ -277,13 +279,13 @@ def lock_path(folder: Path, job: Job) -> Path:
 
 
 def started(folder: Path) -> dict[str, dict[str, Any]]:
-    """What was last started for each job, by this launcher or one before it."""
+    """The content of jobs.json: executor, job id and slot of the last start of each job, by its name."""
     path = folder / "jobs.json"
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def still_running(folder: Path, job: Job) -> Running | None:
-    """The job as an earlier launcher left it, if it is still on its way."""
+    """The job as an earlier launcher started it; None unless it still runs."""
     note, lock = started(folder).get(job.name, {}), lock_path(folder, job)
     if note.get("executor") == "slurm":
         earlier = Running(job, submitit.SlurmJob(folder / "submitit", note["job"]), note["slot"], lock)
@@ -292,7 +294,7 @@ def still_running(folder: Path, job: Job) -> Running | None:
 
 
 def exit_code(handle: submitit.Job | None) -> str:
-    """How a job that is not done ended, in words."""
+    """How a job ended that is not done, in words."""
     if handle is None or not handle.paths.result_pickle.exists():
         return "ended unseen"
     if handle.exception():  # of submitit or of what it called, not of the command
@@ -309,7 +311,7 @@ def log_end(path: Path) -> str:
 
 @contextmanager
 def signals_noted() -> Iterator[list[int]]:
-    """Ctrl-C and SIGTERM as a growing list, to be looked at between two rounds."""
+    """A list to which every Ctrl-C and SIGTERM adds its number."""
     noted: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda number, _: noted.append(number)) for number in numbers]

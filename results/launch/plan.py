@@ -16,7 +16,6 @@ A plan is a few lines of YAML. Keys of the table stand for every row that does n
 A command is one process: of the scripts, those that end in `exec`, so that a signal reaches the run.
 """
 
-import difflib
 import re
 import shlex
 from collections.abc import Sequence
@@ -26,23 +25,24 @@ from typing import Any
 
 import yaml
 
+from common.command_line import did_you_mean
 from common.errors import UserError
 from common.protocols import MTIL_ORDER_1, Protocol
 from results.labels import SCALES
 
 PLANS = Path(__file__).parent / "plans"
 SEED = "{seed}"  # in a command and its folder, the seed
-# what a plan, and not the caller, tells each command
-OWN_FLAGS = ("save", "seed", "seeds", "repeat", "scale", "log_dir", "hydra.run.dir")
+# flags that a plan, and not the caller, gives each command
+FIXED_FLAGS = ("save", "seed", "seeds", "repeat", "scale", "log_dir", "hydra.run.dir")
 Kinds = dict[str, tuple[type, ...]]
 OPTIONAL = ("mini_folder", "petaflops")
-ITEMS: dict[str, type] = {"metrics": str, "seeds": int}  # of what a list is made
+ITEMS: dict[str, type] = {"metrics": str, "seeds": int}  # of lists
 EXPECTED = {str: "text", list: "a list", int: "a number"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method of a table; `command` and `folder` with {seed} where the seed stands."""
+    """A method of a table; its command and folders hold {seed} in place of the seed."""
 
     paper: str
     protocol: str
@@ -55,13 +55,13 @@ class Row:
     petaflops: float | None
 
 
-KINDS: Kinds = {"metrics": (list,), "seeds": (list,), "petaflops": (int, float)}  # of what is no text
+KINDS: Kinds = {"metrics": (list,), "seeds": (list,), "petaflops": (int, float)}  # the others are text
 ROW: Kinds = {field.name: KINDS.get(field.name, (str,)) for field in fields(Row)}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A table. `name` also names its folder below runs/tables."""
+    """A table; its name is also that of its folder below runs/tables."""
 
     name: str
     rows: list[Row]
@@ -83,7 +83,7 @@ class Job:
 
 
 def tasks_of(name: str) -> int | None:
-    """The number of tasks in a protocol's name: 11 for MTIL, 1 for joint training; None where it is not told."""
+    """Number of tasks of a protocol: 11 for MTIL, 1 for joint training; None if its name does not fix it."""
     protocol = Protocol.parse(name)
     if protocol.kind in ("mtil", "joint"):
         return len(MTIL_ORDER_1) if protocol.kind == "mtil" else 1
@@ -104,10 +104,8 @@ def read_plan(table: str) -> Plan:
         with open(path, encoding="utf-8") as file:
             content = yaml.safe_load(file)
     except FileNotFoundError as error:
-        near = difflib.get_close_matches(table, table_names(), n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        known = ", ".join(table_names())
-        raise UserError(f"no table {table}.{hint} There are {known}; or give the path of a .yaml file.") from error
+        message = f"no table {table}.{did_you_mean(table, table_names())} There are {', '.join(table_names())}"
+        raise UserError(f"{message}; or give the path of a .yaml file.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}).") from error
     except yaml.YAMLError as error:
@@ -119,12 +117,12 @@ def read_plan(table: str) -> Plan:
     return Plan(path.stem, [_row(f"{path}: rows[{number}]", shared, row) for number, row in enumerate(content["rows"])])
 
 
-def _row(where: str, shared: dict[str, Any], own: Any) -> Row:
-    if not isinstance(own, dict):
-        raise UserError(f"{where}: keys and values are expected, not {own!r}.")
-    where += f" ({own['method']}): " if "method" in own else ": "
-    _check_keys(where, own, ROW)
-    values: dict[str, Any] = dict.fromkeys(OPTIONAL) | shared | own
+def _row(where: str, shared: dict[str, Any], content: Any) -> Row:
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: keys and values are expected, not {content!r}.")
+    where += f" ({content['method']}): " if "method" in content else ": "
+    _check_keys(where, content, ROW)
+    values: dict[str, Any] = dict.fromkeys(OPTIONAL) | shared | content
     missing = [key for key in ROW if key not in values]
     if missing:
         raise UserError(f"{where}missing {', '.join(missing)}.")
@@ -143,14 +141,12 @@ def _row(where: str, shared: dict[str, Any], own: Any) -> Row:
     return row
 
 
-def _check_keys(where: str, content: dict[str, Any], known: Kinds) -> None:
+def _check_keys(where: str, content: dict[str, Any], kinds: Kinds) -> None:
     for key, value in content.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise UserError(f"{where}unknown key {key}.{hint} Known are {', '.join(known)}.")
-        if not isinstance(value, known[key]) or isinstance(value, bool):
-            raise UserError(f"{where}{key}: {EXPECTED[known[key][0]]} is expected, not {value!r}.")
+        if key not in kinds:
+            raise UserError(f"{where}unknown key {key}.{did_you_mean(key, kinds)} Known are {', '.join(kinds)}.")
+        if not isinstance(value, kinds[key]) or isinstance(value, bool):
+            raise UserError(f"{where}{key}: {EXPECTED[kinds[key][0]]} is expected, not {value!r}.")
         kind = ITEMS.get(key)
         if kind and not (value and all(type(item) is kind for item in content[key])):
             what = "whole numbers" if kind is int else "names"
@@ -158,7 +154,7 @@ def _check_keys(where: str, content: dict[str, Any], known: Kinds) -> None:
 
 
 def _check_seeds(where: str, row: Row, seeds: Sequence[int]) -> None:
-    """Several seeds must have folders of their own, and a command that is told which."""
+    """Raise UserError for a repeated seed, and for several seeds of a command or folder that lacks {seed}."""
     if len(set(seeds)) < len(seeds):
         raise UserError(f"{where}seeds names one twice.")
     for key in ("command", "folder", "mini_folder"):
@@ -167,25 +163,23 @@ def _check_seeds(where: str, row: Row, seeds: Sequence[int]) -> None:
 
 
 def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence[str]) -> list[Job]:
-    """All rows x seeds, `seeds` instead of the plan's if given, and `flags` behind every command. Raises UserError."""
+    """A job for each row and seed, of `seeds` if given, with `flags` behind every command. Raises UserError."""
     names = [flag.removeprefix("--set=").lstrip("-+").partition("=")[0].replace("-", "_") for flag in flags]
-    own = [flag for flag, name in zip(flags, names) if name in OWN_FLAGS]
-    if own:
+    fixed = [flag for flag, name in zip(flags, names) if name in FIXED_FLAGS]
+    if fixed:
         raise UserError(
-            f"{', '.join(own)} behind --: the plan tells each command its own. Use --scale and --seeds before it, or "
+            f"{', '.join(fixed)} behind --: the plan tells each command its own. Use --scale and --seeds before it, or "
             "a .yaml of your own."
         )
     jobs, shared = [], len({row.method for row in plan.rows}) < len(plan.rows)
     for number, row in enumerate(plan.rows, 1):
         _check_seeds(f"{plan.name}: {row.method}: ", row, seeds or row.seeds)
         for seed in seeds or row.seeds:
-            words = shlex.split(row.command.replace(SEED, str(seed)))
-            words += [*SCALES[scale].flags, *flags]
+            words = [*shlex.split(row.command.replace(SEED, str(seed))), *SCALES[scale].flags, *flags]
             folder = Path({"paper": row.folder, "mini": row.mini_folder}[scale].replace(SEED, str(seed)))
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9+.]+', '_', row.method)}-seed{seed}"
             title = f"{row.method}, {row.protocol}, seed {seed}" if shared else f"{row.method}, seed {seed}"
-            is_told = SCALES[scale].compares or Protocol.parse(row.protocol).kind in ("mtil", "joint")
-            petaflops = {"paper": row.petaflops}.get(scale)
-            protocol = row.protocol if is_told else ""
+            has_protocol = SCALES[scale].compares or Protocol.parse(row.protocol).kind in ("mtil", "joint")
+            petaflops, protocol = {"paper": row.petaflops}.get(scale), row.protocol if has_protocol else ""
             jobs.append(Job(name, title, row, seed, scale, tuple(words), folder, protocol, petaflops))
     return jobs

@@ -5,7 +5,7 @@ themselves name: `transfer`, `avg` and `last` after task 11 on MTIL, `acc` and `
 write these at their very end, or with their last evaluation.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,11 @@ TRAIN_SECONDS = "train_seconds"
 
 @dataclass(frozen=True)
 class Progress:
-    """What is on record of a job: its state, tasks learned of all, seconds of training, the metrics of a done one."""
+    """What is on record of a job: state, tasks learned of all, seconds of training, its plan's metrics at the end."""
 
     state: str
     tasks: int
-    of: int | None  # None where neither records nor plan tell
+    of: int | None  # None where neither records nor plan name it
     seconds: float | None
     values: dict[str, float]
     protocol: str
@@ -35,7 +35,9 @@ def progress(job: Job) -> Progress:
     records = [record for record in read_file(job.folder / "record.jsonl")[0] if _is_of(record, job)]
     protocol = records[0].protocol if records else job.protocol
     of = tasks_of(protocol)
-    last = {record.metric: record.value for record in _means_last(records) if record.after_task == of}
+    # a metric may stand for each data set and for their mean, which counts
+    means_last = sorted(records, key=lambda record: record.dataset == "mean")
+    last = {record.metric: record.value for record in means_last if record.after_task == of}
     values = {metric: last[metric] for metric in row.metrics if metric in last}
     seconds = [record.value for record in records if record.metric == TRAIN_SECONDS]
     state = PARTIAL if (job.folder / "config.yaml").exists() else MISSING
@@ -46,16 +48,9 @@ def progress(job: Job) -> Progress:
 
 
 def _is_of(record: Record, job: Job) -> bool:
-    """A miniature's protocol is another one: it has its own number of classes."""
-    named = (record.paper, record.method, record.seed, record.scale)
-    return named == (job.row.paper, job.row.method, job.seed, job.scale) and (
-        job.scale == "mini" or record.protocol == job.row.protocol
-    )
-
-
-def _means_last(records: Iterable[Record]) -> list[Record]:
-    """Of a metric that stands for each data set and for their mean, the mean counts."""
-    return sorted(records, key=lambda record: record.dataset == "mean")
+    """Whether a record is the job's; a miniature's protocol differs from its row's in the number of classes."""
+    is_same = (record.paper, record.method, record.seed) == (job.row.paper, job.row.method, job.seed)
+    return is_same and record.scale == job.scale and (job.scale == "mini" or record.protocol == job.row.protocol)
 
 
 # Cost
@@ -63,65 +58,58 @@ def _means_last(records: Iterable[Record]) -> list[Record]:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Hours of one run, None if nothing tells them, and where they come from."""
+    """Hours of one run, None if unknown, and where they come from."""
 
     hours: float | None
     source: str
 
 
 def estimates(jobs: Sequence[Job], folders: list[Path], tflops: float | None) -> list[Estimate]:
-    """What each job costs from its start: as measured on equal runs below `folders` or its own, else as counted."""
-    known = read_provenance([*folders, *(job.folder for job in jobs if job.folder.is_dir())])
-    return [_estimate(job, known, tflops) for job in jobs]
+    """What each job costs from its start: as measured on equal runs below `folders` or its folder, else as counted."""
+    runs = read_provenance([*folders, *(job.folder for job in jobs if job.folder.is_dir())])
+    return [_estimate(job, runs, tflops) for job in jobs]
 
 
-def _estimate(job: Job, known: Sequence[Provenance], tflops: float | None) -> Estimate:
-    equal = [entry for entry in known if _is_equal(entry, job)]
+def _estimate(job: Job, runs: Sequence[Provenance], tflops: float | None) -> Estimate:
+    equal = [run for run in runs if _is_equal(run, job)]
     if equal:
-        hours = sum(entry.seconds or 0.0 for entry in equal) / len(equal) / 3600
-        where = ", ".join(sorted({entry.device or "an unnamed device" for entry in equal}))
-        runs = "1 equal run" if len(equal) == 1 else f"the mean of {len(equal)} equal runs"
-        return Estimate(hours, f"training, as measured in {runs} on {where}")
-    count = job.petaflops
-    if count is None:
+        hours = sum(run.seconds or 0.0 for run in equal) / len(equal) / 3600
+        devices = ", ".join(sorted({run.device or "an unnamed device" for run in equal}))
+        averaged = "1 equal run" if len(equal) == 1 else f"the mean of {len(equal)} equal runs"
+        return Estimate(hours, f"training, as measured in {averaged} on {devices}")
+    if job.petaflops is None:
         return Estimate(None, "no equal run, nothing counted")
+    counted = f"{job.petaflops:g} PFLOP counted"
     if tflops is None:
-        return Estimate(None, f"{count:g} PFLOP counted; give --tflops, the rate of your device")
-    return Estimate(count * 1e3 / tflops / 3600, f"{count:g} PFLOP counted, at {tflops:g} TFLOP/s")
+        return Estimate(None, f"{counted}; give --tflops, the rate of your device")
+    return Estimate(job.petaflops * 1e3 / tflops / 3600, f"{counted}, at {tflops:g} TFLOP/s")
 
 
-def _is_equal(entry: Provenance, job: Job) -> bool:
-    """Whether a run is of the job's row and scale, whatever its seed, and has learned all tasks."""
+def _is_equal(run: Provenance, job: Job) -> bool:
+    """Whether a run is of the job's row and scale, under any seed, and has learned all tasks."""
     row = job.row
-    same, known, wanted = entry.protocol == row.protocol, Protocol.parse(entry.protocol), Protocol.parse(row.protocol)
-    if job.scale == "mini" and wanted.kind != "mtil":
-        same = (known.dataset, known.kind) == ("characters", wanted.kind)
-    if not same or (entry.paper, entry.method, entry.scale) != (row.paper, row.method, job.scale) or not entry.seconds:
+    is_same, ours, theirs = run.protocol == row.protocol, Protocol.parse(run.protocol), Protocol.parse(row.protocol)
+    if job.scale == "mini" and theirs.kind != "mtil":
+        is_same = (ours.dataset, ours.kind) == ("characters", theirs.kind)
+    if not is_same or (run.paper, run.method, run.scale) != (row.paper, row.method, job.scale) or not run.seconds:
         return False
-    trained = {record.after_task for record in read_file(Path(entry.file))[0] if record.metric == TRAIN_SECONDS}
-    return len(trained) == tasks_of(entry.protocol)
+    trained = {record.after_task for record in read_file(Path(run.file))[0] if record.metric == TRAIN_SECONDS}
+    return len(trained) == tasks_of(run.protocol)
 
 
 # For people
 
 
-def status_table(jobs: Sequence[Job], states: Sequence[str], found: Sequence[Progress], logs: Sequence[Path]) -> str:
-    """One line a row and seed: state, tasks, seconds of training, metrics, log."""
+def status_table(jobs: Sequence[Job], states: Sequence[str], reached: Sequence[Progress], logs: Sequence[Path]) -> str:
+    """A line for each row and seed: state, tasks, seconds of training, metrics, log."""
     metrics = list(dict.fromkeys(metric for job in jobs for metric in job.row.metrics))
-    protocols = len({job.row.protocol for job in jobs}) > 1
-    heads = ["row", *(["protocol"] if protocols else []), "seed", "state", "tasks", "train s", *metrics, "log"]
-    lines = [heads]
-    for job, state, at, log in zip(jobs, states, found, logs):
+    several = len({job.row.protocol for job in jobs}) > 1
+    lines = [["row", *(["protocol"] if several else []), "seed", "state", "tasks", "train s", *metrics, "log"]]
+    for job, state, at, log in zip(jobs, states, reached, logs):
         numbers = [f"{at.values[metric]:.2f}" if metric in at.values else "-" for metric in metrics]
-        tasks = f"{at.tasks}/{at.of or '?'}"
         seconds = "-" if at.seconds is None else f"{at.seconds:.0f}"
-        own = [job.row.protocol] if protocols else []
-        written = str(log) if log.exists() else "-"
-        lines.append([job.row.method, *own, str(job.seed), state, tasks, seconds, *numbers, written])
-    return columns(lines)
-
-
-def columns(lines: Sequence[Sequence[str]]) -> str:
-    """Texts under each other, each column as wide as its widest."""
-    widths = [max(len(line[index]) for line in lines) for index in range(len(lines[0]))]
+        protocol = [job.row.protocol] if several else []
+        lines.append([job.row.method, *protocol, str(job.seed), state, f"{at.tasks}/{at.of or '?'}", seconds, *numbers,
+                      str(log) if log.exists() else "-"])  # fmt: skip
+    widths = [max(map(len, texts)) for texts in zip(*lines)]
     return "\n".join("  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines)

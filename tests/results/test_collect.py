@@ -8,7 +8,9 @@ import pytest
 
 from common.errors import UserError
 from common.runs import Run
+from results.__main__ import select
 from results.collect import Problem, read_provenance, read_records
+from results.options import Compared
 from tests.results.lines import LINE, write_lines
 
 
@@ -101,10 +103,12 @@ def test_filters_keep_telling_problems(tmp_path: Path) -> None:
         "{\n",
     ]
     write_lines(tmp_path, lines)
-    assert [record.scale for record in read_records([tmp_path], scale="mini")[0]] == ["mini"]
-    assert [record.dataset for record in read_records([tmp_path], protocol="mtil-order2")[0]] == ["DTD"]
-    assert [record.dataset for record in read_records([tmp_path], paper="alta")[0]] == ["Food"]
-    records, problems = read_records([tmp_path], scale="mini", paper="alta")
+    everything, problems = read_records([tmp_path])
+    assert [record.scale for record in select(everything, "mini", Compared())[0]] == ["mini"]
+    second = select(everything, "paper", Compared(protocol="mtil-order2"))[0]
+    assert [record.dataset for record in second] == ["DTD"]
+    assert [record.dataset for record in select(everything, "paper", Compared(paper="alta"))[0]] == ["Food"]
+    records, _ = select(everything, "mini", Compared(paper="alta"))
     assert records == [] and len(problems) == 1
 
 
