@@ -59,10 +59,10 @@ def put(
     number_format: str = "",
     alignment: Alignment | None = None,
 ) -> Cell | MergedCell:
-    """Write one value: numbers as numbers, a number that is not finite as nothing, all else as literal text.
+    """Write a number as a number, one that is not finite as an empty cell, anything else as literal text.
 
-    Text keeps the type "string" whatever it starts with, and where a program could take it for a formula on editing
-    (= + - @, tab) it is marked as quoted. Control characters, which the format forbids, are dropped.
+    Text is always of type "string", and marked as quoted where a program could take it for a formula on editing
+    (= + - @, tab). Control characters, which the format forbids, are dropped.
     """
     cell = sheet.cell(row, column)
     if alignment:
@@ -88,13 +88,13 @@ def verdict(cell: Cell | MergedCell, name: str) -> None:
 
 
 def head(sheet: Worksheet, row: int, titles: Sequence[str], fill: PatternFill = HEAD_FILL, start: int = 1) -> None:
-    """A row of column heads."""
+    """Write a row of column heads from column `start` on."""
     for column, title in enumerate(titles, start):
         put(sheet, row, column, title, HEAD, alignment=CENTRE).fill = fill
 
 
 def widths(sheet: Worksheet, values: Sequence[float]) -> None:
-    """Column widths from the first column on, in characters."""
+    """Set the column widths from the first column on, in characters."""
     for column, width in enumerate(values, 1):
         sheet.column_dimensions[get_column_letter(column)].width = width
 
@@ -102,9 +102,9 @@ def widths(sheet: Worksheet, values: Sequence[float]) -> None:
 def for_print(
     sheet: Worksheet, title_rows: str, label_columns: str = "", breaks: Sequence[int] = (), percent: int = 60
 ) -> None:
-    """Landscape A4, heads and labels on every page, page numbers below.
+    """Print on landscape A4 with heads and labels on every page and page numbers below.
 
-    One page wide, or with `breaks` a new page after each of these columns, scaled to `percent`.
+    Fits one page in width; with `breaks` a new page starts after each of these columns, scaled to `percent`.
     """
     sheet.page_setup.orientation, sheet.page_setup.paperSize = "landscape", sheet.PAPERSIZE_A4
     if breaks:

@@ -1,4 +1,4 @@
-"""What the runs wrote: every line of every record.jsonl below the given folders, good or bad, and what made it."""
+"""Reading what runs wrote: the lines of every record.jsonl below some folders, and the provenance of each file."""
 
 import json
 import math
@@ -48,7 +48,7 @@ class Record:
         return self.metric == "accuracy" and self.after_task == 0
 
 
-# isinstance of it tells whether JSON's value fits: an integer is a number too
+# Types that the fields' values may have in JSON, where an integer is a number too
 FIELDS: dict[str, Any] = {field.name: field.type | int if field.name in ("value", "seconds") else field.type
                           for field in fields(Record) if field.name != "file"}  # fmt: skip
 
@@ -67,7 +67,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What made one record.jsonl: the config.yaml beside it and the costs among its lines."""
+    """Where one record.jsonl comes from: its config.yaml in short, and the costs among its lines."""
 
     folder: str
     file: str  # its record.jsonl
@@ -90,7 +90,7 @@ class Provenance:
 
 
 class _Damaged(Exception):
-    """Why a line is not a record."""
+    """Raised for a line that is not a record."""
 
 
 def record_files(folders: list[Path]) -> list[Path]:

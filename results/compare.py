@@ -1,4 +1,4 @@
-"""Published and measured numbers side by side, and what may be said of them."""
+"""Published and measured numbers side by side, with a verdict on each pair."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,17 +19,17 @@ VERDICTS = (MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED)
 TOLERANCE = 0.5  # percentage points
 MISPRINT = "misprint"  # in a note: the number is shown and judged, but its difference is not held against a run
 MEAN = "mean"
-SAME = 1e-9  # percentage points: what sums in another order may differ by
+SAME = 1e-9  # percentage points by which equal sums may differ
 
-# The papers' names for the two figures of class-incremental learning: the mean over the tasks of the accuracy
-# after each (Avg), the accuracy after the last (Last). Papers pool samples (avg, last, acc, avg_acc) or weigh tasks
-# equally (faa, caa), which is why the names stay apart in the records.
+# The papers' metrics of class-incremental learning that mean Avg (the accuracy after each task, averaged) or Last (the
+# accuracy after the last task). Papers pool samples (avg, last, acc, avg_acc) or weigh tasks equally (faa, caa), so
+# records keep their names apart.
 AVG_LAST = {name: labels.metric(column) for name, (column, _) in labels.REPORTED.items() if "macro" not in name}
-# What a table shows of a run, besides Transfer: the value after the latest task.
+# Metrics of which tables show the value after the latest task
 SCALARS = (*AVG_LAST, "transfer", "ffm", "forgetting", "trainable_parameters")
 
-LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # what two numbers share that may be compared
-RUN = ("folder", "protocol", "method", "backbone", "seed")  # a matrix each
+LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # fields in which comparable numbers are equal
+RUN = ("folder", "protocol", "method", "backbone", "seed")  # fields in which the cells of a matrix are equal
 
 Item = TypeVar("Item")
 
@@ -44,7 +44,7 @@ def grouped(items: Iterable[Item], *names: str) -> dict[Any, list[Item]]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One number of a method under a protocol: what was printed, what was measured, the verdict."""
+    """One number of a method under a protocol: published, measured, and the verdict."""
 
     paper: str
     protocol: str
@@ -65,7 +65,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class AccuracyMatrix:
-    """values[t][d]: accuracy on columns[d] after rows[t]; None where no cell is known."""
+    """values[t][d]: accuracy in percent on columns[d] after task rows[t]; None for a missing cell."""
 
     paper: str
     protocol: str
@@ -76,12 +76,12 @@ class AccuracyMatrix:
     rows: list[str]  # tasks in the order learned
     columns: list[str]  # data sets, the learned ones first and in order
     values: list[list[float | None]]
-    zero_shot: list[float | None] | None  # the row before any task, if known
+    zero_shot: list[float | None] | None  # the row before any task; None if it was not tested
 
 
 @dataclass(frozen=True)
 class Data:
-    """All that the spreadsheet, the figures and the page are made from; of one scale."""
+    """The records and published numbers of one scale, of which all files are made."""
 
     scale: str  # "paper" or "mini"
     records: list[Record]
@@ -93,7 +93,7 @@ class Data:
 
     @property
     def words(self) -> labels.Scale:
-        """What this scale is called, and whether published numbers are shown."""
+        """The words and switches of the scale."""
         return labels.SCALES[self.scale]
 
 
@@ -101,11 +101,11 @@ Shown = TypeVar("Shown", Comparison, AccuracyMatrix, Record)
 
 
 def compare(published: list[Published], records: list[Record]) -> list[Comparison]:
-    """A Comparison for every published number and every measured one that a table would show.
+    """A Comparison for every published number and for every measured one that has none.
 
-    A run is held against every published number of its protocol, method and backbone, whichever paper printed it;
-    an entry without a backbone takes any. Miniature runs are held against none. Cells of accuracy matrices are left
-    to `matrices`.
+    A run is compared with the published numbers of its protocol, method and backbone in all papers; a published number
+    without a backbone is compared with every backbone. Miniature runs are compared with none. Cells of accuracy
+    matrices are left to `matrices`.
     """
     by_scale = grouped(_measured(records), "scale")
     measured, used, comparisons = grouped(by_scale.get("paper", []), *LIKE), set(), []
@@ -125,7 +125,7 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
 
 
 def in_order(items: Iterable[Shown]) -> list[Shown]:
-    """Protocols as they first appear, methods of MTIL as `labels.METHODS` has them; all else stays as it is."""
+    """Items sorted by the first appearance of their protocol, on MTIL also by `labels.METHODS`; else in their order."""
     items = list(items)
     protocols = list(dict.fromkeys(item.protocol for item in items))
 
@@ -137,6 +137,7 @@ def in_order(items: Iterable[Shown]) -> list[Shown]:
 
 
 def _keys(entry: Published, measured: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The values of LIKE that measured numbers must have to be compared with a published one."""
     if entry.backbone:
         return [attrgetter(*LIKE)(entry)]
     wanted = (entry.protocol, entry.method, entry.metric, entry.dataset)
@@ -144,14 +145,14 @@ def _keys(entry: Published, measured: Iterable[tuple[Any, ...]]) -> list[tuple[A
 
 
 def tolerance(std: float | None, seeds: int) -> float:
-    """How far a mean may lie from the published number and still match: max(0.5, 2 std / sqrt(n))."""
+    """Largest difference in percentage points that matches: max(0.5, 2 std / sqrt(n))."""
     return TOLERANCE if std is None else max(TOLERANCE, 2 * std / math.sqrt(seeds))
 
 
 def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int, str]:
-    """Mean, std and count over seeds, and a note; runs of one seed count once, as their mean.
+    """Mean, standard deviation and number of seeds, and a note on repeated runs, whose mean counts as one.
 
-    The pre-trained model knows no seed: however many runs measured it, it counts once.
+    The pre-trained model has no seed: all its runs count as one.
     """
     values = [number.value for number in numbers]
     if not values:
@@ -166,7 +167,7 @@ def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int,
 
 
 def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> Comparison:
-    """A published number beside what was measured of it, or a measured one alone."""
+    """The comparison of a published number with what was measured, or of measured numbers alone."""
     mean, std, seeds, repeated = _over_seeds(numbers)
     difference, verdict = None, NOT_RUN if entry else NO_PUBLISHED
     if entry and mean is not None:
@@ -189,7 +190,7 @@ def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> C
 
 
 def _measured(records: list[Record]) -> Iterator[Record]:
-    """The numbers of each run: scalars as recorded, Transfer / Avg / Last from its matrix, zero-shot accuracies."""
+    """The numbers of each run as records: the scalars and zero-shot accuracies recorded, the means of its matrix."""
     scalars = [line for line in records if line.metric in SCALARS or line.is_zero_shot]
     latest = [max(lines, key=lambda line: line.after_task) for lines in grouped(scalars, "file", *LIKE).values()]
     yield from latest
@@ -202,7 +203,7 @@ def _measured(records: list[Record]) -> Iterator[Record]:
 
 
 def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]]:
-    """(method, metric, data set, value) of what an accuracy matrix of data sets implies."""
+    """(method, metric, data set, value) of Transfer, Avg, Last and the zero-shot means of a matrix of MTIL."""
     if not labels.is_mtil(matrix.protocol):
         return
     triple = mtil_means(matrix)
@@ -226,7 +227,7 @@ def _triple_rows(sets: list[str], triple: MTILTriple) -> Iterator[tuple[str, str
 
 
 def mtil_means(matrix: AccuracyMatrix) -> MTILTriple | None:
-    """Transfer, Avg and Last of the learned data sets, unrounded; None when a task or a cell of theirs is missing."""
+    """Transfer, Avg and Last over the learned data sets, unrounded; None if a task or one of their cells is missing."""
     count, order = len(matrix.rows), task_order(matrix.protocol)
     cells = [[value for value in row[:count] if value is not None] for row in matrix.values]
     unfinished = bool(order) and tuple(matrix.rows) != order
@@ -273,7 +274,7 @@ def published_matrices(published: list[Published]) -> list[AccuracyMatrix]:
 
 
 def task_order(protocol: str) -> tuple[str, ...]:
-    """The data sets of a sequence in the order learned; () where the protocol's name does not fix it."""
+    """The data sets of a protocol in the order learned; () if its name does not fix the order."""
     return Protocol.parse(protocol).order
 
 

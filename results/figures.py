@@ -34,21 +34,20 @@ CURVES = ("accuracy", "acc", "faa")
 WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
 DPI = 130
 
-Drawing = Callable[[Path, str], None]  # draws into the file, under the title
 Curve = list[tuple[int, float]]  # (after task, accuracy in percent)
 Point = tuple[float, float, str, bool]  # cost, Last, method, whether measured
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure to be drawn: its file's name, the protocol it belongs to, what it shows."""
+    """A figure to be drawn."""
 
-    name: str
-    protocol: str
+    name: str  # of its file
     title: str
-    draw: Callable[[Path], None]
+    draw: Callable[[Path, str], None]  # into a file, under the title
 
     def path(self, out: Path) -> Path:
+        """Path of the figure below the output folder."""
         return Path(out) / "figures" / self.name
 
 
@@ -57,12 +56,12 @@ def write(out: Path, data: Data) -> list[Path]:
     planned = plan(data)
     for figure in planned:
         figure.path(out).parent.mkdir(parents=True, exist_ok=True)
-        figure.draw(figure.path(out))
+        figure.draw(figure.path(out), figure.title)
     return [figure.path(out) for figure in planned]
 
 
 def plan(data: Data) -> list[Figure]:
-    """The figures that data allows, protocol by protocol. At mini scale no published number is drawn."""
+    """The figures that have data, protocol by protocol. At mini scale no published number is drawn."""
     data = with_distinct_names(data)
     protocols = {record.protocol for record in data.records} | set(FRONT if data.words.compares else ())
     by_protocol = grouped(matrices(data.records), "protocol")
@@ -73,15 +72,15 @@ def plan(data: Data) -> list[Figure]:
     return figures
 
 
-def _figure(kind: str, protocol: str, method: str, scale: labels.Scale, what: str, draw: Drawing) -> Figure:
-    words = [kind, protocol, method, scale.suffix]
-    name = f"{'_'.join(_file_word(word) for word in words if word)}.png"
-    title = f"{what}\n{labels.protocol(protocol)}{scale.mark}"
-    return Figure(name, protocol, title, lambda path: draw(path, title))
+def _figure(
+    kind: str, protocol: str, method: str, scale: labels.Scale, what: str, draw: Callable[[Path, str], None]
+) -> Figure:
+    name = "_".join(_file_word(word) for word in (kind, protocol, method, scale.suffix) if word)
+    return Figure(f"{name}.png", f"{what}\n{labels.protocol(protocol)}{scale.mark}", draw)
 
 
 def _file_word(text: str) -> str:
-    """A name as part of a file's name; ZSCL, ZSCL* and ZSCL- stay three."""
+    """A name as part of a file's name, which still tells ZSCL, ZSCL* and ZSCL- apart."""
     spelled = re.sub(r"[-\u207b]$", " minus", text.replace("*", " star"))
     return re.sub(r"[^A-Za-z0-9.+-]+", "-", spelled).strip(".-")
 
@@ -92,7 +91,7 @@ def _look(position: int) -> tuple[str, str]:
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib must not read as a formula."""
+    """Text with its $ escaped, so that matplotlib reads no formula."""
     return text.replace("$", r"\$")
 
 
@@ -129,7 +128,7 @@ def _heat_maps(measured: list[AccuracyMatrix], scale: labels.Scale) -> list[Figu
 
 
 def _heat_map(runs: list[AccuracyMatrix], scale: labels.Scale) -> Figure:
-    """The mean of a method's runs, those that learned and tested the same."""
+    """The mean over a method's runs that learned and tested the same data sets as the first of them."""
     first = runs[0]
     alike = [matrix for matrix in runs if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
     rows, values = list(first.rows), _mean_cells([matrix.values for matrix in alike])
@@ -148,7 +147,7 @@ def _heat_map(runs: list[AccuracyMatrix], scale: labels.Scale) -> Figure:
 
 
 def _mean_cells(grids: list[list[list[float | None]]]) -> list[list[float]]:
-    """Cell by cell mean; nan where a cell is missing in one."""
+    """Mean of every cell over the matrices; nan where one lacks the cell."""
     return [[fmean(cells) if None not in cells else float("nan") for cells in zip(*rows)] for rows in zip(*grids)]
 
 
@@ -156,7 +155,7 @@ def _mean_cells(grids: list[list[list[float | None]]]) -> list[list[float]]:
 
 
 def _totals(data: Data, protocol: str) -> list[tuple[str, Comparison]]:
-    """Each number of a protocol that stands for all its data sets, with its column: transfer, avg or last."""
+    """(transfer, avg or last, comparison) of every number of a protocol that is over all its data sets."""
     return [
         (labels.column(item.metric), item)
         for item in data.comparisons
@@ -168,7 +167,7 @@ def _totals(data: Data, protocol: str) -> list[tuple[str, Comparison]]:
 
 
 def _numbers(data: Data, protocol: str) -> dict[str, dict[str, Comparison]]:
-    """Transfer, Avg and Last of every method of a protocol, by the method's label."""
+    """Transfer, Avg and Last of a protocol, by the method's label and then by column."""
     rows: dict[str, dict[str, Comparison]] = {}
     for column, item in _totals(data, protocol):
         if data.words.compares or item.mean is not None:
@@ -177,7 +176,7 @@ def _numbers(data: Data, protocol: str) -> dict[str, dict[str, Comparison]]:
 
 
 def _label(item: Comparison) -> str:
-    """The method, and in brackets the paper that printed its number where that is not its own."""
+    """The method; with a number that another method's paper printed, that paper in brackets."""
     paper = labels.paper(item.paper)
     return item.method if item.published is None or item.method.startswith(paper) else f"{item.method} [{paper}]"
 
@@ -265,9 +264,9 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
 
 
 def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
-    """A curve a seed: accuracy after each task, the mean over the data sets tested (and over runs of that seed).
+    """By method a curve for each seed: accuracy after each task, the mean over data sets and over runs of the seed.
 
-    Of the names in CURVES the first one that a method recorded.
+    The accuracy is the first metric of CURVES that the method recorded.
     """
     lines = [line for line in in_order(data.records) if line.protocol == protocol and line.metric in CURVES]
     curves: dict[str, list[Curve]] = {}
@@ -345,7 +344,7 @@ def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, 
 
 
 def _cost_points(data: Data, protocol: str) -> dict[str, list[Point]]:
-    """The points of each panel; parameters as published stand with the published accuracy, ours with ours."""
+    """The points of each panel. Published parameters stand with the published accuracy, ours with ours."""
     lasts = {method_of(item): item for column, item in _totals(data, protocol) if column == "last"}
     counts = grouped((row for row in data.published if row.metric == PARAMETERS), *METHOD)
     stated = {key: rows[-1].value for key, rows in counts.items()}

@@ -1,4 +1,4 @@
-"""Words for people: papers, protocols and metrics by their spoken names, and the sheet a protocol belongs to."""
+"""Names of papers, protocols and metrics as text for people, and the sheet that a protocol belongs to."""
 
 import re
 from collections.abc import Callable
@@ -31,8 +31,8 @@ ROMAN = {"order1": "I", "order2": "II"}
 SHORT_KINDS = {"cil": "class-IL", "til": "task-IL", "dil": "domain-IL", "joint": "all classes at once"}
 # in the order in which tables show them
 METRICS = {"transfer": "Transfer", "avg": "Avg", "last": "Last", "accuracy": "Accuracy", "forgetting": "Forgetting"}
-# The class-incremental papers' own names: which column, and what the pair is called. InfLoRA's ACC and MoE-Adapters'
-# Last pool all test images, VQ-Prompt's FAA is a mean over tasks, as is the macro variant.
+# Metrics of the class-incremental papers: the column that each stands in, and the paper's name of the pair. InfLoRA's
+# ACC and MoE-Adapters' Last pool all test images; VQ-Prompt's FAA and the macro variant are means over tasks.
 REPORTED = {
     "avg": ("avg", "Avg, Last"),
     "last": ("last", "Avg, Last"),
@@ -43,16 +43,16 @@ REPORTED = {
     "avg_acc_macro": ("avg", "AvgACC, ACC by task"),
     "acc_macro": ("last", "AvgACC, ACC by task"),
 }
-MTIL = "MTIL"  # the sheet of all its methods
+MTIL = "MTIL"  # title of the sheet with all its methods
 # The order in which MTIL's tables and figures show methods: as ZSCL lists them, its ablations before it.
 METHODS = (
     "Zero-shot CLIP", "Fine-tuning per data set", "Fine-tuning", "LwF", "iCaRL", "LwF-VR", "WiSE-FT", "WC", "WE",
     "moving average", "distillation", "ZSCL-", "ZSCL*", "ZSCL", "MoE-Adapters",
 )  # fmt: skip
 
-MINI_ONLY = ("Characters",)  # no sheet of the paper scale
+MINI_ONLY = ("Characters",)  # sheets that the paper scale lacks
 
-# Sheet, what it holds, whether a protocol is on it (the first sheet counts).
+# Title of the sheet, description, whether it holds a protocol; a protocol is on the first sheet that holds it
 SHEETS: tuple[tuple[str, str, Callable[[Protocol], bool]], ...] = (
     ("MTIL order 1", "Eleven data sets learned one after another, order I, all training images.",
      lambda protocol: (protocol.order, protocol.shots) == (MTIL_ORDER_1, None)),
@@ -82,7 +82,7 @@ SHEETS: tuple[tuple[str, str, Callable[[Protocol], bool]], ...] = (
 
 @dataclass(frozen=True)
 class Scale:
-    """What tells the results of one scale from those of the other."""
+    """Words and switches in which the results of the two scales differ."""
 
     compares: bool  # whether published numbers are shown beside the measured ones
     words: str
@@ -91,7 +91,7 @@ class Scale:
     mark: str  # behind the title of a figure
     sheet_mark: str  # behind the title of a sheet
     cross_paper: str  # the sheet on which all papers meet
-    flags: tuple[str, ...]  # that a command line takes for it
+    flags: tuple[str, ...]  # of a command line at this scale
 
 
 SCALES = {
@@ -115,7 +115,7 @@ def position(method: str) -> int:
 
 
 def metric(name: str) -> str:
-    """A metric as it stands in a table's head."""
+    """The name of a metric in a table's head."""
     return METRICS.get(name, name.replace("_", " "))
 
 
@@ -145,12 +145,12 @@ def _in_words(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
 
 
 def sheet(name: str) -> str:
-    """The sheet that a protocol's numbers land on (beside the cross-paper one)."""
+    """The sheet that a protocol's numbers are on, besides the cross-paper one."""
     return next(title for title, _, holds in SHEETS if holds(Protocol.parse(name)))
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """A sort key that puts 5x40 before 10x20."""
+    """A sort key by which 5x40 comes before 10x20."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -172,5 +172,5 @@ def column(metric: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """A number of things: "1 run", "2,000 runs"."""
+    """A number with its noun: "1 run", "2,000 runs"."""
     return f"{number:,} {noun}" + ("" if number == 1 else "s")

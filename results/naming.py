@@ -1,4 +1,4 @@
-"""Names for pictures, where a method's name is all that tells one curve from another."""
+"""Names for figures, in which a method's name alone distinguishes one curve from another."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""report.html (report-mini.html): tables and figures on one page that needs nothing else, on a phone and in print."""
+"""report.html (report-mini.html): tables and figures on one page without other files, for phones and for print."""
 
 import base64
 from collections import Counter
@@ -51,9 +51,9 @@ def html(data: Data, out: Path) -> str:
 
 
 def _shown(table: Table, data: Data) -> dict[str, Any]:
-    """What the page shows of a table: its names and numbers first, and less than the sheet's columns.
+    """The table as the template takes it, with names first, then numbers, and fewer columns than the sheet.
 
-    Columns by data set stay on the sheet, settings become lines of their own, sources and notes numbered notes below.
+    Columns by data set are left out, a setting becomes a line above its rows, sources and notes become numbered notes.
     """
     first = table.columns[0]
     notes: dict[str, int] = {}
@@ -72,7 +72,7 @@ def _shown(table: Table, data: Data) -> dict[str, Any]:
 
 
 def _rank(column: Column) -> int:
-    """Names, then accuracies and verdicts, then what else there is to know."""
+    """A sort key of columns: names, then accuracies and verdicts, then parameters and texts, then sources."""
     other = 2 if column.group == PARAMETER_GROUP else 1
     return {"name": 0, "text": 2, "source": 3}.get(column.kind, other)
 

@@ -1,4 +1,4 @@
-"""The papers' own numbers: results/papers/<paper>.csv and, from published logs, results/papers/curves.csv."""
+"""Published numbers: results/papers/<paper>.csv and, from published logs, results/papers/curves.csv."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""results.xlsx (results-mini.xlsx): every table on its sheet, opened by a front sheet that says how to read them."""
+"""results.xlsx (results-mini.xlsx): a front sheet that says how to read it, and a sheet for every table."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -46,7 +46,7 @@ READING = {  # by whether published numbers are shown
 
 
 def write(out: Path, data: Data) -> list[Path]:
-    """Write the workbook of data's scale into the folder `out`; the path of the file, as a list of one."""
+    """Write the workbook into the folder `out`; its path as a list of one."""
     path = Path(out) / f"results{data.words.suffix}.xlsx"
     atomic_write(path, workbook(data).save)
     return [path]
@@ -110,14 +110,14 @@ def _counts(data: Data) -> str:
 def _contents(
     sheet: Worksheet, first: int, contents: list[tuple[str, str, Table | None]], verdicts: tuple[str, ...]
 ) -> int:
-    """The list of sheets with what each holds; the last row written."""
+    """Write the list of sheets from the row `first` on; the last row written."""
     put(sheet, first, 1, "What is here", cells.HEADING)
     cells.head(sheet, first + 1, ["Sheet", "What it holds", "Methods", "Measured", *verdicts])
     sheet.row_dimensions[first + 1].height = 18
-    for row, (name, about, table) in enumerate(contents, first + 2):
+    for row, (name, description, table) in enumerate(contents, first + 2):
         put(sheet, row, 1, name, cells.LINK, alignment=cells.MIDDLE).hyperlink = f"#'{name}'!A1"
-        put(sheet, row, 2, about, alignment=cells.WRAP)
-        sheet.row_dimensions[row].height = 14 * (1 + len(about) // 76) + 3
+        put(sheet, row, 2, description, alignment=cells.WRAP)
+        sheet.row_dimensions[row].height = 14 * (1 + len(description) // 76) + 3
         if table is None:
             continue
         methods = {(item.paper, item.method, item.backbone) for item in table.comparisons}
@@ -132,7 +132,7 @@ def _contents(
 
 
 def _legend(sheet: Worksheet, first: int, counts: Counter[str]) -> int:
-    """The verdicts with their meanings and counts; the last row written."""
+    """Write the verdicts, their meanings and counts from the row `first` on; the last row written."""
     put(sheet, first, 1, "Verdicts and their colours", cells.HEADING)
     cells.head(sheet, first + 1, ["Verdict", "Meaning", "Numbers"])
     for row, (name, meaning) in enumerate(cells.MEANINGS.items(), first + 2):
@@ -191,7 +191,7 @@ def _heads(sheet: Worksheet, columns: list[Column]) -> None:
 
 
 def _formats(table: Table) -> dict[str, str]:
-    """Number formats by kind of column: as many decimals as the papers print in this table."""
+    """Number formats by kind of column; accuracies have as many decimals as the published ones of the table."""
     printed = [item.published for item in table.comparisons if item.published is not None]
     plain = "0.0" if table.sheet.startswith("MTIL") and all(_has_one_decimal(value) for value in printed) else "0.00"
     return {"published": plain, "measured": plain, "published_std": "0.00", "measured_std": "0.00",
@@ -225,7 +225,7 @@ def _matrix_sheet(sheet: Worksheet, title: str, shown: list[AccuracyMatrix], abs
 
 
 def _matrix(sheet: Worksheet, first: int, matrix: AccuracyMatrix) -> int:
-    """Write one matrix from the row `first` on; the row after its last."""
+    """Write a matrix from the row `first` on; the row after its last."""
     seed = "" if matrix.seed is None else f", seed {matrix.seed}"
     name = f"{matrix.method} ({labels.paper(matrix.paper)}): {labels.protocol(matrix.protocol)}{seed}"
     put(sheet, first, 1, name, cells.HEADING)

@@ -1,4 +1,4 @@
-"""The tables of the spreadsheet and of the page, as plain data: which row, which column, which verdict."""
+"""The tables of the spreadsheet and of the page as plain data: rows, columns and the verdicts that colour cells."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -23,20 +23,20 @@ Parameters = tuple[int | None, int | None]  # trainable ones: published, measure
 
 @dataclass(frozen=True)
 class Row:
-    """What the columns of a table read: the numbers of a method by metric or by data set."""
+    """What the columns of a table read in one row: the numbers of a method by metric or by data set."""
 
     method: Method
-    words: str  # the metric, or what the paper calls its pair of metrics
+    words: str  # name of the metric, or the paper's name of its pair of metrics
     numbers: dict[str, Comparison]
     parameters: Parameters
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: `kind` says what stands in it, `group` the heading above it and its neighbours.
+    """A column; `group` is the heading that it shares with its neighbours.
 
-    Published and measured numbers never share a column: the first are of kind "published" and "published_std", the
-    second "measured" and "measured_std". The others are name, text, code, source, integer, difference, verdict.
+    Published and measured numbers never share a column. Kinds: published, published_std, measured, measured_std,
+    difference, verdict, integer, name, text, code, source.
     """
 
     title: str
@@ -44,11 +44,11 @@ class Column:
     cell: Callable[[Row], Cell]
     group: str = ""
     detail: bool = False  # by data set: on the spreadsheet only
-    number: str = ""  # whose verdict colours the cells, in Row.numbers
+    number: str = ""  # key in Row.numbers of the number whose verdict colours the cells
 
     @property
     def compares(self) -> bool:
-        """Whether the column stands for what was published, which a scale may not show."""
+        """Whether the column holds or judges by published numbers, which the miniature never shows."""
         return self.kind in COMPARING or self.title == "Published"
 
     def verdict(self, row: Row) -> Verdict:
@@ -65,7 +65,7 @@ class Table:
     description: str
     columns: list[Column]
     rows: list[Row]
-    comparisons: list[Comparison]  # of which the rows show the numbers
+    comparisons: list[Comparison]  # of the numbers shown
     remark: str = ""
 
     @property
@@ -73,7 +73,7 @@ class Table:
         return any(item.mean is not None for item in self.comparisons)
 
     def states(self, not_run: str, compares: bool) -> str:
-        """What is to be said above the rows: what there is none of, and the remark."""
+        """The line above the rows: `not_run` or that nothing was published, where it is so, and the remark."""
         absent = [] if self.is_run else [not_run]
         if compares and not self.rows:
             absent.append("No published number either.")
@@ -82,19 +82,18 @@ class Table:
 
 @dataclass(frozen=True)
 class _Content:
-    """What all tables are made from."""
+    """What every table is made from."""
 
     shown: list[Comparison]
-    stated: list[Comparison]  # trainable parameters as published
+    stated: list[Comparison]  # published trainable parameters
     parameters: Callable[[Method], Parameters]
     scale: labels.Scale
 
 
 def tables(data: Data) -> list[Table]:
-    """Every sheet's table: the cross-paper one, MTIL's methods, then one a protocol family, empty ones included.
+    """The tables in the order of their sheets: the cross-paper one, MTIL's methods, one for each protocol family.
 
-    At mini scale only what was measured is shown, so no published number stands beside a miniature one, and tables
-    without a run are left out.
+    At mini scale only measured numbers are shown, and tables without a run are left out.
     """
     compares = data.words.compares
     shown = [item for item in data.comparisons if item.metric != PARAMETERS and (compares or item.mean is not None)]
@@ -111,7 +110,7 @@ def tables(data: Data) -> list[Table]:
 
 
 def _parameters(data: Data) -> Callable[[Method], Parameters]:
-    """A method's trainable parameters: what papers or their code say, and what runs noted."""
+    """A function from a method to its trainable parameters, published and measured."""
     published = {method_of(item): round(item.value) for item in data.published if item.metric == PARAMETERS}
     measured = {method_of(run): run.trainable_parameters for run in data.provenance
                 if run.trainable_parameters is not None}  # fmt: skip
@@ -122,7 +121,7 @@ def _parameters(data: Data) -> Callable[[Method], Parameters]:
 
 
 def _without_empty(table: Table) -> Table:
-    """The table less its blocks that nobody could fill: trainable parameters, measured numbers by data set."""
+    """The table without empty columns of trainable parameters and, if nothing was run, of numbers by data set."""
 
     def is_kept(column: Column) -> bool:
         can_be_left_out = column.group == PARAMETER_GROUP or (column.detail and not table.is_run)
@@ -132,7 +131,7 @@ def _without_empty(table: Table) -> Table:
 
 
 def _cross_paper(content: _Content) -> Table:
-    """Every method of every paper: also one of which only the trainable parameters are known."""
+    """Every method of every paper, a method of which only the trainable parameters are published included."""
     shown = [item for item in content.shown if labels.column(item.metric) in ("avg", "last")]
     items = _with_stated(shown, content.stated, labels.is_cross_paper)
     text = "Where all five papers meet: Last is the accuracy after the tenth task, Avg its mean over the tasks."
@@ -144,7 +143,7 @@ def _cross_paper(content: _Content) -> Table:
 
 
 def _mtil(content: _Content) -> Table:
-    """Transfer, Avg and Last of every method, a row each."""
+    """Transfer, Avg and Last on MTIL, a row a method."""
     shown = [item for item in content.shown if item.dataset == MEAN and item.metric in ("transfer", "avg", "last")]
     items = _with_stated(shown, content.stated, lambda name: bool(task_order(name)))
     text = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
@@ -153,7 +152,7 @@ def _mtil(content: _Content) -> Table:
 
 
 def _with_stated(shown: list[Comparison], stated: list[Comparison], belongs: Callable[[str], bool]) -> list[Comparison]:
-    """What is shown of the protocols that belong, and the parameters of methods of which nothing else is known."""
+    """The comparisons shown of protocols that belong, and stated parameters of methods that have no other number."""
     items = [item for item in shown if belongs(item.protocol)]
     methods = {method_of(item) for item in items}
     return items + [item for item in stated if belongs(item.protocol) and method_of(item) not in methods]
@@ -163,7 +162,7 @@ def _with_stated(shown: list[Comparison], stated: list[Comparison], belongs: Cal
 
 
 def _number(title: str, kind: str, key: str, group: str, detail: bool = False) -> Column:
-    """A column of the numbers under `key`, of which its kind tells what it shows."""
+    """A column of the numbers under `key`; it shows the attribute that its kind names."""
     attribute = ATTRIBUTES.get(kind, kind)
     return Column(title, kind, lambda row: getattr(row.numbers.get(key), attribute, None), group, detail, key)
 
@@ -252,9 +251,9 @@ def _by_setting(sheet: str, description: str, items: list[Comparison], content: 
 
 
 def _setting_numbers(items: list[Comparison]) -> dict[tuple[Method, str], dict[str, Comparison]]:
-    """Numbers by method and by what the paper calls its pair of metrics, then by column.
+    """Numbers by (method, the paper's name of its pair of metrics), then by column.
 
-    A mean over data sets is shown, not its parts. What no pair names (forgetting) stands in the method's first row.
+    A mean over data sets is shown, not its parts. A metric of no pair (forgetting) stands in the method's first row.
     """
     rows: dict[tuple[Method, str], dict[str, Comparison]] = {}
     pairs: dict[Method, str] = {}

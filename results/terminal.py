@@ -1,4 +1,4 @@
-"""What `python -m results` says in the terminal: the comparisons as a text table, and what was read and written."""
+"""The output of `python -m results` in the terminal: comparisons as a text table, and what was read and written."""
 
 import sys
 from collections import Counter
@@ -19,7 +19,7 @@ def warn(problems: list[Problem]) -> None:
 
 
 def closing(data: Data, folders: list[Path], left_out: Counter[str], written: list[Path]) -> str:
-    """The one line at the end: what was read, what was skipped and why, what was written."""
+    """The last line of output: what was read, what was skipped and why, what was written."""
     where = ", ".join(map(str, folders)) or f"no folder of runs ({', '.join(map(str, RUNS))})"
     skipped = [f"{count} {why}" for why, count in left_out.items()]
     if data.problems:
@@ -34,7 +34,7 @@ def closing(data: Data, folders: list[Path], left_out: Counter[str], written: li
 
 
 def show(comparisons: list[Comparison], title: str) -> None:
-    """The measured numbers as a text table; of those not run, how many there are and of which methods."""
+    """Print the measured numbers as a text table, and of the numbers not run the count and the methods."""
     run = [comparison for comparison in comparisons if comparison.verdict != NOT_RUN]
     if run:
         print(f"{title}\n")
@@ -53,12 +53,12 @@ def _verdicts(comparisons: list[Comparison]) -> str:
 
 
 def _count(things: list, noun: str) -> str:
-    """How many there are, with the noun: 1 record, 2 records."""
+    """The length of a list with its noun: 1 record, 2 records."""
     return f"{len(things)} {noun}" + ("" if len(things) == 1 else "s")
 
 
 def _digits(value: float | None, sign: str = "") -> str:
-    """Two decimals, counts without; a dash for nothing."""
+    """A number with two decimals, from 1000 on with none; - for None."""
     if value is None:
         return "-"
     return f"{value:{sign}.0f}" if abs(value) > 1000 else f"{value:{sign}.2f}"

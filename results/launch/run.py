@@ -69,7 +69,7 @@ def choose_cluster(options: Run, count: int) -> Cluster:
 
 
 def minutes(time: str | None) -> int:
-    """Minutes of a limit as sbatch takes it: minutes[:seconds], hours:minutes:seconds days-hours[:minutes[:seconds]]"""
+    """Minutes of a time limit of sbatch: minutes[:seconds], hours:minutes:seconds, days-hours[:minutes[:seconds]]."""
     match = TIME.fullmatch(time or "")
     if match is None:
         return SLURM_MINUTES
