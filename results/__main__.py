@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build(options: Build) -> bool:
-    """Write all files; whether --strict has found a damaged line."""
+    """Write all files; True if a line is damaged and --strict was given."""
     from results import csv_table, figures, page, spreadsheet  # pandas, openpyxl and matplotlib: only needed here
 
     folders, scale = run_folders(options.runs), options.scale or "paper"
@@ -103,7 +103,7 @@ def nearest(name: str, names: set[str]) -> str:
 def gather(
     records: list[Record], published: list[Published], problems: list[Problem], folders: list[Path], scale: str
 ) -> Data:
-    """All of one scale; a miniature comes without any published number beside it."""
+    """The data of one scale, of the miniature without published numbers."""
     papers, protocols = {entry.paper for entry in published}, {entry.protocol for entry in published}
     curves = [curve for curve in read_curves() if curve.paper in papers and curve.protocol in protocols]
     if not SCALES[scale].compares:
@@ -114,7 +114,7 @@ def gather(
 
 
 def verify(options: Verify) -> bool:
-    """Print what was measured beside what was published; whether something differs (or --strict found damage)."""
+    """Print measured numbers beside published ones; True if one differs, or a line is damaged with --strict."""
     target = Path(options.target)
     is_run = target.exists()
     records, problems = read_records([target] if is_run else run_folders(options.runs))
@@ -139,7 +139,7 @@ def verify(options: Verify) -> bool:
 
 
 def show_first_row(options: FirstRow) -> bool:
-    """Print a run's accuracies after its first task beside published ones; whether they differ (or as `verify`)."""
+    """Print a run's accuracies after its first task beside published ones; True if they differ, or as `verify`."""
     if not options.run.exists():
         raise UserError(f"no such run: {options.run}. Give the folder of a run, or its record.jsonl.")
     records, problems = read_records([options.run])

@@ -191,10 +191,7 @@ def _provenance(path: Path) -> Iterator[Provenance]:
         return
     config = _config(path.with_name(path.name.replace("record.jsonl", "config.yaml")))
     provenance = _section(config, "provenance")
-    values: dict[str, list[float]] = {}
-    for record in records:
-        values.setdefault(record.metric, []).append(record.value)
-    seconds, memory, parameters = (values.get(name) for name in COSTS)
+    seconds, memory, parameters = ([record.value for record in records if record.metric == name] for name in COSTS)
     # the first lines may be of the zero-shot row, which is another method
     method = next((record.method for record in records if record.after_task > 0), records[0].method)
     shared: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}

@@ -109,7 +109,7 @@ def paper(name: str) -> str:
 
 
 def position(method: str) -> int:
-    """Index of a method of MTIL in METHODS, of a variant that of the longest name its own begins with; else the end."""
+    """Index in METHODS of a method of MTIL, of a variant the index of its method; len(METHODS) for others."""
     prefixes = [name for name in METHODS if method.startswith(name)]
     return METHODS.index(max(prefixes, key=len)) if prefixes else len(METHODS)
 

@@ -18,16 +18,9 @@ def with_distinct_names(data: Data) -> Data:
     shown = [item for item in data.comparisons if data.words.compares or item.mean is not None]
     name = _namer([*data.records, *shown], data.records)
 
-    def named(rows: Iterable[Any]) -> list[Any]:
-        return [replace(row, method=name(row)) for row in rows]
-
-    return replace(
-        data,
-        records=named(data.records),
-        published=named(data.published),
-        comparisons=named(data.comparisons),
-        provenance=named(data.provenance),
-    )
+    fields = ("records", "published", "comparisons", "provenance")
+    rows: dict[str, Any] = {field: [replace(row, method=name(row)) for row in getattr(data, field)] for field in fields}
+    return replace(data, **rows)
 
 
 def _namer(rows: Iterable[Any], measured: Iterable[Any]) -> Callable[[Any], str]:

@@ -21,7 +21,7 @@ FRONT, MATRICES, PUBLISHED_MATRICES, RUNS = "Overview", "Accuracy matrices", "Pu
 WIDTHS = {"integer": 11, "verdict": 17, "source": 44}
 FONTS = {"name": cells.BOLD, "code": cells.SMALL, "source": cells.SMALL}
 NUMBER_WIDTH = 9.5
-HEAD_ROW = 5  # of a table sheet: title, about, remark, groups, heads
+HEAD_ROW = 5  # of a table sheet: title, description, remark, groups, heads
 OURS = "Ours is the mean over seeds, with the standard deviation (n - 1) and the number of seeds; one seed has none."
 METRICS = (
     "Transfer, Avg, Last (MTIL): accuracy on a data set before it is learned, averaged over all steps, and after the "

@@ -182,12 +182,13 @@ class Launcher:
     def run(self, jobs: list[Job]) -> None:
         """Run the jobs that are not done. Raises Interrupted after Ctrl-C or SIGTERM, once all have stopped."""
         for job in jobs:
-            if progress(job).state != DONE:
-                earlier = still_running(self.folder, job)
-                self.running += [earlier] if earlier else []
-                self.waiting += [] if earlier else [job]
-        for earlier in self.running:
-            self.say(f"{earlier.job.title}: still running, started by an earlier launcher; waiting for it")
+            if progress(job).state == DONE:
+                continue
+            if earlier := still_running(self.folder, job):
+                self.say(f"{job.title}: still running, started by an earlier launcher; waiting for it")
+                self.running.append(earlier)
+            else:
+                self.waiting.append(job)
         with signals_noted() as signals:
             while (self.waiting or self.running) and not signals:
                 self.start_next()

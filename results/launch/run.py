@@ -17,7 +17,7 @@ SLURM_MINUTES = 24 * 60
 
 
 def run(options: Run, folders: list[Path], flags: Sequence[str]) -> bool:
-    """Run, or show, a table; whether a row failed. Raises UserError.
+    """Run or show a table; True if a row failed. Raises UserError.
 
     `folders`: where equal runs are looked for. `flags`: for every command.
     """
@@ -34,7 +34,7 @@ def run(options: Run, folders: list[Path], flags: Sequence[str]) -> bool:
 
 
 def launch(plan: Plan, jobs: list[Job], folder: Path, options: Run) -> bool:
-    """Run what is not done, and show how it went; whether a row failed."""
+    """Run the jobs that are not done, and print how they went; True if a row failed."""
     cluster = choose_cluster(options, len(jobs))
     require_scripts(jobs)
     with only_launcher(folder):
