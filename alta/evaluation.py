@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from alta.heads import Head
-from alta.learner import Features, Learner, protocols
-from alta.options import data_set
+from alta.learner import Features, Learner
+from alta.options import data_set, protocols
 from common.evaluation.metrics import backward_transfer_alta, class_and_task_il, forgetting_alta
 from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.files import atomic_write

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from alta.buffer import Buffer
 from alta.data import SOURCES, load, load_clip, weights_of
-from alta.heads import METHODS, Head, PromptOptions
-from alta.options import CONFIGS, Options, data_set, replays
+from alta.heads import Head, PromptOptions
+from alta.options import Options, data_set, method_label, protocols, replays, run_folder
 from common import datasets, runs
 from common.clip.model import CLIP, ModifiedResNet
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
@@ -18,14 +18,12 @@ from common.errors import UserError, all_checked
 from common.incremental.scenario import Scenario, require_images
 from common.incremental.tasks import task_path
 from common.machine import Machine
-from common.mini import MINI, scale_of
-from common.options import read_file, settings
-from common.protocols import Protocol
+from common.mini import scale_of
+from common.options import settings
 from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
 
-PROTOCOLS = {"class-il": "cil", "task-il": "til"}  # kind of a protocol by il_setting
 Features = tuple[Tensor, Tensor]  # CLIP's image features (N, D) and labels (N,) of a test set
 
 
@@ -148,47 +146,14 @@ def encoding_on(device: torch.device, options: Options) -> str:
     return {"auto": "full" if halved else "cut"}.get(options.encoding, options.encoding)
 
 
-# A run's names
-
-
 def open_run(options: Options, machine: Machine, data: ImageSet) -> Run:
     """The run in --save or in a folder that names its options. Raises UserError if another run lies there."""
     scale, device = scale_of(options.scale, options.dataset.name, options.visual), machine.device
     decides = settings(options) | {"buffer_size": options.buffer_size if replays(options) else None}
     decides |= {"precision": precision_on(device, options), "encoding": encoding_on(device, options)}
     decides |= {"weights": file_md5(weights_of(options.visual, options.clip_weights)), "data": data.fingerprint}
-    name = f"{Path(options.config_file).stem}-{options.method}-{options.visual.replace('/', '-')}"
-    folder = options.save or f"runs/alta/{name}-buffer{options.buffer_size}-seed{options.seed}"
     return runs.open_run(
-        options, machine, mini_folder(folder, scale) or "", decides, paper="alta", method=method_label(options),
-        protocol=protocols(options)["class-il"], backbone=options.visual, scale=scale, seed=options.seed,
+        options, machine, mini_folder(run_folder(options), scale) or "", decides, paper="alta",
+        method=method_label(options), protocol=protocols(options)["class-il"], backbone=options.visual, scale=scale,
+        seed=options.seed,
     )  # fmt: skip
-
-
-def usual(options: Options, name: str) -> Any:
-    """The value of a flag that no name speaks of: the default, or the miniature's."""
-    preset = {MINI: read_file(CONFIGS / "mini.yaml")}.get(options.scale, {})
-    return preset.get(name, getattr(Options, name))
-
-
-def protocols(options: Options) -> dict[str, str]:
-    """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
-    differs = replays(options) and options.buffer_size != usual(options, "buffer_size")
-    data, buffer = options.dataset, options.buffer_size if differs else None
-    parts = (data_set(options).label.lower(), data.n_tasks, data.n_classes_per_task)
-    return {setting: str(Protocol(kind, *parts, buffer=buffer)) for setting, kind in PROTOCOLS.items()}
-
-
-def method_label(options: Options) -> str:
-    """The method as records name it, and what is not as usual."""
-    method, policy, masked = METHODS[options.method], options.lr_policy, options.joint_task_classes
-    trains, joint = method.adapts or method.prompts, options.dataset.n_tasks == 1
-    unusual = {
-        "joint": trains and joint,
-        "no replay": method.adapts and not joint and not options.model.use_replay,
-        policy: trains and policy != usual(options, "lr_policy"),
-        "CLIP's normalisation": options.clip_norm,
-        "among classes seen": options.seen_only,
-        f"masked to tasks of {masked}": masked is not None,
-    }
-    return ", ".join([method.label, *(words for words, holds in unusual.items() if holds)])

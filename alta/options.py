@@ -12,7 +12,9 @@ from common.incremental.sets import CHARACTERS, IncrementalSet, find
 from common.machine import PRECISIONS, RunOptions
 from common.mini import MINI, MINI_RESNET
 from common.options import SEED, SHARE, check_rules, named_file, option, read, read_file, scale_option
+from common.protocols import Protocol
 
+PROTOCOLS = {"class-il": "cil", "task-il": "til"}  # kind of a protocol by il_setting
 LR_POLICIES = ("released", "global_cosine", "task_cosine", "constant")
 CONFIGS = Path(__file__).parent / "configs"
 EXAMPLE = "alta/configs/il_cifar100.yaml"
@@ -174,3 +176,41 @@ def data_folder(options: Options) -> str:
 def data_set(options: Options) -> IncrementalSet:
     """The data set's names, location and number of classes."""
     return find(options.dataset.name, data_folder(options))
+
+
+# A run's names
+
+
+def run_folder(options: Options) -> str:
+    """--save, or a folder that tells one run from another."""
+    name = f"{Path(options.config_file).stem}-{options.method}-{options.visual.replace('/', '-')}"
+    return options.save or f"runs/alta/{name}-buffer{options.buffer_size}-seed{options.seed}"
+
+
+def usual(options: Options, name: str) -> Any:
+    """The value of a flag that no name speaks of: the default, or the miniature's."""
+    preset = {MINI: read_file(CONFIGS / "mini.yaml")}.get(options.scale, {})
+    return preset.get(name, getattr(Options, name))
+
+
+def protocols(options: Options) -> dict[str, str]:
+    """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
+    differs = replays(options) and options.buffer_size != usual(options, "buffer_size")
+    data, buffer = options.dataset, options.buffer_size if differs else None
+    parts = (data_set(options).label.lower(), data.n_tasks, data.n_classes_per_task)
+    return {setting: str(Protocol(kind, *parts, buffer=buffer)) for setting, kind in PROTOCOLS.items()}
+
+
+def method_label(options: Options) -> str:
+    """The method as records name it, and what is not as usual."""
+    method, policy, masked = METHODS[options.method], options.lr_policy, options.joint_task_classes
+    trains, joint = method.adapts or method.prompts, options.dataset.n_tasks == 1
+    unusual = {
+        "joint": trains and joint,
+        "no replay": method.adapts and not joint and not options.model.use_replay,
+        policy: trains and policy != usual(options, "lr_policy"),
+        "CLIP's normalisation": options.clip_norm,
+        "among classes seen": options.seen_only,
+        f"masked to tasks of {masked}": masked is not None,
+    }
+    return ", ".join([method.label, *(words for words, holds in unusual.items() if holds)])

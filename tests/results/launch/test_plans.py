@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from alta import main as alta_main
-from alta.options import parse as parse_alta
+from alta import options as alta_options
 from common.incremental.scenario import Scenario, protocol, read_class_order
 from common.mtil import mtil_protocol
 from common.runs import mini_folder
@@ -92,9 +91,9 @@ def of_vq(words: list[str]) -> Told:
 
 
 def of_alta(words: list[str]) -> Told:
-    options = parse_alta(words)
-    folder = mini_folder(alta_main.run_folder(options), options.scale)
-    return alta_main.method_label(options), alta_main.protocols(options)["task-il"], options.seed, folder
+    options = alta_options.parse(words)
+    folder = mini_folder(alta_options.run_folder(options), options.scale)
+    return alta_options.method_label(options), alta_options.protocols(options)["task-il"], options.seed, folder
 
 
 TOLD = {
