@@ -20,7 +20,7 @@ from common.incremental.tasks import task_path
 from common.machine import Machine
 from common.mini import scale_of
 from common.options import settings
-from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
+from common.runs import Run, Tensors, file_md5, load_tensors, mini_folder, save_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
 
@@ -54,19 +54,16 @@ class Learner:
     def save(self, task_id: int) -> None:
         """Write what is trained, under the original's keys, and what goes on into the next task."""
         head, optimizer, buffer = self.head, self.optimizer, self.buffer
-        content: dict[str, Any] = {"state_dict": {key: value.detach() for key, value in head.trained().items()}}
+        content: dict[str, Any] = {"state_dict": Tensors(head.trained()).state_dict()}
         content |= {"frozen_prompts": head.frozen_prompts, "last_context": head.last_context}
         content |= {"optimizer": optimizer and optimizer.state_dict(), "buffer": buffer and buffer.state_dict()}
         save_tensors(self.checkpoint(task_id), content)
 
-    @torch.no_grad()
     def load(self, task_id: int) -> None:
         """Put everything back to what it was after a task."""
         saved, head = load_tensors(self.checkpoint(task_id)), self.head
-        for key, parameter in head.trained().items():
-            parameter.copy_(saved["state_dict"][key])
-        for key, context in head.last_context.items():
-            context.copy_(saved["last_context"][key])
+        Tensors(head.trained()).load_state_dict(saved["state_dict"])
+        Tensors(head.last_context).load_state_dict(saved["last_context"])
         frozen = saved["frozen_prompts"]
         head.freeze(None if frozen is None else frozen.to(self.machine.device))
         if self.optimizer is not None:
@@ -77,13 +74,8 @@ class Learner:
 
 def check_inputs(options: Options) -> None:
     """Look for the data and the weights. Raises one UserError that lists all that is missing."""
-    images, verify = data_set(options), not options.no_verify
-    all_checked(
-        [
-            lambda: datasets.require([images.reader], images.root, verify),
-            lambda: weights_of(options.visual, options.clip_weights),
-        ]
-    )
+    images, verify, weights = data_set(options), not options.no_verify, (options.visual, options.clip_weights)
+    all_checked([lambda: datasets.require([images.reader], images.root, verify), lambda: weights_of(*weights)])
 
 
 def build(options: Options, machine: Machine) -> Learner:

@@ -78,12 +78,10 @@ class Learner:
 def check_inputs(options: Options) -> None:
     """Look for the data and the weights. Raises one UserError that lists all that is missing."""
     data, verify = options.data_set, not options.no_verify
-    all_checked(
-        [
-            lambda: datasets.require([data.reader], data.root, verify, options=options.reader_options),
-            lambda: vit.find_weights(options.backbone, options.weights),
-        ]
-    )
+    all_checked([
+        lambda: datasets.require([data.reader], data.root, verify, options=options.reader_options),
+        lambda: vit.find_weights(options.backbone, options.weights),
+    ])  # fmt: skip
 
 
 def build(options: Options, machine: Machine, seed: int) -> Learner:

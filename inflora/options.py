@@ -53,9 +53,8 @@ class Options(RunOptions, Dead):
     seed: list[int] = option(help="one, or several: a run each", unique=True, decides=False, **SEED)
     dataset: str = option(help="data set", group="protocol", choices=("cifar100", "ImageNet_R", "domainnet"))
     data_path: str = option(help="folder of the data, or mini", decides=False)
-    split: str = option(
-        "40", "ImageNet-R: a seed, upstream (the run's first), folders, or lists; DomainNet: lists", check=known_split
-    )
+    split: str = option("40", "ImageNet-R: a seed, upstream (the run's first), folders, or lists; DomainNet: lists",
+        check=known_split)  # fmt: skip
     shuffle: bool = option(False, "draw the class order from the seed")
     init_cls: int = option(help="classes of the first task", at_least=1)
     increment: int = option(help="classes of every later task", at_least=1)
@@ -72,22 +71,16 @@ class Options(RunOptions, Dead):
     lrate_decay: float = option(0.1, "of those methods: what a milestone multiplies the rates by", above=0, at_most=1)
     milestones: list[int] | None = option(None, "epochs at which they fall: 18, on DomainNet 4", at_least=1, empty=True)
     batch_size: int = option(help="images a step", at_least=1)
-    decay_finished: bool = option(
-        True, "no weight decay of finished branches, as under torch 2, not 1.10", off=("--keep-finished",)
-    )
+    decay_finished: bool = option(True, "no weight decay of finished branches, as under torch 2, not 1.10",
+        off=("--keep-finished",))  # fmt: skip
     num_workers: int | None = option(None, "loader processes, at most one a core", at_least=0, decides=False)
     rank: int = option(help="width of a LoRA branch", group="method", at_least=1)
     lamb: float = option(help="share of the inputs that counts as old, in the first task", above=0, below=1)
     lame: float = option(help="the share that the later tasks' rise towards: lamb to 1", above=0, at_most=1)
     save: str = option("logs", "folder that the original's log folders lie in", group="output", decides=False)
     net_type: str = option("sip", "a part of the folder's name", check=part_of_a_folder)
-    device: str = option(
-        "auto",
-        "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1",
-        group="run",
-        convert=first_device,
-        decides=False,
-    )
+    device: str = option("auto", "CUDA index as upstream (-1: cpu), or auto, cpu, cuda:1", group="run",
+        convert=first_device, decides=False)  # fmt: skip
 
     @property
     def method(self) -> Method:
