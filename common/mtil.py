@@ -1,7 +1,7 @@
-"""What the command lines of ZSCL and MoE-Adapters on MTIL share, whose originals are one program.
+"""Options, checks and data sets of ZSCL and MoE-Adapters on MTIL, whose originals share one program.
 
-`--train-dataset`, `--lr` and `--iterations` take one value, as the originals, or a comma list, one a task: several data
-sets are a sequence that one process learns.
+`--train-dataset`, `--lr` and `--iterations` take one value, as in the originals, or a comma list, one a task: several
+data sets are a sequence that one process learns.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,9 +22,9 @@ from common.protocols import MTIL_ORDERS, Protocol
 
 
 def mtil_names(names: list[str]) -> list[str]:
-    """Data sets under their known names; [order1] and [order2] stand for the paper's sequences.
+    """The names themselves; [order1] and [order2] stand for the paper's sequences.
 
-    Raises UserError for a name that is not known.
+    Raises UserError for an unknown data set.
     """
     if len(names) == 1 and names[0] in MTIL_ORDERS:
         return list(MTIL_ORDERS[names[0]])
@@ -33,11 +33,12 @@ def mtil_names(names: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class MTILOptions(RunOptions):
-    """The flags of both, under the originals' names and defaults. A paper's own follow in a class derived from this."""
+    """Options of both papers with the originals' names and defaults; a class derived from this adds those of one."""
 
-    train_dataset: list[str] | None = option(
-        None, "data set, or a sequence; order1, order2: the paper's", group="training", convert=mtil_names, unique=True
-    )
+    # a table: an option a line or two
+    # fmt: off
+    train_dataset: list[str] | None = option(None, "data set, or a sequence; order1, order2: the paper's",
+                                             group="training", convert=mtil_names, unique=True)
     lr: list[float] = option([1e-3], "peak learning rate", at_least=0)
     wd: float = option(0.0, "weight decay", at_least=0)
     ls: float = option(0.0, "label smoothing", at_least=0, at_most=1)
@@ -56,26 +57,27 @@ class MTILOptions(RunOptions):
     data_location: str = option("./data", "folder of all data sets, or mini", decides=False)
     load: str | None = option(None, "checkpoint to start from or to evaluate")
     save: str | None = option(None, "output folder; '-mini' is appended at that scale", decides=False)
+    # fmt: on
 
 
 def mtil_protocol(names: Sequence[str] | None, shots: int | None = None) -> str:
-    """The protocol that a sequence of tasks follows, as records name it; shots: training images a class."""
-    known = {order: name for name, order in MTIL_ORDERS.items()}
-    return str(Protocol("mtil", known.get(tuple(names or ()), "custom"), shots=shots))
+    """Protocol of a sequence of data sets, as in the records; shots: training images a class."""
+    orders = {order: name for name, order in MTIL_ORDERS.items()}
+    return str(Protocol("mtil", orders.get(tuple(names or ()), "custom"), shots=shots))
 
 
 def of_task(values: Sequence[Any], task_id: int) -> Any:
-    """The value of one task, of an option that holds one value for all tasks or one for each."""
+    """The value for one task of an option with one value for all tasks or one for each."""
     return values[task_id] if len(values) > 1 else values[0]
 
 
-def task_iterations(options: MTILOptions, task_id: int, epoch: int) -> int:
-    """The length of one task in steps: its --iterations, or --epochs times the `epoch` steps of one."""
-    return of_task(options.iterations or [(options.epochs or 0) * epoch], task_id)
+def task_iterations(options: MTILOptions, task_id: int, epoch_length: int) -> int:
+    """Number of steps of one task: its --iterations, or --epochs times `epoch_length`."""
+    return of_task(options.iterations or [(options.epochs or 0) * epoch_length], task_id)
 
 
 def require_files(*paths: str | Path | None) -> None:
-    """Raise UserError with every path that is given and does not exist."""
+    """Raise UserError with every path that does not exist; None and "" are skipped."""
     if missing := [f"{path} does not exist." for path in paths if path and not Path(path).exists()]:
         raise UserError("\n".join(missing))
 
@@ -87,37 +89,37 @@ def require_checkpoints(*paths: Path) -> None:
 
 
 def check_inputs(
-    options: MTILOptions, sets: Sequence[str], files: Iterable[str | None], *others: Callable[[], Any]
+    options: MTILOptions, sets: Sequence[str], files: Iterable[str | None], *checks: Callable[[], Any]
 ) -> list[Any]:
-    """Look for everything a call will read before CLIP is built: files, data sets, CLIP's weights, and by `others`.
+    """Look for files, data sets and CLIP's weights, and call `checks`, before CLIP is built; the results of `checks`.
 
-    Returns what `others` return. One UserError lists all that is missing.
+    Raises one UserError that lists all that is missing.
     """
     return all_checked(
         [
             lambda: require_files(*files),
             lambda: datasets.require(sets, options.data_location, verify=not options.no_verify),
             lambda: find_weights(options.model),
-            *others,
+            *checks,
         ]
     )[3:]
 
 
 def load_set(options: MTILOptions, name: str, transform: Transform | None = None) -> ImageSet:
-    """The data set, its training images under the transform."""
+    """A data set with `transform` on its training images."""
     return datasets.load(name, options.data_location, transform, None, verify=not options.no_verify)
 
 
 def load_test_set(
     options: MTILOptions, machine: Machine, model: CLIP, name: str, template: str | None = None
 ) -> DecodedSet:
-    """The test images of a data set, with its prompts under the template or else under all of its own."""
+    """Decoded test images of a data set, with prompts from `template`, or else from all its templates."""
     root, resolution, verify = options.data_location, model.visual.input_resolution, not options.no_verify
     return load_decoded(name, root, resolution, options.batch_size_eval, machine.workers, template, verify)
 
 
 def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
-    """What both refuse: nothing to do, no length, no folder; one value for all tasks, or one for each."""
+    """Rules of both papers: something to do, a length, a folder, and one value for all tasks or one for each."""
     training, count = not options.eval_only, len(tasks)
     each = {"--lr": len(options.lr), "--iterations": len(options.iterations or [0])}
     return [

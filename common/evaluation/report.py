@@ -1,4 +1,4 @@
-"""An accuracy matrix, from a run's records to people: text table, CSV, heat map, Transfer / Avg / Last."""
+"""Record lines of accuracies, and accuracy matrices as text table, CSV and heat map, with Transfer / Avg / Last."""
 
 import csv
 import io
@@ -13,20 +13,20 @@ from common.evaluation.metrics import mtil_triple
 from common.files import atomic_write, write_text
 from common.mini import ON_SCALE
 
-if TYPE_CHECKING:  # `results` draws matrices without the weight of torch
+if TYPE_CHECKING:  # `results` draws matrices without importing torch
     from common.runs import Run
 
 Matrix = Sequence[Sequence[float]]
-MOST_TOLD = 20  # columns of a heat map whose cells carry their numbers
-ZERO_SHOT = "Zero-shot CLIP"  # the method of every line after task 0
+MOST_LABELLED = 20  # columns of a heat map with numbers in its cells
+ZERO_SHOT = "Zero-shot CLIP"  # `method` of every line after task 0
 
 
 def metric_lines(
     dataset: str, after_task: int, values: Mapping[str, float], seconds: float | None = 0.0, **fields: Any
 ) -> list[dict[str, Any]]:
-    """Record lines of a data set's metrics after so many tasks; `fields` stand in every line."""
-    about = {"dataset": dataset, "after_task": after_task, "seconds": seconds} | fields
-    return [about | {"metric": metric, "value": value} for metric, value in values.items()]
+    """Record lines of a data set's metrics after `after_task` tasks; every line also has the `fields`."""
+    shared = {"dataset": dataset, "after_task": after_task, "seconds": seconds} | fields
+    return [shared | {"metric": metric, "value": value} for metric, value in values.items()]
 
 
 def task_accuracy_lines(accuracies: Sequence[float], seconds: float = 0.0, **fields: Any) -> list[dict[str, Any]]:
@@ -35,28 +35,28 @@ def task_accuracy_lines(accuracies: Sequence[float], seconds: float = 0.0, **fie
     return [line for cell in cells for line in metric_lines(*cell, seconds, **fields)]
 
 
-def task_accuracy_matrix(run: "Run", tasks: int, **fields: Any) -> np.ndarray:
-    """R (T, T) float64, R[t, i] the recorded accuracy on task i after task t; nan where none is recorded."""
+def task_accuracy_matrix(run: "Run", count: int, **fields: Any) -> np.ndarray:
+    """R (T, T) float64 of T = `count` tasks, R[t, i] the recorded accuracy on task i after task t; else nan."""
     lines = run.find(metric="task_accuracy", **fields)
-    found = {(line["after_task"] - 1, line["dataset"]): line["value"] for line in lines}
-    cells = [[found.get((row, f"task {column}"), math.nan) for column in range(tasks)] for row in range(tasks)]
+    recorded = {(line["after_task"] - 1, line["dataset"]): line["value"] for line in lines}
+    cells = [[recorded.get((row, f"task {column}"), math.nan) for column in range(count)] for row in range(count)]
     return np.array(cells, dtype=np.float64)
 
 
 def accuracy_lines(dataset: str, after_task: int, top1: float, top5: float, seconds: float) -> list[dict[str, Any]]:
-    """The record lines of one cell of the matrix; after_task 0 is the original CLIP, named so."""
+    """Record lines of one cell of the matrix; after task 0 the method is `ZERO_SHOT`."""
     fields = {} if after_task else {"method": ZERO_SHOT}
     return metric_lines(dataset, after_task, {"accuracy": top1, "accuracy_top5": top5}, seconds, **fields)
 
 
-def accuracy_matrix(run: "Run", sets: Sequence[str], tasks: int) -> list[list[float]]:
-    """Rows after task 0 (zero-shot), 1, ..., `tasks`, columns the data sets; nan for a cell that is not on record."""
-    found = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="accuracy")}
-    return [[found.get((task, name), math.nan) for name in sets] for task in range(tasks + 1)]
+def accuracy_matrix(run: "Run", sets: Sequence[str], count: int) -> list[list[float]]:
+    """A row after each of 0 (zero-shot), 1, ..., `count` tasks, a column a data set; nan for an unrecorded cell."""
+    recorded = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="accuracy")}
+    return [[recorded.get((after_task, name), math.nan) for name in sets] for after_task in range(count + 1)]
 
 
 def run_title(run: "Run", protocol: str | None = None) -> str:
-    """Method and protocol, the run's own or the one given, of everything drawn or printed of a run."""
+    """Title of a run's tables and figures: its method, and `protocol` or its own."""
     return f"{run.labels['method']}, {protocol or run.labels['protocol']}{ON_SCALE[run.labels['scale']]}"
 
 
@@ -75,7 +75,7 @@ def show_row(dataset: str, accuracies: Sequence[float]) -> None:
 
 
 def show_sequence(run: "Run", sets: Sequence[str], tasks: Sequence[str], method: str, complete: bool = True) -> None:
-    """Table, accuracy.csv and accuracy.png after these tasks; of a `complete` sequence Transfer, Avg, Last too."""
+    """Table, accuracy.csv and accuracy.png after these tasks; for a `complete` sequence also Transfer, Avg, Last."""
     matrix = accuracy_matrix(run, sets, len(tasks))
     show_matrix(run, matrix, ["zero-shot", *tasks], sets, run_title(run))
     if complete and list(sets) == list(tasks):
@@ -89,22 +89,22 @@ def show_matrix(run: "Run", matrix: Matrix, rows: Sequence[str], sets: Sequence[
 
 
 def show_triple(run: "Run", matrix: Matrix, sets: Sequence[str], method: str) -> None:
-    """Transfer, Avg and Last, recorded and shown beside the zero-shot row's means over the same data sets.
+    """Record Transfer, Avg and Last, and print them beside the zero-shot row's means over the same data sets.
 
-    matrix: the zero-shot row, then one after each task, `sets` in task order. What is nan (Transfer of a single task)
-    is shown as - and not recorded. Raises ValueError unless there is a row for each task.
+    matrix: the zero-shot row, then one after each task, `sets` in task order. A nan (Transfer of a single task) is
+    printed as - and not recorded. Raises ValueError unless there is a row for each task.
     """
     lines = [("zero-shot", mtil_triple([matrix[0]] * len(sets))), (method, mtil_triple(matrix[1:]))]
     values = {name: getattr(lines[1][1], name) for name in ("transfer", "avg", "last")}
-    known = {name: value for name, value in values.items() if not math.isnan(value)}
-    run.record(metric_lines("mean", len(sets), known, None))
+    defined = {name: value for name, value in values.items() if not math.isnan(value)}
+    run.record(metric_lines("mean", len(sets), defined, None))
     width = max(14, len(method) + 2)
     print(f"\n{'':<{width}}{'Transfer':>10}{'Avg':>10}{'Last':>10}")
     for label, triple in lines:
-        print(f"{label:<{width}}{_told(triple.transfer):>10}{_told(triple.avg):>10}{_told(triple.last):>10}")
+        print(f"{label:<{width}}{_decimal(triple.transfer):>10}{_decimal(triple.avg):>10}{_decimal(triple.last):>10}")
 
 
-def _told(value: float) -> str:
+def _decimal(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.1f}"
 
 
@@ -112,9 +112,8 @@ def matrix_table(matrix: Matrix, rows: Sequence[str], columns: Sequence[str]) ->
     """Percentages with one decimal, - for nan, one line a row; long column names are cut to eight letters."""
     width = max(len(row) for row in rows) + 1
     lines = [" " * width + "".join(f"{column[:8]:>9}" for column in columns)]
-    lines += [
-        f"{row:<{width}}" + "".join(f"{_told(value):>9}" for value in values) for row, values in zip(rows, matrix)
-    ]
+    for row, values in zip(rows, matrix):
+        lines.append(f"{row:<{width}}" + "".join(f"{_decimal(value):>9}" for value in values))
     return "\n".join(lines)
 
 
@@ -126,14 +125,14 @@ def write_table(path: Path, header: Sequence[str], lines: Sequence[Sequence[obje
 
 
 def write_matrix(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[str]) -> None:
-    """The matrix as CSV, unrounded: first column what the row is `after`."""
+    """Write the matrix as CSV, unrounded; the first column, `after`, names the rows."""
     write_table(path, ["after", *columns], [[row, *values] for row, values in zip(rows, matrix)])
 
 
 def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[str], title: str) -> None:
-    """Draw the matrix as a PNG: first row before any task, diagonal framed where row and column are the same set.
+    """Draw the matrix as a PNG, a frame around cells whose row and column have the same name.
 
-    Numbers stand in the cells of up to 20 columns.
+    Cells show their numbers in up to 20 columns.
     """
     import matplotlib
 
@@ -141,8 +140,8 @@ def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[
     from matplotlib import pyplot
     from matplotlib.patches import Rectangle
 
-    told = len(columns) <= MOST_TOLD  # larger tables are looked at, not read
-    width, height = (0.82, 0.5) if told else (0.3, 0.2)
+    labelled = len(columns) <= MOST_LABELLED
+    width, height = (0.82, 0.5) if labelled else (0.3, 0.2)
     size = (1.6 + width * len(columns), 1.4 + height * len(rows))
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
@@ -152,7 +151,7 @@ def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[
         for x, value in enumerate(values):
             if value != value:  # no such cell
                 continue
-            if told:
+            if labelled:
                 color = "black" if value > 60 else "white"
                 axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=9, color=color)
             if rows[y] == columns[x]:
