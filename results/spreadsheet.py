@@ -17,6 +17,7 @@ from results.collect import Problem, Provenance
 from results.compare import VERDICTS, AccuracyMatrix, Data, matrices, published_matrices
 from results.tables import Column, Row, Table, tables
 
+Contents = list[tuple[str, str, Table | None]]  # title of a sheet, description, its table if it has one
 FRONT, MATRICES, PUBLISHED_MATRICES, RUNS = "Overview", "Accuracy matrices", "Published matrices", "Runs"
 WIDTHS = {"integer": 11, "verdict": 17, "source": 44}
 FONTS = {"name": cells.BOLD, "code": cells.SMALL, "source": cells.SMALL}
@@ -58,17 +59,16 @@ def workbook(data: Data) -> Workbook:
     book.properties.title, book.properties.creator = data.words.title, "python -m results"
     front = book.worksheets[0]
     front.title = FRONT
-    contents: list[tuple[str, str, Table | None]] = []
+    contents: Contents = []
     for table in tables(data):
         _table_sheet(book.create_sheet(table.sheet), table, data.words)
         contents.append((table.sheet, table.description, table))
-    measured = f"Accuracy matrices measured ({data.words.words})"
-    _matrix_sheet(book.create_sheet(MATRICES), measured, matrices(data.records), "Not run: no accuracy matrix was "
-                  "measured.")  # fmt: skip
+    title, absent = f"Accuracy matrices measured ({data.words.words})", "Not run: no accuracy matrix was measured."
+    _matrix_sheet(book.create_sheet(MATRICES), title, matrices(data.records), absent)
     contents.append((MATRICES, "Accuracy on every data set after every task, as measured, coloured.", None))
     if data.words.compares:
-        _matrix_sheet(book.create_sheet(PUBLISHED_MATRICES), "Accuracy matrices as published",
-                      published_matrices(data.published), "None was found.")  # fmt: skip
+        sheet = book.create_sheet(PUBLISHED_MATRICES)
+        _matrix_sheet(sheet, "Accuracy matrices as published", published_matrices(data.published), "None was found.")
         contents.append((PUBLISHED_MATRICES, "The same matrices as published.", None))
     _runs_sheet(book.create_sheet(RUNS), data.provenance, data.problems)
     contents.append((RUNS, "What each run was: command, commit, versions, device, seed, seconds, peak memory.", None))
@@ -79,7 +79,7 @@ def workbook(data: Data) -> Workbook:
 # The front sheet
 
 
-def _front_sheet(sheet: Worksheet, data: Data, contents: list[tuple[str, str, Table | None]]) -> None:
+def _front_sheet(sheet: Worksheet, data: Data, contents: Contents) -> None:
     cells.widths(sheet, [24, 66, 11, 11, 11, 11, 11, 20])
     sheet.sheet_view.showGridLines = False
     put(sheet, 1, 1, data.words.title, cells.TITLE)
@@ -93,7 +93,7 @@ def _front_sheet(sheet: Worksheet, data: Data, contents: list[tuple[str, str, Ta
         last = _legend(sheet, last + 2, Counter(item.verdict for item in data.comparisons))
     put(sheet, last + 2, 1, "How to read it", cells.HEADING)
     for row, text in enumerate(READING[data.words.compares], last + 3):
-        sheet.merge_cells(start_row=row, start_column=1, end_row=row, end_column=8)
+        sheet.merge_cells(f"A{row}:H{row}")
         put(sheet, row, 1, text, alignment=cells.WRAP)
         sheet.row_dimensions[row].height = 14 * (1 + len(text) // 150) + 4
     sheet.freeze_panes = "A2"
@@ -107,9 +107,7 @@ def _counts(data: Data) -> str:
     return f"Made from {published if data.words.compares else ''}{measured}{skipped if data.problems else ''}."
 
 
-def _contents(
-    sheet: Worksheet, first: int, contents: list[tuple[str, str, Table | None]], verdicts: tuple[str, ...]
-) -> int:
+def _contents(sheet: Worksheet, first: int, contents: Contents, verdicts: tuple[str, ...]) -> int:
     """Write the list of sheets from the row `first` on; the last row written."""
     put(sheet, first, 1, "What is here", cells.HEADING)
     cells.head(sheet, first + 1, ["Sheet", "What it holds", "Methods", "Measured", *verdicts])
@@ -180,26 +178,23 @@ def _cells(sheet: Worksheet, table: Table) -> None:
 
 def _heads(sheet: Worksheet, columns: list[Column]) -> None:
     cells.head(sheet, HEAD_ROW, [column.title for column in columns])
-    sheet.row_dimensions[HEAD_ROW - 1].height = sheet.row_dimensions[HEAD_ROW].height = 28
+    row = HEAD_ROW - 1  # of the groups
+    sheet.row_dimensions[row].height = sheet.row_dimensions[HEAD_ROW].height = 28
     for group, same in groupby(enumerate(columns, 1), key=lambda item: item[1].group):
         first, *others = [position for position, _ in same]
         if group:
-            cells.head(sheet, HEAD_ROW - 1, [group], cells.GROUP_FILL, first)
+            cells.head(sheet, row, [group], cells.GROUP_FILL, first)
         if group and others:
-            area = f"{get_column_letter(first)}{HEAD_ROW - 1}:{get_column_letter(others[-1])}{HEAD_ROW - 1}"
-            sheet.merge_cells(area)
+            sheet.merge_cells(f"{get_column_letter(first)}{row}:{get_column_letter(others[-1])}{row}")
 
 
 def _formats(table: Table) -> dict[str, str]:
     """Number formats by kind of column; accuracies have as many decimals as the published ones of the table."""
     printed = [item.published for item in table.comparisons if item.published is not None]
-    plain = "0.0" if table.sheet.startswith("MTIL") and all(_has_one_decimal(value) for value in printed) else "0.00"
+    one_decimal = all(abs(value * 10 - round(value * 10)) < 1e-6 for value in printed)
+    plain = "0.0" if table.sheet.startswith("MTIL") and one_decimal else "0.00"
     return {"published": plain, "measured": plain, "published_std": "0.00", "measured_std": "0.00",
             "difference": "+0.00;-0.00;0.00", "integer": "#,##0"}  # fmt: skip
-
-
-def _has_one_decimal(value: float) -> bool:
-    return abs(value * 10 - round(value * 10)) < 1e-6
 
 
 def _width(column: Column, rows: list[Row]) -> float:
@@ -239,9 +234,9 @@ def _matrix(sheet: Worksheet, first: int, matrix: AccuracyMatrix) -> int:
             cell = put(sheet, row, column, value, number_format="0.0")
             if label == dataset:
                 cell.border, cell.font = cells.FRAME, cells.BOLD
-    # from white to a blue on which black digits stay legible
     end = first + 3 + len(lines)
     area = f"B{first + 3}:{get_column_letter(len(matrix.columns) + 1)}{end - 1}"
+    # from white to a blue on which black digits stay legible
     colours = ColorScaleRule("num", 0, "FFFFFF", "num", 50, "DCEAF5", "num", 100, "6FA8D6")
     sheet.conditional_formatting.add(area, colours)
     return end
