@@ -11,7 +11,6 @@ differently, in their folders.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from common.command_line import Parsed
+from common.command_line import Parsed, did_you_mean
 from common.errors import UserError
 from common.mini import MINI, VIT_FILE
 from common.runs import load_tensors
@@ -86,11 +85,8 @@ def find_weights(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) 
         path = PACKAGED.get(name) or Path(name).expanduser()
         if path.is_file():
             return path
-        near = get_close_matches(name, available(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"ViT weights {name!r}: neither a file nor a known name.{hint} Known names: {', '.join(available())}."
-        )
+        hint, names = did_you_mean(name, available()), ", ".join(available())
+        raise UserError(f"ViT weights {name!r}: neither a file nor a known name.{hint} Known names: {names}.")
     published = PUBLISHED[name]
     for file in published.files:
         if (folder / file).is_file():

@@ -12,13 +12,13 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from common.clip.model import CLIP, SIZE_KEYS, build_model, config_from_state_dict
+from common.command_line import did_you_mean
 from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
 from common.mini import CLIP_FILE, MINI
@@ -72,11 +72,8 @@ def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) 
     path = PACKAGED.get(name) or Path(name).expanduser()
     if path.is_file():
         return path
-    near = get_close_matches(name, available_models(), n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    raise UserError(
-        f"CLIP weights {name!r}: neither a file nor a known model.{hint} Known models: {', '.join(available_models())}"
-    )
+    hint, names = did_you_mean(name, available_models()), ", ".join(available_models())
+    raise UserError(f"CLIP weights {name!r}: neither a file nor a known model.{hint} Known models: {names}")
 
 
 def _download(name: str, cache_dir: Path) -> Path:

@@ -8,13 +8,6 @@ from common.datasets.reference import captioned_images, captions
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2
 
 __all__ = [
-    "ImageSet",
-    "MTIL_ORDER_1",
-    "MTIL_ORDER_2",
-    "canonical",
-    "captioned_images",
-    "captions",
-    "load",
-    "names_and_templates",
-    "require",
-]
+    "ImageSet", "MTIL_ORDER_1", "MTIL_ORDER_2", "canonical", "captioned_images", "captions", "load",
+    "names_and_templates", "require",
+]  # fmt: skip

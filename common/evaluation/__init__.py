@@ -1,1 +1,1 @@
-"""The zero-shot classifier and every metric of the papers, each in one place."""
+"""The zero-shot classifier and every metric of the papers."""
