@@ -9,6 +9,7 @@ Python's numbers do not widen a numpy array.
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 SIZE = 32  # pixels a side
 _AXIS = (np.arange(SIZE, dtype=np.float32) + 0.5) / (SIZE / 2) - 1
@@ -16,17 +17,17 @@ GRID_X = np.broadcast_to(_AXIS[None, None, :], (1, SIZE, SIZE))  # -1 left .. 1 
 GRID_Y = np.broadcast_to(_AXIS[None, :, None], (1, SIZE, SIZE))  # -1 top .. 1 bottom
 
 
-def per_image(values) -> np.ndarray:
+def per_image(values: ArrayLike) -> np.ndarray:
     """(N,) numbers as float32 (N, 1, 1), to be broadcast to (N, SIZE, SIZE)."""
     return np.asarray(values, dtype=np.float32).reshape(-1, 1, 1)
 
 
-def uniform(rng: np.random.Generator, low, high, n: int) -> np.ndarray:
+def uniform(rng: np.random.Generator, low: float, high: float, n: int) -> np.ndarray:
     """(N, 1, 1) float32 numbers between low and high."""
     return per_image(low + (high - low) * rng.random(n))
 
 
-def rotate(x: np.ndarray, y: np.ndarray, degrees) -> tuple[np.ndarray, np.ndarray]:
+def rotate(x: np.ndarray, y: np.ndarray, degrees: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Turn coordinate fields; a figure drawn on them turns clockwise by `degrees` (N,)."""
     angle = np.asarray(degrees, dtype=np.float64) * (np.pi / 180)
     cos, sin = per_image(np.round(np.cos(angle), 6)), per_image(np.round(np.sin(angle), 6))
@@ -61,28 +62,28 @@ def length(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.sqrt(x * x + y * y)
 
 
-def disc(x, y, radius, cx=0.0, cy=0.0) -> np.ndarray:
+def disc(x: np.ndarray, y: np.ndarray, radius: float, cx: float = 0.0, cy: float = 0.0) -> np.ndarray:
     """Signed distance to a disc, negative inside; centre and radius are numbers or (N, 1, 1)."""
     return length(x - cx, y - cy) - radius
 
 
-def ellipse(x, y, rx, ry, cx=0.0, cy=0.0) -> np.ndarray:
+def ellipse(x: np.ndarray, y: np.ndarray, rx: float, ry: float, cx: float = 0.0, cy: float = 0.0) -> np.ndarray:
     """Approximate signed distance to an ellipse, exact on the outline, as masks require."""
     inner = length((x - cx) / rx, (y - cy) / ry)
     return (inner - 1) * min(rx, ry)
 
 
-def ring(x, y, radius, width, cx=0.0, cy=0.0) -> np.ndarray:
+def ring(x: np.ndarray, y: np.ndarray, radius: float, width: float, cx: float = 0.0, cy: float = 0.0) -> np.ndarray:
     """Signed distance to a ring of the given mean radius and half width."""
     return np.abs(disc(x, y, radius, cx, cy)) - width
 
 
-def box(x, y, rx, ry, cx=0.0, cy=0.0) -> np.ndarray:
+def box(x: np.ndarray, y: np.ndarray, rx: float, ry: float, cx: float = 0.0, cy: float = 0.0) -> np.ndarray:
     """Signed distance (by the larger coordinate) to an upright rectangle of half sides rx, ry."""
     return np.maximum(np.abs(x - cx) - rx, np.abs(y - cy) - ry)
 
 
-def segment(x, y, ax, ay, bx, by) -> np.ndarray:
+def segment(x: np.ndarray, y: np.ndarray, ax: float, ay: float, bx: float, by: float) -> np.ndarray:
     """Distance to the line from (ax, ay) to (bx, by)."""
     dx, dy = bx - ax, by - ay
     along = ((x - ax) * dx + (y - ay) * dy) / max(dx * dx + dy * dy, 1e-9)
@@ -90,7 +91,7 @@ def segment(x, y, ax, ay, bx, by) -> np.ndarray:
     return length(x - ax - along * dx, y - ay - along * dy)
 
 
-def polygon(x, y, corners) -> np.ndarray:
+def polygon(x: np.ndarray, y: np.ndarray, corners: list) -> np.ndarray:
     """Signed distance to a polygon of (x, y) corners, negative inside (even-odd rule)."""
     distances, inside = [], np.zeros(np.broadcast_shapes(x.shape, y.shape), dtype=bool)
     for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1]):

@@ -73,23 +73,23 @@ def aircraft(labels: np.ndarray, scene: Scene) -> None:
     scene.figure(choose(kind, silhouettes("jet, glider, rocket"), x, y), scene.colour(scene.ink))
 
 
-def _glasses(x, y):
+def _glasses(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     bars = union(segment(x, y, -0.75, 0.1, -0.95, -0.4), segment(x, y, 0.75, 0.1, 0.95, -0.4))
     lenses = union(ring(x, y, 0.33, 0.09, -0.45, 0.15), ring(x, y, 0.33, 0.09, 0.45, 0.15))
     return union(lenses, box(x, y, 0.14, 0.07, 0, 0.05), bars - 0.07)
 
 
-def _moon(x, y):
+def _moon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.maximum(disc(x, y, 0.82, -0.05), -disc(x, y, 0.68, 0.35, -0.15))
 
 
-def _anchor(x, y):
+def _anchor(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     arc = np.maximum(ring(x, y, 0.62, 0.11, 0, 0.12), 0.15 - y)
     bars = union(box(x, y, 0.09, 0.62, 0, 0.1), box(x, y, 0.38, 0.09, 0, -0.25))
     return union(arc, bars, ring(x, y, 0.17, 0.07, 0, -0.68))
 
 
-def _butterfly(x, y):
+def _butterfly(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     x = np.abs(x)
     wings = union(ellipse(x, y, 0.42, 0.4, 0.45, -0.38), ellipse(x, y, 0.32, 0.34, 0.38, 0.42))
     return union(wings, ellipse(x, y, 0.1, 0.6))
@@ -115,26 +115,26 @@ def coloured_shapes(labels: np.ndarray, scene: Scene) -> None:
     scene.figure(choose(labels % 5, SHAPES, scene.x, scene.y), palette(scene, SHAPE_COLOURS, labels // 5))
 
 
-def _bricks(x, y):
+def _bricks(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     row = np.floor(y)
     side = x * 0.6 + row * 0.5
     joint = np.minimum(side - np.floor(side), y - row)
     return 0.16 - joint
 
 
-def _scales(x, y):
+def _scales(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     row = np.floor(y)
     side = x + row * 0.5
     dx, dy = side - np.floor(side) - 0.5, y - row
     return np.abs(np.sqrt(dx * dx + dy * dy) - 0.55) - 0.16
 
 
-def _dots(x, y):
+def _dots(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     dx, dy = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
     return np.sqrt(dx * dx + dy * dy) - 0.3
 
 
-def _woven(x, y):
+def _woven(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     over = (np.floor(x) + np.floor(y)) % 2
     along = np.where(over == 0, x, y)
     return np.abs(along - np.floor(along) - 0.5) - 0.22
@@ -230,7 +230,7 @@ def food(labels: np.ndarray, scene: Scene) -> None:
     scene.figure(ellipse(x, y, 0.48, 0.42, 0, -0.5), palette(scene, FLAVOURS, upper))
 
 
-def characters(names: list[str], pen: float):
+def characters(names: list[str], pen: float) -> Callable[[np.ndarray, Scene], None]:
     """Drawing function of a domain of glyphs, one class a name; pen: mean half width of the strokes."""
     figures = [lambda x, y, name=name: glyph(name, x, y) for name in names]
 

@@ -20,22 +20,22 @@ def _steps(values: np.ndarray) -> np.ndarray:
     return either(values > 0.5, 1, 0)
 
 
-def _check(rng, n):
+def _check(rng: np.random.Generator, n: int) -> np.ndarray:
     column, row = (np.floor((axis + uniform(rng, 0, 9, n)) * 0.2) for axis in (_COLUMN, _ROW))
     return (column + row) % 2
 
 
-def _lanes(rng, n):
+def _lanes(rng: np.random.Generator, n: int) -> np.ndarray:
     x, y = rotate(GRID_X, GRID_Y, uniform(rng, -6, 6, n))
     return _steps(np.abs(wave(y * 1.1 + uniform(rng, 0, 1, n) + x * 0)))
 
 
-def _rays(rng, n):
+def _rays(rng: np.random.Generator, n: int) -> np.ndarray:
     x, y = rotate(GRID_X, GRID_Y, uniform(rng, 38, 52, n))
     return 0.5 + 0.5 * wave(x * 1.6 + uniform(rng, 0, 1, n) + y * 0)
 
 
-def _polka(rng, n):
+def _polka(rng: np.random.Generator, n: int) -> np.ndarray:
     x, y = GRID_X * 2 + uniform(rng, 0, 1, n), GRID_Y * 2 + uniform(rng, 0, 1, n)
     dx, dy = x - np.floor(x) - 0.5, y - np.floor(y) - 0.5
     return either(dx * dx + dy * dy < 0.07, 1, 0)
@@ -99,7 +99,9 @@ def _mixture(share: np.ndarray, first: np.ndarray, second: np.ndarray, n: int) -
     return first[:, None, None, :] + share * (second - first)[:, None, None, :]
 
 
-def _placed(rng, n: int, turn, scale: tuple[float, float], shift: float) -> tuple[np.ndarray, np.ndarray]:
+def _placed(
+    rng: np.random.Generator, n: int, turn: np.ndarray | float, scale: tuple[float, float], shift: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Object coordinates: shifted, scaled and turned at random."""
     size = uniform(rng, *scale, n)
     x, y = (GRID_X - uniform(rng, -shift, shift, n)) / size, (GRID_Y - uniform(rng, -shift, shift, n)) / size
