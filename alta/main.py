@@ -46,8 +46,8 @@ def learn_task(learner: Learner, task_id: int) -> None:
 
         stage, state = f"task {task_id}", (learner.optimizer, learner.buffer)
         log = train_task(head, task_id, past_classes, batches, *state, options, stage, run.steps, after_epoch)
-        last = slice(-len(batches), None)
-        print(f"{stage}: loss {log.loss[last].mean():.3f}, training accuracy {100 * log.accuracy[last].mean():.2f}")
+        loss, accuracy = (log[name][-len(batches) :].mean() for name in ("loss", "accuracy"))
+        print(f"{stage}: loss {loss:.3f}, training accuracy {100 * accuracy:.2f}")
     run.record(cost_records(data_set(options).label, task_id + 1, run.seconds, machine.device))
     learner.save(task_id)
 

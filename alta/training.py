@@ -8,7 +8,6 @@ Replay begins at the second iteration of the first task. Context, adapter and mo
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,16 +22,7 @@ from common.training.batches import BatchStream
 from common.training.distributed import all_gather_rows, parallel
 from common.training.schedules import set_lr
 
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """The loss, its terms unweighted (0 without replay), and the training accuracy (0 to 1) of every step, (steps,)."""
-
-    loss: Tensor
-    ce: Tensor
-    ce_replay: Tensor
-    mse_replay: Tensor
-    accuracy: Tensor
+TERMS = ("loss", "ce", "ce_replay", "mse_replay", "accuracy")  # of the log
 
 
 def learning_rate(options: Options, task_id: int, epoch: int) -> float:
@@ -81,18 +71,20 @@ def train_task(
     stage: str,
     steps: Steps,
     after_epoch: Callable[[int], None] | None = None,
-) -> TrainingLog:
+) -> dict[str, Tensor]:
     """Freeze the prompts of the first `past_classes`, those of earlier tasks, then train all of the head, in place.
 
     What is frozen holds the context of the last forward on a current batch, which is the one before the last step: one
     step older than the model that was evaluated (main.py:L70-L72, L86). buffer: None without replay; as many samples
     are replayed as a full batch has, beside a short one too. after_epoch(n) is called when n epochs are done.
+
+    Returns the loss, its terms unweighted (0 without replay) and the share of correct answers of every step, (steps,).
     """
     if task_id > 0:
         head.freeze(head.snapshot(past_classes))
     train, total = options.train, options.OPTIM.MAX_EPOCH * len(batches)
-    log = TrainingLog(*torch.zeros((5, total), device=head.clip.logit_scale.device))
-    state: dict[str, Any] = {"parameters": Tensors(head.trained()), "optimizer": optimizer, "log": Tensors(vars(log))}
+    log = {name: torch.zeros(total, device=head.clip.logit_scale.device) for name in TERMS}
+    state: dict[str, Any] = {"parameters": Tensors(head.trained()), "optimizer": optimizer, "log": Tensors(log)}
     state |= {"last_context": Tensors(head.last_context)} | ({"buffer": buffer} if buffer is not None else {})
     call = parallel(head)
     for step in steps(stage, total, state):
@@ -113,8 +105,8 @@ def train_task(
         if buffer is not None:
             buffer.add_data(labels, logits, features)  # logits of before the step
         accuracy = (logits.argmax(dim=1) == labels).float().mean()
-        for values, value in zip(vars(log).values(), (loss, ce, ce_replay, mse_replay, accuracy)):
-            values[step] = value.detach()
+        for name, value in zip(TERMS, (loss, ce, ce_replay, mse_replay, accuracy)):
+            log[name][step] = value.detach()
         if after_epoch and (step + 1) % len(batches) == 0:
             after_epoch((step + 1) // len(batches))
     return log

@@ -69,9 +69,8 @@ def learn_task(learner: Learner, task_id: int) -> None:
     if method.aligned:
         align_classifiers(learner, task_id, seed)
     epoch = slice(-len(batches), None)
-    print(
-        f"task {task_id}: loss {log.loss[epoch].mean():.3f}, training accuracy {100 * log.accuracy[epoch].mean():.2f}"
-    )
+    loss, accuracy = (log[name][epoch].mean() for name in ("loss", "accuracy"))
+    print(f"task {task_id}: loss {loss:.3f}, training accuracy {100 * accuracy:.2f}")
     trained = trained_parameters(network, task_id, branch, training).values()
     counted = {"trainable_parameters": float(sum(parameter.numel() for parameter in trained))}
     dataset, after_task = options.data_set.label, task_id + 1

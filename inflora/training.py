@@ -72,14 +72,6 @@ def training_options(options: Options, task_id: int) -> TrainingOptions:
     )
 
 
-@dataclass(frozen=True)
-class TrainingLog:
-    """Cross-entropy and training accuracy (0 to 1) of every step, both (steps,), on the device."""
-
-    loss: Tensor
-    accuracy: Tensor
-
-
 def epoch_of(batches: BatchStream, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of one epoch of the stream."""
     for step in range(epoch * len(batches), (epoch + 1) * len(batches)):
@@ -117,10 +109,11 @@ def train_task(
     options: TrainingOptions,
     stage: str,
     steps: Steps,
-) -> TrainingLog:
+) -> dict[str, Tensor]:
     """Train a task's classifier and lora_B of a branch, in place, then merge the branch.
 
     batches: labels from first_class on. Its epoch 0 belongs to the pass before training, the next ones are trained on.
+    Returns cross-entropy and training accuracy (0 to 1) of every step, both (steps,).
     """
     trained = trained_parameters(network, task_id, branch, options)
     network.train_only(trained)
@@ -128,8 +121,8 @@ def train_task(
     finished = finished_parameters(network, task_id, branch, options)
     optimizer = build_optimizer(trained | finished, options)
     total = options.epochs * len(batches)
-    log = TrainingLog(*next(network.parameters()).new_zeros(2, total))
-    state = {"parameters": Tensors(trained | finished), "optimizer": optimizer, "log": Tensors(vars(log))}
+    log = {name: next(network.parameters()).new_zeros(total).detach() for name in ("loss", "accuracy")}
+    state = {"parameters": Tensors(trained | finished), "optimizer": optimizer, "log": Tensors(log)}
     call = parallel(network)
     for step in steps(stage, total, state):
         if finished:  # they have moved, or come from a saved state
@@ -143,8 +136,8 @@ def train_task(
         optimizer.zero_grad(set_to_none=False)  # a gradient of zero, not none: see finished_parameters
         loss.backward()
         optimizer.step()
-        log.loss[step] = loss.detach()
-        log.accuracy[step] = (logits.detach().argmax(dim=1) == targets).float().mean()
+        log["loss"][step] = loss.detach()
+        log["accuracy"][step] = (logits.detach().argmax(dim=1) == targets).float().mean()
     network.train_only({})
     network.finish(branch)
     return log

@@ -137,7 +137,7 @@ def alta() -> dict[str, Tensor]:
     buffer, found = Buffer(7, 3), batches(2)
     for task in range(2):
         log = train_alta(head, task, 2 * task, found, optimizer, buffer, options, "alta", steps)
-    return head.trained() | buffer.fields | {"ce": log.ce, "mse": log.mse_replay}
+    return head.trained() | buffer.fields | {"ce": log["ce"], "mse": log["mse_replay"]}
 
 
 LOOPS = {

@@ -84,7 +84,7 @@ def run(golden: Golden, method: str, half: bool = False, encoding: str = "cut") 
             head, task, task * meta["k"], batches, optimizer, buffer, options, f"task {task}", steps, after_epoch
         )
         for name, values in found.terms.items():
-            values.append(getattr(log, name))
+            values.append(log[name])
     return found
 
 

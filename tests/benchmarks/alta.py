@@ -79,7 +79,7 @@ def train(
     batch, buffer = one_batch(clip, size, range(past, past + classes // TASKS)), kinds[1](slots, 0, device)
     options = training_options("constant", 0.002, 1e-5, 1, clock.calls, size, 0.4, 0.4)
     log = train_task(head, task, past, batch, optimizer, buffer, options, "benchmark", clock.steps)
-    return {"losses": log.loss, "parameters": head.trained(), "buffer": buffer.fields}
+    return {"losses": log["loss"], "parameters": head.trained(), "buffer": buffer.fields}
 
 
 def step_difference(task: int) -> float:

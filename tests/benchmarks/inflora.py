@@ -69,7 +69,7 @@ def train(network: Network, batch: OneBatch, task: int, plain: bool, clock: Cloc
     options = TrainingOptions(clock.calls, lr=5e-4, optimizer="adam", schedule=lambda epoch, base: base)
     with plain_forward(task + 1 if plain else None):
         log = train_task(model, task, task, 0, batch, options, "benchmark", clock.steps)
-    return {"losses": log.loss} | model.branch(task) | model.classifier(task)
+    return {"losses": log["loss"]} | model.branch(task) | model.classifier(task)
 
 
 def statistics_rows(network: Network, batch: OneBatch, sizes: Sizes) -> list[Row]:

@@ -134,7 +134,7 @@ def test_learner(name):
         check_design(network, task, memories, batches, same)
         steps = watched(network, task, batches, same)
         log = train_task(network, task, task, task * meta["cpt"], batches, options, "stage", steps)
-        same(log.loss, "loss")
+        same(log["loss"], "loss")
         rates = golden[f"t{task}/lr"]
         groups = [options.lr] if options.fc_lr is None else [options.lr, options.fc_lr]
         ours = [[options.schedule(step // len(batches), base) for base in groups] for step in range(len(rates))]

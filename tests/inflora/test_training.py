@@ -147,7 +147,7 @@ def test_saved_state_takes_a_run_up_again():
     log = train_task(again, 1, 1, 3, batches, chosen, "stage", resumed)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[key]), key
-    assert (log.loss > 0).all()
+    assert (log["loss"] > 0).all()
 
 
 def _copy(item):
