@@ -3,9 +3,12 @@
 import errno
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from common.errors import UserError
 from common.processes import is_main_process, world_size
@@ -68,3 +71,18 @@ def _why_not_written(path: Path, error: Exception) -> str:
 def write_text(path: Path | str, text: str) -> None:
     """Atomically write a text file in UTF-8."""
     atomic_write(path, lambda file: file.write(text.encode()))
+
+
+def held_lock(path: Path, busy: str) -> FileLock:
+    """A lock of this process on a file that exists, held as long as the returned object or one like it lives.
+
+    Raises UserError, with the text `busy`, while another process holds it. A file system without locks is a warning.
+    """
+    lock = FileLock(path, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UserError(busy) from error
+    except (OSError, NotImplementedError) as error:
+        warnings.warn(f"{path.parent} has no locks ({error}): start no second process on it.", stacklevel=2)
+    return lock

@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -28,11 +27,10 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError
-from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, write_alone, write_text
+from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, held_lock, write_alone, write_text
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
 from common.processes import is_main_process
@@ -162,15 +160,8 @@ class Run:
                 f"the output folder {self.folder} cannot be written ({error.strerror}). "
                 "Choose another one or change its permissions."
             ) from error
-        self._lock = FileLock(self.path("lock"), is_singleton=True)  # released with the last Run of this folder
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(
-                f"another process is working in {self.folder}. Wait for it, or choose another folder."
-            ) from error
-        except (OSError, NotImplementedError) as error:
-            warnings.warn(f"{self.folder} has no locks ({error}): start no second process on it.", stacklevel=1)
+        busy = f"another process is working in {self.folder}. Wait for it, or choose another folder."
+        self._lock = held_lock(self.path("lock"), busy)  # released with the last Run of this folder
         for leftover in self.folder.glob(".*.tmp"):  # of a process killed in the middle of a write
             if not _is_running(int(leftover.name.split(".")[-2])):
                 leftover.unlink(missing_ok=True)

@@ -25,10 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from filelock import FileLock
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
 from common.errors import Interrupted, UserError
-from common.files import write_text
+from common.files import held_lock, write_text
 from results.launch.plan import Job
 from results.launch.progress import DONE, progress
 
@@ -92,7 +93,8 @@ class Command:
         if self.lock is None:
             return self._run()
         with open(self.lock, "r+") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the run of a launcher that was killed in between
+            with suppress(OSError):  # a file system without locks, of which the launcher's own has warned
+                fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the run of a launcher that was killed in between
             lock.truncate(0)
             return self._run(lock)
 
@@ -138,33 +140,28 @@ def is_busy(lock: Path) -> bool:
     with open(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+        except OSError as error:
+            return isinstance(error, BlockingIOError)  # others: a file system without locks
     return False
 
 
-@contextmanager
-def only_launcher(folder: Path) -> Iterator[None]:
-    """Refuse a second launcher of the same table while this one lives. Raises UserError."""
+def only_launcher(folder: Path) -> FileLock:
+    """The lock of this process on a table's folder, made if it is not there: a table has one launcher at a time.
+
+    Raises UserError while another launcher works on it.
+    """
+    pid = folder / "launcher.pid"
     try:
         for part in ("logs", "submitit", "locks"):
             (folder / part).mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "launcher.lock", "a+")  # noqa: SIM115 (closed by the next `with`)
+        (folder / "launcher.lock").touch()
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}). Change its permissions.") from error
-    with lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by what is started
-        except OSError as error:
-            lock.seek(0)
-            raise UserError(
-                f"another launcher (process {lock.read().strip() or 'unknown'}) works on this table. Wait for it, or "
-                "see how far it is with --status."
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
+    process = pid.read_text() if pid.exists() else "unknown"
+    busy = f"another launcher (process {process}) works on this table. Wait for it, or see how far it is with --status."
+    lock = held_lock(folder / "launcher.lock", busy)
+    write_text(pid, str(os.getpid()))
+    return lock
 
 
 @dataclass
