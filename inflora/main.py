@@ -72,7 +72,7 @@ def learn_task(learner: Learner, task_id: int) -> None:
     loss, accuracy = (log[name][epoch].mean() for name in ("loss", "accuracy"))
     print(f"task {task_id}: loss {loss:.3f}, training accuracy {100 * accuracy:.2f}")
     trained = trained_parameters(network, task_id, branch, training).values()
-    counted = {"trainable_parameters": float(sum(parameter.numel() for parameter in trained))}
+    counted = {"trainable_parameters": sum(parameter.numel() for parameter in trained)}
     dataset, after_task = options.data_set.label, task_id + 1
     costs = cost_records(dataset, after_task, run.seconds, machine.device)
     run.record([*costs, *metric_lines(dataset, after_task, counted, run.seconds)])

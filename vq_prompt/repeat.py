@@ -127,7 +127,7 @@ def open_repeat(
 def record_costs(repeat: Repeat, task_id: int, updates: int, trainable: int) -> None:
     """Record what learning a task took: seconds, also a batch, peak memory, number of trained parameters."""
     run, name, seconds = repeat.run, data_set(repeat.options).label, repeat.run.seconds
-    values = {"trainable_parameters": float(trainable), "seconds_per_batch": seconds / max(1, updates)}
+    values = {"trainable_parameters": trainable, "seconds_per_batch": seconds / max(1, updates)}
     costs = cost_records(name, task_id + 1, seconds, repeat.machine.device)
     run.record([*costs, *metric_lines(name, task_id + 1, values, seconds)])
 
@@ -139,7 +139,7 @@ def record_accuracies(repeat: Repeat, task_id: int, accuracies: Sequence[float])
     metrics = vq_prompt_metrics(R)
     values = {"faa": metrics.faa, "caa": metrics.caa, "forgetting": metrics.ffm}
     if isinstance(split := reader_options(repeat.options).get("split"), int):  # CODA-Prompt's lists are no seed
-        values["split_seed"] = float(split)
+        values["split_seed"] = split
     lines = metric_lines(data_set(repeat.options).label, task_id + 1, values)
     repeat.run.record([*task_accuracy_lines(accuracies), *lines])
     numbers = f"accuracy {metrics.faa:.2f}, mean so far {metrics.caa:.2f}, forgetting {metrics.ffm:.2f}"
