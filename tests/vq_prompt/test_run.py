@@ -119,6 +119,7 @@ def test_a_script_of_two_tasks(run, world, script, dataset, _):
         assert values(folder, metric)[dataset, 2] == pytest.approx(value)
     count = values(folder, "trainable_parameters")[dataset, 2]
     assert count == 4 * (10 * 8 * 128 + 10 * 128) + 2 * classes * 129  # of the miniature's ViT, all within 0 to 4
+    assert isinstance(count, int)
     state = [torch.load(models / f"task-{task}" / "class.pth", weights_only=True) for task in (1, 2)]
     assert {key.split(".")[0] for key in state[1]} == {"feat", "prompt", "last"} and not (folder / "state.pth").exists()
     moved = not torch.equal(state[0]["last.weight"][:classes], state[1]["last.weight"][:classes])
