@@ -14,8 +14,8 @@ from alta.heads import Head
 from alta.learner import Features, Learner
 from alta.options import data_set, protocols
 from common.evaluation.metrics import backward_transfer_alta, class_and_task_il, forgetting_alta
-from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
-from common.files import atomic_write
+from common.evaluation.report import run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
+from common.files import atomic_write, metric_lines
 from common.incremental.features import features_in_order
 from common.incremental.scenario import task_subset
 from common.mini import ON_SCALE

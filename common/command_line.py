@@ -7,14 +7,12 @@ import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import MISSING, OmegaConf
 
+from common.declarations import Declaration
 from common.errors import UserError
-
-if TYPE_CHECKING:
-    from common.options import Declaration
 
 Parsed = argparse.Namespace  # iBOT's published checkpoint contains one, too
 Entry = tuple[str, str, Any]  # key, what messages call the option, value
@@ -69,7 +67,7 @@ class _Help(argparse.RawDescriptionHelpFormatter):
         return " ".join([", ".join(shown), args]).rstrip() if shown else super()._format_action_invocation(action)
 
 
-def argument_parser(declarations: Mapping[str, "Declaration"], program: Mapping[str, str], config: Any) -> _Parser:
+def argument_parser(declarations: Mapping[str, Declaration], program: Mapping[str, str], config: Any) -> _Parser:
     """The parser; --help shows the values of `config` as defaults."""
     idle = [item.flags[0] for item in declarations.values() if item.spec.ignored]
     ignored = f"Accepted and without effect, as in the original: {', '.join(idle)}." if idle else ""
@@ -108,19 +106,19 @@ def argument_parser(declarations: Mapping[str, "Declaration"], program: Mapping[
     return parser
 
 
-def _spellings(item: "Declaration") -> list[str]:
+def _spellings(item: Declaration) -> list[str]:
     """The flags with _ and with -, the declared ones first."""
     names = [flag.lstrip("-") for flag in item.flags if flag.startswith("--")]
     others = [f"--{other}" for name in names for other in (name.replace("_", "-"), name.replace("-", "_"))]
     return list(dict.fromkeys([*item.flags, *others]))
 
 
-def _metavar(item: "Declaration") -> str:
+def _metavar(item: Declaration) -> str:
     one = {int: "N", float: "X"}.get(item.kind, "TEXT")
     return f"{one}[,{one}...]" if item.is_list and not item.spec.words else one
 
 
-def _help(item: "Declaration", value: Any) -> str:
+def _help(item: Declaration, value: Any) -> str:
     """Help text, choices and default, the latter from all values; no default that is false or none."""
     for name in item.key.split("."):
         value = value[name]
@@ -132,7 +130,7 @@ def _help(item: "Declaration", value: Any) -> str:
 
 
 def command_line(
-    declarations: Mapping[str, "Declaration"], parser: _Parser, words: Sequence[str]
+    declarations: Mapping[str, Declaration], parser: _Parser, words: Sequence[str]
 ) -> tuple[list[Entry], bool]:
     """Entries from left to right, and whether help is asked for."""
     namespace, rest = parser.parse_known_args(words, Parsed(given=[]))
@@ -145,7 +143,7 @@ def command_line(
     return namespace.given, namespace.help
 
 
-def canonical_words(declarations: Mapping[str, "Declaration"], words: Sequence[str]) -> list[str]:
+def canonical_words(declarations: Mapping[str, Declaration], words: Sequence[str]) -> list[str]:
     """The words with values joined to their flags (they may begin with -), and key=value as --set=key=value."""
     takes_value = {
         flag: item.kind is not bool and not item.spec.words and item.spec.alone is None

@@ -4,9 +4,9 @@ import errno
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -15,6 +15,14 @@ from common.processes import is_main_process, world_size
 
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
+
+
+def metric_lines(
+    dataset: str, after_task: int, values: Mapping[str, float], seconds: float | None = 0.0, **fields: Any
+) -> list[dict[str, Any]]:
+    """Record lines of a data set's metrics after `after_task` tasks; every line also has the `fields`."""
+    shared = {"dataset": dataset, "after_task": after_task, "seconds": seconds} | fields
+    return [shared | {"metric": metric, "value": value} for metric, value in values.items()]
 
 
 def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:

@@ -21,7 +21,6 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,11 +29,10 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
 from common.command_line import Entry, argument_parser, canonical_words, command_line, did_you_mean, joined, listed
+from common.declarations import Content, Declaration, Preset, Spec
 from common.errors import UserError
 
 Options = TypeVar("Options")
-Content = Mapping[str, Any]  # of a configuration file
-Preset = Path | Callable[[Any], Content] | None  # a file of values, or a function of the options so far, or nothing
 
 REQUIRED = MISSING  # a value that must be given
 LARGEST_SEED = 2**32 - 1  # NumPy's
@@ -50,49 +48,6 @@ RANGES = {  # field of Spec: the comparison that must hold, and its words
 }
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0", "none")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
-
-
-@dataclass(frozen=True)
-class Spec:
-    """Everything about an option besides its type and default."""
-
-    help: str = ""
-    group: str = ""  # title of a group of --help that begins with this field
-    flags: tuple[str, ...] = ()  # spellings on the command line; --<name> without
-    off: tuple[str, ...] = ()  # of a bool: flags that make it false, instead of one that makes it true
-    choices: tuple[Any, ...] = ()
-    at_least: float | None = None
-    above: float | None = None
-    at_most: float | None = None
-    below: float | None = None
-    check: Callable[[Any], str | None] = lambda value: None  # message for a wrong value, else None
-    convert: Callable[[Any], Any] | None = None  # given value -> value, such as order1 -> its names
-    presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)  # by this field's value
-    words: bool = False  # a list of separate words instead of one word with commas
-    adds: bool = False  # a list that the flag, given again, extends
-    alone: str | None = None  # value of the flag without a value; None: a value is required
-    positional: bool = False
-    empty: bool = False  # whether an empty text or list is accepted
-    unique: bool = False  # whether no value of a list may occur twice
-    decides: bool = True  # whether a run's numbers depend on it: then it is compared on resume
-    ignored: str = ""  # reason why it has no effect; then it decides nothing and is not checked
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """A field under its dotted key. kind: int, float, bool, str, Path or Any, of a list that of its elements."""
-
-    key: str
-    kind: Any
-    is_list: bool
-    optional: bool
-    default: Any
-    spec: Spec
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        default = self.key.upper() if self.spec.positional else "--" + self.key
-        return self.spec.flags or self.spec.off or (default,)
 
 
 def option(default: Any = REQUIRED, help: str = "", **spec: Any) -> Any:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from common.evaluation.metrics import forgetting_continuum, inflora_grouped
-from common.evaluation.report import metric_lines, task_accuracy_lines, task_accuracy_matrix
+from common.evaluation.report import task_accuracy_lines, task_accuracy_matrix
+from common.files import metric_lines
 from common.incremental.features import features_in_order
 from common.incremental.scenario import Scenario, seen_subset
 from inflora.learner import Learner

@@ -10,7 +10,7 @@ import torch
 
 from common.errors import exit_cleanly
 from common.evaluation.metrics import over_repeats
-from common.evaluation.report import metric_lines
+from common.files import metric_lines
 from common.incremental.features import features_in_order
 from common.incremental.scenario import task_subset
 from common.incremental.tasks import stream_seed, unfinished_tasks

@@ -20,8 +20,9 @@ from common import mtil
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.errors import UserError
-from common.evaluation.report import accuracy_lines, metric_lines, show_row, show_sequence, write_table
+from common.evaluation.report import accuracy_lines, show_row, show_sequence, write_table
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
+from common.files import metric_lines
 from common.machine import Machine
 from common.runs import Run, load_tensors
 from common.state_dicts import listed, misfits

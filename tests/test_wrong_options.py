@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from common.options import Declaration, declared, one_placeholder
+from common.declarations import Declaration
+from common.options import declared, one_placeholder
 from common.runs import free_file
 
 CIFAR = ["--config-path", "configs/class", "dataset_root=nowhere", "class_order=class_orders/cifar100.yaml"]

@@ -16,7 +16,8 @@ from common import runs, vit
 from common.datasets.images import ImageSet, Transform
 from common.errors import UserError
 from common.evaluation.metrics import vq_prompt_metrics
-from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
+from common.evaluation.report import run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
+from common.files import metric_lines
 from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, require_images, task_subset
 from common.incremental.tasks import stream_seed
 from common.machine import Machine

@@ -12,8 +12,9 @@ from tqdm import tqdm
 from common.clip.model import CLIP
 from common.errors import UserError
 from common.evaluation.pixels import DecodedSet
-from common.evaluation.report import accuracy_lines, accuracy_matrix, metric_lines, show_row, show_sequence
+from common.evaluation.report import accuracy_lines, accuracy_matrix, show_row, show_sequence
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
+from common.files import metric_lines
 from common.machine import Machine
 from common.mtil import load_test_set, require_checkpoints
 from common.runs import Run

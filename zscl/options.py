@@ -49,6 +49,8 @@ def text_sources(names: list[str]) -> list[str]:
 class Options(MTILOptions, ignored(UNREAD, "read nowhere on MTIL upstream")):  # type: ignore[misc]  # made at run time
     """ZSCL's own flags, before those that MoE-Adapters has too."""
 
+    # a table: an option a line or two
+    # fmt: off
     method: str = option("finetune", "ZSCL distils; lwf is finetune and lwa ZSCL, as in the older scripts",
         group="method", choices=("finetune", "ZSCL", "icarl"), convert=lambda name: OLD_SPELLINGS.get(name, name))
     scale: str = scale_option(Path(__file__).parent / "configs" / "mini.yaml")
@@ -102,6 +104,7 @@ class Options(MTILOptions, ignored(UNREAD, "read nowhere on MTIL upstream")):  #
         group="what --eval-only evaluates instead of --load")
     alpha: float = option(0.5, "its alpha", **SHARE)
     load_federate: list[str] | None = option(None, "evaluate the uniform average of these checkpoints")
+    # fmt: on
 
 
 def parse(argv: list[str] | None = None) -> Options:

@@ -3,14 +3,14 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common.evaluation.metrics import mtil_triple
-from common.files import atomic_write, write_text
+from common.files import atomic_write, metric_lines, write_text
 from common.mini import ON_SCALE
 
 if TYPE_CHECKING:  # `results` draws matrices without importing torch
@@ -19,14 +19,6 @@ if TYPE_CHECKING:  # `results` draws matrices without importing torch
 Matrix = Sequence[Sequence[float]]
 MOST_LABELLED = 20  # columns of a heat map with numbers in its cells
 ZERO_SHOT = "Zero-shot CLIP"  # `method` of every line after task 0
-
-
-def metric_lines(
-    dataset: str, after_task: int, values: Mapping[str, float], seconds: float | None = 0.0, **fields: Any
-) -> list[dict[str, Any]]:
-    """Record lines of a data set's metrics after `after_task` tasks; every line also has the `fields`."""
-    shared = {"dataset": dataset, "after_task": after_task, "seconds": seconds} | fields
-    return [shared | {"metric": metric, "value": value} for metric, value in values.items()]
 
 
 def task_accuracy_lines(accuracies: Sequence[float], seconds: float = 0.0, **fields: Any) -> list[dict[str, Any]]:

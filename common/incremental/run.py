@@ -13,8 +13,9 @@ from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.errors import UserError
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
-from common.evaluation.report import metric_lines, run_title, save_matrix, task_accuracy_lines
+from common.evaluation.report import run_title, save_matrix, task_accuracy_lines
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
+from common.files import metric_lines
 from common.incremental.data import IncrementalData
 from common.incremental.options import CILOptions
 from common.incremental.released_log import load_steps, save_steps, write_metrics

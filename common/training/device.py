@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.errors import UserError
-from common.evaluation.report import metric_lines
+from common.files import metric_lines
 from common.training.distributed import join
 
 

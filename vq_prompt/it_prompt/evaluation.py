@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
-from common.evaluation.report import metric_lines
+from common.files import metric_lines
 from common.incremental.features import features_in_order
 from common.incremental.scenario import RemappedSubset, seen_subset
 from common.machine import Machine

@@ -42,6 +42,8 @@ def one(number: int) -> str | None:
 class Options(CILOptions):
     """ZSCL's keys, before those that MoE-Adapters has too; defaults where the files of the original lack a key."""
 
+    # a table: an option a line or two
+    # fmt: off
     method: str = option(help="what is learned how", group="method", choices=tuple(CIL_NAMES), convert=known_method)
     scale: str = scale_option(CONFIGS / "cil_mini.yaml")
     ce_method: Any = option(0, "classes of L_CE: 0 the task's, previous all seen, ext with 100 captions",
@@ -60,6 +62,7 @@ class Options(CILOptions):
     # the captions' fingerprint is among a run's settings
     cc_root: str | None = option(None, "ours: folder of the caption list [dataset_root]", decides=False)
     reference_pass: str = option("auto", "ours: as of zscl.main", choices=("auto", "joint", "separate"), decides=False)
+    # fmt: on
 
 
 def parse(argv: list[str] | None = None) -> Options:
