@@ -282,7 +282,7 @@ class Run:
         saved = load_tensors(path) if path.exists() else {}
         if saved.get("stage") != stage:
             return 0, 0.0
-        if missing := sorted(state.keys() - saved["state"].keys()):
+        if missing := _missing(state, saved["state"]):
             raise UserError(
                 f"{path} was left by another version of this program: it lacks {', '.join(missing)}. "
                 "Delete it, and the same command starts this stage anew; finished tasks stay."
@@ -379,6 +379,13 @@ class _DeferredSignals:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+def _missing(state: dict[str, Any], saved: dict[str, Any]) -> list[str]:
+    """Names of the items of a state, and of the tensors in them, that a saved one lacks."""
+    tensors = {name: item.tensors for name, item in state.items() if isinstance(item, Tensors) and name in saved}
+    lacking = {f"{name}.{key}" for name, item in tensors.items() for key in item.keys() - saved[name].keys()}
+    return sorted(lacking | (state.keys() - saved.keys()))
 
 
 def _content(item: Any) -> Any:

@@ -170,6 +170,15 @@ def test_a_stopped_stage_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -
     assert torch.equal(again.weight, unbroken.weight)
 
 
+def test_a_state_of_another_version_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+    """Items of a stage's state, and tensors within them: a log may have gained a term."""
+    for _ in open_run(tmp_path).steps("stage", 1, {"log": Tensors({"ce": torch.zeros(1)})}):
+        pass
+    now = {"log": Tensors({"ce": torch.zeros(1), "loss": torch.zeros(1)}), "own": torch.Generator()}
+    with pytest.raises(UserError, match="another version of this program: it lacks log.loss, own. Delete it"):
+        next(open_run(tmp_path).steps("stage", 1, now))
+
+
 def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path: Path) -> None:
     run, before = Run(tmp_path, {}, {}, save_interval=1000), signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match="after step 4 of 20.*goes on from there"):
