@@ -331,6 +331,7 @@ def open_run(
         raise UserError(
             f"{folder} already holds {present[0]}, which no run recorded there made. Choose another --save."
         )
+    barrier()  # every process has looked before the first one starts the folder anew
     labels = {"paper": paper, "method": method, "protocol": protocol, "backbone": backbone, "scale": scale}
     overwrite, interval = bool(options.overwrite), options.save_interval
     return Run(folder, settings, labels | {"seed": seed}, name, overwrite, interval, machine, options.tensorboard)
