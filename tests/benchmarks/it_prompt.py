@@ -27,12 +27,11 @@ from vq_prompt.it_prompt.learner import task_features
 from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts
 from vq_prompt.it_prompt.training import PseudoFeatures, rebalance, train_task
 
-TASKS, CLASSES, LENGTH = 10, 100, 8
+TASKS, CLASSES, LENGTH, EQUAL_STEPS, EQUAL_BATCH = 10, 100, 8, 5, 4
 REAL = CLIPConfig(512, 224, 12, 768, 16, 77, 64, 64, 1, 1)  # the text tower has no part in this
 SMALL = CLIPConfig(64, 32, 6, 64, 8, 77, 64, 64, 1, 1)
 TARGET = "<= 1.15"  # of a step against what it can not do without
 CHANGED = 4  # one in so many images has another entry than after the task before
-EQUAL_STEPS, EQUAL_BATCH = 5, 4
 
 
 def rows(sizes: Sizes) -> list[Row]:
@@ -62,11 +61,9 @@ def step_rows(learned: Model, size: int, sizes: Sizes) -> list[Row]:
     """The real loop beside what it can not do without, and beside a loop that freezes nothing."""
     batch = one_batch(learned, size)
     ways = {"IT-Prompt": train, "the plain way: CLIP left out of the optimiser, not frozen": plain_ways.train_plainly}
-    subjects = {
-        "inference forward, then forward and backward of the frozen CLIP": lambda clock: clock.repeat(
-            partial(plain_ways.necessary, learned.encoder, batch.images)
-        )
-    } | {name: partial(way, learned, batch) for name, way in ways.items()}
+    floor = partial(plain_ways.necessary, learned.encoder, batch.images)
+    subjects = {"inference forward, then forward and backward of the frozen CLIP": lambda clock: clock.repeat(floor)}
+    subjects |= {name: partial(way, learned, batch) for name, way in ways.items()}
     small = learned_model(SMALL, sizes.device, torch.float64)
     ours, plain = (way(small, one_batch(small, EQUAL_BATCH), Clock(EQUAL_STEPS)) for way in ways.values())
     apart = dict.fromkeys(ways, difference(plain, ours))
@@ -88,20 +85,20 @@ def pictures(learned: Model, count: int) -> RemappedSubset:
     return RemappedSubset(ImageArrays(pixels, labels, clip_eval(learned.encoder.resolution)), range(count), labels)
 
 
+def two_passes(learned: Model, images: RemappedSubset, entries: Tensor, machine: Machine) -> tuple[Tensor, Tensor]:
+    """u, then z with an entry an image."""
+    u, _ = features_in_order(learned.encoder.plain, images, learned.options.batch_size, machine)
+    return u, FeatureCache.of(images, u).prompted(learned, torch.arange(len(u), device=u.device), entries, machine)
+
+
 def pass_rows(learned: Model, size: int, sizes: Sizes) -> list[Row]:
     """u and z of a task's images, decoded and embedded once for both."""
-    images, every = pictures(learned, 2 * size), torch.arange(2 * size, device=sizes.device)
-
-    def apart() -> tuple[Tensor, Tensor]:
-        u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
-        return u, FeatureCache.of(images, u).prompted(learned, every, torch.ones_like(every), Machine(sizes.device, 0))
-
-
-    def once() -> tuple[Tensor, Tensor]:
-        u, z, _ = task_features(learned, 1, images, Machine(sizes.device, 0))
-        return u, z
-
-    calls = {"u and z in two passes": apart, "in one": once}
+    images, machine = pictures(learned, 2 * size), Machine(sizes.device)
+    entries = torch.ones(2 * size, dtype=torch.long, device=sizes.device)
+    calls = {
+        "u and z in two passes": partial(two_passes, learned, images, entries, machine),
+        "in one": lambda: task_features(learned, 1, images, machine)[:2],
+    }
     return compare_calls(f"after a task, {2 * size} images from pixels", calls, sizes, 2 * size)
 
 
@@ -135,23 +132,19 @@ def rebalancing_rows(learned: Model, sizes: Sizes) -> list[Row]:
 def known_rows(learned: Model, size: int, sizes: Sizes) -> list[Row]:
     """The features for a test after a task: of all images anew, or of those alone whose entry is another one."""
     images, every = pictures(learned, 2 * size), torch.arange(2 * size, device=sizes.device)
-    before = every % TASKS
+    before, machine = every % TASKS, Machine(sizes.device)
     after = torch.where(every % CHANGED == 0, (before + 1) % TASKS, before)
-    u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
-    known = FeatureCache.of(images, u)
-    known.prompted(learned, every, before, Machine(sizes.device, 0))
-
-    def anew() -> tuple[Tensor, Tensor]:
-        u, _ = features_in_order(learned.encoder.plain, images, size, Machine(sizes.device, 0))
-        return u, FeatureCache.of(images, u).prompted(learned, every, after, Machine(sizes.device, 0))
+    known = FeatureCache.of(images, features_in_order(learned.encoder.plain, images, size, machine)[0])
+    known.prompted(learned, every, before, machine)
 
     def kept() -> tuple[Tensor, Tensor]:
         test = copy.copy(known)
         test.z, test.entries = known.z.clone(), known.entries.clone()
-        return test.u, test.prompted(learned, every, after, Machine(sizes.device, 0))
+        return test.u, test.prompted(learned, every, after, machine)
 
-    cell, calls = f"test of {2 * size} images, one entry in {CHANGED} new", {"u and z of every image": anew}
-    return compare_calls(cell, calls | {"only what is new": kept}, sizes, 2 * size)
+    anew = partial(two_passes, learned, images, after, machine)
+    calls = {"u and z of every image": anew, "only what is new": kept}
+    return compare_calls(f"test of {2 * size} images, one entry in {CHANGED} new", calls, sizes, 2 * size)
 
 
 def cncm_rows(learned: Model, sizes: Sizes) -> list[Row]:

@@ -68,8 +68,7 @@ def train_floor(network: Network, batch: OneBatch, clock: Clock) -> None:
 def train(network: Network, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
     """Losses and trained parameters that `train_task` leaves."""
     model = copy.deepcopy(network)
-    # no milestone is reached: constant rates
-    options = VQOptions(schedule_type="decay", schedule=[clock.calls], lr=RATES["lr"], prompt_lr_mult=5.0)
+    options = VQOptions(schedule_type="decay", schedule=[clock.calls], lr=RATES["lr"], prompt_lr_mult=5.0)  # constant
     log = train_task(model, range(model.last.out_features), batch, options, "benchmark", clock.steps)
     return left_by(model, log["loss"])
 
@@ -77,8 +76,7 @@ def train(network: Network, batch: OneBatch, clock: Clock) -> dict[str, Tensor]:
 @torch.inference_mode()
 def statistics_rows(network: Network, images: Tensor, sizes: Sizes) -> list[Row]:
     """Features of a task's images and their statistics: a pass a class, whose batches are small, or one pass."""
-    count = len(images)
-    classes = max(1, count // 2)  # of two images each
+    count, classes = len(images), max(1, len(images) // 2)  # of two images each
     labels = torch.arange(count, device=sizes.device) % classes
 
     def moments(features: Tensor, labels: Tensor) -> list[Tensor]:
@@ -101,7 +99,6 @@ def retraining_rows(network: Network, sizes: Sizes) -> list[Row]:
     statistics = ClassStatistics(*parts, torch.arange(seen, device=sizes.device))
     torch.manual_seed(3)
     start = torch.nn.Linear(width, seen).to(sizes.device)
-
     options = VQOptions(crct_epochs=1, ca_lr=1e-4, ca_weight_decay=5e-4)
 
     def retrained(plain: bool) -> dict[str, Tensor]:
