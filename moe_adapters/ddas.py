@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.mini import MINI
-from common.mini.weights import chooser_features
+from common.mini.weights import ddas_features
 from common.runs import Steps, Tensors, load_tensors
 from common.training.batches import BatchStream
 from common.training.schedules import set_lr
@@ -62,7 +62,7 @@ def alexnet_features(weights: str | Path | None = None) -> nn.Module:
     return model.features[:-2].eval().requires_grad_(False)
 
 
-EXTRACTORS: dict[str, Callable[[], nn.Module]] = {"alexnet": alexnet_features, MINI: chooser_features}
+EXTRACTORS: dict[str, Callable[[], nn.Module]] = {"alexnet": alexnet_features, MINI: ddas_features}
 
 
 class AutoEncoder(nn.Module):

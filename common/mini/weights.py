@@ -21,7 +21,7 @@ def expanded(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     return state_dict | {"token_embedding.weight": table}
 
 
-def chooser_features() -> nn.Module:
+def ddas_features() -> nn.Module:
     """DDAS's image features at mini scale: CLIP-normalised images (B, 3, 32, 32) -> (B, 2048).
 
     Frozen random convolutions stand in for AlexNet's first five (MoE-Adapters, arXiv 2403.11549): convolution,

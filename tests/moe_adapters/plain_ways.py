@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
-from common.mini.weights import chooser_features
+from common.mini.weights import ddas_features
 from moe_adapters import adapters
 from moe_adapters.adapters import (
     ADAPTER_SCALE,
@@ -187,7 +187,7 @@ def build_matrix(device: torch.device, tasks: int, images: int, batch_size: int)
     tokens = prompts(3 * MATRIX_CLASSES).view(MATRIX_CLASSES, 3, -1).to(device)
     pixels = [domain_pixels(domain, images, side) for domain in range(tasks + 1)]
     labels = torch.randint(MATRIX_CLASSES, (images,), generator=torch.Generator().manual_seed(4)).to(device)
-    extractor = chooser_features().to(device)
+    extractor = ddas_features().to(device)
     torch.manual_seed(5)
     features = extractor(torch.zeros(1, 3, side, side, device=device)).numel()
     modules = build_autoencoders(tasks + 1, features).to(device)

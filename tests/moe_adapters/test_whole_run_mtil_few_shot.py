@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from common import clip
-from common.mini.weights import chooser_features
+from common.mini.weights import ddas_features
 from moe_adapters.main import main
 from tests.moe_adapters.mtil_world import (
     cells, check_autoencoder, ddas, decoded, errors_of, evaluated, places_of, prompts, test_sets,
@@ -65,7 +65,7 @@ class Whole:
     @cached_property
     def extractor(self) -> nn.Module:
         with float64():
-            return chooser_features()
+            return ddas_features()
 
     def network(self) -> MoE:
         """To be called, and used, in `float64`."""

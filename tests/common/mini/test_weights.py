@@ -18,7 +18,7 @@ from common.errors import UserError
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
 from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import DOMAINS, INCREMENTAL
-from common.mini.weights import chooser_features
+from common.mini.weights import ddas_features
 from common.vit import MINI_SIZES, PLAIN, backbone_weights
 
 FOLDER = Path(common.mini.__file__).parent
@@ -80,10 +80,10 @@ def test_chooser_features_are_fixed_and_leave_the_global_generator_alone():
     torch.manual_seed(5)
     expected = torch.randn(4)
     torch.manual_seed(5)
-    first = chooser_features()
+    first = ddas_features()
     assert torch.equal(torch.randn(4), expected)
     images = torch.randn(3, 3, 32, 32)
-    assert torch.equal(first(images), chooser_features()(images))
+    assert torch.equal(first(images), ddas_features()(images))
     assert first(images).shape == (3, 2048) and not first.training
     assert not any(parameter.requires_grad for parameter in first.parameters())
 
