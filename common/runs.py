@@ -13,15 +13,11 @@ import hashlib
 import json
 import os
 import pickle
-import platform
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +30,7 @@ from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, held_lock, wri
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
 from common.processes import is_main_process
+from common.provenance import commit, provenance
 from common.tensorboard import write_curves, write_records, writer_class
 from common.training.distributed import any_rank, barrier, world_size
 from common.training.finite import require_finite, require_finite_state
@@ -87,34 +84,6 @@ def file_md5(path: Path | str) -> str:
     """md5 of a file's bytes, for the provenance of weights."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "md5").hexdigest()
-
-
-def commit() -> str:
-    """The project's git commit, '-dirty' appended when files differ from it; 'unknown' outside a checkout."""
-    root = Path(__file__).parents[1]
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "status", "--porcelain", "-uno"], cwd=root, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return head.stdout.strip() + ("-dirty" if changed.stdout.strip() else "")
-
-
-def provenance() -> dict[str, Any]:
-    """Command, commit, versions and processor of this process."""
-    versions = {"python": platform.python_version()}
-    for name in ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "absent"
-    return {
-        "command": " ".join(sys.orig_argv),
-        "commit": commit(),
-        "versions": versions,
-        "machine": platform.processor() or platform.machine(),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S"),
-    }
 
 
 class Run:

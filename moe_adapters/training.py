@@ -1,6 +1,5 @@
 """Training one task's adapters (upstream mtil/src/models/finetune.py:L83-L220)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,8 @@ from common.clip.model import CLIP
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
 from common.training.distributed import all_gather_rows, parallel, world_size
-from common.training.schedules import cosine_with_warmup, set_lr
+from common.training.options import TrainingOptions as SharedOptions
+from common.training.schedules import set_lr
 from moe_adapters.adapters import (
     count_choices,
     drop_unchosen_gradients,
@@ -24,20 +24,12 @@ from moe_adapters.adapters import (
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(SharedOptions):
     """What the command line decides of a task's training; the defaults are the originals'."""
 
-    lr: float = 1e-3
-    iterations: int = 1000
-    warmup: int = 100
-    label_smoothing: float = 0.0
-    weight_decay: float = 0.0
-    beta2: float = 0.999
     router_noise: bool = True
     image_first: bool = False  # which encoder draws its noise first: MTIL's loop runs the text's, CIL's the image's
     balance_loss_weight: float = 0.0  # needs the whole batch in one process
-    loss_interval: int = 1000
-    schedule: Callable[..., float] = cosine_with_warmup  # of the step, the rate, warmup and total
 
 
 def train_task(
@@ -83,7 +75,7 @@ def train_task(
         optimizer.step()
         choose_map += counts
         losses[step] = loss.detach()
-        if step % options.loss_interval == 0:
+        if options.loss_interval and step % options.loss_interval == 0:
             tqdm.write(f"{stage}: step {step}, loss {loss.item():.4f}")
     model.eval()
     share_batches(model, None)

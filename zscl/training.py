@@ -18,7 +18,8 @@ from common.clip.model import CLIP
 from common.runs import Steps, Tensors
 from common.training.batches import BatchStream
 from common.training.distributed import all_gather_rows, parallel
-from common.training.schedules import cosine_with_warmup, set_lr
+from common.training.options import TrainingOptions as SharedOptions
+from common.training.schedules import set_lr
 from zscl.losses import distillation_losses
 from zscl.teacher import Reference
 from zscl.weights import MovingAverage, WeightEnsemble, Weights, assign_, consolidate_, copied, interpolate_, weights_of
@@ -27,15 +28,9 @@ Terms = dict[str, Tensor]  # loss terms by name, unweighted
 
 
 @dataclass(frozen=True)
-class TrainingOptions:
+class TrainingOptions(SharedOptions):
     """What the command line decides of a task's training; the defaults are the originals'."""
 
-    lr: float = 1e-3
-    iterations: int = 1000
-    warmup: int = 100
-    label_smoothing: float = 0.0
-    weight_decay: float = 0.0
-    beta2: float = 0.999
     train_mode: str = "whole"
     temperature: float = 2.0
     terms: tuple[str, ...] = ()  # of distillation: img, txt, ii, mse
@@ -49,9 +44,7 @@ class TrainingOptions:
     wise_merge: str | None = None  # WiSE-FT after the last step, with n: theta0, zeroshot: CLIP
     wise_ft_alpha: float = 0.8
     joint_pass: bool = True  # task and reference images through the student together
-    loss_interval: int | None = 1000  # steps between two printed losses
     eval_interval: int = 0
-    schedule: Callable[..., float] = cosine_with_warmup  # of the step, the rate, warmup and total
 
 
 def train_task(

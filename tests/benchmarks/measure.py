@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from common.runs import commit
+from common.provenance import commit
 from common.training.device import peak_memory_mib
 
 VOID_ABOVE = 1e-4  # two subjects that differ by more do not compute the same thing: no ratio is told
