@@ -112,7 +112,8 @@ class Run:
         if is_main_process():
             self._take_folder(overwrite)
         barrier()
-        self._settle_config(settings | machine.settings, machine.provenance)
+        self.settings = settings | machine.settings
+        self._settle_config(self.settings, machine.provenance)
         self.records: list[dict[str, Any]] = self._read_records()
         self.writer = writer(str(self.folder / TENSORBOARD / name)) if writer and is_main_process() else None
 

@@ -12,6 +12,7 @@ from common import datasets, mtil, runs
 from common.clip.pretrained import find_weights
 from common.datasets.layout import CAPTIONS
 from common.errors import exit_cleanly
+from common.kept import fingerprint
 from common.machine import Machine, choose_machine
 from common.options import settings
 from common.runs import Run, file_md5
@@ -21,7 +22,7 @@ from zscl.methods import folder_label, method_label
 from zscl.options import PREVIOUS, Options, distils, is_sequence, parse, reference_sources, run_folder, sequence, tasks
 from zscl.reference import check_num, required_sets
 from zscl.sequence import learn_sequence
-from zscl.teacher import fingerprint, load_models
+from zscl.teacher import load_models
 
 
 @exit_cleanly

@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
+from common.kept import Kept, fingerprint
 from common.machine import Machine
 from common.mtil import load_set, of_task, task_iterations
 from common.options import hand_on
@@ -33,7 +35,7 @@ from zscl.options import (
     tasks,
 )
 from zscl.reference import reference_images, reference_tokens
-from zscl.teacher import Models, Reference, fingerprint, frozen_reference
+from zscl.teacher import Models, Reference, frozen_reference
 from zscl.training import TrainingOptions, joint_pass, train_task
 from zscl.weights import Weights, assign_, interpolate_, weights_of, weights_on
 
@@ -120,16 +122,31 @@ def build_reference(
         return models.reference
     teacher, (ref_dataset, sources) = teacher_of(options, models, before), reference_sources(options, task_id)
     stays = options.ref_model != PREVIOUS and not options.ref_wise  # other tasks and runs have this teacher too
-    folder = Path(options.cache_dir).expanduser() if stays and options.cache_dir != "none" else None
+    folder = cache_folder(options.cache_dir) if stays else None
     tokens = reference_tokens(options.data_location, sources, options.num, not options.no_verify)
     batches, drawn = reference_batches(options, machine, models, ref_dataset, memory)
     key = fingerprint(teacher.state_dict(), machine.device.type, *machine.settings.values()) if folder else ""
-    sentences_at = folder / f"sentences-{fingerprint(key, tokens)}.pth" if folder else None
-    images_at = folder / f"images-{fingerprint(key, drawn)}.pth" if folder and drawn else None
-    reference = frozen_reference(teacher, batches, tokens, machine.device, sentences_at, images_at)
+    sentences = kept_features(folder, "sentences", key, tokens)
+    images = kept_features(folder, "images", key, drawn) if drawn else None
+    reference = frozen_reference(teacher, batches, tokens, machine.device, sentences, images)
     if stays and same_reference(options):
         models.reference = reference
     return reference
+
+
+def cache_folder(name: str) -> Path | None:
+    """The folder of --cache-dir; None for the word none, and where ~ stands for no home directory."""
+    try:
+        return None if name == "none" else Path(name).expanduser()
+    except RuntimeError:
+        print(f"note: features are not kept for the next run (--cache-dir {name}: there is no home directory)")
+        return None
+
+
+def kept_features(folder: Path | None, of: str, *decides: str | Tensor) -> Kept | None:
+    """The file of the teacher's features of sentences or images; None without a folder."""
+    name = fingerprint(*decides)
+    return Kept(folder / f"{of}-{name}.pth", name) if folder else None
 
 
 def teacher_of(options: Options, models: Models, before: Path | None) -> CLIP:

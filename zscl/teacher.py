@@ -6,11 +6,9 @@ first pass over the images computes them batch by batch; later passes, tasks and
 """
 
 import copy
-import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,9 +18,8 @@ from torch import Tensor
 from common import clip
 from common.clip.model import CLIP
 from common.datasets.images import Transform
-from common.errors import UserError
+from common.kept import Kept, fingerprint, image_contents
 from common.machine import Machine
-from common.runs import load_tensors, save_tensors
 from common.training.batches import Batches
 from common.training.distributed import all_gather_rows
 from common.training.numerics import prepare
@@ -40,11 +37,12 @@ class FeatureCache:
     """Normalised image features by data-set index, filled as images come along; part of a stage's resume state.
 
     A batch with an unknown image is computed as a whole and each image keeps its first features, so what is stored
-    depends on the stream of batches alone: a resumed run reads the bits that an unbroken one computed.
+    depends on the stream of batches alone: a resumed run reads the bits that an unbroken one computed. `key` stands for
+    the images' contents: what was saved under another one is not read.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.device, self.features = device, dict[int, Tensor]()
+    def __init__(self, device: torch.device | str = "cpu", key: str = "") -> None:
+        self.device, self.key, self.features = device, key, dict[int, Tensor]()
 
     def find(self, indices: list[int], compute: Callable[[], Tensor]) -> Tensor:
         """Features (B, D) of these images: remembered, or from `compute` when one of them is new."""
@@ -55,11 +53,20 @@ class FeatureCache:
             self.features.setdefault(index, feature)
         return features
 
-    def state_dict(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Any]:
+        return {**self.tensors(), "key": self.key}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Data-set indices (N,) and their features (N, D)."""
         features = torch.stack(list(self.features.values())) if self.features else torch.empty(0, 0)
         return {"indices": torch.tensor(list(self.features), dtype=torch.long), "features": features}
 
-    def load_state_dict(self, saved: dict[str, Tensor]) -> None:
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        if saved.get("key", self.key) == self.key:  # earlier versions saved none
+            self.fill(saved)
+
+    def fill(self, saved: dict[str, Tensor]) -> None:
+        """Take the features of `tensors` in place of all others."""
         self.features = dict(zip(saved["indices"].tolist(), saved["features"].to(self.device)))
 
 
@@ -76,7 +83,7 @@ class Reference:
     tokens: Tensor  # of the sentences, (M, L)
     E: Tensor | None  # their normalised features (M, D)
     cache: FeatureCache | None  # of R
-    kept_at: Path | None = None  # where the cache is kept for later tasks and runs
+    kept: Kept | None = None  # where the cache is kept for later tasks and runs
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
         """This process's images (b, 3, R, R), and the teacher's normalised features: R (B, D) of all, E (M, D)."""
@@ -93,8 +100,8 @@ class Reference:
 
     def keep(self) -> None:
         """Leave the teacher's features of the images to later tasks and runs, where they share them."""
-        if self.cache:
-            keep(self.kept_at, self.cache.state_dict())
+        if self.cache and self.kept:
+            self.kept.write(self.cache.tensors())
 
 
 def frozen_reference(
@@ -102,25 +109,28 @@ def frozen_reference(
     batches: Batches,
     tokens: Tensor,
     device: torch.device,
-    sentences_at: Path | None = None,
-    images_at: Path | None = None,
+    kept_sentences: Kept | None = None,
+    kept_images: Kept | None = None,
     images_stay: bool = True,
 ) -> Reference:
     """A reference to a teacher that does not change, so that it encodes the sentences once: here, or in an earlier run.
 
-    Its features are read from `sentences_at` and `images_at`, where those files exist, and kept there. `images_stay`:
+    Its features are read from `kept_sentences` and `kept_images` where those have them, and kept there. `images_stay`:
     their transform draws nothing, so that each image is encoded once, too.
     """
-    if kept := read_kept(sentences_at):
+    if kept := kept_sentences and kept_sentences.read():
         E = kept["features"].to(device)
     else:
         E = sentence_features(teacher.to(device), tokens.to(device))
         teacher.to("cpu")  # until an image comes whose features are not in the cache
-        keep(sentences_at, {"features": E.cpu()})
-    cache = FeatureCache(device) if images_stay else None
-    if cache and (kept := read_kept(images_at)):
-        cache.load_state_dict(kept)
-    return Reference(teacher, batches, tokens, E, cache, images_at)
+        if kept_sentences:
+            kept_sentences.write({"features": E.cpu()})
+    cache = FeatureCache(device, image_contents(batches.samples.dataset)) if images_stay else None
+    if cache and kept_images:
+        kept_images = replace(kept_images, key=fingerprint(kept_images.key, cache.key))
+        if kept := kept_images.read():
+            cache.fill(kept)
+    return Reference(teacher, batches, tokens, E, cache, kept_images)
 
 
 @dataclass
@@ -140,36 +150,3 @@ def load_models(name: str, machine: Machine) -> Models:
     student = copy.deepcopy(pretrained).to(machine.device)
     prepare(machine, student, pretrained)
     return Models(student, pretrained.requires_grad_(False), train_transform, eval_transform)
-
-
-# Kept on disk, for the next task and the next run
-
-
-def fingerprint(*parts: Any) -> str:
-    """md5 over tensors (their bytes), state dicts and plain values: the name of what was computed from them."""
-    digest = hashlib.md5()
-    for part in parts:
-        state_dict = isinstance(part, dict) and part and all(isinstance(value, Tensor) for value in part.values())
-        for key, value in sorted(part.items()) if state_dict else [("", part)]:
-            plain = value.cpu().contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode()
-            digest.update(key.encode() + plain)
-    return digest.hexdigest()
-
-
-def read_kept(path: Path | None) -> dict[str, Tensor] | None:
-    """What an earlier task or run kept under this path; None when there is nothing readable."""
-    try:
-        return load_tensors(path) if path and path.exists() else None
-    except (OSError, UserError):  # out of reach, or cut by a full disk: it will be computed and written anew
-        return None
-
-
-def keep(path: Path | None, content: dict[str, Tensor]) -> None:
-    """Write for later; a folder that cannot be written costs time, not the run."""
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, content)
-    except (OSError, UserError) as error:
-        print(f"note: the teacher's features were not kept for the next run ({error})")

@@ -2,13 +2,19 @@
 
 import hashlib
 import json
+import pickle
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
+from common.kept import Kept
 from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, flags_of, same_weights, tensors
 from zscl.main import main
+from zscl.teacher import FeatureCache
 
 TRAINING, TWO = ["--train-dataset", ",".join(TASKS)], ["--train-dataset", ",".join(TASKS[:2])]
 
@@ -101,7 +107,8 @@ def test_a_second_run_reads_the_kept_features_and_ends_with_the_same_bits(
     dates = {path: path.stat().st_mtime_ns for path in kept.values()}
     learn(world, tmp_path / "second", *flags)
     assert kept["sentences"].stat().st_mtime_ns == dates[kept["sentences"]]
-    torch.save({"indices": known["indices"], "features": known["features"].roll(1, 0)}, kept["images"])
+    forged = {"indices": known["indices"], "features": known["features"].roll(1, 0)}
+    Kept(kept["images"], known["key"]).write(forged)
     learn(world, tmp_path / "third", *flags)  # what stands there is what it learns from
     none = learn(flags_of(world_folder, Path("none")), tmp_path / "none", *flags)
     for name in TASKS[:2]:
@@ -111,17 +118,111 @@ def test_a_second_run_reads_the_kept_features_and_ends_with_the_same_bits(
         assert same_weights(none / f"{name}.pth", finished_run / f"{name}.pth")
 
 
-def test_damaged_kept_features_are_computed_anew(world_folder: Path, finished_run: Path, tmp_path: Path) -> None:
-    world = flags_of(world_folder, tmp_path / "cache")
+def cut(path: Path, other: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def bare_tensor(path: Path, other: Path) -> None:
+    torch.save(torch.ones(3), path)
+
+
+def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Path, Path], None]:
+    def write(path: Path, other: Path) -> None:
+        content = torch.load(path, weights_only=True)
+        torch.save(content | {"features": change(content["features"])}, path)
+
+    return write
+
+
+def foreign(path: Path, other: Path) -> None:
+    """That of the same images and sentences by another teacher."""
+    path.write_bytes(other.read_bytes())
+
+
+DAMAGES = {
+    "cut": cut,
+    "bare tensor": bare_tensor,
+    "permuted": changed(lambda features: features.roll(1, 0)),
+    "fewer": changed(lambda features: features[:-1]),
+    "nan": changed(lambda features: torch.full_like(features, torch.nan)),
+    "foreign": foreign,
+}
+
+
+@pytest.fixture(scope="module")
+def two_caches(world_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Folders of the features that two teachers gave for the same images and sentences; the first is CLIP."""
+    folder = tmp_path_factory.mktemp("caches")
     flags = ["--train-dataset", "MNIST", *ZSCL, *ON_CAPTIONS]
-    learn(world, tmp_path / "first", *flags)
-    sizes = {}
-    for path in (tmp_path / "cache").iterdir():
-        sizes[path] = path.stat().st_size
-        path.write_bytes(path.read_bytes()[: sizes[path] // 2])
-    learn(world, tmp_path / "second", *flags)
-    assert {path: path.stat().st_size for path in sizes} == sizes
-    assert same_weights(tmp_path / "second" / "MNIST.pth", finished_run / "MNIST.pth")
+    learn(flags_of(world_folder, folder / "a"), folder / "run a", *flags)
+    other = ["--ref-model", str(folder / "run a" / "MNIST.pth")]
+    learn(flags_of(world_folder, folder / "b"), folder / "run b", *flags, *other)
+    return [folder / "a", folder / "b"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_kept_features_that_are_not_what_was_kept_are_computed_anew(
+    world_folder: Path, finished_run: Path, two_caches: list[Path], tmp_path: Path, damage: str,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    shutil.copytree(two_caches[0], tmp_path / "cache")
+    before = {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    for path in before:
+        DAMAGES[damage](path, next(two_caches[1].glob(f"{path.name.split('-')[0]}-*")))
+    learn(flags_of(world_folder, tmp_path / "cache"), tmp_path / "run", "--train-dataset", "MNIST", *ZSCL, *ON_CAPTIONS)
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert sum(str(path) in note and "computed anew" in note for note in notes for path in before) == len(notes) == 2
+    assert {path: len(path.read_bytes()) for path in before} == {path: len(old) for path, old in before.items()}
+    assert same_weights(tmp_path / "run" / "MNIST.pth", finished_run / "MNIST.pth")
+
+
+def other_pixels(folder: Path) -> None:
+    """CIFAR10's files with inverted images under the same labels."""
+    for path in folder.glob("data_batch_*"):
+        batch = pickle.loads(path.read_bytes())
+        path.write_bytes(pickle.dumps(batch | {"data": 255 - batch["data"]}, protocol=2))
+
+
+def other_files(folder: Path) -> None:
+    """DTD's files with inverted images under the same names."""
+    for path in folder.rglob("*.jpg"):
+        ImageOps.invert(Image.open(path).convert("RGB")).save(path, quality=90)
+
+
+@pytest.mark.parametrize("name, folder, change", [("CIFAR10", "cifar-10-batches-py", other_pixels),
+                                                  ("DTD", "dtd", other_files)])  # fmt: skip
+def test_features_of_other_images_under_the_same_names_are_not_used(
+    tmp_path: Path, world_folder: Path, name: str, folder: str, change: Callable[[Path], None]
+) -> None:
+    shutil.copytree(world_folder / "data", tmp_path / "data")
+    shutil.copy(world_folder / "ViT-tiny.pt", tmp_path)
+    flags = ["--train-dataset", "MNIST", *ZSCL, "--ref-dataset", name, "--ref-sentences", "conceptual_captions"]
+    before = learn(flags_of(tmp_path, tmp_path / "cache"), tmp_path / "before", *flags)
+    change(tmp_path / "data" / folder)
+    after = learn(flags_of(tmp_path, tmp_path / "cache"), tmp_path / "after", *flags)
+    anew = learn(flags_of(tmp_path, Path("none")), tmp_path / "anew", *flags)
+    assert same_weights(after / "MNIST.pth", anew / "MNIST.pth")
+    assert not same_weights(after / "MNIST.pth", before / "MNIST.pth")
+
+
+def test_a_stopped_task_forgets_its_features_of_images_that_have_changed() -> None:
+    saved = FeatureCache(key="one")
+    saved.find([3, 1], lambda: torch.eye(2))
+    same, other = FeatureCache(key="one"), FeatureCache(key="other")
+    for cache in (same, other):
+        cache.load_state_dict(saved.state_dict())
+    assert torch.equal(same.find([1], lambda: torch.zeros(1, 2)), torch.tensor([[0.0, 1.0]]))
+    assert torch.equal(other.find([1], lambda: torch.zeros(1, 2)), torch.zeros(1, 2))
+
+
+def test_without_a_home_directory_nothing_is_kept(
+    world_folder: Path, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """~ of a user who is not among the accounts, as in a container or a batch job."""
+    world = flags_of(world_folder, Path("~no-such-user/zscl"))
+    learn(world, tmp_path / "run", "--train-dataset", "MNIST", *ZSCL, *ON_CAPTIONS)
+    assert "note: features are not kept for the next run (--cache-dir ~no-such-user/zscl: " in capsys.readouterr().out
+    assert same_weights(tmp_path / "run" / "MNIST.pth", finished_run / "MNIST.pth")
 
 
 def test_a_cache_that_cannot_be_written_costs_no_run(

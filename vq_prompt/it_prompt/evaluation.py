@@ -5,7 +5,6 @@ images whose inferred task is another one than before go through the encoder aga
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from torch.utils.data import Subset
 from common.files import metric_lines
 from common.incremental.features import features_in_order
 from common.incremental.scenario import RemappedSubset, seen_subset
+from common.kept import Kept, fingerprint, image_contents
 from common.machine import Machine
-from common.runs import load_tensors, save_tensors
 from common.training.distributed import local_rows
 from vq_prompt.data import data_set
 from vq_prompt.it_prompt.cncm import nearest_class
@@ -70,12 +69,13 @@ class FeatureCache:
     u: Tensor
     z: Tensor
     entries: Tensor
+    file: Kept | None = None
 
     @classmethod
-    def of(cls, images: RemappedSubset, u: Tensor) -> "FeatureCache":
+    def of(cls, images: RemappedSubset, u: Tensor, file: Kept | None = None) -> "FeatureCache":
         """A cache that holds no z yet."""
         labels = torch.tensor(images.labels, device=u.device)
-        return cls(images, labels, u, torch.zeros_like(u), torch.full_like(labels, NO_ENTRY))
+        return cls(images, labels, u, torch.zeros_like(u), torch.full_like(labels, NO_ENTRY), file)
 
     def prompted(self, model: Model, rows: Tensor, entries: Tensor, machine: Machine) -> Tensor:
         """Features z (n, E) of the images at `rows` (n,) with `entries` (n,); only those not held are computed."""
@@ -93,9 +93,10 @@ class FeatureCache:
             self.entries[new_rows] = new_entries
         return self.z[rows]
 
-    def save(self, path: Path) -> None:
+    def save(self) -> None:
         """Write the features."""
-        save_tensors(path, {name: getattr(self, name).cpu() for name in ("u", "z", "entries")})
+        if self.file:
+            self.file.write({name: getattr(self, name).cpu() for name in ("u", "z", "entries")})
 
 
 def test_features(repeat: Repeat, model: Model) -> FeatureCache:
@@ -103,18 +104,18 @@ def test_features(repeat: Repeat, model: Model) -> FeatureCache:
 
     A new run also records what plain CLIP gets right of each later task before anything is learned.
     """
-    images, path = seen_subset(repeat.test, model.scenario, -1), repeat.run.path(FEATURES)
-    device = repeat.machine.device
-    if path.exists():
-        saved = {name: tensor.to(device) for name, tensor in load_tensors(path).items()}
-        return FeatureCache(images, torch.tensor(images.labels, device=device), **saved)
+    images, device = seen_subset(repeat.test, model.scenario, -1), repeat.machine.device
+    file = Kept(repeat.run.path(FEATURES), fingerprint(repeat.run.settings, image_contents(images)))
+    if kept := file.read():
+        saved = {name: tensor.to(device) for name, tensor in kept.items()}
+        return FeatureCache(images, torch.tensor(images.labels, device=device), **saved, file=file)
     u, labels = features_in_order(model.encoder.plain, images, model.options.batch_size, repeat.machine)
-    cache, tasks = FeatureCache.of(images, u), model.task_of(labels)
+    cache, tasks = FeatureCache.of(images, u, file), model.task_of(labels)
     if model.options.is_clip and model.options.has_prompts:
         later = [(task_id, tasks == task_id) for task_id in range(1, len(model.scenario.tasks))]
         unseen = [(task_id, u[rows], labels[rows]) for task_id, rows in later if rows.any()]
         repeat.run.record([line for of_task in unseen for line in unseen_lines(model, 0, *of_task)])
-    cache.save(path)
+    cache.save()
     return cache
 
 
@@ -146,7 +147,7 @@ def evaluate(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int) ->
     if model.options.has_prompts:
         entries = infer_tasks(model, u, tasks, task_id)
         z = cache.prompted(model, rows, entries, repeat.machine)
-        cache.save(run.path(FEATURES))
+        cache.save()
         values = {"task_id_accuracy": float((entries == tasks).double().mean())}
         values |= without_prompts(model, u, labels, tasks, task_id)
     predictions = predict(model, z, entries, task_id)

@@ -66,10 +66,10 @@ class FrozenCrops(Dataset):
     """The samples of `dataset`, each always under the same random crop."""
 
     def __init__(self, dataset: RemappedSubset, seed: int) -> None:
-        self.samples, self.size = DrawnSamples(dataset, seed), len(dataset)
+        self.dataset, self.samples = dataset, DrawnSamples(dataset, seed)
 
     def __len__(self) -> int:
-        return self.size
+        return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.samples[index, index]

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from common import datasets
+from common import datasets, kept
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts, tokenize
 from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
@@ -29,6 +29,7 @@ from common.datasets.transforms import clip_eval
 from common.errors import UserError
 from common.incremental.data import IncrementalData
 from common.incremental.scenario import task_subset
+from common.kept import Kept
 from common.machine import Machine
 from common.runs import Run
 from common.training.batches import Batches
@@ -59,8 +60,8 @@ def pretrained_reference(run: Run, options: Options, machine: Machine, task_id: 
     if models.reference is None:
         data = reference_set(options, clip_eval(models.pretrained.visual.input_resolution))
         batches, tokens = reference_batches(data.train, options, machine, task_id), caption_tokens(data.classnames)
-        images_at = run.path(IMAGE_FEATURES)
-        models.reference = frozen_reference(models.pretrained, batches, tokens, machine.device, images_at=images_at)
+        features = Kept(run.path(IMAGE_FEATURES), kept.fingerprint(models.pretrained.state_dict(), data.fingerprint))
+        models.reference = frozen_reference(models.pretrained, batches, tokens, machine.device, kept_images=features)
     images = models.reference.batches.samples.dataset
     return replace(models.reference, batches=reference_batches(images, options, machine, task_id))
 

@@ -134,6 +134,22 @@ def test_the_same_command_again_looks_at_no_image(world, whole, monkeypatch):
     assert lines(whole) == before
 
 
+@pytest.mark.parametrize("permuted", ["u", "z"])
+def test_kept_features_that_are_not_what_was_kept_are_computed_anew(world, whole, tmp_path, permuted):
+    """Stopped behind the first task's records, with the features of its folder in another order."""
+    told = command(world, tmp_path, "cifar-100", "ITPrompt", **RESUMED)
+    words = [sys.executable, "-u", "-m", "vq_prompt.run", *told]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert any(line.startswith("after task 1") for line in process.stdout)
+    process.kill()
+    process.communicate()
+    path = tmp_path / "repeat-1" / "features.pth"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {permuted: content[permuted].roll(1, 0)}, path)
+    main(told)
+    assert sorted(comparable(path.parent)) == sorted(comparable(whole))
+
+
 def test_another_clip_in_the_same_folder_is_refused(world, whole, tmp_path, capsys):
     other = load_state_dict(CLIP_FILE)
     other["visual.proj"] = other["visual.proj"] + 1

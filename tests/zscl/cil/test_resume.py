@@ -79,6 +79,33 @@ def test_stopped_within_every_task(
     assert_same(tmp_path / "whole", tmp_path / "stopped")
 
 
+def test_kept_features_that_were_changed_are_computed_anew(
+    cil_world: list[str], tmp_path: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["avg_freq=2", "initial_increment=40", "increment=30", "batch_size=12", "lr=1e-3"]
+    main(cifar(cil_world, tmp_path / "whole", "cifar100_10-10-ZSCL", *words))
+    calls = []
+
+    def stop_once(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
+        calls.append(optimizer)
+        if len(calls) == 12:  # at the start of the second task
+            raise KeyboardInterrupt
+
+    handle = register_optimizer_step_pre_hook(stop_once)
+    request.addfinalizer(handle.remove)
+    again = cifar(cil_world, tmp_path / "stopped", "cifar100_10-10-ZSCL", *words)
+    with pytest.raises(SystemExit):
+        main(again)
+    assert (tmp_path / "stopped" / "task_0.pth").exists() and not (tmp_path / "stopped" / "task_1.pth").exists()
+    (tmp_path / "stopped" / "state.pth").unlink()
+    path = tmp_path / "stopped" / "reference_features.pth"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"features": content["features"].roll(1, 0)}, path)
+    main(again)
+    assert f"note: the features kept in {path} are " in capsys.readouterr().out
+    assert_same(tmp_path / "whole", tmp_path / "stopped")
+
+
 def test_killed_at_random_moments(cil_world: list[str], tmp_path: Path) -> None:
     words = ["avg_freq=2", "initial_increment=40", "increment=30", "batch_size=4", "lr=1e-3", "save_interval=0"]
     command = [sys.executable, "-m", "zscl.cil"]
