@@ -1,9 +1,12 @@
 """What users meet: missing, misplaced, stray, damaged and cut files, each with a message that helps."""
 
+import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
@@ -191,6 +194,43 @@ def test_damaged_label_file_is_a_message_not_a_traceback(copy, name: str, file: 
     content = (root / file).read_bytes()
     (root / file).write_bytes(content[: len(content) // 2] + b"\nbroken")
     assert message(lambda: load(name, root, verify=False)).startswith((name, "TinyImageNet"))
+
+
+class Payload:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path, call: Callable) -> None:
+        self.path, self.call = path, call
+
+    def __reduce__(self) -> tuple:
+        if self.call is os.system:
+            return os.system, (f"touch {self.path}",)
+        return self.call, (f"open({str(self.path)!r}, 'w')",)
+
+
+@pytest.mark.parametrize("file", ["train", "test", "meta"])
+@pytest.mark.parametrize("call", [os.system, eval, exec])
+@pytest.mark.parametrize("protocol", [0, 2, 5])
+def test_a_pickle_is_not_executed(copy, tmp_path: Path, file: str, call: Callable, protocol: int) -> None:
+    path = copy("CIFAR100") / "cifar-100-python" / file
+    content = pickle.loads(path.read_bytes()) | {"more": [Payload(tmp_path / "executed", call)]}
+    path.write_bytes(pickle.dumps(content, protocol))
+    text = message(lambda: load("CIFAR100", tmp_path, verify=False))
+    assert text.startswith(f"CIFAR100: its files below {tmp_path} can not be read (") and f"{file}: it asks to" in text
+    assert not (tmp_path / "executed").exists()
+    assert pickle.loads(path.read_bytes())  # the reader that trusts it
+    assert (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickles_of_every_protocol_are_read(copy, tmp_path: Path, protocol: int) -> None:
+    path = copy("CIFAR100") / "cifar-100-python" / "train"
+    content = pickle.loads(path.read_bytes())
+    content["fine_labels"] = [np.int64(label) for label in content["fine_labels"]]
+    path.write_bytes(pickle.dumps(content, protocol))
+    data = load("CIFAR100", tmp_path, verify=False).train
+    assert data.labels == [*range(100), *range(100)]
+    assert np.array_equal(data.arrays[7], np.full((32, 32, 3), fake_data.colour(7, 100), np.uint8))
 
 
 def test_checksums_of_flowers_only_with_verify(copy) -> None:
