@@ -153,9 +153,11 @@ class Run:
         path = self.path("config.yaml")
         if path.exists():
             recorded, settings = _flat(yaml.safe_load(path.read_text())["settings"]), _flat(settings)
-            # earlier versions recorded no checksum of the miniature's weights; their runs go on
+            # earlier versions recorded no checksum of the miniature's weights or of images' content; their runs go on
             recorded |= {
-                key: value for key, value in settings.items() if recorded.get(key) is None and value in UNRECORDED
+                key: value
+                for key, value in settings.items()
+                if recorded.get(key) is None and (value in UNRECORDED or key.endswith(".content"))
             }
             differing = sorted(key for key in {*recorded, *settings} if recorded.get(key) != settings.get(key))
             if differing:

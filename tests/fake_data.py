@@ -251,8 +251,7 @@ def tiny_imagenet(root: Path) -> None:
 
 
 def imagenet(root: Path) -> None:
-    # Behind the first hundred, ImageNet100, the real wnids are needed nowhere: a label is a folder's sorted position.
-    wnids = [*read_names("imagenet100_wnids"), *(f"n{2_000_000 + 7 * label:08d}" for label in range(100, 1000))]
+    wnids = read_names("imagenet_wnids")
     for label, wnid in enumerate(wnids):
         _put(root / "ImageNet" / "train" / wnid / f"{wnid}_0.JPEG", jpeg(label, 1000, 0))
         _put(root / "ImageNet" / "val" / wnid / f"ILSVRC2012_val_{label + 1:08d}.JPEG", jpeg(label, 1000, 1))
@@ -268,9 +267,8 @@ def imagenet100_lists(folder: Path) -> None:
 
 
 def imagenet_r(root: Path) -> None:
-    # Made-up ids; six images a class, so that hardly a class is without a test image under the published rule.
-    for label in range(200):
-        wnid = f"n{1_443_537 + 11 * label:08d}"
+    # Six images a class, so that hardly a class is without a test image under the published rule.
+    for label, wnid in enumerate(read_names("imagenet_r_wnids")):
         for style in ("art", "misc", "sketch"):
             for copy in range(2):
                 _put(root / "imagenet-r" / wnid / f"{style}_{copy}.jpg", jpeg(label, 200, copy))

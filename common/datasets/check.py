@@ -1,12 +1,13 @@
 """Which data sets are complete: a status each, a table of all, one error for everything that is missing."""
 
+import os
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.datasets import miniature
-from common.datasets.images import absent_files
+from common.datasets.images import ImageFiles
 from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, canonical, how_to_get
 from common.datasets.loading import count_problem, missing_paths, read
 from common.datasets.reference import caption_file, captions
@@ -39,24 +40,24 @@ def inspect(name: str, root: Path, verify: bool = True, options: dict[str, objec
     if name == CAPTIONS:
         return _inspect_captions(root, verify)
     status = Status(name)
-    missing = missing_paths(name, root)
-    if missing:
-        status.found = "partial" if _top_folder(name, root).exists() else "no"
-        status.problems.append(f"missing: {', '.join(missing)}")
-        return status
     try:
+        if missing := missing_paths(name, root):
+            status.found = "partial" if os.path.exists(_top_folder(name, root)) else "no"
+            status.problems.append(f"missing: {', '.join(missing)}")
+            return status
         data = read(name, root, verify, options)
+        files = [part for part in (data.train, data.test) if isinstance(part, ImageFiles)]
+        absent, empty = ([part.absent() for part in files], [path for part in files for path in part.empty()])
     except UserError as error:
         status.found = "partial"
         status.problems.append(str(error))
         return status
     status.classes = len({*data.train.labels, *(data.test.labels if data.test else ())})
-    absent_train, absent_test = (absent_files(getattr(part, "paths", ())) for part in (data.train, data.test))
-    status.train = len(data.train) - len(absent_train)
-    status.test = None if data.test is None else len(data.test) - len(absent_test)
-    absent = absent_train + absent_test
-    if absent:
-        status.problems.append(f"{len(absent):,} listed images do not exist, the first is {absent[0]}")
+    gone = [*map(len, absent), 0, 0]
+    status.train, status.test = len(data.train) - gone[0], None if data.test is None else len(data.test) - gone[1]
+    for paths, what in ((sum(absent, []), "listed images do not exist"), (empty, "images are empty files")):
+        if paths:
+            status.problems.append(f"{len(paths):,} {what}, the first is {paths[0]}")
     problem = count_problem(name, data)
     status.cut = problem is not None and not verify
     if problem and verify:

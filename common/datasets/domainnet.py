@@ -7,8 +7,8 @@ order of classes is not quite alphabetical.
 
 from pathlib import Path
 
-from common.datasets.imagenet_r import read_list, read_text_list, refuse_missing
 from common.datasets.images import ImageFiles, ImageSet
+from common.datasets.lists import read_list, read_text_list, refuse_missing, refuse_outside
 from common.errors import UserError
 
 FOLDER, CLASSES = "domainnet", 345
@@ -40,6 +40,11 @@ def domainnet(root: Path, verify: bool, lists: str | Path | None = None) -> Imag
     train, test = (_part(folder, sources[split], names) for split in SPLITS)
     if sorted(names) != list(range(CLASSES)):
         raise UserError(f"DomainNet: the lists in {list_folder} give {len(names)} labels, not 0 to {CLASSES - 1}.")
+    if len(twice := set(names.values())) != CLASSES:
+        raise UserError(
+            f"DomainNet: the lists in {list_folder} give {CLASSES} labels to {len(twice)} class folders, some of them "
+            "twice. Get the lists anew from their source."
+        )
     return ImageSet("DomainNet", train, test, [names[label] for label in range(CLASSES)], [])
 
 
@@ -47,11 +52,13 @@ def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]], names:
     """The images of one split; adds to `names` by label. Raises UserError for a label of two classes."""
     paths, labels = [], []
     for source, files, targets in sources:
+        refuse_outside(files, folder, source, "DomainNet")
         listed = [folder.joinpath(*Path(file).parts[-3:]) for file in files]
         for path, label in zip(listed, targets):
             if names.setdefault(label, path.parent.name) != path.parent.name:
                 raise UserError(f"DomainNet: {source} gives label {label} to {names[label]} and {path.parent.name}.")
-        refuse_missing(listed, source, "DomainNet")
         paths += listed
         labels += targets
-    return ImageFiles(paths, labels)
+    images = ImageFiles(paths, labels)
+    refuse_missing(images, sources[0][0] if len(sources) == 1 else sources[0][0].parent, "DomainNet")
+    return images

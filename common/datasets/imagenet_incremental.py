@@ -3,9 +3,11 @@
 import os
 from pathlib import Path
 
-from common.datasets.images import ImageFiles, ImageSet
+from common.datasets.imagenet_validation import no_validation, validation_files
+from common.datasets.images import ImageFiles, ImageSet, class_files
+from common.datasets.lists import refuse_outside, text_lines
 from common.datasets.names import read_names
-from common.datasets.reference import imagenet_names_and_templates, imagenet_parts, validation_folder
+from common.datasets.reference import imagenet_names_and_templates
 from common.errors import UserError
 
 
@@ -15,10 +17,12 @@ def imagenet1000(root: Path, verify: bool) -> ImageSet:
     Label = position of the sorted class folder, names = CLIP's (ZSCL cil/continual_clip/datasets.py,
     cil/dataset_reqs/imagenet1000_classes.txt). Two pairs of classes share a name: "missile", "sunglasses".
     """
-    folder = root / ("imagenet1000" if (root / "imagenet1000").is_dir() else "ImageNet")
-    train, val = imagenet_parts(folder)
+    folder = root / ("imagenet1000" if os.path.isdir(root / "imagenet1000") else "ImageNet")
+    wnids = read_names("imagenet_wnids")
+    train = class_files("ImageNet1000", folder / "train", wnids)
+    val = validation_files("ImageNet1000", folder, wnids)
     if val is None:
-        raise UserError(f"ImageNet1000: {folder} has no validation images, which are its test set; add val/<wnid>/.")
+        raise no_validation("ImageNet1000", folder)
     return ImageSet("ImageNet1000", train, val, imagenet_names_and_templates()[0], [])
 
 
@@ -35,39 +39,24 @@ def imagenet100(root: Path, verify: bool, lists: str | Path | None = None) -> Im
     listed = {split for split, path in paths.items() if lists and path.is_file()}
     if lists and not listed:
         raise UserError(f"ImageNet100: {lists} holds neither train_100.txt nor val_100.txt.")
-    folders = {"train": folder / "train", "val": validation_folder(folder)}
-    train, test = (
-        _listed_images(paths[split], folder, wnids) if split in listed else _images_of(folders[split], wnids)
-        for split in ("train", "val")
-    )
+    parts = {split: _listed_images(paths[split], folder, wnids) for split in listed}
+    train = parts.get("train") or class_files("ImageNet100", folder / "train", wnids, more=None)
+    test = parts.get("val") or validation_files("ImageNet100", folder, wnids, more=True)
+    if test is None:
+        raise no_validation("ImageNet100", folder)
     return ImageSet("ImageNet100", train, test, imagenet_names_and_templates()[0][:100], [])
 
 
 def _listed_images(path: Path, folder: Path, wnids: list[str]) -> ImageFiles:
-    images, labels = [], []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    files, labels = [], []
+    for number, line in text_lines(path, "ImageNet100"):
         file, _, label = line.rpartition(" ")
         if not (label.isdigit() and int(label) < len(wnids)) or Path(file).parent.name != wnids[int(label)]:
             raise UserError(
                 f"ImageNet100: {path}, line {number} ({line!r}): expected <split>/<wnid>/<file> <label> with the wnids "
                 "of common/datasets/names/imagenet100_wnids.txt. A list of other classes would get wrong names."
             )
-        images.append(folder / file)
+        files.append(file)
         labels.append(int(label))
-    return ImageFiles(images, labels)
-
-
-def _images_of(folder: Path, wnids: list[str]) -> ImageFiles:
-    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
-
-    if not folder.is_dir():
-        raise UserError(f"ImageNet100: {folder} does not exist; class folders <wnid>/ with images belong there.")
-    missing = [wnid for wnid in wnids if not (folder / wnid).is_dir()]
-    if missing:
-        raise UserError(f"ImageNet100: {folder} lacks {len(missing)} of {len(wnids)} classes: {', '.join(missing)}.")
-    images, labels = [], []
-    for label, wnid in enumerate(wnids):
-        files = sorted(file for file in os.listdir(folder / wnid) if has_file_allowed_extension(file, IMG_EXTENSIONS))
-        images += [folder / wnid / file for file in files]
-        labels += [label] * len(files)
-    return ImageFiles(images, labels)
+    refuse_outside(files, folder, path, "ImageNet100")
+    return ImageFiles([folder / file for file in files], labels)

@@ -4,13 +4,14 @@ The archive has no split: each paper made one. No file is moved here; a copy in 
 into train/ and test/ (utils/data.py:L187-L244) gives the same data set.
 """
 
-import os
 from pathlib import Path
 
 import torch
-import yaml
 
-from common.datasets.images import ImageFiles, ImageSet, absent_files
+from common.datasets.images import ImageFiles, ImageSet
+from common.datasets.listing import list_folder, match_classes, no_image
+from common.datasets.lists import read_list, read_text_list, refuse_missing, refuse_outside
+from common.datasets.names import read_names
 from common.errors import UserError
 
 FOLDER, CLASSES = "imagenet-r", 200
@@ -31,58 +32,52 @@ def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageS
     """
     folder, split = root / FOLDER, str(split)
     if split.isdecimal():
-        parts, wnids = _split_by_seed(folder, int(split))
+        parts, wnids = _split_by_seed(folder, int(split)), read_names("imagenet_r_wnids")
     elif split == "folders":
-        parts, wnids = _split_by_folders(folder)
+        parts, wnids = _split_by_folders(folder), read_names("imagenet_r_wnids")
     else:
         parts, wnids = _split_by_lists(folder, Path(split).expanduser())
     train, test = parts
     return ImageSet("ImageNetR", train, test, wnids, [])
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    """Sorted images of each class folder in `folder`; {} if it does not exist."""
-    if not folder.is_dir():
-        return {}
-    wnids = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name.startswith("n"))
-    return {wnid: [folder / wnid / file for file in sorted(os.listdir(folder / wnid))] for wnid in wnids}
+def _class_files(folders: list[Path]) -> tuple[list[tuple[Path, str, int]], list[str]]:
+    """(which of the folders, image, label) of all images in class folders, by class, then by file name; and litter.
+
+    Raises UserError unless the folders together hold the published classes, each with images.
+    """
+    known, rows, skipped = read_names("imagenet_r_wnids"), [], []
+    present = {folder: {entry for entry in list_folder(folder).folders if entry[0] == "n"} for folder in folders}
+    match_classes("ImageNetR", folders[0], set().union(*present.values()), known)
+    for label, wnid in enumerate(known):
+        listings = {folder: list_folder(folder / wnid) for folder in folders if wnid in present[folder]}
+        if not any(listing.images for listing in listings.values()):
+            raise UserError(no_image("ImageNetR", list(listings.values())))
+        skipped += [path for listing in listings.values() for path in listing.skipped]
+        files = [(file, folder) for folder, listing in listings.items() for file in listing.images]
+        rows += [(folder, f"{folder}/{wnid}/{file}", label) for file, folder in sorted(files)]
+    return rows, skipped
 
 
-def _numbered(wnids: list[str], folder: Path) -> dict[str, int]:
-    if len(wnids) != CLASSES:
-        raise UserError(
-            f"ImageNetR: {folder} holds {len(wnids)} class folders, {CLASSES} are expected. Labels are positions of "
-            "the sorted names, so all must be there and nothing else."
-        )
-    return {wnid: label for label, wnid in enumerate(wnids)}
-
-
-def _split_by_seed(folder: Path, seed: int) -> tuple[list[ImageFiles], list[str]]:
-    listings = [_class_files(path) for path in (folder, folder / "train", folder / "test")]
-    wnids = sorted(set().union(*listings))
-    label = _numbered(wnids, folder)
-    by_class = [[path for listing in listings for path in listing.get(wnid, [])] for wnid in wnids]
-    files = [path for paths in by_class for path in sorted(paths, key=lambda path: path.name)]
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
-    train = int(TRAIN_SHARE * len(files))
+def _split_by_seed(folder: Path, seed: int) -> list[ImageFiles]:
+    moved = [folder / split for split in ("train", "test") if (folder / split).is_dir()]
+    rows, skipped = _class_files([folder, *moved])
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
+    train = int(TRAIN_SHARE * len(rows))
     # in the order of the files, as upstream's ImageFolder reads them back from where it moved them
-    parts = [[files[index] for index in sorted(part)] for part in (order[:train], order[train:])]
-    return [ImageFiles(part, [label[path.parent.name] for path in part]) for part in parts], wnids
+    return [_files([rows[index] for index in sorted(part)], skipped) for part in (order[:train], order[train:])]
 
 
-def _split_by_folders(folder: Path) -> tuple[list[ImageFiles], list[str]]:
-    listings = [_class_files(folder / split) for split in ("train", "test")]
-    if not all(listings):
-        raise UserError(
-            f"ImageNetR: split 'folders' needs {folder / 'train'} and {folder / 'test'} with class folders."
-        )
-    wnids = sorted(set().union(*listings))
-    label = _numbered(wnids, folder)
-    parts = []
-    for listing in listings:
-        files = [path for wnid in wnids for path in listing.get(wnid, [])]
-        parts.append(ImageFiles(files, [label[path.parent.name] for path in files]))
-    return parts, wnids
+def _split_by_folders(folder: Path) -> list[ImageFiles]:
+    folders = [folder / split for split in ("train", "test")]
+    if not all(split.is_dir() for split in folders):
+        raise UserError(f"ImageNetR: split 'folders' needs {folders[0]} and {folders[1]} with class folders.")
+    rows, skipped = _class_files(folders)
+    return [_files([row for row in rows if row[0] == split], skipped) for split in folders]
+
+
+def _files(rows: list[tuple[Path, str, int]], skipped: list[str]) -> ImageFiles:
+    return ImageFiles([path for _, path, _ in rows], [label for _, _, label in rows], skipped=skipped)
 
 
 def _split_by_lists(folder: Path, lists: Path) -> tuple[list[ImageFiles], list[str]]:
@@ -90,12 +85,13 @@ def _split_by_lists(folder: Path, lists: Path) -> tuple[list[ImageFiles], list[s
     parts = []
     for file in _list_files(lists):
         names, labels = read_list(file, "ImageNetR") if file.suffix == ".yaml" else read_text_list(file, "ImageNetR")
+        refuse_outside(names, folder, file, "ImageNetR")
         paths = [_listed(folder, Path(name)) for name in names]
         for path, label in zip(paths, labels):
             if wnid_of.setdefault(label, path.parent.name) != path.parent.name:
                 raise UserError(f"ImageNetR: {file} gives label {label} to {wnid_of[label]} and {path.parent.name}.")
-        refuse_missing(paths, file, "ImageNetR")
         parts.append(ImageFiles(paths, labels))
+        refuse_missing(parts[-1], file, "ImageNetR")
     if sorted(wnid_of) != list(range(CLASSES)) or len(set(wnid_of.values())) != CLASSES:
         raise UserError(
             f"ImageNetR: the lists in {lists} do not give the labels 0 to {CLASSES - 1} to as many classes."
@@ -121,47 +117,3 @@ def _listed(folder: Path, name: Path) -> Path:
     """The file listed as <any folder>/<wnid>/<file>: below `folder`, or where InfLoRA's code has moved it."""
     paths = [parent / name.parent.name / name.name for parent in (folder, folder / "train", folder / "test")]
     return next((path for path in paths if path.is_file()), paths[0])
-
-
-def read_list(path: Path, name: str) -> tuple[list[str], list[int]]:
-    """File names and labels of one of CODA-Prompt's YAML lists. Raises UserError for other content."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # minutes without the C one
-    except OSError as error:
-        raise UserError(f"{name}: the list {path} can not be read ({error.strerror}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: the list {path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
-    data, targets = (content.get(key) if isinstance(content, dict) else None for key in ("data", "targets"))
-    if not isinstance(data, list) or not isinstance(targets, list) or len(data) != len(targets):
-        raise UserError(f"{name}: the list {path} needs the keys data and targets, two lists of one length.")
-    if not all(isinstance(label, int) for label in targets):
-        raise UserError(f"{name}: the list {path} has targets that are no numbers.")
-    return [str(entry) for entry in data], targets
-
-
-def read_text_list(path: Path, name: str) -> tuple[list[str], list[int]]:
-    """File names and labels of a list with lines `<file> <label>`. Raises UserError for other content."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{name}: the list {path} can not be read ({error}).") from error
-    files, labels = [], []
-    for number, line in enumerate(lines, start=1):
-        file, _, label = line.rpartition(" ")
-        if not (file and label.isdecimal()):
-            raise UserError(f"{name}: {path}, line {number} ({line!r}): expected <file> <label>.")
-        files.append(file)
-        labels.append(int(label))
-    return files, labels
-
-
-def refuse_missing(paths: list[Path], source: Path, name: str) -> None:
-    """Raise UserError with the number and the first ten of the listed files that do not exist, if any."""
-    missing = absent_files(paths)
-    if missing:
-        more = "" if len(missing) <= 10 else f" and {len(missing) - 10:,} more"
-        raise UserError(
-            f"{name}: {source} names {len(missing):,} of {len(paths):,} files that do not exist: "
-            f"{', '.join(missing[:10])}{more}. Unpack the data set there, or give the lists that belong to it."
-        )

@@ -2,18 +2,21 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from common.datasets.listing import file_states, list_folder, match_classes, no_image, unlisted
 from common.datasets.transforms import to_rgb
 from common.errors import UserError
 
 Transform = Callable[[Image.Image], object]
+SAMPLED_FILES, SAMPLED_BYTES = 32, 65_536  # of a data set, whose bytes are in its fingerprint
 
 
 @dataclass
@@ -22,8 +25,7 @@ class ImageSet:
 
     train, test yield (image, label): image transformed, or an RGB PIL image without a transform; label an int that
     indexes classnames. test is None without evaluation images (ImageNet without a val folder). templates: prompts with
-    "{}" for the class, the first one for training. fingerprint: counts (train, test), md5 of the list of files and
-    labels, and notes, for a run's config.
+    "{}" for the class, the first one for training. fingerprint: what a run's config holds of it, see `fingerprint`.
     """
 
     name: str
@@ -37,13 +39,21 @@ class ImageSet:
 class ImageFiles(Dataset):
     """Images read from files: item i is (transform(RGB image), label).
 
-    A file that is missing, truncated or no image raises UserError with its path when it is read.
+    A file that is missing, truncated or no image raises UserError with its path when it is read. skipped: paths that
+    the listing of the folders passed over, of litter and of files that are no images.
     """
 
-    def __init__(self, paths: Sequence[str | Path], labels: Sequence[int], transform: Transform | None = None):
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        labels: Sequence[int],
+        transform: Transform | None = None,
+        skipped: Sequence[str] = (),
+    ):
         self.paths = [str(path) for path in paths]
         self.labels = [int(label) for label in labels]
         self.transform = transform
+        self.skipped = list(skipped)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -51,6 +61,43 @@ class ImageFiles(Dataset):
     def __getitem__(self, index: int) -> tuple[object, int]:
         image = read_rgb(self.paths[index])
         return (image if self.transform is None else self.transform(image)), self.labels[index]
+
+    @cached_property
+    def states(self) -> np.ndarray:
+        """`file_states` of the paths, as they are when this is first asked for."""
+        return file_states(self.paths)
+
+    def absent(self) -> list[str]:
+        """Paths without a file, in order."""
+        return [self.paths[row] for row in np.flatnonzero(self.states[:, 0] < 0)]
+
+    def empty(self) -> list[str]:
+        """Paths of files without a byte, in order."""
+        return [self.paths[row] for row in np.flatnonzero(self.states[:, 0] == 0)]
+
+
+def class_files(
+    name: str,
+    folder: Path,
+    classes: Sequence[str],
+    within: str = "",
+    pattern: str = "*",
+    more: Collection[str] | None = (),
+) -> ImageFiles:
+    """The images of a folder's class folders, or of the folders `within` each, by class, then by file name.
+
+    A label is the position in `classes`. more: other folders that may be there; None: any. Raises UserError unless
+    there is a folder for each class and no other one, and for a class without an image.
+    """
+    top = list_folder(folder)
+    found = [entry for entry in top.folders if more is None or entry not in more]
+    match_classes(name, folder, found, classes, more is None)
+    listings = [list_folder(os.path.join(folder, label, within).rstrip("/"), pattern) for label in classes]
+    if bare := [listing for listing in listings if not listing.images]:
+        raise UserError(no_image(name, bare))
+    labels = [label for label, listing in enumerate(listings) for _ in listing.images]
+    skipped = [path for listing in (top, *listings) for path in listing.skipped]
+    return ImageFiles([path for listing in listings for path in listing.paths], labels, skipped=skipped)
 
 
 class ImageArrays(Dataset):
@@ -69,19 +116,6 @@ class ImageArrays(Dataset):
         return (image if self.transform is None else self.transform(image)), self.labels[index]
 
 
-def absent_files(paths: Iterable[str | Path]) -> list[str]:
-    """Paths without a file, in order; lists each folder once instead of looking up every file."""
-    listings: dict[str, set[str]] = {}
-    absent = []
-    for path in map(str, paths):
-        folder, name = os.path.split(path)
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if name not in listings[folder]:
-            absent.append(path)
-    return absent
-
-
 def read_rgb(path: str | Path) -> Image.Image:
     """The image at `path` in mode RGB. Raises UserError with the path if it is missing, cut or no image."""
     try:
@@ -92,6 +126,8 @@ def read_rgb(path: str | Path) -> Image.Image:
         raise UserError(
             f"{path}: this image is listed but does not exist. Unpack or download the data set again."
         ) from None
+    except PermissionError as error:
+        raise UserError(unlisted(path, error)) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
             f"{path}: this image can not be read ({error}). The file is damaged or was cut in "
@@ -102,18 +138,45 @@ def read_rgb(path: str | Path) -> Image.Image:
 def fingerprint(
     train: ImageFiles | ImageArrays, test: ImageFiles | ImageArrays | None, root: Path, notes: Sequence[str] = ()
 ) -> dict[str, object]:
-    """Counts, md5 of the lines "path below root, label" of train, then test, in order, and notes.
+    """Counts, notes, md5 of the lines "path below root, label" of train, then test, in order, and md5 of the content.
 
-    Arrays have no paths: the md5 is of their labels.
+    Content: the sizes of all files and the first bytes of a few, evenly spaced; all bytes of arrays, which have no
+    paths. Neither the root nor how it is spelt changes any of it.
     """
-    digest = hashlib.md5()
+    names, content = hashlib.md5(), hashlib.md5()
     prefix = len(str(root)) + 1
     for part in (train,) if test is None else (train, test):
-        names = [path[prefix:].replace(os.sep, "/") for path in getattr(part, "paths", [""] * len(part))]
-        digest.update("".join(f"{name} {label}\n" for name, label in zip(names, part.labels)).encode())
+        files = part.paths if isinstance(part, ImageFiles) else [""] * len(part)
+        lines = "".join(f"{path[prefix:]} {label}\n" for path, label in zip(files, part.labels))
+        names.update(lines.encode(errors="surrogateescape"))  # file names need not be UTF-8
+        _add_content(part, content)
     return {
         "train": len(train),
         "test": 0 if test is None else len(test),
-        "md5": digest.hexdigest(),
+        "md5": names.hexdigest(),
+        "content": content.hexdigest(),
         "notes": list(notes),
     }
+
+
+def _add_content(part: ImageFiles | ImageArrays, digest: "hashlib._Hash") -> None:
+    if not isinstance(part, ImageFiles):
+        return digest.update(np.ascontiguousarray(part.arrays).data)
+    sizes = part.states[:, 0]
+    digest.update(sizes.astype("<i8").data)
+    readable = np.flatnonzero(sizes > 0)
+    for row in readable[np.linspace(0, len(readable) - 1, min(SAMPLED_FILES, len(readable))).astype(int)]:
+        try:
+            with open(part.paths[row], "rb") as file:
+                digest.update(file.read(SAMPLED_BYTES))
+        except OSError as error:
+            raise UserError(unlisted(part.paths[row], error)) from error
+
+
+def content_key(images: ImageFiles | ImageArrays) -> str:
+    """md5 that changes with any file's path, size or time of change, or any byte of arrays: for caches on a machine."""
+    if not isinstance(images, ImageFiles):
+        return hashlib.md5(np.ascontiguousarray(images.arrays).data).hexdigest()
+    digest = hashlib.md5("\n".join(images.paths).encode(errors="surrogateescape"))
+    digest.update(images.states.astype("<i8").data)
+    return digest.hexdigest()

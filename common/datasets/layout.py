@@ -1,6 +1,7 @@
 """Facts about the published data sets: paths of their files, numbers of images, how to get them."""
 
 import difflib
+import os
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class Published:
     classes: int
     how: str
     instead: list[str] | None = None
+    each: list[int] | None = None
 
 
 CAPTIONS = "ConceptualCaptions"
@@ -33,6 +35,11 @@ CAPTION_FILES = tuple(
 CAPTION_ROWS = (15_833, 15_840)
 _ENTRIES = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 PUBLISHED = {name: Published(**entry) for name, entry in _ENTRIES.items()}
+
+
+def absolute(root: str | Path) -> Path:
+    """The folder by its full path, without "~", "." and "..", however it was spelt."""
+    return Path(os.path.abspath(Path(root).expanduser()))
 
 
 def how_to_get(name: str, root: str) -> str:

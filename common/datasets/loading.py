@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from common.datasets import cub200, domainnet, imagenet_incremental, imagenet_r, miniature, mtil, reference
 from common.datasets.images import ImageSet, Transform, fingerprint
-from common.datasets.layout import CAPTIONS, PUBLISHED, canonical, how_to_get
+from common.datasets.layout import CAPTIONS, PUBLISHED, absolute, canonical, how_to_get
+from common.datasets.listing import unlisted
+from common.datasets.lists import refuse_outside
 from common.errors import UserError
 from common.mini import MINI
 
@@ -30,6 +34,8 @@ READERS = {
     "CUB200": cub200.cub200,
     "DomainNet": domainnet.domainnet,
 }
+# Cut copies of arrays, and a random split of few images, may leave a class without a training image.
+ANY_PART = ("Caltech101", "EuroSAT", "SUN397", "ImageNetR", "CIFAR10", "CIFAR100", "MNIST")
 
 
 def load(
@@ -52,7 +58,7 @@ def load(
     if str(root) == MINI:
         miniature.require([name])
         return miniature.load_domain(name, train_transform, eval_transform)
-    name, root = canonical(name), Path(root).expanduser()
+    name, root = canonical(name), absolute(root)
     data = read(name, root, verify, options)
     problem = count_problem(name, data) if verify else None
     if problem:
@@ -77,7 +83,11 @@ def names_and_templates(name: str, root: str | Path, verify: bool = True) -> tup
 
 
 def read(name: str, root: Path, verify: bool, options: dict[str, object] | None = None) -> ImageSet:
-    """List images and labels of one data set without decoding. Raises UserError for missing or damaged files."""
+    """List images and labels of one data set without decoding. Raises UserError for missing or damaged files.
+
+    The paths begin with the full path of `root`.
+    """
+    root = absolute(root)
     missing = missing_paths(name, root)
     if missing:
         raise UserError(
@@ -88,6 +98,8 @@ def read(name: str, root: Path, verify: bool, options: dict[str, object] | None 
         data = READERS[name](root, verify, **(options or {}))
     except UserError:
         raise
+    except PermissionError as error:
+        raise UserError(f"{name}: {unlisted(error.filename, error)}") from error
     except Exception as error:
         # torchvision, scipy, json and pickle each raise other exceptions for a damaged list
         raise UserError(
@@ -97,14 +109,41 @@ def read(name: str, root: Path, verify: bool, options: dict[str, object] | None 
     for part, split in ((data.train, "train"), (data.test, "test")):
         if part is not None and len(part) == 0:
             raise UserError(f"{name}: no {split} images below {root}. {how_to_get(name, str(root))}")
+        refuse_outside(getattr(part, "paths", ()), root, "a list of it", name)
+    _refuse_bare_classes(name, data, root)
     return data
+
+
+def _refuse_bare_classes(name: str, data: ImageSet, root: Path) -> None:
+    """Raise UserError unless each class has a training image; in the sets of ANY_PART, any image."""
+    parts = (data.train, data.test) if name in ANY_PART else (data.train,)
+    labels, classes = {label for part in parts if part for label in part.labels}, PUBLISHED[name].classes
+    if labels == {*range(classes)}:
+        return
+    bare, beyond = sorted({*range(classes)} - labels), sorted(labels - {*range(classes)})
+    told = [f"label {label}{f' ({data.classnames[label]})' if data.classnames else ''}" for label in bare[:10]]
+    raise UserError(
+        f"{name}: of {classes} classes {len(bare)} have no training image below {root}"
+        f"{': ' * bool(told)}{', '.join(told)}{f'; there are labels beyond, as {beyond[0]}' if beyond else ''}. "
+        "Get a complete copy, or the lists that belong to it."
+    )
 
 
 def missing_paths(name: str, root: Path) -> list[str]:
     """Files and folders of the published layout that do not exist below `root`."""
     published = PUBLISHED[name]
-    missing = [path for path in published.needs if not (root / path).exists()]
-    return missing if not published.instead or any(not (root / path).exists() for path in published.instead) else []
+    missing, missing_instead = (
+        [path for path in paths or () if not _exists(root / path)] for paths in (published.needs, published.instead)
+    )
+    return missing if missing_instead or not published.instead else []
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file or folder. Raises UserError where this user may not look."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(unlisted(path, error)) from error
 
 
 def count_problem(name: str, data: ImageSet) -> str | None:
@@ -113,5 +152,12 @@ def count_problem(name: str, data: ImageSet) -> str | None:
     train, test = len(data.train), published.test if data.test is None else len(data.test)
     expected = published.train or train, published.test or test  # None: not published
     if (train, test) == expected:
-        return None
+        low, high = published.each or (0, train)
+        a_class = np.bincount(data.train.labels)
+        bad = [
+            f"{count:,} of {data.classnames[label]}" for label, count in enumerate(a_class) if not low <= count <= high
+        ]
+        return (
+            f"training images a class are not {low:,} to {high:,}, as published: {', '.join(bad[:5])}" if bad else None
+        )
     return "{:,} train and {:,} test images instead of the published {:,} and {:,}".format(train, test, *expected)

@@ -6,7 +6,7 @@ files; with `loader=str` it returns paths instead of decoded images.
 """
 
 import contextlib
-import os
+import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from common.datasets.images import ImageArrays, ImageFiles, ImageSet
+from common.datasets.images import ImageArrays, ImageFiles, ImageSet, class_files
+from common.datasets.listing import match_classes, walk
+from common.datasets.lists import text_lines
 from common.datasets.names import agreed_names, read_names, read_templates
 from common.datasets.pickles import load_pickle
 from common.errors import UserError
 
 if TYPE_CHECKING:
     from torchvision import datasets
+
+CALTECH = Path("caltech101/101_ObjectCategories")
 
 
 def split_80_20(n: int) -> tuple[list[int], list[int]]:
@@ -39,55 +43,63 @@ def _files(dataset: Any) -> ImageFiles:
     return ImageFiles([path for path, _ in pairs], [label for _, label in pairs])
 
 
-def _split_files(paths: list[str], labels: list[int]) -> tuple[ImageFiles, ImageFiles]:
-    train, test = (ImageFiles([paths[i] for i in part], [labels[i] for i in part]) for part in split_80_20(len(paths)))
-    return train, test
+def _split_files(files: ImageFiles) -> tuple[ImageFiles, ImageFiles]:
+    paths, labels = files.paths, files.labels
+    train, test = split_80_20(len(files))
+    return (
+        ImageFiles([paths[i] for i in train], [labels[i] for i in train], skipped=files.skipped),
+        ImageFiles([paths[i] for i in test], [labels[i] for i in test]),
+    )
 
 
-def _from_lists(name: str, stem: str, train: Any, test: Any, folder: Path) -> ImageSet:
-    if train.classes != test.classes:
-        # DTD and Food101 number the classes that occur in one list, so a cut list would shift the labels.
+def _from_lists(
+    name: str, stem: str, classes: list[str], rows: dict[str, list[tuple[str, str]]], images: Path
+) -> ImageSet:
+    """The data set of rows (file below `images`, class) of train and test; labels are positions in `classes`."""
+    names, label = agreed_names(name, stem, classes), {entry: number for number, entry in enumerate(classes)}
+    for split, part in rows.items():
+        if unknown := [row for row in part if row[1] not in label]:
+            raise UserError(
+                f"{name}: the {split} list gives {unknown[0][0]} the class {unknown[0][1]!r}, which is none of the "
+                f"{len(classes)}. Get a complete copy."
+            )
+    train, test = (
+        ImageFiles([images / file for file, _ in rows[split]], [label[entry] for _, entry in rows[split]])
+        for split in ("train", "test")
+    )
+    return ImageSet(name, train, test, names, read_templates(stem))
+
+
+def _same_classes(name: str, rows: dict[str, list[tuple[str, str]]], folder: Path) -> list[str]:
+    """The sorted classes of both lists: a list cut by a class would shift the labels of the others."""
+    train, test = (sorted({entry for _, entry in part}) for part in rows.values())
+    if train != test:
         raise UserError(
             f"{name}: the train and test lists in {folder} do not name the same classes. Get a complete copy."
         )
-    names = agreed_names(name, stem, train.classes)
-    return ImageSet(name, _files(train), _files(test), names, read_templates(stem))
+    return train
 
 
 def aircraft(root: Path, verify: bool) -> ImageSet:
     """FGVC Aircraft, 100 variants, train and test; the val part is not used, as upstream."""
-    from torchvision import datasets
-
-    train, test = (datasets.FGVCAircraft(root, split, "variant", loader=str) for split in ("train", "test"))
-    return _from_lists("Aircraft", "aircraft", train, test, root / "fgvc-aircraft-2013b/data")
+    data, rows = root / "fgvc-aircraft-2013b/data", {}
+    for split in ("train", "test"):
+        lines = text_lines(data / f"images_variant_{split}.txt", "Aircraft")
+        entries = [line.partition(" ") for _, line in lines]
+        rows[split] = [(f"{image}.jpg", variant) for image, _, variant in entries]
+    variants = [line for _, line in text_lines(data / "variants.txt", "Aircraft")]
+    return _from_lists("Aircraft", "aircraft", variants, rows, data / "images")
 
 
 def caltech101(root: Path, verify: bool) -> ImageSet:
     """Caltech101 without the background class, 80/20 split over sorted folders and files.
 
     Not torchvision's reader, which needs BACKGROUND_Google to exist, counts every stray entry as a class or image, and
-    yields grayscale images. Names are hand-written upstream and can not be derived from the folders.
+    yields grayscale images. Names are hand-written upstream, in the order of the folders.
     """
-    folder = root / "caltech101" / "101_ObjectCategories"
-    categories = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.is_dir() and entry.name != "BACKGROUND_Google" and not entry.name.startswith(".")
-    )
-    names = read_names("caltech101")
-    if len(categories) != len(names):
-        raise UserError(
-            f"Caltech101: {folder} holds {len(categories)} class folders besides BACKGROUND_Google, "
-            f"{len(names)} are expected. Labels would be shifted: get a complete copy or remove what does "
-            "not belong there."
-        )
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, category in enumerate(categories):
-        images = sorted((folder / category).glob("image_*.jpg"))
-        paths += map(str, images)
-        labels += [label] * len(images)
-    return ImageSet("Caltech101", *_split_files(paths, labels), names, read_templates("caltech101"))
+    folders = read_names("caltech101_folders")
+    files = class_files("Caltech101", root / CALTECH, folders, pattern="image_*.jpg", more=("BACKGROUND_Google",))
+    return ImageSet("Caltech101", *_split_files(files), read_names("caltech101"), read_templates("caltech101"))
 
 
 def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
@@ -142,26 +154,17 @@ def cifar100(root: Path, verify: bool) -> ImageSet:
 
 def dtd(root: Path, verify: bool) -> ImageSet:
     """Describable textures, train1 and test1 lists; the val list is not used, as upstream."""
-    from torchvision import datasets
-
-    train, test = (datasets.DTD(root, split, partition=1, loader=str) for split in ("train", "test"))
-    return _from_lists("DTD", "dtd", train, test, root / "dtd/dtd/labels")
+    folder, rows = root / "dtd/dtd", {}
+    for split in ("train", "test"):
+        files = [line for _, line in text_lines(folder / f"labels/{split}1.txt", "DTD")]
+        rows[split] = [(file, file.partition("/")[0]) for file in files]
+    return _from_lists("DTD", "dtd", _same_classes("DTD", rows, folder / "labels"), rows, folder / "images")
 
 
 def eurosat(root: Path, verify: bool) -> ImageSet:
     """EuroSAT (RGB), 80/20 split over sorted folders and string-sorted file names; hand-written names."""
-    from torchvision import datasets
-
-    whole = datasets.EuroSAT(root, loader=str)
-    if whole.classes != (expected := read_names("eurosat_folders")):
-        raise UserError(
-            f"EuroSAT: {root / 'eurosat/2750'} holds the folders {', '.join(whole.classes)}; expected are "
-            f"{', '.join(expected)}, nothing else."
-        )
-    files = _files(whole)
-    return ImageSet(
-        "EuroSAT", *_split_files(files.paths, files.labels), read_names("eurosat"), read_templates("eurosat")
-    )
+    files = class_files("EuroSAT", root / "eurosat/2750", read_names("eurosat_folders"))
+    return ImageSet("EuroSAT", *_split_files(files), read_names("eurosat"), read_templates("eurosat"))
 
 
 def flowers(root: Path, verify: bool) -> ImageSet:
@@ -185,10 +188,11 @@ def flowers(root: Path, verify: bool) -> ImageSet:
 
 def food(root: Path, verify: bool) -> ImageSet:
     """Food-101, official split in the order of its json lists."""
-    from torchvision import datasets
-
-    train, test = (datasets.Food101(root, split, loader=str) for split in ("train", "test"))
-    return _from_lists("Food", "food", train, test, root / "food-101/meta")
+    meta, rows = root / "food-101/meta", {}
+    for split in ("train", "test"):
+        lists = json.loads((meta / f"{split}.json").read_text(encoding="utf-8-sig"))
+        rows[split] = [(f"{file}.jpg", entry) for entry, files in lists.items() for file in files]
+    return _from_lists("Food", "food", _same_classes("Food", rows, meta), rows, root / "food-101/images")
 
 
 def mnist(root: Path, verify: bool) -> ImageSet:
@@ -209,7 +213,7 @@ def oxford_pet(root: Path, verify: bool) -> ImageSet:
     folder = root / "oxford-iiit-pet"
     parts, titles = [], {}
     for split in ("trainval", "test"):
-        rows = [line.split() for line in (folder / f"annotations/{split}.txt").read_text().splitlines() if line.strip()]
+        rows = [line.split() for _, line in text_lines(folder / f"annotations/{split}.txt", "OxfordPet")]
         labels = [int(row[1]) - 1 for row in rows]
         parts.append(ImageFiles([folder / "images" / f"{row[0]}.jpg" for row in rows], labels))
         titles.update({label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)})
@@ -222,19 +226,22 @@ def stanford_cars(root: Path, verify: bool) -> ImageSet:
     from torchvision import datasets
 
     train, test = (datasets.StanfordCars(root, split, loader=str) for split in ("train", "test"))
-    return _from_lists("StanfordCars", "stanford_cars", train, test, root / "stanford_cars/devkit")
+    names = agreed_names("StanfordCars", "stanford_cars", train.classes)
+    return ImageSet("StanfordCars", _files(train), _files(test), names, read_templates("stanford_cars"))
 
 
 def sun397(root: Path, verify: bool) -> ImageSet:
     """SUN397, 80/20 split of all images in the order of their paths.
 
-    torchvision lists files in the file system's order, so upstream's split can not be reproduced.
+    torchvision lists files in the file system's order, so upstream's split can not be reproduced. Classes are those of
+    ClassName.txt, in its order.
     """
-    from torchvision import datasets
-
-    whole = datasets.SUN397(root, loader=str)
-    names = agreed_names("SUN397", "sun397", whole.classes)
-    files = _files(whole)
-    order = sorted(range(len(files)), key=lambda i: Path(files.paths[i]).as_posix())
-    parts = _split_files([files.paths[i] for i in order], [files.labels[i] for i in order])
-    return ImageSet("SUN397", *parts, names, read_templates("sun397"))
+    folder = root / "SUN397"
+    classes = [line.strip("/") for _, line in text_lines(folder / "ClassName.txt", "SUN397")]
+    names = agreed_names("SUN397", "sun397", [entry[2:] for entry in classes])
+    listings = {listing.folder[len(str(folder)) + 1 :]: listing for listing in walk(folder, "sun_*.jpg")}
+    match_classes("SUN397", folder, [entry for entry, listing in listings.items() if listing.images], classes)
+    rows = sorted((path, label) for label, entry in enumerate(classes) for path in listings[entry].paths)
+    skipped = [path for listing in listings.values() for path in listing.skipped]
+    files = ImageFiles([path for path, _ in rows], [label for _, label in rows], skipped=skipped)
+    return ImageSet("SUN397", *_split_files(files), names, read_templates("sun397"))

@@ -5,8 +5,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
-from common.datasets.layout import CAPTION_FILES, CAPTIONS, how_to_get
+from common.datasets.imagenet_validation import validation_files
+from common.datasets.images import ImageFiles, ImageSet, Transform, class_files, fingerprint
+from common.datasets.layout import CAPTION_FILES, CAPTIONS, absolute, how_to_get
+from common.datasets.listing import list_folder, match_classes
+from common.datasets.lists import refuse_outside, text_lines
 from common.datasets.miniature import load_captioned
 from common.datasets.names import read_names
 from common.errors import UserError
@@ -15,7 +18,6 @@ from common.mini.domains import reference_captions
 
 if TYPE_CHECKING:
     import pandas as pd
-    from torchvision import datasets
 
 IMAGENET_TRAINING_PROMPT = "a photo of a {}."
 
@@ -23,27 +25,12 @@ IMAGENET_TRAINING_PROMPT = "a photo of a {}."
 def imagenet(root: Path, verify: bool) -> ImageSet:
     """ImageNet: all training images, validation images from val_in_folder, else from val, else test is None.
 
-    Labels are positions of the sorted wnids.
+    Labels are positions of the sorted wnids. test is None as well where val is one flat folder and nothing tells its
+    classes: reference images are training images.
     """
-    return ImageSet("ImageNet", *imagenet_parts(root / "ImageNet"), *imagenet_names_and_templates())
-
-
-def imagenet_parts(folder: Path) -> tuple[ImageFiles, ImageFiles | None]:
-    """All training images below `folder`, and the validation images or None. Raises UserError without 1000 classes."""
-    train, val_folder = _image_folder(folder / "train"), validation_folder(folder)
-    val = _image_folder(val_folder) if val_folder.is_dir() else None
-    if val is not None and val.classes != train.classes:
-        raise UserError(f"ImageNet: the class folders of {val.root} and {train.root} differ.")
-    return _files(train), None if val is None else _files(val)
-
-
-def validation_folder(folder: Path) -> Path:
-    """val_in_folder where it exists, else val, whether that exists or not."""
-    return folder / ("val_in_folder" if (folder / "val_in_folder").is_dir() else "val")
-
-
-def _files(part: "datasets.ImageFolder") -> ImageFiles:
-    return ImageFiles([path for path, _ in part.samples], part.targets)
+    folder, wnids = root / "ImageNet", read_names("imagenet_wnids")
+    train = class_files("ImageNet", folder / "train", wnids)
+    return ImageSet("ImageNet", train, validation_files("ImageNet", folder, wnids), *imagenet_names_and_templates())
 
 
 def imagenet_names_and_templates() -> tuple[list[str], list[str]]:
@@ -57,18 +44,6 @@ def imagenet_names_and_templates() -> tuple[list[str], list[str]]:
     templates = [make("{}") for make in OPENAI_IMAGENET_TEMPLATES]
     templates.remove(IMAGENET_TRAINING_PROMPT)
     return list(IMAGENET_CLASSNAMES), [IMAGENET_TRAINING_PROMPT, *templates]
-
-
-def _image_folder(folder: Path) -> "datasets.ImageFolder":
-    from torchvision import datasets
-
-    count = sum(entry.is_dir() for entry in os.scandir(folder))
-    if count != 1000:
-        raise UserError(
-            f"ImageNet: {folder} holds {count} class folders, 1000 are expected (one per wnid, images "
-            "inside). Labels are positions of the sorted wnids, so all must be there and nothing else."
-        )
-    return datasets.ImageFolder(str(folder), loader=str)
 
 
 def tiny_imagenet_sorted(root: Path, verify: bool) -> ImageSet:
@@ -94,30 +69,39 @@ def tiny_imagenet(root: Path, verify: bool) -> ImageSet:
 
 def _tiny_wnids(root: Path) -> list[str]:
     path = root / "tiny-imagenet-200" / "wnids.txt"
-    wnids = path.read_text().split()
-    if len(set(wnids)) != 200:
-        raise UserError(f"TinyImageNet: {path} lists {len(set(wnids))} classes, 200 are expected.")
-    return wnids
+    wnids = [line for _, line in text_lines(path, "TinyImageNet")]
+    match_classes("TinyImageNet", path, wnids, read_names("tinyimagenet_wnids"))
+    return list(dict.fromkeys(wnids))
 
 
 def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, ImageFiles]:
     folder = root / "tiny-imagenet-200"
+    listed = class_files("TinyImageNet", folder / "train", wnids, "images")
     paths, labels = [], []
     for label, wnid in enumerate(wnids):
         # The order of <wnid>_boxes.txt is continuum's; some copies come without these files.
-        boxes = folder / "train" / wnid / f"{wnid}_boxes.txt"
-        images = folder / "train" / wnid / "images"
-        files = (
-            [line.split("\t")[0] for line in boxes.read_text().splitlines()]
-            if boxes.exists()
-            else sorted(os.listdir(images))
-        )
-        paths += [images / file for file in files]
+        boxes, images = folder / "train" / wnid / f"{wnid}_boxes.txt", folder / "train" / wnid / "images"
+        if boxes.exists():
+            files = [f"{images}/{line.split(chr(9))[0]}" for _, line in text_lines(boxes, "TinyImageNet")]
+        else:
+            files = [path for path, other in zip(listed.paths, listed.labels) if other == label]
+        paths += files
         labels += [label] * len(files)
-    number = {wnid: label for label, wnid in enumerate(wnids)}
-    rows = [line.split("\t") for line in (folder / "val" / "val_annotations.txt").read_text().splitlines()]
-    test = ImageFiles([folder / "val" / "images" / row[0] for row in rows], [number[row[1]] for row in rows])
-    return ImageFiles(paths, labels), test
+    return ImageFiles(paths, labels, skipped=listed.skipped), _tiny_validation(folder / "val", wnids)
+
+
+def _tiny_validation(folder: Path, wnids: list[str]) -> ImageFiles:
+    """The validation images in the order of their numbers, as published or already sorted into class folders."""
+    images = folder / "images"
+    if os.path.isdir(images) and list_folder(images).images:
+        label = {wnid: number for number, wnid in enumerate(wnids)}
+        rows = [line.split("\t") for _, line in text_lines(folder / "val_annotations.txt", "TinyImageNet")]
+        return ImageFiles([images / row[0] for row in rows], [label[row[1]] for row in rows])
+    within = "images" if os.path.isdir(folder / wnids[0] / "images") else ""
+    part = class_files("TinyImageNet", folder, wnids, within, more=("images",))
+    name = [os.path.basename(path) for path in part.paths]
+    order = sorted(range(len(part)), key=lambda i: (len(name[i]), name[i]))  # val_9.JPEG before val_10.JPEG
+    return ImageFiles([part.paths[i] for i in order], [part.labels[i] for i in order], skipped=part.skipped)
 
 
 def caption_file(root: Path, endings: tuple[str, ...] = (".tsv", ".csv")) -> Path | None:
@@ -170,7 +154,7 @@ def captioned_images(root: str | Path, transform: Transform | None = None) -> Im
     """
     if str(root) == MINI:
         return load_captioned(transform)
-    root = Path(root).expanduser()
+    root = absolute(root)
     path = caption_file(root, (".csv",))
     if path is None:
         listings = ", ".join(str(root / name) for name in CAPTION_FILES if name.endswith(".csv"))
@@ -182,12 +166,11 @@ def captioned_images(root: str | Path, transform: Transform | None = None) -> Im
     table = _caption_table(path)
     if "filepath" not in table:
         raise UserError(f"{path}: has no column filepath, so its images can not be found. Gather them again.")
-    paths = [path.parent / file for file in table["filepath"]]
-    absent = [file for file in paths if not file.is_file()]
-    if absent:
+    refuse_outside(table["filepath"], path.parent, path, CAPTIONS)
+    train = ImageFiles([path.parent / file for file in table["filepath"]], range(len(table)), transform)
+    if absent := train.absent() + train.empty():
         raise UserError(
-            f"{path}: {len(absent):,} of {len(paths):,} listed images do not exist, the first is {absent[0]}. Put the "
-            "folder cc_data beside the list, or gather the images again."
+            f"{path}: {len(absent):,} of {len(train):,} listed images do not exist or are empty files, the first is "
+            f"{absent[0]}. Put the folder cc_data beside the list, or gather the images again."
         )
-    train = ImageFiles(paths, range(len(paths)), transform)
     return ImageSet(CAPTIONS, train, None, table["title"].tolist(), ["{}"], fingerprint(train, None, root))

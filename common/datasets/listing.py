@@ -1,0 +1,152 @@
+"""What lies in the folders of a data set: its images, without what systems and broken transfers leave beside them."""
+
+import difflib
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import UserError
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# of Windows, macOS, NAS boxes and ext4; hidden entries (.DS_Store, ._name.jpg, .ipynb_checkpoints) are litter anyway
+LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir", "#recycle", "lost+found"}
+COPY = re.compile(r"( ?\(\d+\)| - Copy( \(\d+\))?| copy( \d+)?)(?=\.\w+$)")  # name (1).jpg beside name.jpg
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A folder's entries: names of its images and folders, sorted; `skipped`: paths of what is taken for neither."""
+
+    folder: str
+    images: list[str]
+    folders: list[str]
+    skipped: list[str]
+
+    @property
+    def paths(self) -> list[str]:
+        return [f"{self.folder}/{name}" for name in self.images]
+
+
+def list_folder(folder: Path | str, pattern: str = "*") -> Listing:
+    """The entries of a folder; images have a name like `pattern` and an ending of images.
+
+    Links are followed; one to nothing counts as a file, to be told as missing by whoever reads its image. Raises
+    UserError for a folder that is not there or that this user may not list.
+    """
+    images, folders, skipped = [], [], []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith(".") or name.lower() in LITTER:
+                    skipped.append(name)
+                elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
+                    folders.append(name)
+                elif name.lower().endswith(IMAGE_ENDINGS) and fnmatchcase(name, pattern):
+                    images.append(name)
+                else:
+                    skipped.append(name)
+    except OSError as error:
+        raise UserError(unlisted(folder, error)) from error
+    images.sort()
+    if copies := [name for name in images if " " in name or "(" in name]:
+        present = set(images)
+        copies = [name for name in copies if COPY.search(name) and COPY.sub("", name) in present]
+        images = [name for name in images if name not in set(copies)]
+    skipped = sorted(os.path.join(folder, name) for name in skipped + copies)
+    return Listing(os.fspath(folder), images, sorted(folders), skipped)
+
+
+def unlisted(path: Path | str, error: OSError) -> str:
+    """Why a folder or file can not be looked at, and what to do."""
+    if isinstance(error, PermissionError):
+        return f"{path}: this user may not look into it. Change its permissions (chmod -R a+rX), or have them changed."
+    return f"{path}: can not be looked into ({error.strerror}). Put the data set there, or repair the disk or link."
+
+
+def walk(folder: Path | str, pattern: str = "*") -> Iterator[Listing]:
+    """The listings of a folder and of all below it, links followed, each folder once."""
+    seen: set[str] = set()
+    waiting = [os.fspath(folder)]
+    while waiting:
+        path = waiting.pop()
+        if (real := os.path.realpath(path)) in seen:
+            continue
+        seen.add(real)
+        listing = list_folder(path, pattern)
+        waiting += [f"{path}/{name}" for name in reversed(listing.folders)]
+        yield listing
+
+
+def no_image(name: str, bare: Sequence[Listing]) -> str:
+    """That class folders, of which these are listings, hold no image; and what the first holds instead."""
+    first = bare[0]
+    inside = [f"{first.folder}/{entry}" for entry in first.folders] or first.skipped
+    held = f" It holds {len(inside):,} other entries, the first is {inside[0]}." if inside else ""
+    return (
+        f"{name}: {len(bare):,} class folders hold no image, the first is {first.folder}.{held} Every class needs its "
+        "images, directly in its folder: get a complete copy, or move them there."
+    )
+
+
+def match_classes(
+    name: str, folder: Path | str, found: Iterable[str], known: Sequence[str], more: bool = False
+) -> None:
+    """Raise UserError unless the class folders `found` are the `known` ones; `more`: others may be there as well.
+
+    The message tells which are missing, spelt otherwise, and not known: labels are positions among the known ones.
+    """
+    found, expected = set(found), set(known)
+    missing, extra = [label for label in known if label not in found], sorted(found - expected)
+    if not missing and (more or not extra):
+        return
+    respelt = {label: other for label in missing if (other := spelt_otherwise(label, extra))}
+    absent, stray = [label for label in missing if label not in respelt], sorted({*extra} - {*respelt.values()})
+    told = [f"lacks {len(missing)} of {len(known)} classes: {_some(missing)}"] if absent else []
+    told += [f"spells {len(respelt)} classes otherwise: {_some([f'{b} is {a}' for a, b in respelt.items()])}"] * bool(
+        respelt
+    )
+    told += [f"holds {len(stray)} folders that are no class: {_some(stray)}"] * bool(stray and not more)
+    raise UserError(
+        f"{name}: {folder} {'; it '.join(told)}. Labels follow from the published names of the folders: rename them to "
+        "these, remove what does not belong there, or get a complete copy."
+    )
+
+
+def spelt_otherwise(name: str, others: Iterable[str]) -> str | None:
+    """The one among `others` that is `name` but for case, punctuation or a letter."""
+    plain = {_plain(other): other for other in others}
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.9)
+    return plain[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.casefold())
+
+
+def _some(names: Sequence[str], count: int = 10) -> str:
+    return ", ".join(names[:count]) + (f" and {len(names) - count:,} more" if len(names) > count else "")
+
+
+def file_states(paths: Sequence[str]) -> np.ndarray:
+    """(N, 2) int64: size in bytes and time of change in ns of each file; -1 where there is none.
+
+    Raises UserError for a file in a folder that this user may not look into.
+    """
+    states = np.full((len(paths), 2), -1, np.int64)
+    for row, path in enumerate(paths):
+        try:
+            state = os.stat(path)
+        except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a list named a file with a null byte
+            continue
+        except OSError as error:
+            raise UserError(unlisted(path, error)) from error
+        if stat.S_ISREG(state.st_mode):
+            states[row] = state.st_size, state.st_mtime_ns
+    return states

@@ -1,0 +1,70 @@
+"""Lists of images and labels, as text and as YAML."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from common.datasets.images import ImageFiles
+from common.errors import UserError
+
+
+def text_lines(path: Path, name: str) -> list[tuple[int, str]]:
+    """Number from 1 on and text of a list's lines, without blank ones, a byte order mark and Windows' line ends."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{name}: the list {path} can not be read ({reason}). Get it anew from its source.") from error
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_list(path: Path, name: str) -> tuple[list[str], list[int]]:
+    """File names and labels of one of CODA-Prompt's YAML lists. Raises UserError for other content."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            content = yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # minutes without the C one
+    except OSError as error:
+        raise UserError(f"{name}: the list {path} can not be read ({error.strerror}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{name}: the list {path} is not YAML ({' '.join(str(error).split())[:200]}).") from error
+    data, targets = (content.get(key) if isinstance(content, dict) else None for key in ("data", "targets"))
+    if not isinstance(data, list) or not isinstance(targets, list) or len(data) != len(targets):
+        raise UserError(f"{name}: the list {path} needs the keys data and targets, two lists of one length.")
+    if not all(isinstance(label, int) for label in targets):
+        raise UserError(f"{name}: the list {path} has targets that are no numbers.")
+    return [str(entry) for entry in data], targets
+
+
+def read_text_list(path: Path, name: str) -> tuple[list[str], list[int]]:
+    """File names and labels of a list with lines `<file> <label>`. Raises UserError for other content."""
+    files, labels = [], []
+    for number, line in text_lines(path, name):
+        file, _, label = line.rpartition(" ")
+        if not (file and label.isdecimal()):
+            raise UserError(f"{name}: {path}, line {number} ({line!r}): expected <file> <label>.")
+        files.append(file)
+        labels.append(int(label))
+    return files, labels
+
+
+def refuse_outside(entries: Iterable[str], folder: Path, source: Path | str, name: str) -> None:
+    """Raise UserError for an entry that leads out of `folder`, by ".." or as an absolute path."""
+    base = os.path.join(folder, "")
+    for entry in entries:
+        if (".." in entry or os.path.isabs(entry)) and not os.path.normpath(os.path.join(base, entry)).startswith(base):
+            raise UserError(
+                f"{name}: {source} names {entry}, which is not below {folder}. Write paths relative to that folder, or "
+                "take the list that belongs to it."
+            )
+
+
+def refuse_missing(images: ImageFiles, source: Path, name: str) -> None:
+    """Raise UserError with the number and the first ten of the listed files that do not exist, if any."""
+    if missing := images.absent():
+        more = "" if len(missing) <= 10 else f" and {len(missing) - 10:,} more"
+        raise UserError(
+            f"{name}: {source} names {len(missing):,} of {len(images):,} files that do not exist: "
+            f"{', '.join(missing[:10])}{more}. Unpack the data set there, or give the lists that belong to it."
+        )
