@@ -25,7 +25,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from common.errors import Interrupted, UserError
+from common.errors import Interrupted, UserError, machine_fault
 from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, held_lock, write_alone, write_text
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
@@ -73,6 +73,8 @@ def load_tensors(path: Path | str) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
     except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        if machine_fault(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} is not a readable checkpoint (truncated, damaged, or not a dict of tensors: {reason}). "

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from common.datasets.listing import file_states, list_folder, match_classes, no_image, unlisted
 from common.datasets.transforms import to_rgb
-from common.errors import UserError
+from common.errors import UserError, machine_fault
 
 Transform = Callable[[Image.Image], object]
 SAMPLED_FILES, SAMPLED_BYTES = 32, 65_536  # of a data set, whose bytes are in its fingerprint
@@ -129,6 +129,8 @@ def read_rgb(path: str | Path) -> Image.Image:
     except PermissionError as error:
         raise UserError(unlisted(path, error)) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if machine_fault(error):  # the file is fine
+            raise
         raise UserError(
             f"{path}: this image can not be read ({error}). The file is damaged or was cut in "
             "transfer: delete it and put a fresh copy in its place."

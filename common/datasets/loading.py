@@ -9,7 +9,7 @@ from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, absolute, canonical, how_to_get
 from common.datasets.listing import unlisted
 from common.datasets.lists import refuse_outside
-from common.errors import UserError
+from common.errors import UserError, machine_fault
 from common.mini import MINI
 
 READERS = {
@@ -101,6 +101,8 @@ def read(name: str, root: Path, verify: bool, options: dict[str, object] | None 
     except PermissionError as error:
         raise UserError(f"{name}: {unlisted(error.filename, error)}") from error
     except Exception as error:
+        if machine_fault(error):
+            raise
         # torchvision, scipy, json and pickle each raise other exceptions for a damaged list
         raise UserError(
             f"{name}: its files below {root} can not be read ({type(error).__name__}: {error}). "
