@@ -1,7 +1,6 @@
 """Features kept in a file for later tasks and runs, and read there only if they still are what was kept."""
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,17 +39,8 @@ def image_contents(dataset: Any) -> str:
         return fingerprint([image_contents(part) for part in dataset.datasets])
     if hasattr(dataset, "dataset"):
         return fingerprint(getattr(dataset, "indices", None), image_contents(dataset.dataset))
-    if hasattr(dataset, "arrays"):
-        return fingerprint(dataset.arrays.shape, hashlib.md5(np.ascontiguousarray(dataset.arrays).data).digest())
-    return fingerprint([_size_and_time(path) for path in dataset.paths])
-
-
-def _size_and_time(path: str) -> tuple[int, int] | None:
-    try:
-        status = os.stat(path)
-    except OSError:  # told where the image is read
-        return None
-    return status.st_size, status.st_mtime_ns
+    content = dataset.arrays if hasattr(dataset, "arrays") else dataset.states
+    return fingerprint(content.shape, hashlib.md5(np.ascontiguousarray(content).data).digest())
 
 
 @dataclass(frozen=True)
