@@ -8,7 +8,8 @@ from pathlib import Path
 
 from common.datasets import miniature
 from common.datasets.images import ImageFiles
-from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, canonical, how_to_get
+from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, absolute, canonical, how_to_get
+from common.datasets.listing import nearby
 from common.datasets.loading import count_problem, missing_paths, read
 from common.datasets.reference import caption_file, captions
 from common.errors import UserError
@@ -44,20 +45,27 @@ def inspect(name: str, root: Path, verify: bool = True, options: dict[str, objec
         if missing := missing_paths(name, root):
             status.found = "partial" if os.path.exists(_top_folder(name, root)) else "no"
             status.problems.append(f"missing: {', '.join(missing)}")
+            status.problems += filter(None, [nearby(root, missing[0])])
             return status
         data = read(name, root, verify, options)
-        files = [part for part in (data.train, data.test) if isinstance(part, ImageFiles)]
-        absent, empty = ([part.absent() for part in files], [path for part in files for path in part.empty()])
+        absent, empty, skipped = (
+            [of(part) if isinstance(part, ImageFiles) else [] for part in (data.train, data.test)]
+            for of in (ImageFiles.absent, ImageFiles.empty, lambda part: part.skipped)
+        )
     except UserError as error:
         status.found = "partial"
         status.problems.append(str(error))
         return status
     status.classes = len({*data.train.labels, *(data.test.labels if data.test else ())})
-    gone = [*map(len, absent), 0, 0]
-    status.train, status.test = len(data.train) - gone[0], None if data.test is None else len(data.test) - gone[1]
-    for paths, what in ((sum(absent, []), "listed images do not exist"), (empty, "images are empty files")):
-        if paths:
-            status.problems.append(f"{len(paths):,} {what}, the first is {paths[0]}")
+    status.train = len(data.train) - len(absent[0])
+    status.test = None if data.test is None else len(data.test) - len(absent[1])
+    if gone := sum(absent, []):
+        status.problems.append(f"{len(gone):,} listed images do not exist, the first is {gone[0]}")
+        status.problems += filter(None, [nearby(absolute(root), os.path.relpath(gone[0], absolute(root)))])
+    if void := sum(empty, []):
+        status.problems.append(f"{len(void):,} images are empty files, the first is {void[0]}")
+    if litter := sorted({*sum(skipped, [])}):
+        status.notes.append(f"{len(litter):,} entries that are no images are passed over, the first is {litter[0]}")
     problem = count_problem(name, data)
     status.cut = problem is not None and not verify
     if problem and verify:

@@ -173,12 +173,3 @@ def _add_content(part: ImageFiles | ImageArrays, digest: "hashlib._Hash") -> Non
                 digest.update(file.read(SAMPLED_BYTES))
         except OSError as error:
             raise UserError(unlisted(part.paths[row], error)) from error
-
-
-def content_key(images: ImageFiles | ImageArrays) -> str:
-    """md5 that changes with any file's path, size or time of change, or any byte of arrays: for caches on a machine."""
-    if not isinstance(images, ImageFiles):
-        return hashlib.md5(np.ascontiguousarray(images.arrays).data).hexdigest()
-    digest = hashlib.md5("\n".join(images.paths).encode(errors="surrogateescape"))
-    digest.update(images.states.astype("<i8").data)
-    return digest.hexdigest()

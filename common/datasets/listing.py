@@ -107,23 +107,42 @@ def match_classes(
     if not missing and (more or not extra):
         return
     respelt = {label: other for label in missing if (other := spelt_otherwise(label, extra))}
-    absent, stray = [label for label in missing if label not in respelt], sorted({*extra} - {*respelt.values()})
-    told = [f"lacks {len(missing)} of {len(known)} classes: {_some(missing)}"] if absent else []
-    told += [f"spells {len(respelt)} classes otherwise: {_some([f'{b} is {a}' for a, b in respelt.items()])}"] * bool(
-        respelt
-    )
-    told += [f"holds {len(stray)} folders that are no class: {_some(stray)}"] * bool(stray and not more)
+    stray = sorted({*extra} - {*respelt.values()})
+    told = []
+    if absent := [label for label in missing if label not in respelt]:
+        told.append(f"lacks {len(absent)} of {len(known)} classes: {_some(absent)}")
+    if respelt:
+        pairs = [f"{other} is published as {label}" for label, other in respelt.items()]
+        told.append(f"spells {len(respelt)} classes otherwise: {_some(pairs)}")
+    if stray and not more:
+        told.append(f"holds {len(stray)} folders that are no class: {_some(stray)}")
+    inner = [f"{folder}/{other}" for other in extra if os.path.isdir(os.path.join(folder, other, known[0]))]
+    deeper = f"The classes are in {inner[0]}: move them up. " if inner else ""
     raise UserError(
-        f"{name}: {folder} {'; it '.join(told)}. Labels follow from the published names of the folders: rename them to "
-        "these, remove what does not belong there, or get a complete copy."
+        f"{name}: {folder} {'; it '.join(told)}. {deeper}Labels follow from the published names of the folders: rename "
+        "them to these, remove what does not belong there, or get a complete copy."
     )
 
 
-def spelt_otherwise(name: str, others: Iterable[str]) -> str | None:
-    """The one among `others` that is `name` but for case, punctuation or a letter."""
+def spelt_otherwise(name: str, others: Iterable[str], cutoff: float = 0.9) -> str | None:
+    """The one among `others` that is `name` but for case, punctuation or, below a cutoff of 1, a letter."""
     plain = {_plain(other): other for other in others}
-    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.9)
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=cutoff)
     return plain[near[0]] if near else None
+
+
+def nearby(root: Path, path: str) -> str:
+    """Where a missing path below `root` lies instead, as a sentence: a folder deeper, higher, or spelt otherwise."""
+    parts = Path(path).parts
+    deeper = [(*parts[: i + 1], *parts[i:]) for i in range(len(parts) - 1)]  # cars/cars/1.jpg for cars/1.jpg
+    higher = [(*parts[:i], *parts[i + 1 :]) for i in range(len(parts) - 1)]  # dtd/images for dtd/dtd/images
+    places = [place for other in deeper + higher if os.path.exists(place := os.path.join(root, *other))]
+    folder = os.fspath(root)
+    while parts and os.path.exists(os.path.join(folder, parts[0])):
+        folder, parts = os.path.join(folder, parts[0]), parts[1:]
+    if parts and os.access(folder, os.R_OK) and (other := spelt_otherwise(parts[0], os.listdir(folder), cutoff=1)):
+        places.append(os.path.join(folder, other))
+    return f"There is {places[0]} instead: move or rename it to {os.path.join(root, path)}." if places else ""
 
 
 def _plain(name: str) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 from common.datasets import cub200, domainnet, imagenet_incremental, imagenet_r, miniature, mtil, reference
 from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, absolute, canonical, how_to_get
-from common.datasets.listing import unlisted
+from common.datasets.listing import nearby, unlisted
 from common.datasets.lists import refuse_outside
 from common.errors import UserError, machine_fault
 from common.mini import MINI
@@ -92,7 +92,7 @@ def read(name: str, root: Path, verify: bool, options: dict[str, object] | None 
     if missing:
         raise UserError(
             f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
-            f"{how_to_get(name, str(root))}"
+            f"{hint + ' ' if (hint := nearby(root, missing[0])) else ''}{how_to_get(name, str(root))}"
         )
     try:
         data = READERS[name](root, verify, **(options or {}))

@@ -1,7 +1,7 @@
 """The eleven data sets of the multi-domain task-incremental benchmark (MTIL), and CIFAR10.
 
 Splits, label orders, names and templates as in ZSCL mtil/src/datasets/collections.py (arXiv 2303.06628). Each reader
-takes the data location, and returns an ImageSet without transforms and fingerprint. torchvision parses the label
+takes the data location, and returns an ImageSet without transforms and fingerprint. torchvision parses MATLAB's
 files; with `loader=str` it returns paths instead of decoded images.
 """
 
@@ -242,6 +242,6 @@ def sun397(root: Path, verify: bool) -> ImageSet:
     listings = {listing.folder[len(str(folder)) + 1 :]: listing for listing in walk(folder, "sun_*.jpg")}
     match_classes("SUN397", folder, [entry for entry, listing in listings.items() if listing.images], classes)
     rows = sorted((path, label) for label, entry in enumerate(classes) for path in listings[entry].paths)
-    skipped = [path for listing in listings.values() for path in listing.skipped]
+    skipped = [path for entry in classes for path in listings[entry].skipped]
     files = ImageFiles([path for path, _ in rows], [label for _, label in rows], skipped=skipped)
     return ImageSet("SUN397", *_split_files(files), names, read_templates("sun397"))

@@ -25,6 +25,8 @@ from common import datasets, kept
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts, tokenize
 from common.datasets.images import ImageFiles, ImageSet, Transform, fingerprint
+from common.datasets.layout import absolute
+from common.datasets.listing import IMAGE_ENDINGS, walk
 from common.datasets.transforms import clip_eval
 from common.errors import UserError
 from common.incremental.data import IncrementalData
@@ -104,7 +106,7 @@ def reference_set(options: Options, transform: Transform | None = None) -> Image
     Raises UserError for what is not there.
     """
     name, root = options.ref_dataset or "", caption_root(options)
-    folder = Path(name).expanduser()
+    folder = absolute(name)
     if name == CONCEPTUAL_CAPTIONS:
         data = datasets.captioned_images(root, transform)
         return replace(data, fingerprint=data.fingerprint | captions_fingerprint(data.classnames))
@@ -129,13 +131,16 @@ def captions_fingerprint(captions: list[str]) -> dict[str, Any]:
 
 
 def folder_images(folder: Path, transform: Transform | None = None) -> ImageFiles:
-    """All images below a folder, sorted by path, label 0. Raises UserError if there is none."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS, has_file_allowed_extension
-
-    paths = sorted(path for path in folder.rglob("*") if has_file_allowed_extension(path.name, IMG_EXTENSIONS))
+    """All images below a folder, sorted by path, label 0. Raises UserError if there is none, or no file of one."""
+    paths = sorted((path for listing in walk(folder) for path in listing.paths), key=lambda path: Path(path).parts)
     if not paths:
-        raise UserError(f"ref_dataset={folder}: the folder holds no images ({', '.join(IMG_EXTENSIONS)}).")
-    return ImageFiles(paths, [0] * len(paths), transform)
+        raise UserError(f"ref_dataset={folder}: the folder holds no images ({', '.join(IMAGE_ENDINGS)}).")
+    images = ImageFiles(paths, [0] * len(paths), transform)
+    if void := images.absent() + images.empty():
+        raise UserError(
+            f"ref_dataset={folder}: {len(void):,} images are empty files or missing, the first is {void[0]}."
+        )
+    return images
 
 
 def caption_root(options: Options) -> str:
