@@ -20,7 +20,7 @@ from common.incremental.tasks import task_path
 from common.machine import Machine
 from common.mini import scale_of
 from common.options import settings
-from common.runs import Run, Tensors, file_md5, load_tensors, mini_folder, save_tensors
+from common.runs import Run, Tensors, file_md5, fitting, load_tensors, mini_folder, save_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
 
@@ -62,14 +62,15 @@ class Learner:
     def load(self, task_id: int) -> None:
         """Put everything back to what it was after a task."""
         saved, head = load_tensors(self.checkpoint(task_id)), self.head
-        Tensors(head.trained()).load_state_dict(saved["state_dict"])
-        Tensors(head.last_context).load_state_dict(saved["last_context"])
-        frozen = saved["frozen_prompts"]
-        head.freeze(None if frozen is None else frozen.to(self.machine.device))
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(saved["optimizer"])
-        if self.buffer is not None:
-            self.buffer.load_state_dict(saved["buffer"])
+        with fitting(self.checkpoint(task_id)):
+            Tensors(head.trained()).load_state_dict(saved["state_dict"])
+            Tensors(head.last_context).load_state_dict(saved["last_context"])
+            frozen = saved["frozen_prompts"]
+            head.freeze(None if frozen is None else frozen.to(self.machine.device))
+            if self.optimizer is not None:
+                self.optimizer.load_state_dict(saved["optimizer"])
+            if self.buffer is not None:
+                self.buffer.load_state_dict(saved["buffer"])
 
 
 def check_inputs(options: Options) -> None:
@@ -147,5 +148,5 @@ def open_run(options: Options, machine: Machine, data: ImageSet) -> Run:
     return runs.open_run(
         options, machine, mini_folder(run_folder(options), scale) or "", decides, paper="alta",
         method=method_label(options), protocol=protocols(options)["class-il"], backbone=options.visual, scale=scale,
-        seed=options.seed,
+        seed=options.seed, outputs=["task_*.pth", "tsne.png"],
     )  # fmt: skip

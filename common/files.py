@@ -1,13 +1,17 @@
-"""Atomic writes, and the key of a line of record.jsonl. Needs no torch."""
+"""Atomic writes, what a run reads back, and the key of a line of record.jsonl. Needs no torch."""
 
 import errno
 import os
-import shutil
+import re
 import warnings
+import zlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import yaml
 from filelock import FileLock, Timeout
 
 from common.errors import UserError
@@ -15,6 +19,9 @@ from common.processes import is_main_process, world_size
 
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
+CHECKSUMS = "checksums"  # in a run's folder, of all that was ever written there
+TEMPORARY = re.compile(r"\.(.+)\.(\d{1,7})\.tmp")  # of a file's name and the process that writes it
+READ_BACK = ("", ".json", ".jsonl", ".yaml")  # suffixes of the texts among them; tensors come with sums of their own
 
 
 def metric_lines(
@@ -44,53 +51,125 @@ def atomic_write(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_alone(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
-    """`atomic_write` by this process alone, without waiting for others."""
+    """`atomic_write` by this process alone, without waiting for others. Makes the folder."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            _to_disk(file)
+        _note(path, temporary)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise UserError(_why_not_written(path, error)) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    finally:
+        with suppress(OSError):  # as the error has it that comes from here
+            temporary.unlink(missing_ok=True)
 
 
-def _why_not_written(path: Path, error: Exception) -> str:
-    code = getattr(error, "errno", None)
-    # torch.save reports a failed write as a RuntimeError of its zip writer, without the errno
-    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or (
-        code is None and shutil.disk_usage(path.parent).free < 2**20
-    ):
+def _to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put the names in a folder to disk, where its file system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _why_not_written(path: Path, error: BaseException) -> str:
+    cause: BaseException | None = error
+    while cause and not getattr(cause, "errno", None):  # torch.save raises a RuntimeError over the file's error
+        cause = cause.__context__
+    code = getattr(cause, "errno", None)
+    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
         return (
             f"no space left while saving {path}. What was saved before is intact; "
             "free some space and give the same command again."
         )
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"no permission to write {path}. Choose another output folder or change its permissions."
-    return f"could not write {path}: {error}. What was saved before is intact."
+    return f"could not write {path}: {cause or error}. What was saved before is intact."
 
 
 def write_text(path: Path | str, text: str) -> None:
     """Atomically write a text file in UTF-8."""
-    atomic_write(path, lambda file: file.write(text.encode()))
+    atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))
 
 
-def held_lock(path: Path, busy: str) -> FileLock:
-    """A lock of this process on a file that exists, held as long as the returned object or one like it lives.
+# Reading back
+
+
+def checksums(folder: Path) -> dict[str, set[str]]:
+    """Of every file that was written into a run's folder, the checksums of its contents so far; {} without a list.
+
+    Contents older than the last count too: a list is written before the file, and a process may be killed in between.
+    """
+    found: dict[str, set[str]] = defaultdict(set)
+    with suppress(OSError):
+        for line in (folder / CHECKSUMS).read_text(errors="replace").splitlines():
+            checksum, _, name = line.partition("  ")
+            found[name].add(checksum)
+    return found
+
+
+def _sums(path: Path, content: bytes) -> list[str]:
+    """Of each line of a record, as lines may be taken out to measure them anew; else of the whole content."""
+    parts = content.splitlines() if path.suffix == ".jsonl" else [content]
+    return [f"{zlib.crc32(part):08x}" for part in parts]
+
+
+def _note(path: Path, written: Path) -> None:
+    """Add what was written for `path` to its folder's list, if there is one: only appended to, for many at a time."""
+    folder, is_text = path.parent, path.suffix in READ_BACK
+    if (folder / CHECKSUMS).is_file():
+        known = checksums(folder).get(path.name, set())
+        found = _sums(path, written.read_bytes()) if is_text else ["-" * 8]
+        if new := [checksum for checksum in found if checksum not in known]:
+            with open(folder / CHECKSUMS, "ab") as file:  # each on a line that begins anew, after a half one too
+                file.write("".join(f"\n{checksum}  {path.name}" for checksum in new).encode())
+                _to_disk(file)
+
+
+def read_back(path: Path, parse: Callable[[str], Any], kind: type) -> Any:
+    """What `parse` makes of a text file that a run wrote, of the type `kind`.
+
+    Raises UserError if it was not written so.
+    """
+    advice = "Put back a copy of it, or give another output folder"
+    try:
+        content = path.read_bytes()
+        parsed = parse(content.decode())
+        if not isinstance(parsed, kind):
+            raise TypeError(f"{type(parsed).__name__} instead of {kind.__name__}")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(f"{path} was not written by this program, or is damaged ({reason}). {advice}.") from error
+    known = checksums(path.parent).get(path.name)
+    if known and not known.issuperset(_sums(path, content)):
+        kept = f"to go on with it as it is, delete {path.with_name(CHECKSUMS)}"
+        raise UserError(f"{path} is not as it was written: damaged, or changed by hand. {advice}; {kept}.")
+    return parsed
+
+
+def held_lock(path: Path, busy: str) -> ExitStack:
+    """A lock of this process on a file that exists, held until it is closed or no object like it lives any more.
 
     Raises UserError, with the text `busy`, while another process holds it. A file system without locks is a warning.
     """
-    lock = FileLock(path, is_singleton=True)
+    lock, held = FileLock(path, is_singleton=True, fallback_to_soft=False), ExitStack()
     try:
         lock.acquire(timeout=0)
+        held.callback(lock.release)
     except Timeout as error:
         raise UserError(busy) from error
     except (OSError, NotImplementedError) as error:
         warnings.warn(f"{path.parent} has no locks ({error}): start no second process on it.", stacklevel=2)
-    return lock
+    return held

@@ -78,7 +78,6 @@ class Kept:
     def write(self, tensors: dict[str, Tensor]) -> None:
         """Write for later; a folder that cannot be written costs time, not the run."""
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             save_tensors(self.path, {**tensors, "key": self.key, "checksum": fingerprint(tensors)})
         except (OSError, UserError) as error:
             print(f"note: features were not kept for the next run ({error})")

@@ -12,6 +12,7 @@ from typing import Any
 from common import datasets
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
+from common.clip.tokenizer import class_prompts
 from common.datasets import ImageSet, canonical
 from common.datasets.images import Transform
 from common.errors import UserError, all_checked
@@ -103,6 +104,18 @@ def check_inputs(
             *checks,
         ]
     )[3:]
+
+
+def fingerprints(options: MTILOptions, names: Sequence[str], prompted: Sequence[str]) -> dict[str, Any]:
+    """Counts and list checksum of every data set.
+
+    Raises UserError for a --template that is too long for CLIP with a class of those `prompted` with it.
+    """
+    sets = {name: load_set(options, name) for name in names}
+    if options.template:
+        for name in sets.keys() & set(prompted):
+            class_prompts(sets[name].classnames, [options.template])
+    return {name: data.fingerprint for name, data in sets.items()}
 
 
 def load_set(options: MTILOptions, name: str, transform: Transform | None = None) -> ImageSet:

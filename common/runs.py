@@ -4,6 +4,7 @@
     <folder>/<task>.pth      a finished task, {"state_dict": ...}
     <folder>/state.pth       the unfinished stage: step, state, generators
     <folder>/record.jsonl    one tidy line a number
+    <folder>/checksums       of the texts above, and the name of every file that the run wrote
 
 The same command on the same folder goes on where it stopped. Training loops stay those of their papers, with
 `for step in run.steps("train/Aircraft", total, state): ...`.
@@ -12,12 +13,11 @@ The same command on the same folder goes on where it stopped. Training loops sta
 import hashlib
 import json
 import os
-import pickle
-import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ import yaml
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError, machine_fault
-from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, held_lock, write_alone, write_text
+from common.files import CHECKSUMS, RECORD_KEY, RECORD_SCHEMA, atomic_write, read_back, write_alone, write_text
+from common.folders import TENSORBOARD, flat, matching, read_config, refuse_inputs, take_folder
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
 from common.processes import is_main_process
@@ -37,9 +38,14 @@ from common.training.finite import require_finite, require_finite_state
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times the duration of a save
-TENSORBOARD = "tensorboard"  # folder in the run's folder
+LONGEST_NAME = 200  # letters, so that the name of a temporary file is none too long for a file system
 CPU = Machine(torch.device("cpu"))
-RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", TENSORBOARD)
+RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", CHECKSUMS, TENSORBOARD)
+CPU = Machine(torch.device("cpu"))
+RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", CHECKSUMS, TENSORBOARD)
+OWN = ("record.jsonl", "state.pth", "accuracy*.csv", "accuracy*.png", "config.yaml")  # of any run
+LONGEST_NAME = 200  # letters, so that the name of a temporary file is none too long for a file system
+NO_INPUTS = ("save", "log_dir", "hydra.run.dir", "cache_dir", "config_path")  # options that name folders to write to
 
 # `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
@@ -59,6 +65,8 @@ def free_file(name: str) -> str | None:
     """A `check` of options that name a file in a run's folder: a message, or None if the name is free to use."""
     if Path(name).name != name or name.startswith("."):
         return "give a file's name, without folders."
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        return f"give a shorter name, of at most {LONGEST_NAME} letters."
     reserved = name in RUN_FILES or Path(name).suffix in (".pth", ".tmp")
     return "a file of that name is the run's own. Choose another name." if reserved else None
 
@@ -66,19 +74,40 @@ def free_file(name: str) -> str | None:
 def load_tensors(path: Path | str) -> dict[str, Any]:
     """The content of a file of `save_tensors`, or of an original's torch.save of plain dicts; tensors on the CPU.
 
-    Raises UserError when the file is missing, truncated, or holds pickled objects.
+    Raises UserError when the file is missing, damaged, or holds pickled objects.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):  # torch.load compares no checksum
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise zipfile.BadZipFile(f"{damaged} does not fit its checksum")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict):
+            raise TypeError(f"it holds a {type(content).__name__}")
+        return content
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
-    except (RuntimeError, EOFError, ValueError, LookupError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged bytes make unpickling raise anything
         if machine_fault(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} is not a readable checkpoint (truncated, damaged, or not a dict of tensors: {reason}). "
             "Copy or train it again."
+        ) from error
+
+
+@contextmanager
+def fitting(path: Path | str) -> Iterator[None]:
+    """Context that puts a file's content in its places: raises UserError if it is not what the file is to hold."""
+    try:
+        yield
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        if machine_fault(error):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} is of another run, or of another version: {reason}. Put back a copy of the run's own."
         ) from error
 
 
@@ -93,7 +122,8 @@ class Run:
 
     `settings` decide the numbers: a folder with other settings is refused. `labels` are fields of every record line.
     The machine's precision, unless fp32, is added to both, and the machine to the provenance. `name` prefixes the files
-    of a run that shares its folder, as the originals' one-task calls do.
+    of a run that shares its folder, as the originals' one-task calls do. `outputs`: patterns of the checkpoints' names,
+    for folders of versions that kept no list of what they wrote.
     """
 
     def __init__(
@@ -106,13 +136,14 @@ class Run:
         save_interval: float = SAVE_INTERVAL,
         machine: Machine = CPU,
         tensorboard: bool = False,
+        outputs: Iterable[str] = ("*.pth",),
     ) -> None:
         writer = writer_class() if tensorboard else None
         self.folder, self.prefix = Path(folder), f"{name}." if name else ""
         self.labels = labels | {"method": labels["method"] + machine.label} if machine.label else labels
         self.save_interval, self.seconds = save_interval, 0.0  # seconds: of the latest stage, all its resumes together
         if is_main_process():
-            self._take_folder(overwrite)
+            self._lock = take_folder(self.folder, self.prefix, outputs, overwrite)  # released with the last such Run
         barrier()
         self.settings = settings | machine.settings
         self._settle_config(self.settings, machine.provenance)
@@ -122,39 +153,12 @@ class Run:
     def path(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}"
 
-    def _take_folder(self, overwrite: bool) -> None:
-        """Lock the folder, and delete the files of a killed process, or of a run to be overwritten."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.path("lock").touch()
-        except OSError as error:
-            raise UserError(
-                f"the output folder {self.folder} cannot be written ({error.strerror}). "
-                "Choose another one or change its permissions."
-            ) from error
-        busy = f"another process is working in {self.folder}. Wait for it, or choose another folder."
-        self._lock = held_lock(self.path("lock"), busy)  # released with the last Run of this folder
-        for leftover in self.folder.glob(".*.tmp"):  # of a process killed in the middle of a write
-            if not _is_running(int(leftover.name.split(".")[-2])):
-                leftover.unlink(missing_ok=True)
-        if overwrite:
-            self._start_anew()
-
-    def _start_anew(self) -> None:
-        """Delete the files of an earlier run; nothing from a folder without its config.yaml."""
-        if not self.path("config.yaml").exists():
-            return
-        for path in self.folder.glob(f"{self.prefix}*"):
-            if path.is_file() and path.name != self.path("lock").name:
-                path.unlink()
-        shutil.rmtree(self.folder / TENSORBOARD / self.prefix.removesuffix("."), ignore_errors=True)
-
     def _settle_config(self, settings: dict[str, Any], machine: dict[str, Any]) -> None:
         """Write config.yaml, or compare its settings with these. Raises UserError that lists those that differ."""
         settings = json.loads(json.dumps(settings))  # as YAML will read them: tuples as lists, plain scalars
         path = self.path("config.yaml")
         if path.exists():
-            recorded, settings = _flat(yaml.safe_load(path.read_text())["settings"]), _flat(settings)
+            recorded, settings = flat(read_config(path)), flat(settings)
             # earlier versions recorded no checksum of the miniature's weights or of images' content; their runs go on
             recorded |= {
                 key: value
@@ -178,7 +182,17 @@ class Run:
 
     def _read_records(self) -> list[dict[str, Any]]:
         path = self.path("record.jsonl")
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return read_back(path, self._parse_records, list) if path.exists() else []
+
+    def _parse_records(self, text: str) -> list[dict[str, Any]]:
+        """The lines of a record. Raises ValueError for one that stands there twice or is of another run."""
+        lines, keys = [json.loads(line) for line in text.splitlines()], set[tuple]()
+        for number, line in enumerate(lines, start=1):
+            if any(line.get(name, value) != value for name, value in self.labels.items() if name in ("paper", "seed")):
+                raise ValueError(f"line {number} is of another run")
+            if len(keys) == len(keys := keys | {tuple(line.get(key) for key in RECORD_KEY)}):
+                raise ValueError(f"line {number} stands there twice")
+        return lines
 
     def find(self, **fields: Any) -> list[dict[str, Any]]:
         """Record lines whose fields have these values."""
@@ -256,24 +270,20 @@ class Run:
         saved = load_tensors(path) if path.exists() else {}
         if saved.get("stage") != stage:
             return 0, 0.0
-        if missing := _missing(state, saved["state"]):
-            raise UserError(
-                f"{path} was left by another version of this program: it lacks {', '.join(missing)}. "
-                "Delete it, and the same command starts this stage anew; finished tasks stay."
-            )
-        for name, item in state.items():
-            if isinstance(item, torch.Generator):
-                item.set_state(saved["state"][name])
-            else:
-                item.load_state_dict(saved["state"][name])
-        torch.set_rng_state(saved["rng"]["cpu"])
-        if saved["rng"]["cuda"] and torch.cuda.is_available():
-            if world_size() == 1:
-                torch.cuda.set_rng_state_all(saved["rng"]["cuda"][: torch.cuda.device_count()])
-            else:  # saved by the first process, on the first GPU; all processes draw the same numbers
-                torch.cuda.set_rng_state(saved["rng"]["cuda"][0])
-        self.seconds = saved["seconds"]
-        return saved["step"], saved["seconds"]
+        with fitting(path):
+            if missing := _missing(state, saved["state"]):
+                raise UserError(
+                    f"{path} was left by another version of this program: it lacks {', '.join(missing)}. "
+                    "Delete it, and the same command starts this stage anew; finished tasks stay."
+                )
+            for name, item in state.items():
+                if isinstance(item, torch.Generator):
+                    item.set_state(saved["state"][name])
+                else:
+                    item.load_state_dict(saved["state"][name])
+            _set_generators(saved["rng"])
+            self.seconds = saved["seconds"]
+            return saved["step"], saved["seconds"]
 
     def finish(self) -> None:
         """Delete the resume state: its results are in checkpoints and records."""
@@ -294,29 +304,24 @@ def open_run(
     scale: str,
     seed: int,
     name: str = "",
-    outputs: Iterable[str] = (),
+    outputs: Sequence[str] = (),
 ) -> Run:
-    """The run of an entry point's options.
+    """The run of an entry point's options, whose checkpoints have the names `outputs`, or fit these patterns.
 
-    Raises UserError if one of `outputs`, files that the run will write, is in the folder without a recorded run.
+    Raises UserError if one of them is in the folder without a recorded run, or an input where --overwrite deletes.
     """
-    present = [file for file in outputs if (Path(folder) / file).exists()]
-    if present and not (Path(folder) / (f"{name}.config.yaml" if name else "config.yaml")).exists():
-        raise UserError(
-            f"{folder} already holds {present[0]}, which no run recorded there made. Choose another --save."
-        )
+    config = os.path.join(folder, f"{name}.config.yaml" if name else "config.yaml")
+    present = [path for path in matching(Path(folder), outputs) if path.is_file()]
+    if present and not os.path.exists(config):
+        reason = f"{present[0].parent} already holds {present[0].name}, which no run recorded there made"
+        raise UserError(f"{reason}. Choose another output folder.")
+    if options.overwrite and os.path.exists(config):
+        refuse_inputs(options, [Path(folder), *(path.parent for path in present)], f"{name}." if name else "")
     barrier()  # every process has looked before the first one starts the folder anew
     labels = {"paper": paper, "method": method, "protocol": protocol, "backbone": backbone, "scale": scale}
     overwrite, interval = bool(options.overwrite), options.save_interval
-    return Run(folder, settings, labels | {"seed": seed}, name, overwrite, interval, machine, options.tensorboard)
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    curves = options.tensorboard
+    return Run(folder, settings, labels | {"seed": seed}, name, overwrite, interval, machine, curves, outputs)
 
 
 class Tensors:
@@ -372,11 +377,10 @@ def _generators() -> dict[str, Any]:
     return {"cpu": torch.get_rng_state(), "cuda": cuda}
 
 
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+def _set_generators(saved: dict[str, Any]) -> None:
+    torch.set_rng_state(saved["cpu"])
+    if saved["cuda"] and torch.cuda.is_available():
+        if world_size() == 1:
+            torch.cuda.set_rng_state_all(saved["cuda"][: torch.cuda.device_count()])
+        else:  # saved by the first process, on the first GPU; all processes draw the same numbers
+            torch.cuda.set_rng_state(saved["cuda"][0])

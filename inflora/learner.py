@@ -14,7 +14,7 @@ from common.incremental.tasks import task_path
 from common.machine import Machine
 from common.mini import scale_of
 from common.options import settings
-from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
+from common.runs import Run, file_md5, fitting, load_tensors, mini_folder, save_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
 from inflora.alignment import ClassStatistics, fresh_norm
@@ -65,14 +65,18 @@ class Learner:
     def load(self, task_id: int) -> None:
         """Put the network, the memories and the statistics back to what they were after a task."""
         saved, device = load_tensors(self.checkpoint(task_id)), self.machine.device
-        self.network.load_state_dict(saved["state_dict"])
-        self.network.finish(self.branch(task_id))
-        if self.options.method.designed:
-            self.memories = [Memory(entry["basis"].to(device), entry["free"]) for entry in saved["memories"]]
+        with fitting(self.checkpoint(task_id)):
+            self.network.load_state_dict(saved["state_dict"])
+            self.network.finish(self.branch(task_id))
+            if self.options.method.designed:
+                self.memories = [Memory(entry["basis"].to(device), entry["free"]) for entry in saved["memories"]]
         if self.options.method.aligned:
-            parts = [load_tensors(self.run.folder / f"classes_{earlier}.pth") for earlier in range(task_id + 1)]
-            joined = {name: torch.cat([part[name] for part in parts]).to(device) for name in ("means", "covariances")}
-            self.statistics = ClassStatistics(**joined)
+            files = [self.run.folder / f"classes_{earlier}.pth" for earlier in range(task_id + 1)]
+            parts = [load_tensors(file) for file in files]
+            with fitting(self.run.folder / "classes_*.pth"):
+                names = ("means", "covariances")
+                joined = {name: torch.cat([part[name] for part in parts]).to(device) for name in names}
+                self.statistics = ClassStatistics(**joined)
 
 
 def check_inputs(options: Options) -> None:
@@ -119,4 +123,5 @@ def open_run(options: Options, machine: Machine, seed: int, scenario: Scenario, 
     return runs.open_run(
         options, machine, folder, decides, paper="inflora", method=options.method.label,
         protocol=protocol(options.data_set.label, scenario), backbone=backbone, scale=scale, seed=seed,
+        outputs=["task_*.pth", "classes_*.pth", "design.pth"],
     )  # fmt: skip

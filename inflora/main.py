@@ -15,7 +15,7 @@ from common.incremental.features import features_in_order
 from common.incremental.scenario import task_subset
 from common.incremental.tasks import stream_seed, unfinished_tasks
 from common.machine import Machine, choose_machine
-from common.runs import Tensors, load_tensors, save_tensors
+from common.runs import Tensors, fitting, load_tensors, save_tensors
 from common.training.batches import Batches, BatchStream
 from common.training.device import cost_records
 from inflora.alignment import align, cholesky_factors, class_statistics, draw, scaled_means
@@ -84,7 +84,8 @@ def design_or_read(learner: Learner, task_id: int, batches: BatchStream) -> None
     path, reduction = learner.run.folder / "design.pth", learner.network.reduction(task_id)
     saved = load_tensors(path) if path.exists() else {}
     if saved.get("task") == task_id:
-        Tensors(reduction).load_state_dict(saved["lora_A"])
+        with fitting(path):
+            Tensors(reduction).load_state_dict(saved["lora_A"])
     else:
         design_branch(learner.network, task_id, learner.memories, batches)
         save_tensors(path, {"task": task_id, "lora_A": Tensors(reduction).state_dict()})

@@ -167,9 +167,8 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
         return
     sequence = sequence_of(options)
     folder = Path(options.load) if options.eval_only and options.load else run.folder
-    ddas_folder = Path(options.load_autochooser or folder)
-    files = [(folder / f"{name}.pth", ddas_folder / autoencoder_file(name)) for name in sequence]
-    checkpoints, autoencoders = read_checkpoints(options, model, extractor, list(enumerate(files)))
+    files = list(enumerate(checkpoint_files(options, folder)))
+    checkpoints, autoencoders = read_checkpoints(options, model, extractor, files)
     run.record(metric_lines("all", len(sequence), {"trainable_parameters": count_trainable(model, autoencoders)}, None))
     for name in missing:
         started = time.monotonic()
@@ -208,6 +207,12 @@ def evaluate_checkpoint_file(options: Options, machine: Machine, model: CLIP, ex
 def sequence_of(options: Options) -> list[str]:
     """The data sets whose checkpoints are evaluated, in task order: the tasks, or those that --load must hold."""
     return tasks(options) or options.eval_datasets or []
+
+
+def checkpoint_files(options: Options, folder: Path) -> list[tuple[Path, Path]]:
+    """The files of adapters and of autoencoders of the tasks in a sequence's folder."""
+    ddas_folder = Path(options.load_autochooser or folder)
+    return [(folder / f"{name}.pth", ddas_folder / autoencoder_file(name)) for name in sequence_of(options)]
 
 
 def read_checkpoints(

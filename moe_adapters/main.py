@@ -5,6 +5,7 @@ the adapters task after task, all checkpoints on all data sets. One data set is 
 the same checkpoint as that task of the sequence, because every task starts from the same seed and the file before it.
 """
 
+import glob
 from pathlib import Path
 
 from torch import nn
@@ -16,7 +17,7 @@ from common.machine import Machine, choose_machine
 from common.options import settings
 from common.runs import Run, file_md5
 from moe_adapters.ddas import EXTRACTORS, load_extractor
-from moe_adapters.evaluation import evaluate_checkpoint_file, evaluate_sequence, show_results
+from moe_adapters.evaluation import checkpoint_files, evaluate_checkpoint_file, evaluate_sequence, show_results
 from moe_adapters.options import (
     REFERENCE_SET,
     Options,
@@ -64,7 +65,11 @@ def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
         return None
 
     files = [options.load, options.load_autochooser]
-    (features,) = mtil.check_inputs(options, data_names(options), files, extractor)
+    folder = Path(options.load or "")
+    both = checkpoint_files(options, folder) if options.eval_only and options.load and folder.is_dir() else []
+    sequence = [path for paths in both for path in paths[: 1 + options.autorouter]]
+    checks = (extractor, lambda: mtil.require_checkpoints(*sequence))
+    features, _ = mtil.check_inputs(options, data_names(options), files, *checks)
     return features
 
 
@@ -74,12 +79,14 @@ def open_run(options: Options, machine: Machine) -> Run:
     outputs: list[str] = []
     if not options.eval_only and is_sequence(options):
         outputs = [file for data in [*names, REFERENCE_SET] for file in (f"{data}.pth", autoencoder_file(data))]
+        outputs += [*(f"{data}.json" for data in names), glob.escape(Path(options.frozen_path).name)]
     elif not options.eval_only:
-        outputs = [autoencoder_file(names[0]) if options.train_chooser else f"{names[0]}.pth"]
-        name = Path(outputs[0]).stem
+        name = Path(autoencoder_file(names[0])).stem if options.train_chooser else names[0]
+        outputs = [f"{name}.pth", f"{name}.json"]
     weights = {"model": find_weights(options.model), "chooser_features": feature_file(options)}
     decides = settings(options) | {"weights": {key: file_md5(path) for key, path in weights.items() if path}}
-    decides |= {"data": {data: mtil.load_set(options, data).fingerprint for data in data_names(options)}}
+    prompted = [*tasks(options), *(options.eval_datasets or [])]
+    decides |= {"data": mtil.fingerprints(options, data_names(options), prompted)}
     return runs.open_run(
         options, machine, output_folder(options), decides, paper="moe_adapters", method=method_label(options),
         protocol=protocol(options), backbone=options.model, scale=options.scale, seed=options.seed,

@@ -13,6 +13,7 @@ from common.clip.tokenizer import training_prompts
 from common.datasets import ImageSet
 from common.datasets.few_shot import few_shot
 from common.datasets.transforms import clip_train
+from common.files import read_back
 from common.machine import Machine
 from common.mtil import load_set, of_task, task_iterations
 from common.runs import Run, save_tensors, write_text
@@ -105,9 +106,9 @@ def learn_task(
     frozen_list = run.folder / Path(options.frozen_path).name if is_sequence(options) else Path(options.frozen_path)
     note = run.folder / f"{name}.json"
     if not note.exists():  # upstream's stale lists are harmful: the first task starts a new one
-        names = frozen_list.read_text().split() if task_id > 0 and frozen_list.exists() else []
+        names = read_back(frozen_list, str.split, list) if task_id > 0 and frozen_list.exists() else []
         write_text(note, json.dumps({"frozen_before": names}))
-    frozen_before = json.loads(note.read_text())["frozen_before"]
+    frozen_before = read_back(note, lambda text: json.loads(text)["frozen_before"], list)
     data = load_set(options, name, clip_train(model.config.image_resolution))
     seed_everything(options.seed)
     examples, _ = training_set(options, machine, data)

@@ -9,7 +9,16 @@ import numpy as np
 from common import datasets
 from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
-from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, protocol, read_class_order
+from common.errors import UserError
+from common.incremental.scenario import (
+    LabelledImages,
+    RemappedSubset,
+    Scenario,
+    protocol,
+    read_class_order,
+    require_images,
+    task_subset,
+)
 from common.incremental.sets import IncrementalSet, find
 from vq_prompt.options import Options
 
@@ -78,7 +87,9 @@ def check_data(options: Options) -> None:
     datasets.require([data.reader], data.root, not options.no_verify, options=reader_options(options))
 
 
-def load_data(options: Options, seed: int, train_transform: Transform, eval_transform: Transform) -> ImageSet:
+def load_data(
+    options: Options, seed: int, train_transform: Transform | None, eval_transform: Transform | None
+) -> ImageSet:
     """The data set, original labels; with `validation`, 80 % of the training images and the other 20 % as the test.
 
     Raises UserError as `datasets.load` does.
@@ -93,6 +104,19 @@ def load_data(options: Options, seed: int, train_transform: Transform, eval_tran
         data.train = RemappedSubset(train, kept, labels[kept])  # type: ignore[assignment]
         data.test = RemappedSubset(under(train, eval_transform), held_out, labels[held_out])  # type: ignore[assignment]
     return data
+
+
+def check_tasks(options: Options, seed: int) -> None:
+    """Raise UserError if a class has no images, or a task no full batch where others are dropped."""
+    tasks, data, size = scenario(options, seed), load_data(options, seed, None, None), options.batch_size
+    require_images(data, tasks, task_count(options, tasks), every_class=True)
+    for task_id in range(task_count(options, tasks) if options.drops_last else 0):
+        count = len(task_subset(data.train, tasks, task_id))
+        if count < size:
+            few = f"task {task_id + 1} has {count} training images, fewer than a batch of {size}"
+            raise UserError(
+                f"{few}, and a batch that is not full is dropped. Take a smaller batch_size or larger tasks."
+            )
 
 
 def under(images: LabelledImages, transform: Transform | None) -> LabelledImages:

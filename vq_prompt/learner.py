@@ -20,7 +20,7 @@ from common.incremental.scenario import seen_subset
 from common.incremental.sets import vit_transforms
 from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
-from common.runs import file_md5, load_tensors
+from common.runs import file_md5, fitting, load_tensors
 from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import seed_everything
 from common.training.distributed import all_gather_rows, rank, sum_over_processes, world_size
@@ -40,7 +40,6 @@ VARIANTS = (  # keys of ours that make another method than the released code's
     "ca_first_step_full_lr", "normalize_input",
 )  # fmt: skip
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-DROPPED = "the last batch is dropped when it is not full. Take a smaller batch_size or larger tasks."
 
 
 def method_name(options: VQOptions) -> str:
@@ -124,7 +123,7 @@ def learn_task(learner: Learner, task_id: int) -> None:
     classes, stage, updates, trained = repeat.scenario.tasks[task_id], f"task {task_id + 1}", 0, 0
     repeat.run.seconds = 0.0  # of the training, if there is one
     if network.prompt is not None:
-        batches = repeat.training_batches(task_id, drop_last=True, advice=DROPPED)
+        batches = repeat.training_batches(task_id, options.drops_last)
         log = train_task(network, classes, batches, options, stage, repeat.run.steps)
         loss, prompt_loss = (log[name][-len(batches) :].mean() for name in ("loss", "prompt_loss"))
         print(f"{stage}: loss {loss:.3f}, of it prompts {prompt_loss:.4f}", flush=True)
@@ -188,11 +187,14 @@ def retrain_classifier(learner: Learner, task_id: int) -> None:
 def read_task(learner: Learner, task_id: int) -> None:
     """Put the network and the statistics back to what they were after a task; no stage is repeated (upstream's is)."""
     repeat, device = learner.repeat, learner.repeat.machine.device
-    learner.network.load_state_dict(load_tensors(repeat.model_path(task_id)))
-    if learner.network.prompt is None or learner.options.adaptive_pred:
-        parts = [load_tensors(repeat.model_path(earlier, "statistics.pth")) for earlier in range(task_id + 1)]
-        tensors = ({name: tensor.to(device) for name, tensor in part.items()} for part in parts)
-        learner.statistics = [ClassStatistics(**part) for part in tensors]
+    with fitting(repeat.model_path(task_id)):
+        learner.network.load_state_dict(load_tensors(repeat.model_path(task_id)))
+    learner.statistics = []
+    for path in (repeat.model_path(earlier, "statistics.pth") for earlier in range(task_id + 1)):
+        if learner.network.prompt is None or learner.options.adaptive_pred:
+            with fitting(path):
+                part = {name: tensor.to(device) for name, tensor in load_tensors(path).items()}
+                learner.statistics.append(ClassStatistics(**part))
 
 
 # Evaluation

@@ -78,6 +78,11 @@ class Options(RunOptions):
         raise NotImplementedError
 
     @property
+    def drops_last(self) -> bool:
+        """Whether training leaves out an epoch's last batch unless it is full."""
+        raise NotImplementedError
+
+    @property
     def fixed_orders(self) -> bool:
         """Whether data sets that have a class order of their own are learned in it, whatever the seed."""
         return False
@@ -120,6 +125,10 @@ class VQOptions(Options):
     @property
     def backbone_weights(self) -> str:
         return self.pretrained_weight
+
+    @property
+    def drops_last(self) -> bool:
+        return self.learner_name == "VQPrompt"
 
     @property
     def samples_per_centroid(self) -> int:

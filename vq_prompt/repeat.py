@@ -3,7 +3,6 @@
 A repeat is a run in <log_dir>/repeat-<r>/; its models lie where the original puts them, <log_dir>/models/repeat-<r>/.
 """
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,22 +13,20 @@ from torch import Tensor
 
 from common import runs, vit
 from common.datasets.images import ImageSet, Transform
-from common.errors import UserError
 from common.evaluation.metrics import vq_prompt_metrics
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.files import metric_lines
-from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, require_images, task_subset
+from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, task_subset
 from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.options import settings
-from common.processes import is_main_process
 from common.runs import Run, save_tensors
 from common.training.batches import Batches
 from common.training.device import cost_records
-from common.training.distributed import barrier
 from vq_prompt.data import data_set, load_data, protocol_name, reader_options, scenario, task_count, under
 from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
 
+MODELS = ("", "/task-*", "/task-*/class.pth", "/task-*/statistics.pth")  # links to folders are among what is replaced
 PURPOSES = ("training", "statistics", "retraining")  # each draws a random stream of its own
 
 
@@ -62,9 +59,7 @@ class Repeat:
 
     def save(self, task_id: int, content: dict[str, Any], name: str = "class.pth") -> None:
         """Write a file of a task."""
-        path = self.model_path(task_id, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_tensors(path, content)
+        save_tensors(self.model_path(task_id, name), content)
 
     def is_evaluated(self, task_id: int) -> bool:
         """Whether the accuracies after a task are on record."""
@@ -79,15 +74,11 @@ class Repeat:
         images = self.data.train if augmented else under(self.data.train, self.test.transform)
         return task_subset(images, self.scenario, task_id)
 
-    def training_batches(self, task_id: int, drop_last: bool, advice: str) -> Batches:
-        """The shuffled training batches of a task. Raises UserError, with this advice, if there is none."""
+    def training_batches(self, task_id: int, drop_last: bool) -> Batches:
+        """The shuffled training batches of a task."""
         images, size, machine = self.training_images(task_id), self.options.batch_size, self.machine
         seed = self.stream_seed(task_id, "training")
-        batches = Batches(images, size, seed, machine.workers, machine.device, drop_last=drop_last)
-        if len(batches) == 0:
-            few = f"task {task_id + 1} has {len(images)} training images, fewer than a batch of {size}"
-            raise UserError(f"{few}, and {advice}")
-        return batches
+        return Batches(images, size, seed, machine.workers, machine.device, drop_last=drop_last)
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,25 +91,18 @@ def open_repeat(
 ) -> Repeat:
     """Tasks, data and run of one repeat. `decides`: what decides its numbers besides options, seed and data.
 
-    --overwrite 1 also removes the repeat's models. Raises UserError if another configuration's run lies there, models
-    that no run recorded, or if a class has no images.
+    Raises UserError if another configuration's run lies there, or models that no run recorded.
     """
     tasks, data = scenario(options, seed), load_data(options, seed, *transforms)
-    require_images(data, tasks, task_count(options, tasks), every_class=True)
     name = f"repeat-{run_seeds(options).index(seed) + 1}"
     folder, models = Path(log_dir_of(options)) / name, Path(log_dir_of(options)) / "models" / name
-    if not options.overwrite and not (folder / "config.yaml").exists() and any(models.glob("*/class.pth")):
-        raise UserError(f"{models} holds models that no run recorded. Choose another --log_dir, or --overwrite 1.")
     weights = options.backbone_weights
     run = runs.open_run(
         options, machine, folder, settings(options) | decides | {"seed": seed, "data": data.fingerprint},
         paper="vq_prompt", method=method, protocol=protocol_name(options, tasks),
         backbone=vit.LABELS.get(weights, weights), scale=scale_of(options), seed=seed,
+        outputs=["features.pth", *(f"../models/{name}{part}" for part in MODELS)],
     )  # fmt: skip
-    if options.overwrite:
-        if is_main_process():
-            shutil.rmtree(models, ignore_errors=True)
-        barrier()
     return Repeat(options, machine, seed, tasks, data, run, models)
 
 

@@ -44,7 +44,6 @@ def write_reports(options: Options, machine: Machine, matrices: Sequence[np.ndar
         "results-time/global": batch_seconds(options, len(matrices), len(matrices[0])),
     }
     for name, history in histories.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_text(folder / f"{name}.yaml", yaml.safe_dump(as_yaml(history), sort_keys=False))
     write_text(folder / "args.yaml", yaml.safe_dump(arguments(options, machine), sort_keys=False))
     values = {}
@@ -83,12 +82,14 @@ def write_xlsx(options: Options, machine: Machine, figures: dict[str, float]) ->
 
     Not in the working directory, where the original puts it: there, commands started side by side would write one
     file, and a miniature's numbers would stand below the paper's. Values only, where the sheet has as many columns,
-    else header and values. A row that stands last already is not written twice: a command given again adds none.
+    else header and values. A row that stands there already is not written twice: a command given again adds none.
     """
     import openpyxl
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     values = arguments(options, machine) | {"save_folder": Path(log_dir_of(options)).name} | figures
     row = [str(values[key]) if isinstance(values[key], list) else values[key] for key in COLUMNS]
+    known = [as_text(value) for value in row]
     path = Path(log_dir_of(options)) / XLSX
     try:
         book = openpyxl.load_workbook(path) if path.exists() else openpyxl.Workbook()
@@ -98,9 +99,19 @@ def write_xlsx(options: Options, machine: Machine, figures: dict[str, float]) ->
     empty = not path.exists()
     if empty or sheet.max_column != len(COLUMNS):
         sheet.append(COLUMNS)
-    if empty or [cell.value for cell in sheet[sheet.max_row]] != row:
-        sheet.append(row)
+    if not any([as_text(cell.value) for cell in cells] == known for cells in sheet.iter_rows()):
+        sheet.append([ILLEGAL_CHARACTERS_RE.sub("", value) if isinstance(value, str) else value for value in row])
+        for cell in sheet[sheet.max_row]:
+            if isinstance(cell.value, str):
+                cell.data_type = "s"  # openpyxl guesses "formula" from a leading "="
+                cell.quotePrefix = cell.value.startswith(("=", "+", "-", "@", "\t"))
         atomic_write(path, book.save)
+
+
+def as_text(value: object) -> str:
+    """A cell's value as far as a workbook keeps it: 15 digits of a number, no empty text, no control characters."""
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return f"{value:.14g}" if number else "".join(filter(str.isprintable, str("" if value is None else value)))
 
 
 class Tee(io.TextIOBase):

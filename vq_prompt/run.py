@@ -15,7 +15,7 @@ from common.mini import ON_SCALE
 from common.options import check_rules, declared, read, read_file, unknown, words_by_key
 from common.training.device import automatic_workers
 from vq_prompt import learner as vq_learner
-from vq_prompt.data import check_data, scenario
+from vq_prompt.data import check_data, check_tasks, scenario
 from vq_prompt.it_prompt import learner as it_learner
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.options import (
@@ -52,6 +52,8 @@ def main(argv: list[str] | None = None) -> None:
     machine = replace(machine, workers=min(options.workers, automatic_workers()))  # also of those that were asked for
     folder, seeds, matrices = Path(log_dir_of(options)), run_seeds(options), []
     all_checked([lambda: check_data(options), options.weights_file])
+    for seed in seeds:
+        check_tasks(options, seed)
     with output_log(folder):
         for number, seed in enumerate(seeds):
             print(f"repeat {number + 1} of {options.repeat}, seed {seed}", flush=True)

@@ -16,7 +16,7 @@ from common.evaluation.report import accuracy_lines, accuracy_matrix, show_row, 
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.files import metric_lines
 from common.machine import Machine
-from common.mtil import load_test_set, require_checkpoints
+from common.mtil import load_test_set
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, sequence
@@ -35,8 +35,7 @@ def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...
 def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Models) -> None:
     """All cells that are not on record yet; row 0 is CLIP before any task. A test set is decoded once for all rows."""
     model, folder = models.student, Path(options.load) if options.eval_only and options.load else run.folder
-    files = [folder / f"{name}.pth" for name in sequence(options)[: options.first_tasks]]
-    require_checkpoints(*files)
+    files = checkpoint_files(options, folder)
     missing = {
         name: [row for row in range(len(files) + 1) if not run.find(dataset=name, after_task=row, metric="accuracy")]
         for name in options.eval_datasets or ()
@@ -53,6 +52,11 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Mode
             top1, top5 = evaluate(model, test, options.batch_size_eval)
             run.record(accuracy_lines(name, row, top1, top5, time.monotonic() - started))
         show_row(name, [accuracy for (accuracy,) in accuracy_matrix(run, [name], len(files))])
+
+
+def checkpoint_files(options: Options, folder: Path) -> list[Path]:
+    """The files of the sequence's tasks in its folder, as far as --first-tasks goes."""
+    return [folder / f"{name}.pth" for name in sequence(options)[: options.first_tasks]]
 
 
 def show_results(run: Run, options: Options, model: CLIP) -> None:
@@ -101,10 +105,12 @@ def evaluate_one_model(options: Options, machine: Machine, models: Models) -> No
     path = Path(folder) / f"{name}.pth" if folder else None
     if path and path.exists() and not options.overwrite:
         raise UserError(f"{path} exists already. Choose another --save, or --overwrite to replace it.")
+    inputs = [options.load or "", *(options.load_federate or ())]
+    if path and path.resolve() in [Path(name).resolve() for name in inputs]:
+        raise UserError(f"{path} would be written over itself. Choose another --save.")
     if options.wise_ft:
         interpolate_(weights_of(model), weights_on(models.pretrained, machine.device), options.alpha)
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
         save_weights(path, model)
         print(f"Written: {path}")
     for name in options.eval_datasets or ():

@@ -17,7 +17,7 @@ from common.machine import Machine, choose_machine
 from common.options import settings
 from common.runs import Run, file_md5
 from zscl.checkpoints import require_fit
-from zscl.evaluation import evaluate_one_model, evaluate_sequence, show_results
+from zscl.evaluation import checkpoint_files, evaluate_one_model, evaluate_sequence, show_results
 from zscl.methods import folder_label, method_label
 from zscl.options import PREVIOUS, Options, distils, is_sequence, parse, reference_sources, run_folder, sequence, tasks
 from zscl.reference import check_num, required_sets
@@ -47,7 +47,10 @@ def main(argv: list[str] | None = None) -> None:
 
 def check_inputs(options: Options) -> None:
     """Look for everything a call will read before CLIP is built; one message lists all that is missing."""
-    mtil.check_inputs(options, data_names(options), [*checkpoints(options).values(), *(options.load_federate or [])])
+    files = [*checkpoints(options).values(), *(options.load_federate or [])]
+    folder = Path(options.load or "")
+    sequence = checkpoint_files(options, folder) if options.eval_only and options.load and folder.is_dir() else []
+    mtil.check_inputs(options, data_names(options), files, lambda: mtil.require_checkpoints(*sequence))
     if not options.eval_only and distils(options):
         check_num(*reference_sources(options, 0), options.data_location, options.num, not options.no_verify)
 
@@ -70,13 +73,14 @@ def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
     folder, names = run_folder(options) or Path(options.load or "") / "evaluation", tasks(options)
     name = "" if options.eval_only or is_sequence(options) else names[0]
+    outputs = [] if options.eval_only else [f"{data}{end}" for data in names for end in (".pth", ".memory.json")]
     decides = settings(options) | {"train_dataset": names or None}  # iCaRL's too
     decides |= {"weights": weight_fingerprints(options), "data": data_fingerprints(options)}
     return runs.open_run(
         options, machine, folder, decides, paper="zscl",
         method=folder_label(options) if options.eval_only else method_label(options),
         protocol=mtil.mtil_protocol(sequence(options)), backbone=options.model, scale=options.scale,
-        seed=options.seed, name=name, outputs=[] if options.eval_only else [f"{data}.pth" for data in names],
+        seed=options.seed, name=name, outputs=outputs,
     )  # fmt: skip
 
 
@@ -89,7 +93,7 @@ def weight_fingerprints(options: Options) -> dict[str, str]:
 def data_fingerprints(options: Options) -> dict[str, Any]:
     """Counts and list checksum of every data set that a run reads; captions by their number and text."""
     names = data_names(options)
-    fingerprints = {name: mtil.load_set(options, name).fingerprint for name in names if name != CAPTIONS}
+    fingerprints = mtil.fingerprints(options, [name for name in names if name != CAPTIONS], tasks(options))
     if CAPTIONS in names:
         sentences = datasets.captions(options.data_location)
         fingerprints[CAPTIONS] = {"sentences": len(sentences), "md5": fingerprint("\n".join(sentences))}

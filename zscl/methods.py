@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from common.files import read_back
 from zscl.options import CURRENT, PREVIOUS, SEEN, Options, distillation_terms, distils, is_sequence, sequence, tasks
 
 CAPTIONS, CURRENT_PROMPTS, RANDOM, IMAGENET = "captions", "current prompts", "random sentences", "ImageNet prompts"
@@ -32,7 +33,7 @@ def folder_label(options: Options) -> str:
     folder = Path(options.load or "")
     for path in (folder / "config.yaml", folder / f"{sequence(options)[-1]}.config.yaml"):
         if path.exists():
-            return yaml.safe_load(path.read_text())["labels"]["method"]
+            return read_back(path, lambda text: yaml.safe_load(text)["labels"]["method"], str)
     label = method_label(options)
     return folder.resolve().name if label == "Fine-tuning" else label
 

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
+from common.files import read_back
 from common.kept import Kept, fingerprint
 from common.machine import Machine
 from common.mtil import load_set, of_task, task_iterations
@@ -198,7 +199,7 @@ def memory_before(run: Run, options: Options, machine: Machine, models: Models, 
     name = tasks(options)[task_id - 1]
     path = run.folder / f"{name}.memory.json"
     if path.exists():
-        return json.loads(path.read_text())
+        return read_back(path, json.loads, dict)
     older = memory_before(run, options, machine, models, task_id - 1)
     data = load_set(options, name, models.eval_transform).train
     if older is None:

@@ -26,7 +26,7 @@ from common.evaluation.metrics import (
     task_hit_rates,
 )
 from common.files import write_text
-from common.runs import load_tensors, save_tensors
+from common.runs import fitting, load_tensors, save_tensors
 
 Line = dict[str, float | int | list[float]]
 
@@ -80,5 +80,7 @@ def load_steps(path: Path | str) -> list[CILStep]:
     """The steps that `save_steps` wrote, as arrays; [] without the file. Raises UserError if it is damaged."""
     if not Path(path).exists():
         return []
-    content = load_tensors(path)
-    return [CILStep(*(part.numpy() for part in parts)) for parts in zip(*(content[name] for name in CILStep._fields))]
+    with fitting(path):
+        content = load_tensors(path)
+        parts = zip(*(content[name] for name in CILStep._fields), strict=True)
+        return [CILStep(*(tensor.numpy() for tensor in step)) for step in parts]

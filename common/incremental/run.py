@@ -1,17 +1,16 @@
 """A class-incremental run of ZSCL or MoE-Adapters: its folder, its checkpoints, its records."""
 
+import glob
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from common import mini, runs
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
-from common.errors import UserError
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
@@ -22,9 +21,10 @@ from common.incremental.released_log import load_steps, save_steps, write_metric
 from common.incremental.tasks import task_path
 from common.machine import Machine
 from common.options import settings
-from common.runs import Run, file_md5, load_tensors, mini_folder, save_tensors
+from common.runs import Run, file_md5, fitting, load_tensors, mini_folder, save_tensors
 
 PREDICTIONS = "predictions.pth"  # of every test so far; metrics.json is computed from it
+OUTPUTS = ("task_*.pth", "task_*.memory.json", PREDICTIONS, "reference_features.pth")  # of both papers
 
 
 def scale_of(options: CILOptions) -> str:
@@ -46,27 +46,14 @@ def open_run(
     """
     scale = scale_of(options)
     folder = Path(mini_folder(options.save or options.hydra.run.dir, scale) or "")
-    _refuse_foreign(folder, options.log_path)
     weights = {"model": file_md5(find_weights(options.model_name))}
     decides = settings(options) | {"class_order": list(data.scenario.class_order), "weights": weights}
     decides |= {"data": data.fingerprint} | (more or {})
     return runs.open_run(
         options, machine, folder, decides, paper=paper, method=method,
         protocol=data.protocol, backbone=options.model_name, scale=scale, seed=options.seed,
+        outputs=[glob.escape(options.log_path), *OUTPUTS],
     )  # fmt: skip
-
-
-def _refuse_foreign(folder: Path, log_path: str) -> None:
-    """Raise UserError for the originals' files: they write config.yaml and metrics.json to the same folder too."""
-    config = folder / "config.yaml"
-    if config.exists():
-        content = yaml.safe_load(config.read_text())
-        if not isinstance(content, dict) or "settings" not in content:
-            raise UserError(f"{config} was not written by this program. Choose another folder with save=...")
-    else:
-        present = [path for path in (folder / log_path, task_path(folder, 0)) if path.exists()]
-        if present:
-            raise UserError(f"{present[0]} is there, but no run recorded it. Choose another folder with save=...")
 
 
 def save_checkpoint(run: Run, task_id: int, state_dict: dict[str, Tensor]) -> None:
@@ -77,7 +64,9 @@ def save_checkpoint(run: Run, task_id: int, state_dict: dict[str, Tensor]) -> No
 
 def load_checkpoint(run: Run, task_id: int) -> dict[str, Tensor]:
     """State dict that `save_checkpoint` wrote. Raises UserError if the file is damaged or missing."""
-    return load_tensors(task_path(run.folder, task_id))["state_dict"]
+    path = task_path(run.folder, task_id)
+    with fitting(path):
+        return load_tensors(path)["state_dict"]
 
 
 # Records

@@ -19,13 +19,12 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import submitit
-from filelock import FileLock
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 
 from common.errors import Interrupted, UserError
@@ -145,7 +144,7 @@ def is_busy(lock: Path) -> bool:
     return False
 
 
-def only_launcher(folder: Path) -> FileLock:
+def only_launcher(folder: Path) -> ExitStack:
     """The lock of this process on a table's folder, made if it is not there: a table has one launcher at a time.
 
     Raises UserError while another launcher works on it.

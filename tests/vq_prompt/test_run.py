@@ -346,7 +346,7 @@ def test_another_configuration_is_refused_and_models_nobody_recorded(run, comman
         file.unlink()
     with pytest.raises(SystemExit):
         main(command("cub-200", "--no_ca", batch_size=8))
-    assert "holds models that no run recorded" in capsys.readouterr().err
+    assert "already holds class.pth, which no run recorded" in capsys.readouterr().err
 
 
 def test_configs_are_all_published():

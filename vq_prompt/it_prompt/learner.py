@@ -21,7 +21,7 @@ from common.incremental.scenario import RemappedSubset, Scenario
 from common.incremental.sets import vit_transforms
 from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
-from common.runs import file_md5, load_tensors
+from common.runs import file_md5, fitting, load_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
 from vq_prompt.data import data_set
@@ -38,7 +38,6 @@ LABELS = {  # in records; IT-Prompt's own carry the words, since no code and no 
     "ZeroShot": "Zero-shot CLIP",
     "NCM": "NCM, no prompts (CLIP)",
 }
-DROPPED = "drop_last drops it. Take a smaller batch_size, or drop_last: false."
 
 
 def method_label(options: ITOptions) -> str:
@@ -147,10 +146,11 @@ def read_task(repeat: Repeat, model: Model, task_id: int, required: bool = False
     if not required and not path.exists():
         return []
     saved = load_tensors(path)
-    model.parts.load_state_dict(saved["state_dict"])
-    model.u.load_state_dict(saved["u"], repeat.machine.device)
-    model.z.load_state_dict(saved["z"], repeat.machine.device)
-    return saved["stages"]
+    with fitting(path):
+        model.parts.load_state_dict(saved["state_dict"])
+        model.u.load_state_dict(saved["u"], repeat.machine.device)
+        model.z.load_state_dict(saved["z"], repeat.machine.device)
+        return saved["stages"]
 
 
 # A task
@@ -163,7 +163,7 @@ def learn_task(repeat: Repeat, model: Model, task_id: int) -> None:
         if stage in finished:
             continue
         if stage == "training":
-            batches = repeat.training_batches(task_id, model.options.drop_last, DROPPED)
+            batches = repeat.training_batches(task_id, model.options.drops_last)
             log = train_task(model, task_id, batches, repeat.run.steps)
             means = "  ".join(f"{name} {values[-len(batches) :].mean():.3f}" for name, values in log.items())
             print(f"task {task_id + 1}: losses of the last epoch: {means}", flush=True)

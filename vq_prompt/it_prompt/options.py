@@ -74,6 +74,10 @@ class ITOptions(Options):
         return PRESETS[self.learner_name]["selector"] != "none"
 
     @property
+    def drops_last(self) -> bool:
+        return self.drop_last and self.has_prompts
+
+    @property
     def is_clip(self) -> bool:
         return self.backbone == CLIP_BACKBONE
 

@@ -13,6 +13,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.clip.model import CLIP
 from common.errors import UserError
+from common.files import read_back
 from common.incremental.data import IncrementalData
 from common.incremental.scenario import RemappedSubset, task_subset
 from common.machine import Machine
@@ -59,7 +60,7 @@ def memory_path(run: Run, task_id: int) -> Path:
 
 
 def read_memory(path: Path) -> Memory:
-    return dict(enumerate(json.loads(path.read_text())))
+    return dict(enumerate(read_back(path, json.loads, list)))
 
 
 class FrozenCrops(Dataset):

@@ -264,7 +264,7 @@ def test_a_folder_with_other_results(cil_world: list[str], tmp_path: Path, capsy
     again = cifar(cil_world, folder, "cifar100_10-10-LwF", "method=zeroshot")
     assert "was not written by this program" in refused([*again, "overwrite=true"], capsys)
     (folder / "config.yaml").unlink()
-    assert "metrics.json is there, but no run recorded it" in refused(again, capsys)
+    assert "already holds metrics.json, which no run recorded" in refused(again, capsys)
 
 
 def test_missing_wnids_are_listed(cil_world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
