@@ -149,7 +149,7 @@ def read_back(path: Path, parse: Callable[[str], Any], kind: type) -> Any:
         parsed = parse(content.decode())
         if not isinstance(parsed, kind):
             raise TypeError(f"{type(parsed).__name__} instead of {kind.__name__}")
-    except (OSError, ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise UserError(f"{path} was not written by this program, or is damaged ({reason}). {advice}.") from error
     known = checksums(path.parent).get(path.name)

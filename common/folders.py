@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from fnmatch import fnmatchcase
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from common.files import CHECKSUMS, TEMPORARY, checksums, held_lock, read_back
 
 TENSORBOARD = "tensorboard"  # folder in the run's folder
 OWN = ("record.jsonl", "state.pth", "accuracy*.csv", "accuracy*.png", "config.yaml")  # of any run
+SECTIONS = ("settings", "labels", "provenance")  # of config.yaml; a cut file lacks the last ones
 NO_INPUTS = ("save", "log_dir", "hydra.run.dir", "cache_dir", "config_path")  # options that name folders to write to
 
 
@@ -113,7 +115,7 @@ def refuse_inputs(options: Any, folders: Iterable[Path], prefix: str = "") -> No
 
 def read_config(path: Path) -> dict[str, Any]:
     """The settings of a config.yaml. Raises UserError for another program's file, or a damaged one."""
-    return read_back(path, lambda text: dict(yaml.safe_load(text)["settings"]), dict)
+    return read_back(path, lambda text: dict(itemgetter(*SECTIONS)(yaml.safe_load(text))[0]), dict)
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

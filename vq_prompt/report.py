@@ -115,19 +115,24 @@ def as_text(value: object) -> str:
 
 
 class Tee(io.TextIOBase):
-    """Text streams that are written to together."""
+    """A text stream, what is written to it also going to a log, as far as that takes it."""
 
-    def __init__(self, *streams: TextIO) -> None:
-        self.streams = streams
+    def __init__(self, stream: TextIO, log: TextIO) -> None:
+        self.stream, self.log = stream, log
 
     def write(self, text: str) -> int:
-        for stream in self.streams:
-            stream.write(text)
-        return len(text)
+        with contextlib.suppress(OSError):  # of a full disk, which costs no run: its own files tell of it
+            self.log.write(text)
+        return self.stream.write(text)
 
     def flush(self) -> None:
-        for stream in self.streams:
-            stream.flush()
+        with contextlib.suppress(OSError):
+            self.log.flush()
+        self.stream.flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.log.close()
 
 
 @contextlib.contextmanager
@@ -140,9 +145,9 @@ def output_log(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / "output.log" if is_main_process() else os.devnull
-            file = stack.enter_context(open(path, "a", encoding="utf-8"))
+            log = open(path, "a", encoding="utf-8")  # noqa: SIM115 the Tee closes it
         except OSError as error:
             raise UserError(f"the output folder {folder} cannot be written ({error.strerror}).") from error
-        tee = stack.enter_context(contextlib.closing(Tee(sys.stdout, file)))
+        tee = stack.enter_context(contextlib.closing(Tee(sys.stdout, log)))
         stack.enter_context(contextlib.redirect_stdout(tee))
         yield

@@ -231,6 +231,7 @@ def test_everything_missing_is_listed_at_once(capsys: pytest.CaptureFixture, tmp
         (["--iterations", "5", "--few_shot", "-2"], "--few_shot -2: give -1 or more"),
         (["--iterations", "5", "--frozen-path", "lists/config.yaml"], "a file of that name is the run's own"),
         (["--iterations", "5", "--frozen-path", "MNIST.json"], "--frozen-path MNIST.json: give a file's name"),
+        (["--iterations", "5", "--frozen-path", "n" * 300], "give a shorter name"),
         (["--iterations", "5", "--checkpoint-activations"], "checkpointed blocks run twice in a step"),
         (["--iterations", "5", "--eval-datasets", "DTD", "--no-ddas", "--task_id", "11"], "the routers are 0 to 10"),
         (["--iterations", "5", "--train-dataset", "DTD", "--task_id", "11"], "the number of its router, from 0 to 10"),

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import openpyxl
@@ -13,12 +14,13 @@ import torch
 import yaml
 
 from common.evaluation.metrics import vq_prompt_metrics
+from common.machine import Machine
 from tests.vq_prompt.conftest import EXPERIMENTS
 from vq_prompt import learner as vq_learner
 from vq_prompt.learner import method_name
 from vq_prompt.options import CONFIGS, log_dir_of, run_seeds, scale_of
 from vq_prompt.prompts import Network
-from vq_prompt.report import COLUMNS
+from vq_prompt.report import COLUMNS, FIGURES, write_xlsx
 from vq_prompt.run import main, parse
 
 SCRIPTS = {  # script: (configurations, output folders, seeds, prompt_param, weights, methods)
@@ -216,11 +218,12 @@ def test_variants(run, tmp_path):
         (["--pretrained_weight", "sup2k"], "Did you mean sup21k?"),
     ],
 )
-def test_refused_with_one_message(command, capsys, flags, told):
+def test_refused_with_one_message(command, capsys, tmp_path, flags, told):
     with pytest.raises(SystemExit) as stop:
         main([*command("cifar-100"), *flags])
     said = capsys.readouterr().err
     assert stop.value.code == 2 and "Traceback" not in said and told in " ".join(said.split()), said
+    assert not list(tmp_path.glob("out*"))
     if "nowhere" in " ".join(flags):
         assert "Get vitb_16/checkpoint_teacher.pth" in said  # both at once
 
@@ -335,6 +338,20 @@ def test_the_same_command_again_computes_nothing(run, monkeypatch):
     run("cub-200")
     assert lines(out / "repeat-1") == before
     assert openpyxl.load_workbook(out / "results.xlsx").active.max_row == sheet == 2
+
+
+def test_the_workbook_keeps_a_row_once_and_text_as_text(command, tmp_path):
+    """Numbers of more digits than a workbook keeps, empty words, and a folder that could be a formula."""
+    options = replace(parse(command("cub-200")), log_dir=str(tmp_path / "=1+1"), model_name="", lr=0.1 + 0.2)
+    figures = dict.fromkeys(FIGURES, 100 / 3 + 1e-15)
+    for _ in range(3):
+        write_xlsx(options, Machine(torch.device("cpu")), figures)
+    write_xlsx(options, Machine(torch.device("cpu")), figures | {"FAA_m": 33.0})
+    write_xlsx(options, Machine(torch.device("cpu")), figures)
+    sheet = openpyxl.load_workbook(tmp_path / "=1+1-mini" / "results.xlsx").active
+    assert sheet.max_row == 3
+    (cell,) = [cell for cell in sheet[2] if cell.value == "=1+1-mini"]
+    assert cell.data_type == "s"
 
 
 def test_another_configuration_is_refused_and_models_nobody_recorded(run, command, capsys, tmp_path):

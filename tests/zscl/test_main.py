@@ -139,6 +139,13 @@ def test_a_folder_without_some_checkpoints(
     arguments = [*tiny_world, "--eval-only", "--eval-datasets", "CIFAR10,DTD", "--load", str(finished_run)]
     message = fails(capsys, [*arguments, "--save", str(tmp_path / "x")])
     assert "checkpoints are missing" in message and "CIFAR10.pth" in message and "DTD.pth" not in message
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_template_too_long_for_clip(capsys: pytest.CaptureFixture, tiny_world: list[str], tmp_path: Path) -> None:
+    call = [*SEQUENCE, *LENGTH, *tiny_world, "--save", str(tmp_path / "run"), "--template", "very " * 80 + "{}"]
+    assert "too long for CLIP" in fails(capsys, call)
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_checkpoint_file_prints_its_accuracies(
