@@ -5,14 +5,14 @@ CLIP's, resized bilinearly, and CIFAR-100 is not mirrored (upstream datasets/seq
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from common import clip, datasets
+from common.clip.activation import AUTO
 from common.clip.model import CLIP
-from common.clip.pretrained import find_weights, to_half
+from common.clip.pretrained import to_half
 from common.datasets.images import ImageSet
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD, crop_and_flip, to_rgb
 from common.incremental.sets import CHARACTERS, IncrementalSet
@@ -72,16 +72,16 @@ def listed_names(reader: str, names: list[str]) -> list[str]:
     return [name.replace(" ", "_") for name in names] if reader.startswith("CIFAR") else names
 
 
-def weights_of(visual: str, file: str | None) -> Path:
-    """The file of CLIP's weights: that of `--model`, or `--visual`'s. Raises UserError if it can not be had."""
-    return find_weights(file or SOURCES.get(visual, visual))
+def weights_of(visual: str, file: str | None) -> str:
+    """What names CLIP's weights to `common.clip`: the file of `--model`, or `--visual`'s name."""
+    return file or SOURCES.get(visual, visual)
 
 
-def load_clip(visual: str, file: str | None, precision: str, device: torch.device) -> CLIP:
+def load_clip(visual: str, file: str | None, precision: str, device: torch.device, activation: str = AUTO) -> CLIP:
     """The CLIP of `--visual`, or of the weights file, in float32 or in the original's mixture of halves."""
     if visual in SOURCES and file is None:
         model = resnet_clip()
         if precision == "fp16":
             to_half(model)
         return model.to(device)
-    return clip.load(file or visual, device, precision)[0]
+    return clip.load(file or visual, device, precision, activation=activation)[0]

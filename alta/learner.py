@@ -13,6 +13,7 @@ from alta.heads import Head, PromptOptions
 from alta.options import Options, data_set, method_label, protocols, replays, run_folder
 from common import datasets, runs
 from common.clip.model import CLIP, ModifiedResNet
+from common.clip.pretrained import find_weights, fingerprint
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.errors import UserError, all_checked
 from common.incremental.scenario import Scenario, require_images
@@ -20,7 +21,7 @@ from common.incremental.tasks import task_path
 from common.machine import Machine
 from common.mini import scale_of
 from common.options import settings
-from common.runs import Run, Tensors, file_md5, fitting, load_tensors, mini_folder, save_tensors
+from common.runs import Run, Tensors, fitting, load_tensors, mini_folder, save_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
 
@@ -75,8 +76,9 @@ class Learner:
 
 def check_inputs(options: Options) -> None:
     """Look for the data and the weights. Raises one UserError that lists all that is missing."""
-    images, verify, weights = data_set(options), not options.no_verify, (options.visual, options.clip_weights)
-    all_checked([lambda: datasets.require([images.reader], images.root, verify), lambda: weights_of(*weights)])
+    images, verify = data_set(options), not options.no_verify
+    weights = weights_of(options.visual, options.clip_weights)
+    all_checked([lambda: datasets.require([images.reader], images.root, verify), lambda: find_weights(weights)])
 
 
 def build(options: Options, machine: Machine) -> Learner:
@@ -102,7 +104,7 @@ def build(options: Options, machine: Machine) -> Learner:
 def build_clip(options: Options, machine: Machine) -> CLIP:
     """The frozen CLIP. Raises UserError where its tower is not the one that --visual names, or takes other images."""
     halves = "fp16" if precision_on(machine.device, options) == "fp16" else "fp32"  # tf32, bf16: ways to compute
-    clip = load_clip(options.visual, options.clip_weights, halves, machine.device)
+    clip = load_clip(options.visual, options.clip_weights, halves, machine.device, options.activation)
     wanted, resolution = options.dataset.image_size, clip.visual.input_resolution
     if wanted not in (None, resolution):
         raise UserError(
@@ -144,7 +146,8 @@ def open_run(options: Options, machine: Machine, data: ImageSet) -> Run:
     scale, device = scale_of(options.scale, options.dataset.name, options.visual), machine.device
     decides = settings(options) | {"buffer_size": options.buffer_size if replays(options) else None}
     decides |= {"precision": precision_on(device, options), "encoding": encoding_on(device, options)}
-    decides |= {"weights": file_md5(weights_of(options.visual, options.clip_weights)), "data": data.fingerprint}
+    weights = fingerprint(weights_of(options.visual, options.clip_weights), options.activation)
+    decides |= {"weights": weights, "data": data.fingerprint}
     return runs.open_run(
         options, machine, mini_folder(run_folder(options), scale) or "", decides, paper="alta",
         method=method_label(options), protocol=protocols(options)["class-il"], backbone=options.visual, scale=scale,

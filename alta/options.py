@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alta.data import LOOKS
+from alta.data import LOOKS, SOURCES
 from alta.heads import ENCODINGS, METHODS
+from common.clip.activation import CLIPOptions
+from common.clip.model import GELU
 from common.clip.tokenizer import encode
 from common.incremental.sets import CHARACTERS, IncrementalSet, find
 from common.machine import PRECISIONS, RunOptions
@@ -108,7 +110,7 @@ class EvalSection:
 
 
 @dataclass(frozen=True)
-class Options(RunOptions):
+class Options(CLIPOptions, RunOptions):
     """The original's flags, ours, and the sections of its configuration files."""
 
     config_file: str = option(help="YAML file of the keys below, as the nine in alta/configs",
@@ -157,6 +159,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         (tasks != classes, f"{data.name} has {classes} classes, which {split} do not make up."),
         (optim.SGD_NESTEROV and (optim.MOMENTUM == 0 or optim.SGD_DAMPNING != 0), nesterov),
         (replays(options) and options.buffer_size == 0, f"{empty} model.use_replay False (sgd_*.yaml)."),
+        (options.activation == GELU and options.visual in SOURCES and not options.clip_weights,
+         f"--activation {GELU}: {options.visual} has QuickGELU, which it was trained with."),
         (group and data.n_tasks > 1, "--joint_task_classes is for configurations of one task (joint_*.yaml)."),
         (group and classes % group > 0, f"--joint_task_classes {group} does not divide {classes} classes."),
     ])  # fmt: skip

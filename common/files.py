@@ -99,6 +99,14 @@ def _why_not_written(path: Path, error: BaseException) -> str:
     return f"could not write {path}: {cause or error}. What was saved before is intact."
 
 
+def home_path(path: Path | str, variable: str = "HOME") -> Path:
+    """The path with the home folder in place of ~. Raises UserError, which names `variable`, where there is none."""
+    expanded = os.path.expanduser(path)  # pathlib's raises an exception of its own
+    if expanded.startswith("~"):
+        raise UserError(f"{path}: this user has no home folder. Set {variable} to a folder that can be written.")
+    return Path(expanded)
+
+
 def write_text(path: Path | str, text: str) -> None:
     """Atomically write a text file in UTF-8."""
     atomic_write(path, lambda file: file.write(text.encode(errors="backslashreplace")))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common import datasets
+from common.clip.activation import CLIPOptions
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.clip.tokenizer import class_prompts
@@ -33,7 +34,7 @@ def mtil_names(names: list[str]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class MTILOptions(RunOptions):
+class MTILOptions(CLIPOptions, RunOptions):
     """Options of both papers with the originals' names and defaults; a class derived from this adds those of one."""
 
     # a table: an option a line or two

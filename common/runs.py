@@ -15,7 +15,6 @@ import json
 import os
 import signal
 import time
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +34,7 @@ from common.provenance import commit, provenance
 from common.tensorboard import write_curves, write_records, writer_class
 from common.training.distributed import any_rank, barrier, world_size
 from common.training.finite import require_finite, require_finite_state
+from common.weight_files import read
 
 SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times the duration of a save
@@ -74,27 +74,12 @@ def free_file(name: str) -> str | None:
 def load_tensors(path: Path | str) -> dict[str, Any]:
     """The content of a file of `save_tensors`, or of an original's torch.save of plain dicts; tensors on the CPU.
 
-    Raises UserError when the file is missing, damaged, or holds pickled objects.
+    Raises UserError, as `common.weight_files.read`, when the file is missing, damaged, or holds pickled objects.
     """
-    try:
-        if zipfile.is_zipfile(path):  # torch.load compares no checksum
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise zipfile.BadZipFile(f"{damaged} does not fit its checksum")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict):
-            raise TypeError(f"it holds a {type(content).__name__}")
-        return content
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except Exception as error:  # damaged bytes make unpickling raise anything
-        if machine_fault(error):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{path} is not a readable checkpoint (truncated, damaged, or not a dict of tensors: {reason}). "
-            "Copy or train it again."
-        ) from error
+    content = read(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a readable checkpoint: it holds a {type(content).__name__}. Train it again.")
+    return content
 
 
 @contextmanager

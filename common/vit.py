@@ -18,11 +18,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from common.command_line import Parsed, did_you_mean
 from common.errors import UserError
+from common.files import home_path
 from common.mini import MINI, VIT_FILE
-from common.runs import load_tensors
-from common.state_dicts import misfits
+from common.state_dicts import prefix_of, require_match, unwrapped
+from common.weight_files import named_file, read
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -32,6 +32,12 @@ MINI_SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 128,
 SIZES: dict[str, dict[str, Any]] = {MINI: MINI_SIZES}  # all others are ViT-B/16
 DEFAULT_FOLDER = "pretrained"  # VQ-Prompt's folder of weights
 TIMM_FILE = "model.safetensors"
+HUB_SECONDS = 5.0  # that the hub has to answer a first request
+
+
+# beginnings of keys that a classifier, a projection or a decoder has beside the backbone
+BESIDE = ("head.", "pre_logits.", "decoder", "mask_token", "masked_embed")
+ANCHOR = "patch_embed.proj.weight"
 
 
 @dataclass(frozen=True)
@@ -42,15 +48,18 @@ class Published:
     origin: str
     label: str = ""
     hub: str | None = None
-    nested: Sequence[str] = ()
-    prefixes: Sequence[str] = ()
-    dropped: Sequence[str] = ("head.",)
+
+    @property
+    def places(self) -> list[str]:
+        """Where its file may lie in the folder of weights: `files`, and timm's under its names of today."""
+        name = (self.hub or "").rsplit("/", 1)[-1]
+        timm = [f"{name}.safetensors", f"{name}.bin", f"{name}/{TIMM_FILE}", f"{name}/pytorch_model.bin"]
+        return [*self.files, *(f"{Path(file).stem}.safetensors" for file in self.files), *(timm if name else [])]
 
 
 _ENTRIES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
 PUBLISHED = {name: Published(**entry) for name, entry in _ENTRIES.items()}
 LABELS = {name: published.label for name, published in PUBLISHED.items()}  # names in records and published tables
-PLAIN = Published((), "")  # a user's file: timm's keys, a head is dropped
 
 
 def available() -> list[str]:
@@ -71,24 +80,20 @@ def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> "Visi
     with torch.device("meta"):  # draws no initial values
         model: Any = create_model("vit_base_patch16_224", pretrained=False, num_classes=0, **sizes)
     path = find_weights(name_or_path, folder)
-    return fill(model, backbone_weights(path, PUBLISHED.get(str(name_or_path), PLAIN)), path)
+    return fill(model, backbone_weights(path), path)
 
 
 def find_weights(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Path:
     """The file of a published name, of mini, or the path itself.
 
-    A published file is looked for in `folder` under the names in PUBLISHED, then in timm's repository, if any, through
+    A published file is looked for in `folder` under `Published.places`, then in timm's repository, if any, through
     huggingface_hub and its cache. Raises UserError if there is none; the message says which file to put where.
     """
-    name, folder = str(name_or_path), Path(folder).expanduser()
+    name, folder = str(name_or_path), home_path(folder)
     if name not in PUBLISHED:
-        path = PACKAGED.get(name) or Path(name).expanduser()
-        if path.is_file():
-            return path
-        hint, names = did_you_mean(name, available()), ", ".join(available())
-        raise UserError(f"ViT weights {name!r}: neither a file nor a known name.{hint} Known names: {names}.")
+        return named_file(name, "ViT weights", PACKAGED, available())
     published = PUBLISHED[name]
-    for file in published.files:
+    for file in published.places:
         if (folder / file).is_file():
             return folder / file
     advice = f"Get {published.origin} and put it at {folder / published.files[0]}."
@@ -99,56 +104,32 @@ def find_weights(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) 
 
 def _download(repository: str, problem: str, advice: str) -> Path:
     """timm's file of a repository on the hub, from the local cache if possible."""
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    home_path(constants.HF_HUB_CACHE, "HF_HOME, XDG_CACHE_HOME or HOME")
     try:
-        return Path(hf_hub_download(repository, TIMM_FILE))
+        try:
+            return Path(hf_hub_download(repository, TIMM_FILE, local_files_only=True))
+        except LocalEntryNotFoundError:
+            # asks once: the download by itself would wait for a hub out of reach, again and again
+            get_hf_file_metadata(hf_hub_url(repository, TIMM_FILE), timeout=HUB_SECONDS)
+            return Path(hf_hub_download(repository, TIMM_FILE))
     except Exception as error:  # the hub's client also raises errors of its HTTP library
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{problem} ({type(error).__name__}: {reason}). {advice}") from error
 
 
-def backbone_weights(path: str | Path, published: Published) -> dict[str, Tensor]:
+def backbone_weights(path: str | Path) -> dict[str, Tensor]:
     """The backbone's weights of a checkpoint file, in timm's keys and the file's precision.
 
-    Raises UserError when the file is broken, holds no state dict, or none of the entries `published.nested`.
+    They may stand under an entry such as "state_dict" or "teacher", and under a prefix such as "module.backbone.", with
+    other parts beside them. Raises UserError when the file is broken or holds no state dict.
     """
-    content = _read(Path(path))
-    if published.nested:
-        nested = next((content[entry] for entry in published.nested if isinstance(content.get(entry), dict)), None)
-        if nested is None:
-            raise UserError(
-                f"ViT weights {path}: no entry {' or '.join(map(repr, published.nested))}; the file has "
-                f"{_some(sorted(map(str, content)))}. Expected {published.origin}."
-            )
-        content = nested
-    if not all(isinstance(value, Tensor) for value in content.values()):
-        others = sorted(str(key) for key, value in content.items() if not isinstance(value, Tensor))
-        raise UserError(f"ViT weights {path}: no state dict; {_some(others)} are no tensors.")
-    weights = {}
-    for key, value in content.items():
-        if key.startswith(tuple(published.dropped)):
-            continue
-        for prefix in published.prefixes:
-            key = key.removeprefix(prefix)
-        weights[key] = value
-    return weights
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"ViT weights {path}: the file is cut or no checkpoint ({error}).") from error
-    with torch.serialization.safe_globals([Parsed]):  # the options in iBOT's full checkpoint
-        content = load_tensors(path)
-    if not isinstance(content, dict):
-        raise UserError(f"ViT weights {path}: it holds a {type(content).__name__} instead of a dictionary.")
-    return content
+    state_dict = unwrapped(read(path), path)
+    prefix = prefix_of(state_dict, ANCHOR)
+    weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    return {key: value for key, value in weights.items() if not key.startswith(BESIDE)}
 
 
 def fill(model: "VisionTransformer", weights: dict[str, Tensor], source: str | Path) -> "VisionTransformer":
@@ -156,14 +137,7 @@ def fill(model: "VisionTransformer", weights: dict[str, Tensor], source: str | P
 
     Raises UserError that lists the keys of `source` that are missing, unexpected or of another shape.
     """
-    faults = misfits(model.state_dict(), weights, ("keys missing", "keys not of a ViT", "keys of another shape"))
-    if faults:
-        lists = "; ".join(f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items())
-        raise UserError(f"ViT weights {source}: not those of this ViT. {lists}.")
+    require_match(model.state_dict(), weights, source, "the ViT")
     # float() alone would return views of a file's larger storage
     model.load_state_dict({key: value.float().contiguous() for key, value in weights.items()}, assign=True)
     return model.eval()
-
-
-def _some(keys: list[str]) -> str:
-    return ", ".join(keys[:10]) + (f" and {len(keys) - 10} more" if len(keys) > 10 else "")

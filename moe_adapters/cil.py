@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     machine = choose_machine(options)
     check_inputs(options)
     seed_everything(options.seed)  # the experts' initial weights
-    model, *_ = clip.load(options.model_name, "cpu", precision="fp32")
+    model, *_ = clip.load(options.model_name, activation=options.activation)
     prepare(machine, with_shared_router(model).to(machine.device))
     data = load_data(options, model.visual.input_resolution)
     run = open_run("moe_adapters", method_label(options), options, data, machine)
@@ -78,7 +78,8 @@ def learn_task(run: Run, options: Options, machine: Machine, model: CLIP, data: 
     training = training_options(options, options.epochs * len(batches))
     train_task(model, ROUTER, set(), tokens, batches, training, f"task {task_id}", run.steps)
     run.record(cost_records(data.dataset, task_id + 1, run.seconds, machine.device))
-    save_checkpoint(run, task_id, {key: value for key, value in model.state_dict().items() if is_adapter_key(key)})
+    adapters = {key: value for key, value in model.state_dict().items() if is_adapter_key(key)}
+    save_checkpoint(run, task_id, adapters, model.activation)
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.files import home_path
 from common.mini import MINI
 from common.mini.weights import ddas_features
-from common.runs import Steps, Tensors, load_tensors
+from common.runs import Steps, Tensors
+from common.state_dicts import prefix_of, require_match, unwrapped
 from common.training.batches import BatchStream
 from common.training.schedules import set_lr
+from common.weight_files import read
 from moe_adapters.adapters import ORIGINAL_CLIP
 
 CODE_SIZE = 100
@@ -42,22 +45,23 @@ def alexnet_features(weights: str | Path | None = None) -> nn.Module:
     from torchvision.models import AlexNet_Weights, alexnet
 
     if weights is None:
+        folder = home_path(torch.hub.get_dir(), "TORCH_HOME, XDG_CACHE_HOME or HOME") / "checkpoints"
         try:
             state_dict = AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
         except (OSError, RuntimeError) as error:
-            folder, url = Path(torch.hub.get_dir()) / "checkpoints", AlexNet_Weights.IMAGENET1K_V1.url
+            url = AlexNet_Weights.IMAGENET1K_V1.url
             raise UserError(
                 f"DDAS needs torchvision's ImageNet AlexNet, and {url} could not be fetched ({error}). "
                 f"Put {ALEXNET_FILE} into {folder}, or give its path to --chooser-features."
             ) from error
     else:
-        state_dict = load_tensors(weights)
+        state_dict = unwrapped(read(weights), weights)
+        prefix = prefix_of(state_dict, "features.0.weight")
+        state_dict = {key.removeprefix(prefix): value for key, value in state_dict.items()}
     with torch.device("meta"):  # no random weights drawn to be overwritten
         model = alexnet()
-    try:
-        model.load_state_dict(state_dict, assign=True)
-    except RuntimeError as error:
-        raise UserError(f"{weights} does not hold torchvision's AlexNet: {error}") from error
+    require_match(model.state_dict(), state_dict, weights, "torchvision's AlexNet")
+    model.load_state_dict(state_dict, assign=True)
     # without the last two modules, as upstream cuts them: ReLU and max-pool after the fifth convolution
     return model.features[:-2].eval().requires_grad_(False)
 
@@ -84,14 +88,9 @@ def build_autoencoders(count: int, features: int) -> nn.ModuleList:
 
 def read_autoencoders(path: str | Path, autoencoders: nn.ModuleList) -> None:
     """Load an official `*_autochooser.pth` into `autoencoders`, in place; UserError when it does not fit."""
-    state_dict = load_tensors(path)
-    try:
-        autoencoders.load_state_dict(state_dict.get("state_dict", state_dict))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:400]
-        raise UserError(
-            f"{path} does not hold {len(autoencoders)} autoencoders for these features: {reason}"
-        ) from error
+    state_dict = unwrapped(read(path), path)
+    require_match(autoencoders.state_dict(), state_dict, path, f"{len(autoencoders)} autoencoders of these features")
+    autoencoders.load_state_dict(state_dict)
 
 
 @torch.no_grad()

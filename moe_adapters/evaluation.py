@@ -18,14 +18,15 @@ from tqdm import tqdm
 
 from common import mtil
 from common.clip.model import CLIP
+from common.clip.pretrained import load_state_dict
 from common.datasets.transforms import clip_normalise
 from common.errors import UserError
 from common.evaluation.report import accuracy_lines, show_row, show_sequence, write_table
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.files import metric_lines
 from common.machine import Machine
-from common.runs import Run, load_tensors
-from common.state_dicts import listed, misfits
+from common.runs import Run
+from common.state_dicts import require_match
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
 from moe_adapters.ddas import (
     autoencoder_input,
@@ -70,13 +71,9 @@ def read_adapters(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     Raises UserError that names missing, unexpected or misshapen keys, and when the file's CLIP is not the model's:
     adapters only mean something on the CLIP they were trained on.
     """
-    state_dict = load_tensors(path)
-    state_dict = state_dict.get("state_dict", state_dict)
+    state_dict = load_state_dict(path)
     expected, used = ({key: sd[key] for key in sd if not is_unused(key)} for sd in (model.state_dict(), state_dict))
-    if faults := misfits(expected, used):
-        raise UserError(
-            f"{path} does not fit this model. {listed(faults)}. Check --model, --experts_num, --ffn_num and --task_num."
-        )
+    require_match(expected, used, path, "this model", " Check --model, --experts_num, --ffn_num and --task_num.")
     changed = [
         key
         for key, value in expected.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from common import mtil, runs
-from common.clip.pretrained import find_weights
+from common.clip import pretrained
 from common.errors import exit_cleanly
 from common.machine import Machine, choose_machine
 from common.options import settings
@@ -83,8 +83,9 @@ def open_run(options: Options, machine: Machine) -> Run:
     elif not options.eval_only:
         name = Path(autoencoder_file(names[0])).stem if options.train_chooser else names[0]
         outputs = [f"{name}.pth", f"{name}.json"]
-    weights = {"model": find_weights(options.model), "chooser_features": feature_file(options)}
-    decides = settings(options) | {"weights": {key: file_md5(path) for key, path in weights.items() if path}}
+    weights, features = {"model": pretrained.fingerprint(options.model, options.activation)}, feature_file(options)
+    weights |= {"chooser_features": file_md5(features)} if features else {}
+    decides = settings(options) | {"weights": weights}
     prompted = [*tasks(options), *(options.eval_datasets or [])]
     decides |= {"data": mtil.fingerprints(options, data_names(options), prompted)}
     return runs.open_run(

@@ -30,7 +30,7 @@ from moe_adapters.training import TrainingOptions, train_task
 def load_model(options: Options, machine: Machine) -> CLIP:
     """CLIP in float32 on the device, with adapters at their initial state if it gets any."""
     seed_everything(options.seed)  # the experts' initial weights
-    model, *_ = clip.load(options.model, "cpu", precision="fp32")
+    model, *_ = clip.load(options.model, activation=options.activation)
     if options.ffn_adapt:
         both = options.ffn_adapt_where == "AdapterDoubleEncoder"
         insert_adapters(model, options.experts_num, options.topk, options.ffn_num, options.task_num, both)

@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from common.clip.activation import ACTIVATION, told_activation
 from common.clip.model import CLIP
-from common.clip.pretrained import load_state_dict
+from common.clip.pretrained import openai_weights
 from common.errors import UserError, all_checked
-from common.runs import load_tensors, save_tensors
-from common.state_dicts import listed, misfits
+from common.runs import save_tensors
+from common.state_dicts import require_match, unwrapped
+from common.weight_files import read
 from zscl.weights import assign_, weights_of
 
 PROTOCOL = "protocol"  # a key that checkpoints of class-incremental runs carry beside "state_dict"
@@ -19,23 +21,27 @@ PROTOCOL = "protocol"  # a key that checkpoints of class-incremental runs carry 
 
 def save_weights(path: Path, model: CLIP) -> None:
     """Write the model's state dict, atomically."""
-    save_tensors(path, {"state_dict": model.state_dict()})
+    save_tensors(path, {"state_dict": model.state_dict(), ACTIVATION: model.activation})
 
 
 def read_weights(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     """The state dict of a checkpoint file, after holding every key and shape against the model.
 
-    Raises UserError for a file that is missing, damaged, of another network, or of a class-incremental run.
+    Raises UserError for a file that is missing, damaged, of another network or activation, or of a class-incremental
+    run.
     """
-    path = Path(path)
-    weights = load_state_dict(path)
-    if path.suffix == ".pth" and PROTOCOL in (whole := load_tensors(path)):
+    content = read(path)
+    loaded = unwrapped(content, path)
+    if PROTOCOL in content:
         raise UserError(
-            f"{path} is a checkpoint of the class-incremental run {whole[PROTOCOL]!r}, not of MTIL. Use `python -m "
+            f"{path} is a checkpoint of the class-incremental run {content[PROTOCOL]!r}, not of MTIL. Use `python -m "
             "zscl.cil` for it, or give another --load."
         )
-    if faults := misfits(model.state_dict(), weights):
-        raise UserError(f"{path} does not fit --model: {listed(faults)}.")
+    weights, told = openai_weights(loaded), told_activation(Path(path), content, loaded)
+    require_match(model.state_dict(), weights, path, "--model")
+    if told not in (None, model.activation):
+        raise UserError(f"{path} was trained with {told}, but --model computes with {model.activation}. Add "
+                        f"--activation {told}.")  # fmt: skip
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 

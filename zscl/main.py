@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from common import datasets, mtil, runs
-from common.clip.pretrained import find_weights
+from common.clip import pretrained
 from common.datasets.layout import CAPTIONS
 from common.errors import exit_cleanly
 from common.kept import fingerprint
@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options)
     check_inputs(options)
-    models = load_models(options.model, machine)
+    models = load_models(options.model, options.activation, machine)
     if options.eval_only and not (options.load and Path(options.load).is_dir()):
         evaluate_one_model(options, machine, models)
         return
@@ -86,8 +86,8 @@ def open_run(options: Options, machine: Machine) -> Run:
 
 def weight_fingerprints(options: Options) -> dict[str, str]:
     """md5 of the weight files that a run starts from."""
-    paths: dict[str, str | Path] = {"model": find_weights(options.model), **checkpoints(options)}
-    return {name: file_md5(path) for name, path in paths.items() if Path(path).is_file()}
+    model = {"model": pretrained.fingerprint(options.model, options.activation)}
+    return model | {name: file_md5(path) for name, path in checkpoints(options).items() if Path(path).is_file()}
 
 
 def data_fingerprints(options: Options) -> dict[str, Any]:

@@ -126,7 +126,8 @@ def build_reference(
     folder = cache_folder(options.cache_dir) if stays else None
     tokens = reference_tokens(options.data_location, sources, options.num, not options.no_verify)
     batches, drawn = reference_batches(options, machine, models, ref_dataset, memory)
-    key = fingerprint(teacher.state_dict(), machine.device.type, *machine.settings.values()) if folder else ""
+    computed = (teacher.state_dict(), teacher.activation, machine.device.type, *machine.settings.values())
+    key = fingerprint(*computed) if folder else ""
     sentences = kept_features(folder, "sentences", key, tokens)
     images = kept_features(folder, "images", key, drawn) if drawn else None
     reference = frozen_reference(teacher, batches, tokens, machine.device, sentences, images)

@@ -144,9 +144,9 @@ class Models:
     reference: Reference | None = None  # of an earlier task, where later ones distil on the same
 
 
-def load_models(name: str, machine: Machine) -> Models:
+def load_models(name: str, activation: str, machine: Machine) -> Models:
     """CLIP in float32 as the student on the machine's device, and as it was pre-trained."""
-    pretrained, train_transform, eval_transform = clip.load(name, "cpu", precision="fp32")
+    pretrained, train_transform, eval_transform = clip.load(name, activation=activation)
     student = copy.deepcopy(pretrained).to(machine.device)
     prepare(machine, student, pretrained)
     return Models(student, pretrained.requires_grad_(False), train_transform, eval_transform)

@@ -17,7 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-HEAD_WIDTH = 64  # of every CLIP attention head: heads = width // 64
+HEAD_WIDTH = 64  # of every attention head, but for those of ViT-H's image tower
+VIT_H_WIDTH, VIT_H_HEADS = 1280, 16
+QUICKGELU, GELU = "quickgelu", "gelu"
 SIZE_KEYS = ("input_resolution", "context_length", "vocab_size")  # in OpenAI's archives beside the weights
 
 
@@ -231,14 +233,15 @@ class ModifiedResNet(nn.Module):
 class CLIP(nn.Module):
     """Image tower, text tower and logit scale in the sizes of `config`, randomly initialised.
 
+    activation: of the blocks' MLPs, QUICKGELU or GELU, which sizes do not tell.
     The towers compute under `autocast()` and return features in the weights' dtype.
     """
 
     autocast: Callable[[], AbstractContextManager] = nullcontext
 
-    def __init__(self, config: CLIPConfig) -> None:
+    def __init__(self, config: CLIPConfig, activation: str = QUICKGELU) -> None:
         super().__init__()
-        self.config, self.context_length = config, config.context_length
+        self.config, self.context_length, self.activation = config, config.context_length, activation
         layers, width, resolution = config.vision_layers, config.vision_width, config.image_resolution
         self.visual: VisionTransformer | ModifiedResNet
         if isinstance(layers, tuple):
@@ -246,7 +249,7 @@ class CLIP(nn.Module):
             self.visual = ModifiedResNet(layers, config.embed_dim, heads, resolution, width)
         else:
             assert config.vision_patch_size is not None
-            heads = max(1, width // HEAD_WIDTH)
+            heads = VIT_H_HEADS if width == VIT_H_WIDTH else max(1, width // HEAD_WIDTH)
             self.visual = VisionTransformer(
                 resolution, config.vision_patch_size, width, layers, heads, config.embed_dim
             )
@@ -258,6 +261,10 @@ class CLIP(nn.Module):
         self.text_projection = nn.Parameter(width**-0.5 * torch.randn(width, config.embed_dim))
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
         nn.init.normal_(self.token_embedding.weight, std=0.02)
+        if activation == GELU:
+            for module in self.modules():
+                if isinstance(module, ResidualAttentionBlock):
+                    module.mlp.gelu = nn.GELU()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -324,14 +331,14 @@ def config_from_state_dict(state_dict: dict[str, Tensor]) -> CLIPConfig:
     )
 
 
-def build_model(state_dict: dict[str, Tensor]) -> CLIP:
+def build_model(state_dict: dict[str, Tensor], activation: str = QUICKGELU) -> CLIP:
     """A CLIP of the sizes of the weights, with copies of them in float32, in eval mode.
 
     Raises KeyError (not a CLIP) or RuntimeError (keys missing or unexpected, from load_state_dict).
     """
     state_dict = {key: value for key, value in state_dict.items() if key not in SIZE_KEYS}
     with torch.device("meta"):  # draws no random weights
-        model = CLIP(config_from_state_dict(state_dict))
+        model = CLIP(config_from_state_dict(state_dict), activation)
     copies = {
         key: value.to(torch.float32 if value.is_floating_point() else value.dtype, copy=True)
         for key, value in state_dict.items()

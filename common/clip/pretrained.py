@@ -1,4 +1,4 @@
-"""Loads a CLIP by name or from a file: OpenAI's archives, plain checkpoints, safetensors, the miniature.
+"""Loads a CLIP by name or from a file: OpenAI's archives, open_clip's, transformers', plain checkpoints, the miniature.
 
 Weights are cast from the file's precision to float32 directly; open_clip's builder would cast fine-tuned float32
 weights to half in between.
@@ -7,23 +7,25 @@ weights to half in between.
 import hashlib
 import http.client
 import os
-import pickle
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from common.clip.model import CLIP, SIZE_KEYS, build_model, config_from_state_dict
-from common.command_line import did_you_mean
+from common.clip.activation import AUTO, settled
+from common.clip.model import CLIP, GELU, SIZE_KEYS, build_model, config_from_state_dict
+from common.clip.transformers_keys import MARK, openai_keys
 from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
+from common.files import home_path
 from common.mini import CLIP_FILE, MINI
-from common.mini.weights import expanded
-from common.state_dicts import listed, misfits
+from common.mini.weights import VOCABULARY, expanded
+from common.runs import file_md5
+from common.state_dicts import looks_like, prefix_of, require_match, unwrapped
+from common.weight_files import named_file, read
 
 # OpenAI's names (openai/CLIP clip/clip.py:L30-L40); open_clip knows URL and SHA-256 of each, "-" for "/"
 PUBLISHED = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
@@ -41,19 +43,22 @@ def load(
     device: str | torch.device = "cpu",
     precision: str = "fp32",
     cache_dir: str | Path | None = None,
+    activation: str = AUTO,
 ) -> tuple[CLIP, Callable, Callable]:
     """A CLIP in eval mode on `device`, its training transform and its evaluation transform.
 
-    `name_or_path` is a name of `available_models()` or a checkpoint file. `precision` is "fp32", or "fp16"
-    for OpenAI's mixture (see `to_half`). Raises UserError for an unknown name, a missing or broken file, one that is
-    not a CLIP, and a failed download.
+    `name_or_path` is a name of `available_models()` or a checkpoint file. `precision` is "fp32", or "fp16" for OpenAI's
+    mixture (see `to_half`); `activation` is "quickgelu", "gelu", or "auto" for what the file tells. Raises UserError
+    for an unknown name, a missing or broken file, one that is not a CLIP, and a failed download.
     """
     if precision not in ("fp32", "fp16"):
         raise ValueError(f'precision is "fp32" or "fp16", not {precision!r}')
     path = find_weights(name_or_path, cache_dir)
-    state_dict = load_state_dict(path)
+    content = read(path)
+    loaded = unwrapped(content, path)
+    state_dict = openai_weights(loaded)
     check_keys(state_dict, path)
-    model = build_model(state_dict)
+    model = build_model(state_dict, settled(activation, path, content, loaded))
     if precision == "fp16":
         to_half(model)
     n_px = model.config.image_resolution
@@ -68,12 +73,17 @@ def find_weights(name_or_path: str | Path, cache_dir: str | Path | None = None) 
     """
     name = str(name_or_path)
     if name in PUBLISHED:
-        return _download(name, Path(cache_dir or DEFAULT_CACHE).expanduser())
-    path = PACKAGED.get(name) or Path(name).expanduser()
-    if path.is_file():
-        return path
-    hint, names = did_you_mean(name, available_models()), ", ".join(available_models())
-    raise UserError(f"CLIP weights {name!r}: neither a file nor a known model.{hint} Known models: {names}")
+        return _download(name, home_path(cache_dir or DEFAULT_CACHE))
+    return named_file(name, "CLIP weights", PACKAGED, available_models())
+
+
+def fingerprint(name_or_path: str | Path, activation: str = AUTO) -> str:
+    """md5 of the file of `find_weights`, for a run's settings; followed by " gelu" for a CLIP with GELU."""
+    path = find_weights(name_or_path)
+    if activation == AUTO and str(name_or_path) not in available_models():
+        content = read(path)
+        activation = settled(activation, path, content, unwrapped(content, path))
+    return file_md5(path) + (f" {GELU}" if activation == GELU else "")
 
 
 def _download(name: str, cache_dir: Path) -> Path:
@@ -113,82 +123,41 @@ def _sha256(path: Path) -> str:
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Weights of a CLIP checkpoint in OpenAI's keys, on the CPU, in the file's precision.
 
-    Reads safetensors, TorchScript archives (as OpenAI publishes), plain state dicts and {"state_dict": ...};
+    Reads what `common.weight_files.read` does, also under an entry such as "state_dict", and transformers' CLIP;
     removes a prefix of all keys (such as "module.") and the archives' three size entries. The miniature's weights, of
     whose token table the file holds a part, are expanded to full size in float32.
     Raises UserError when the file is missing, cut, or holds something else.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"checkpoint {path}: there is no such file")
-    loaded = _read(path)
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise UserError(
-            f"checkpoint {path}: it holds no state dict. Expected a dictionary of tensors, or one under 'state_dict'"
-        )
-    loaded = expanded(loaded) if "token_ids" in loaded else _without_prefix(loaded)
+    return openai_weights(unwrapped(read(path), path))
+
+
+def openai_weights(loaded: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a file's state dict as `load_state_dict` returns them."""
+    if "token_ids" in loaded:
+        return expanded(loaded)
+    prefix = prefix_of(loaded, "text_projection") or prefix_of(loaded, MARK)
+    if all(key.startswith(prefix) for key in loaded):
+        loaded = {key.removeprefix(prefix): value for key, value in loaded.items()}
+    loaded = openai_keys(loaded) if MARK in loaded else loaded
     return {key: value for key, value in loaded.items() if key not in SIZE_KEYS}
-
-
-def _read(path: Path) -> object:
-    """Content of the file, of a valid one a dict of tensors."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise _broken(path, error) from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, OpenAI's files stay
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    except RuntimeError:
-        pass  # not a TorchScript archive
-    # by path again: an open file would have to be rewound after the first attempt
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a cut or foreign file makes the unpickler raise nearly anything
-        if isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path):
-            raise UserError(
-                f"checkpoint {path}: it holds pickled Python objects besides tensors, which are not executed."
-                ' Save the weights alone: torch.save({"state_dict": model.state_dict()}, path)'
-            ) from error
-        raise _broken(path, error) from error
-
-
-def _broken(path: Path, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"checkpoint {path}: the file is cut or is no checkpoint ({path.stat().st_size:,} bytes; {reason}). "
-        "Copy or download it again"
-    )
-
-
-def _without_prefix(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights without the prefix of `text_projection`, if all keys have it."""
-    anchor = "text_projection"
-    prefixes = [key.removesuffix(anchor) for key in state_dict if key.endswith("." + anchor)]
-    if len(prefixes) != 1 or not all(key.startswith(prefixes[0]) for key in state_dict):
-        return state_dict
-    return {key.removeprefix(prefixes[0]): value for key, value in state_dict.items()}
 
 
 def check_keys(state_dict: dict[str, Tensor], path: str | Path) -> None:
     """Raise UserError with the keys or shapes in which the state dict of file `path` differs from a CLIP's."""
+    looks = looks_like(state_dict)
+    what = f"{path} is not a CLIP{f' but looks like {looks}' if looks and 'CLIP' not in looks else ''}"
     try:
+        config = config_from_state_dict(state_dict)
         with torch.device("meta"):
-            model = CLIP(config_from_state_dict(state_dict))
+            model = CLIP(config)
     except KeyError as error:
-        raise UserError(f"checkpoint {path}: not a CLIP, the key {error.args[0]!r} is missing") from error
+        raise UserError(f"{what}: the key {error.args[0]!r} is missing. Give another file.") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        raise UserError(f"checkpoint {path}: not a CLIP, its shapes do not fit together ({error})") from error
-    faults = misfits(model.state_dict(), state_dict, ("missing keys", "unexpected keys", "keys of another shape"))
-    if faults:
-        raise UserError(f"checkpoint {path}: the weights do not fit CLIP. {listed(faults, 5)}")
+        raise UserError(f"{what}: its shapes do not fit together ({error}). Give another file.") from error
+    if config.vocab_size > VOCABULARY:
+        raise UserError(f"{path} is a CLIP for another tokenizer, of {config.vocab_size:,} tokens instead of OpenAI's "
+                        f"{VOCABULARY:,}. Give another file.")  # fmt: skip
+    require_match(model.state_dict(), state_dict, path, "CLIP")
 
 
 def to_half(model: CLIP) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common.clip.activation import CLIPOptions
 from common.command_line import did_you_mean
 from common.datasets import canonical
 from common.errors import UserError
@@ -44,7 +45,7 @@ class HydraSection:
 
 
 @dataclass(frozen=True)
-class CILOptions(RunOptions):
+class CILOptions(CLIPOptions, RunOptions):
     """The options of both originals, and ours; a class derived from this adds those of one paper."""
 
     # a table: an option a line or two

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from common import mini, runs
+from common.clip.activation import ACTIVATION
 from common.clip.model import CLIP
-from common.clip.pretrained import find_weights
+from common.clip.pretrained import fingerprint
 from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
@@ -21,7 +22,7 @@ from common.incremental.released_log import load_steps, save_steps, write_metric
 from common.incremental.tasks import task_path
 from common.machine import Machine
 from common.options import settings
-from common.runs import Run, file_md5, fitting, load_tensors, mini_folder, save_tensors
+from common.runs import Run, fitting, load_tensors, mini_folder, save_tensors
 
 PREDICTIONS = "predictions.pth"  # of every test so far; metrics.json is computed from it
 OUTPUTS = ("task_*.pth", "task_*.memory.json", PREDICTIONS, "reference_features.pth")  # of both papers
@@ -46,7 +47,7 @@ def open_run(
     """
     scale = scale_of(options)
     folder = Path(mini_folder(options.save or options.hydra.run.dir, scale) or "")
-    weights = {"model": file_md5(find_weights(options.model_name))}
+    weights = {"model": fingerprint(options.model_name, options.activation)}
     decides = settings(options) | {"class_order": list(data.scenario.class_order), "weights": weights}
     decides |= {"data": data.fingerprint} | (more or {})
     return runs.open_run(
@@ -56,9 +57,9 @@ def open_run(
     )  # fmt: skip
 
 
-def save_checkpoint(run: Run, task_id: int, state_dict: dict[str, Tensor]) -> None:
-    """Write the weights after a task, with the protocol, which tells them from those of MTIL."""
-    content = {"state_dict": state_dict, "protocol": run.labels["protocol"]}
+def save_checkpoint(run: Run, task_id: int, state_dict: dict[str, Tensor], activation: str) -> None:
+    """Write the weights after a task, with the protocol, which tells them from those of MTIL, and CLIP's activation."""
+    content = {"state_dict": state_dict, "protocol": run.labels["protocol"], ACTIVATION: activation}
     save_tensors(task_path(run.folder, task_id), content)
 
 

@@ -5,12 +5,24 @@ The rest of the code uses it by name, MINI: as a data location, as CLIP's weight
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MINI, MINI_RESNET = "mini", "mini-rn"  # the second is ALTA's, see common.mini.resnet
 CLIP_FILE, VIT_FILE = (Path(__file__).parent / f"{model}.safetensors" for model in ("clip", "vit"))
 # md5 of weights that runs of earlier versions used without recording it
 UNRECORDED = ("f32b0897f4372c377705c9d50478c42a", "8a10cf611d8f75a2a7e9d4bb9f7cdf77")
 ON_SCALE = {"paper": "", MINI: " on the miniature"}  # in titles
+
+
+def clip_state_dict() -> "dict[str, Tensor]":
+    """The miniature's CLIP in OpenAI's keys, float32, with the full token table."""
+    from common.mini.weights import expanded  # torch, which names need not wait for
+    from common.weight_files import read
+
+    return expanded(read(CLIP_FILE))
 
 
 def scale_of(*names: str) -> str:

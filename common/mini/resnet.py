@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from common.clip.model import CLIP, build_model
-from common.clip.pretrained import load_state_dict
 from common.datasets.transforms import clip_normalise
-from common.mini import CLIP_FILE
+from common.mini import clip_state_dict
 from common.mini.domains import INCREMENTAL, classnames, draw, seeded
 
 SEED, RESOLUTION, STAGES, WIDTH = 0, 32, (1, 1, 1, 1), 32
@@ -24,7 +23,7 @@ RIDGE = 1e-3  # of the mean squared feature
 @torch.no_grad()
 def resnet_clip() -> CLIP:
     """A CLIP with a ResNet tower of 32 pixels, float32, the same at each call; torch's generator is left unchanged."""
-    teacher = build_model(load_state_dict(CLIP_FILE))
+    teacher = build_model(clip_state_dict())
     config = replace(
         teacher.config, image_resolution=RESOLUTION, vision_layers=STAGES, vision_width=WIDTH, vision_patch_size=None
     )

@@ -3,6 +3,9 @@
 Full-size files hold one random number a key, spread over its shape: every key and shape is there, in kilobytes.
 """
 
+import os
+import subprocess
+import sys
 
 import huggingface_hub.constants
 import pytest
@@ -97,7 +100,7 @@ def test_random_weights_arrive_in_the_right_place(name, tiny, tmp_path):
     """The model filled from a published form computes what timm computes with the same weights."""
     model, weights = tiny
     torch.save(FORMS[name][1](weights), tmp_path / "file.pth")
-    found = vit.backbone_weights(tmp_path / "file.pth", vit.PUBLISHED[name])
+    found = vit.backbone_weights(tmp_path / "file.pth")
     with torch.device("meta"):
         filled = VisionTransformer(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=2, num_classes=0)
     vit.fill(filled, found, name)
@@ -107,11 +110,37 @@ def test_random_weights_arrive_in_the_right_place(name, tiny, tmp_path):
         torch.testing.assert_close(filled(images), model.eval()(images), rtol=0, atol=0)
 
 
+WRAPPERS = [(), ("state_dict",), ("model",), ("teacher",), ("model_state_dict",), ("model", "state_dict")]
+PREFIXES = ["", "module.", "backbone.", "model.", "encoder.", "module.base_encoder.", "module.backbone.", "visual."]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_wrappers_and_prefixes_of_a_path(wrapper, prefix, tiny, tmp_path):
+    weights = tiny[1]
+    content = prefixed(prefix, weights) | {f"{prefix}head.weight": torch.zeros(3, 12), "head.bias": torch.zeros(3)}
+    for entry in reversed(wrapper):
+        content = {"epoch": 3, "student": {"a": torch.zeros(1)}, entry: content}
+    torch.save(content, tmp_path / "mine.pth")
+    found = vit.backbone_weights(tmp_path / "mine.pth")
+    assert found.keys() == weights.keys() and all(torch.equal(found[key], weights[key]) for key in weights)
+
+
+def test_two_networks_in_a_file_are_no_guess(tiny, tmp_path):
+    """The momentum encoder of MoCo is left out; of any other two neither is taken."""
+    weights = tiny[1]
+    other = {key: value + 1 for key, value in weights.items()}
+    torch.save(prefixed("module.base_encoder.", weights) | prefixed("module.momentum_encoder.", other), tmp_path / "a.pth")
+    assert torch.equal(vit.backbone_weights(tmp_path / "a.pth")["cls_token"], weights["cls_token"])
+    torch.save(prefixed("first.", weights) | prefixed("second.", other), tmp_path / "b.pth")
+    assert "cls_token" not in vit.backbone_weights(tmp_path / "b.pth")
+
+
 def test_half_precision_safetensors_become_float32(tiny, tmp_path):
     _, weights = tiny
     halves = {key: value.half() for key, value in weights.items()}
     save_file(halves | {"head.weight": torch.zeros(5, 12)}, tmp_path / "model.safetensors")
-    found = vit.backbone_weights(tmp_path / "model.safetensors", vit.PUBLISHED["sup21k"])
+    found = vit.backbone_weights(tmp_path / "model.safetensors")
     with torch.device("meta"):
         model = VisionTransformer(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=2, num_classes=0)
     state = vit.fill(model, found, "file").state_dict()
@@ -128,7 +157,7 @@ def test_a_path_takes_the_place_of_a_name(shapes, tmp_path):
 def test_miniature():
     model = vit.load("mini")
     expected = VisionTransformer(**vit.MINI_SIZES, num_classes=0)
-    expected.load_state_dict(vit.backbone_weights(VIT_FILE, vit.PLAIN))
+    expected.load_state_dict(vit.backbone_weights(VIT_FILE))
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(model(images), expected.eval()(images))
@@ -148,6 +177,32 @@ def test_hub_cache_is_used(tmp_path, monkeypatch):
         vit.find_weights("dino1k", tmp_path)
 
 
+def test_a_hub_out_of_reach_is_asked_once(tmp_path):
+    """The client by itself tries for 23 seconds."""
+    code = "import time\nfrom common import vit\nfrom common.errors import UserError\nstarted = time.monotonic()\n"
+    code += "try:\n    vit.find_weights('sup21k', '.')\nexcept UserError as error:\n    print(error)\n"
+    code += "print(time.monotonic() - started)"
+    nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | nowhere, capture_output=True, text=True)
+    told, seconds = done.stdout.splitlines()
+    assert "the download failed" in told and float(seconds) < 10
+
+
+PLACES = [
+    "vit_base_patch16_224_augreg_in21k.bin",
+    "vit_base_patch16_224_augreg_in21k.safetensors",
+    "vit_base_patch16_224.augreg_in21k.safetensors",
+    "vit_base_patch16_224.augreg_in21k/model.safetensors",
+]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_names_of_timms_file(place, tmp_path):
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).touch()
+    assert vit.find_weights("sup21k", tmp_path) == tmp_path / place
+
+
 @pytest.mark.parametrize("name", ["ibot1k", "ibot21k", "moco1k"])
 def test_files_that_timm_does_not_host(name, tmp_path):
     with pytest.raises(UserError, match=f"Get .* and put it at {tmp_path / vit.PUBLISHED[name].files[0]}"):
@@ -159,6 +214,22 @@ def test_unknown_name():
         vit.load("sup21")
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("vit_large_patch16_224", "looks like a ViT-L/16, not a ViT-B/16"),
+        ("vit_small_patch32_224", "looks like a ViT-S/32, not a ViT-B/16"),
+        ("resnet18", "looks like a ResNet, not a ViT-B/16"),
+    ],
+)
+def test_architecture_of_another_network_is_named(name, told, tmp_path):
+    with torch.device("meta"):
+        model = create_model(name)
+    torch.save(spread({key: value.shape for key, value in model.state_dict().items() if value.ndim}), tmp_path / "other.pth")
+    with pytest.raises(UserError, match=f"other.pth does not fit the ViT: it {told}"):
+        vit.load(tmp_path / "other.pth")
+
+
 def without(weights, *keys):
     return {key: value for key, value in weights.items() if key not in keys}
 
@@ -167,14 +238,14 @@ def without(weights, *keys):
     "change, told",
     [
         (lambda weights: without(weights, "norm.weight", "norm.bias"), "2 keys missing: norm.bias, norm.weight"),
-        (lambda weights: weights | {"fc_norm.weight": torch.ones(768)}, "1 keys not of a ViT: fc_norm.weight"),
+        (lambda weights: weights | {"fc_norm.weight": torch.ones(768)}, "1 keys unexpected: fc_norm.weight"),
         (
             lambda weights: weights | {"pos_embed": torch.ones(1, 50, 768)},
             r"of another shape: pos_embed \(1, 50, 768\)",
         ),
-        (lambda weights: prefixed("visual.", weights), "150 keys missing.*150 keys not of a ViT.*and 140 more"),
-        (lambda weights: {"model": weights}, "no state dict; model are no tensors"),
-        (lambda weights: [1], "holds a list"),
+        (lambda weights: prefixed("a.", weights) | prefixed("b.", weights), "150 keys missing.*300 keys unexpected"),
+        (lambda weights: {"optimizer": weights}, "holds no state dict, but entries that are no tensors, optimizer"),
+        (lambda weights: [1], "holds no state dict, but a list"),
     ],
 )
 def test_wrong_file_says_which_keys(change, told, shapes, tmp_path):
@@ -185,7 +256,7 @@ def test_wrong_file_says_which_keys(change, told, shapes, tmp_path):
 
 def test_checkpoint_of_another_method(shapes, tmp_path):
     torch.save({"student": spread(shapes)}, tmp_path / "checkpoint.pth")
-    with pytest.raises(UserError, match="no entry 'teacher'; the file has student"):
+    with pytest.raises(UserError, match="entries that are no tensors, student"):
         vit.load("ibot21k", tmp_path)
 
 

@@ -307,7 +307,7 @@ def test_checkpoints_that_do_not_fit(
     other = {key: value for key, value in weights.items() if key != "visual.proj"}
     torch.save({"state_dict": other | {"text_projection": torch.zeros(64, 16)}}, tmp_path / "other.pth")
     said = {
-        "cut": ["cut.pth: the file is cut or is no checkpoint"],
+        "cut": ["cut.pth is not a readable checkpoint"],
         "cil": ["class-incremental run 'cil-cifar100-10x10', not of MTIL"],
         "other": ["1 keys missing: visual.proj", "1 keys of another shape: text_projection"],
     }

@@ -21,7 +21,7 @@ from common.incremental.scenario import RemappedSubset, Scenario
 from common.incremental.sets import vit_transforms
 from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
-from common.runs import file_md5, fitting, load_tensors
+from common.runs import fitting, load_tensors
 from common.training.device import seed_everything
 from common.training.numerics import prepare
 from vq_prompt.data import data_set
@@ -60,7 +60,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int) -> np.ndarray:
     encoder, clip = load_encoder(options, machine)
     prepare(machine, encoder, *([] if clip is None else [clip]))
     # zero_shot: an option of a single value in the runs of before, which are to go on
-    decides = {"weights": {"md5": file_md5(options.weights_file())}, "zero_shot": "plain"}
+    decides = {"weights": {"md5": options.fingerprint()}, "zero_shot": "plain"}
     images = transforms(options, encoder.resolution)
     repeat = open_repeat(options, machine, seed, images, method_label(options), decides)
     tasks = repeat.scenario
@@ -90,7 +90,7 @@ def load_encoder(options: ITOptions, machine: Machine) -> tuple[Encoder, CLIP | 
     if not options.is_clip:
         tower = vit.load(options.backbone_weights, options.weights)
         return Encoder(tower, layers).to(machine.device), None
-    clip, _, _ = pretrained.load(options.clip_weights, machine.device)
+    clip, _, _ = pretrained.load(options.clip_weights, machine.device, activation=options.activation)
     if not isinstance(clip.visual, VisionTransformer):
         raise UserError(f"clip_weights {options.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16.")
     return Encoder(clip.visual, layers), clip

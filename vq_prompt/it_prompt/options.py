@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from common import vit
-from common.clip.pretrained import PUBLISHED, find_weights
+from common.clip.activation import AUTO, CLIPOptions
+from common.clip.pretrained import PUBLISHED, find_weights, fingerprint
 from common.mini import MINI
 from common.options import Rule, check_rules, one_placeholder, option, scale_option
+from common.runs import file_md5
 from vq_prompt.options import CONFIGS, Options
 
 CLIP_BACKBONE = "clip_vitb16"
@@ -28,7 +30,7 @@ def _auto_or_bool(value: Any) -> Any:
 
 # fmt: off
 @dataclass(frozen=True)
-class ITOptions(Options):
+class ITOptions(CLIPOptions, Options):
     """The options of IT-Prompt and of its bounds. `settled` fills in what is None or auto by default."""
 
     learner_type: str = option(help="it_prompt, or prompt, which has options of its own", group="IT-Prompt")
@@ -91,6 +93,10 @@ class ITOptions(Options):
 
     def weights_file(self) -> Path:
         return find_weights(self.clip_weights) if self.is_clip else super().weights_file()
+
+    def fingerprint(self) -> str:
+        """Of the weights, for a run's settings."""
+        return fingerprint(self.clip_weights, self.activation) if self.is_clip else file_md5(super().weights_file())
 # fmt: on
 
 
@@ -126,6 +132,7 @@ def _contradictions(options: ITOptions) -> list[Rule]:
          f"text_guide {options.text_guide}: {backbone} has no texts; leave it out or off."),
         (not is_clip and name == "ZeroShot", f"ZeroShot needs CLIP's texts, which {backbone} has not."),
         (not is_clip and options.classifier == "text", f"classifier text needs CLIP's texts, not {backbone}."),
+        (not is_clip and options.activation != AUTO, f"activation: CLIP's; {backbone} has GELU."),
         (is_resnet, f"clip_weights {options.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16."),
         (options.has_prompts and blocks and max(options.prompt_layers) >= blocks,
          f"prompt_layers {options.prompt_layers}: the backbone has blocks 0 to {blocks - 1}."),

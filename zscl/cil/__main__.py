@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options)
     check_inputs(options, lambda: reference_fingerprint(options))
-    models = load_models(options.model_name, machine)
+    models = load_models(options.model_name, options.activation, machine)
     data = load_data(options, models.student.visual.input_resolution)
     check_memory(options, data)
     more = {"reference": reference_fingerprint(options)}
@@ -66,7 +66,7 @@ def learn_task(
     if reference:
         reference.keep()
     run.record(cost_records(f"task {task_id}", task_id + 1, run.seconds, device))
-    save_checkpoint(run, task_id, model.state_dict())
+    save_checkpoint(run, task_id, model.state_dict(), model.activation)
 
 
 if __name__ == "__main__":

@@ -153,14 +153,14 @@ def test_unknown_name_lists_the_known_ones_and_the_nearest():
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="nowhere.pt"):
         load(tmp_path / "nowhere.pt")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="nowhere.pt does not exist"):
         load_state_dict(tmp_path / "nowhere.pt")
-    with pytest.raises(UserError, match="neither a file"):
+    with pytest.raises(UserError, match="is a folder. Give the file of weights in it"):
         load(tmp_path)
 
 
 def broken_bytes(tmp_path):
-    """Name -> content of files that are no checkpoints."""
+    """Name -> content of files that are no whole checkpoints."""
     weights = golden_weights("vit_tiny")
     for name, save in (("archive", save_archive), ("plain", SAVED["plain"]), ("old", SAVED["before zip"])):
         save(weights, tmp_path / name)
@@ -168,15 +168,14 @@ def broken_bytes(tmp_path):
     cut = {f"half of {name}": data[: len(data) // 2] for name, data in whole.items()}
     short = {f"start of {name}": data[:60] for name, data in whole.items()}
     middle = whole["plain"][:2000] + b"\x55" * 500 + whole["plain"][2500:]
-    foreign = {"empty": b"", "text": b"hello world " * 9, "page": b"<html>404</html>", "damaged": middle}
-    return cut | short | foreign
+    return cut | short | {"damaged": middle}
 
 
 def test_broken_files(tmp_path):
     for name, content in broken_bytes(tmp_path).items():
         path = tmp_path / "broken.pt"
         path.write_bytes(content)
-        with pytest.raises(UserError, match="cut or is no checkpoint") as caught:
+        with pytest.raises(UserError, match="is not a readable checkpoint: it is cut or damaged") as caught:
             load(path)
         assert str(path) in str(caught.value) and f"{len(content):,} bytes" in str(caught.value), name
 
@@ -185,7 +184,7 @@ def test_broken_safetensors(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file(golden_weights("vit_tiny"), path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="cut or is no checkpoint"):
+    with pytest.raises(UserError, match="cut or damaged"):
         load(path)
 
 
@@ -215,11 +214,11 @@ def changed(**changes):
 @pytest.mark.parametrize(
     ("weights", "named"),
     [
-        (changed(**{"visual.ln_post.weight": None}), "1 missing keys: visual.ln_post.weight"),
-        (changed(extra=torch.zeros(2)), "1 unexpected keys: extra"),
+        (changed(**{"visual.ln_post.weight": None}), "1 keys missing: visual.ln_post.weight"),
+        (changed(extra=torch.zeros(2)), "1 keys unexpected: extra"),
         (changed(**{"visual.ln_pre.bias": torch.zeros(3)}), "1 keys of another shape: visual.ln_pre.bias"),
         (changed(text_projection=None), "key 'text_projection' is missing"),
-        ({"encoder.0.weight": torch.zeros(2, 2)}, "not a CLIP"),
+        ({"encoder.0.weight": torch.zeros(2, 2)}, "is not a CLIP"),
         (changed(text_projection=torch.zeros(3)), "its shapes do not fit"),
     ],
 )
@@ -233,7 +232,7 @@ def test_wrong_keys_are_named(weights, named, tmp_path):
 def test_many_wrong_keys_are_counted(tmp_path):
     weights = {key: value for key, value in golden_weights("vit_tiny").items() if ".ln_" not in key}
     torch.save(weights, tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"20 missing keys: .*, \.\.\.$"):
+    with pytest.raises(UserError, match=r"20 keys missing: .*, \.\.\.\.$"):
         load(tmp_path / "model.pth")
 
 

@@ -19,7 +19,7 @@ from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weig
 from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import DOMAINS, INCREMENTAL
 from common.mini.weights import ddas_features
-from common.vit import MINI_SIZES, PLAIN, backbone_weights
+from common.vit import MINI_SIZES, backbone_weights
 
 FOLDER = Path(common.mini.__file__).parent
 SCORE = re.compile(r"zero-shot (\w+): web ([\d.]+) train ([\d.]+) test ([\d.]+)")
@@ -71,7 +71,7 @@ def test_unseen_tokens_have_initial_values_and_not_zeros(clip):
 
 def test_vit_loads_into_timm():
     model = VisionTransformer(**MINI_SIZES, num_classes=0)
-    model.load_state_dict(backbone_weights(VIT_FILE, PLAIN), strict=True)
+    model.load_state_dict(backbone_weights(VIT_FILE), strict=True)
     features = model.eval()(torch.randn(2, 3, 32, 32))
     assert features.shape == (2, MINI_SIZES["embed_dim"]) and features.isfinite().all()
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torchvision.transforms import InterpolationMode
 
 from common.mini import VIT_FILE
-from common.vit import PLAIN, backbone_weights
+from common.vit import backbone_weights
 from tests.vq_prompt.it_prompt.plain import (
     annealed,
     by_optimizer,
@@ -95,7 +95,7 @@ class Plain:
     def __init__(self, world, kind, stages):
         self.kind, self.stages, self.pictures = kind, stages, world[1]
         if kind == "vit":
-            self.tower = vit_features, {key: value.double() for key, value in backbone_weights(VIT_FILE, PLAIN).items()}
+            self.tower = vit_features, {key: value.double() for key, value in backbone_weights(VIT_FILE).items()}
             self.text, self.view, self.features = None, vit_view, 128
         else:
             weights = torch.load(world[0] / "clip.pt", weights_only=True)
