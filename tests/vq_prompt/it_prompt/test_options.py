@@ -19,7 +19,7 @@ DEFAULTS = {
     "prompt_length": 8, "prompt_init": 1.0, "init_from_prev": True, "lr": 0.0025, "weight_decay": 0.0, "epochs": 20,
     "batch_size": 128, "drop_last": False, "rebalance": True, "rebalance_epochs": 10, "rebalance_per_class": 256,
     "rebalance_batch": 128, "rebalance_lr": 0.0025, "n_clusters": 10, "tukey_beta": 1.0, "center": False,
-    "renorm_centroids": True, "aggregate": "min", "clip_weights": "ViT-B/16",
+    "renorm_centroids": True, "aggregate": "min", "clip_weights": "ViT-B/16", "activation": "auto",
 }  # fmt: skip
 
 
