@@ -93,6 +93,8 @@ def _is_equal(run: Provenance, job: Job) -> bool:
         is_same = (ours.dataset, ours.kind) == ("characters", theirs.kind)
     if not is_same or (run.paper, run.method, run.scale) != (row.paper, row.method, job.scale) or not run.seconds:
         return False
+    if row.backbone and job.scale == "paper" and run.backbone != row.backbone:
+        return False
     trained = {record.after_task for record in read_file(Path(run.file))[0] if record.metric == TRAIN_SECONDS}
     return len(trained) == tasks_of(run.protocol)
 
@@ -109,7 +111,7 @@ def status_table(jobs: Sequence[Job], states: Sequence[str], reached: Sequence[P
         numbers = [f"{at.values[metric]:.2f}" if metric in at.values else "-" for metric in metrics]
         seconds = "-" if at.seconds is None else f"{at.seconds:.0f}"
         protocol = [job.row.protocol] if several else []
-        lines.append([job.row.method, *protocol, str(job.seed), state, f"{at.tasks}/{at.of or '?'}", seconds, *numbers,
+        lines.append([job.row.label, *protocol, str(job.seed), state, f"{at.tasks}/{at.of or '?'}", seconds, *numbers,
                       str(log) if log.exists() else "-"])  # fmt: skip
     widths = [max(map(len, texts)) for texts in zip(*lines)]
     return "\n".join("  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines)
