@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,6 +15,10 @@ from common.files import RECORD_KEY, RECORD_SCHEMA
 from results import labels
 
 COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics that Provenance sums up
+# Metrics are percentages but for the costs and counts, whose names tell their unit
+NO_PERCENTAGE = re.compile(r".*(seconds.*|_mib|_parameters|_seed)|routed_to/.*")
+CHANGES = ("forgetting", "bwt")  # differences of percentages, which may be negative
+ROUNDING = 1e-4  # by which a mean of percentages may pass the end of their range
 RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
 
@@ -108,8 +113,9 @@ def record_files(folders: list[Path]) -> list[Path]:
 def read_records(folders: list[Path]) -> tuple[list[Record], list[Problem]]:
     """All good lines below the folders, and a Problem for each bad line.
 
-    A line is bad when it is cut, not finite, of another schema version, lacks a field, has an unknown one or
-    one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its file.
+    A line is bad when it is cut, of another schema version, not finite or outside its metric's range, lacks a field,
+    has an unknown one or one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its
+    file.
     """
     files = [read_file(path) for path in record_files(folders)]
     return [record for good, _ in files for record in good], [problem for _, bad in files for problem in bad]
@@ -165,7 +171,17 @@ def _parse(line: bytes, file: str) -> Record:
         raise _Damaged(f"scale {content['scale']!r} is neither 'paper' nor 'mini'")
     if content["after_task"] < 0:
         raise _Damaged(f"after_task {content['after_task']} is negative")
+    low, high = _range(content["metric"])
+    if not low - ROUNDING <= content["value"] <= high + ROUNDING:
+        raise _Damaged(f"value {content['value']:g} of {content['metric']} is not between {low:g} and {high:g}")
     return Record(**content, file=file)
+
+
+def _range(metric: str) -> tuple[float, float]:
+    """The lowest and the highest value that a metric can have."""
+    if NO_PERCENTAGE.fullmatch(metric):
+        return 0.0, math.inf
+    return (-100.0 if metric in CHANGES else 0.0), 100.0
 
 
 def _finite(name: str, value: float | None) -> float | None:

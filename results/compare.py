@@ -14,19 +14,18 @@ from results import labels
 from results.collect import Problem, Provenance, Record
 from results.published import Published
 
-MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED = "matches", "differs", "not run", "no published value"
-VERDICTS = (MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED)
+MATCHES, DIFFERS, TOO_NOISY, NOT_RUN = "matches", "differs", "too noisy", "not run"
+NOT_STATED = "setting not stated"  # also how the note begins of a published number that never is judged for it
+NO_PUBLISHED = "no published value"
+VERDICTS = (MATCHES, DIFFERS, TOO_NOISY, NOT_STATED, NOT_RUN, NO_PUBLISHED)
 TOLERANCE = 0.5  # percentage points
-MISPRINT = "misprint"  # in a note: the number is shown and judged, but its difference is not held against a run
+WIDEST = 1.5  # percentage points: a wider tolerance would let spread buy a match
+MISPRINT = "misprint"  # begins a note: the number is shown and judged, but its difference is not held against a run
 MEAN = "mean"
 SAME = 1e-9  # percentage points by which equal sums may differ
 
-# The papers' metrics of class-incremental learning that mean Avg (the accuracy after each task, averaged) or Last (the
-# accuracy after the last task). Papers pool samples (avg, last, acc, avg_acc) or weigh tasks equally (faa, caa), so
-# records keep their names apart.
-AVG_LAST = {name: labels.metric(column) for name, (column, _) in labels.REPORTED.items() if "macro" not in name}
 # Metrics of which tables show the value after the latest task
-SCALARS = (*AVG_LAST, "transfer", "ffm", "forgetting", "trainable_parameters")
+SCALARS = (*labels.REPORTED, "transfer", "forgetting", "trainable_parameters")
 
 LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # fields in which comparable numbers are equal
 RUN = ("folder", "protocol", "method", "backbone", "seed")  # fields in which the cells of a matrix are equal
@@ -138,15 +137,22 @@ def in_order(items: Iterable[Shown]) -> list[Shown]:
 
 def _keys(entry: Published, measured: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The values of LIKE that measured numbers must have to be compared with a published one."""
+    wanted = attrgetter(*LIKE)(replace(entry, method=entry.run_method))
     if entry.backbone:
-        return [attrgetter(*LIKE)(entry)]
-    wanted = (entry.protocol, entry.method, entry.metric, entry.dataset)
-    return [key for key in measured if (*key[:2], *key[3:]) == wanted]
+        return [wanted]
+    return [key for key in measured if (*key[:2], *key[3:]) == (*wanted[:2], *wanted[3:])]
 
 
 def tolerance(std: float | None, seeds: int) -> float:
-    """Largest difference in percentage points that matches: max(0.5, 2 std / sqrt(n))."""
+    """Percentage points beyond which a difference is one: max(0.5, 2 std / sqrt(n))."""
     return TOLERANCE if std is None else max(TOLERANCE, 2 * std / math.sqrt(seeds))
+
+
+def _verdict(distance: float, allowed: float) -> str:
+    """Whether numbers this far apart differ; within a tolerance wider than `WIDEST` they neither do nor match."""
+    if distance > allowed:
+        return DIFFERS
+    return MATCHES if allowed <= WIDEST else TOO_NOISY
 
 
 def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int, str]:
@@ -173,7 +179,8 @@ def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> C
     if entry and mean is not None:
         difference = mean - entry.value
         # rounded at the 9th decimal: 76.2 - 75.7 is a half, though not in binary
-        verdict = MATCHES if round(abs(difference), 9) <= tolerance(std, seeds) else DIFFERS
+        verdict = _verdict(round(abs(difference), 9), tolerance(std, seeds))
+        verdict = NOT_STATED if entry.note.startswith(NOT_STATED) else verdict
     return Comparison(
         paper,
         **{name: getattr(entry or numbers[0], name) for name in LIKE},

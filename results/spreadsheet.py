@@ -80,7 +80,7 @@ def workbook(data: Data) -> Workbook:
 
 
 def _front_sheet(sheet: Worksheet, data: Data, contents: Contents) -> None:
-    cells.widths(sheet, [24, 66, 11, 11, 11, 11, 11, 20])
+    cells.widths(sheet, [24, 66, 11, 11, 11, 11, 11, 18, 11, 20])
     sheet.sheet_view.showGridLines = False
     put(sheet, 1, 1, data.words.title, cells.TITLE)
     sheet.row_dimensions[1].height = 26

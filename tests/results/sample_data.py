@@ -73,6 +73,14 @@ def sample(scale: str) -> Data:
     return build(scale, records, [Problem("runs/x/record.jsonl", 7, "value is not a finite number")])
 
 
+def unsure() -> Data:
+    """Class-incremental runs whose seeds lie far apart, and ALTA's task-IL run, whose published setting is open."""
+    spread = [replace(line, value=line.value + offset * (line.metric == "acc"))
+              for seed, offset in ((1, 0.0), (2, 20.0), (3, -5.0)) for line in cil_records("paper", seed)]  # fmt: skip
+    alta = replace(record("alta", "ALTA", "til-cifar100-10x10", "paper", 42, "RN50"), dataset="CIFAR100", after_task=10)
+    return build("paper", [*spread, replace(alta, metric="last", value=83.9)])
+
+
 def hostile(scale: str) -> Data:
     """A run whose method's name is a formula, a tag and a mathematical text."""
     return build(scale, mtil_records(scale, 1, HOSTILE))

@@ -9,7 +9,7 @@ import pytest
 
 from results import figures, page
 from results.compare import Data
-from tests.results.sample_data import HOSTILE, build, hostile, sample
+from tests.results.sample_data import HOSTILE, build, hostile, sample, unsure
 
 VOID = {"meta", "img", "br"}
 
@@ -102,6 +102,13 @@ def test_paper_scale_shows_difference_and_verdict(written):
     assert '<td class="number differs">-5.11</td>' in written["paper"]
     assert "MINIATURE" not in written["paper"]
     assert "runs/x/record.jsonl:7: value is not a finite number" in written["paper"]
+
+
+def test_what_cannot_be_told_has_a_colour_and_a_meaning(tmp_path: Path):
+    text = page.html(unsure(), tmp_path)
+    assert '<td class="text too-noisy">too noisy</td>' in text and '<td class="number too-noisy">-0.11</td>' in text
+    assert '<td class="number setting-not-stated">+0.03</td>' in text
+    assert "2 std / sqrt(n) is more than 1.5" in text and "the source leaves open which setting" in text
 
 
 def test_names_are_escaped(tmp_path: Path):
