@@ -117,15 +117,6 @@ TOLD = {
 }
 
 
-@pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Stands for python: a script that prints its own process and its arguments."""
-    path = tmp_path_factory.mktemp("bin") / "python"
-    path.write_text('#!/bin/sh\necho $$\nfor argument in "$@"; do echo "$argument"; done\n')
-    path.chmod(0o755)
-    return str(path)
-
-
 def asked(job: Job, echo: str) -> list[str]:
     """What the job's script hands to python; the script must have become python's process."""
     script = subprocess.Popen(job.words, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHON": echo})
