@@ -151,7 +151,8 @@ class Run:
         settings = json.loads(json.dumps(settings))  # as YAML will read them: tuples as lists, plain scalars
         path = self.path("config.yaml")
         if path.exists():
-            recorded, settings = _flat(yaml.safe_load(path.read_text())["settings"]), _flat(settings)
+            content = yaml.safe_load(path.read_text())
+            recorded, settings = _flat(content["settings"]), _flat(settings)
             # earlier versions recorded no checksum of the miniature's weights; their runs go on
             recorded |= {
                 key: value for key, value in settings.items() if recorded.get(key) is None and value in UNRECORDED
@@ -164,10 +165,23 @@ class Run:
                     f"{self.folder} holds a run with another configuration:\n{lines}\n"
                     "Give another output folder, or --overwrite to start anew."
                 )
+            if content.get("labels") != self.labels:
+                self._relabel(content)
             return
         origin = provenance() | {"processes": world_size()} | machine
         content = {"settings": settings, "labels": self.labels, "provenance": origin}
-        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_text(path, _as_yaml(content))
+
+    def _relabel(self, config: dict[str, Any]) -> None:
+        """Put today's labels in place of those of an earlier version, in the record lines that carry them as well."""
+        old = config.get("labels") or {}
+        changed = {key: value for key, value in self.labels.items() if old.get(key) != value}
+        lines = [
+            line | {key: changed[key] for key in changed if line.get(key) == old.get(key)}
+            for line in self._read_records()
+        ]
+        write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(self.path("config.yaml"), _as_yaml(config | {"labels": self.labels}))
 
     # Records
 
@@ -304,6 +318,10 @@ def open_run(
     labels = {"paper": paper, "method": method, "protocol": protocol, "backbone": backbone, "scale": scale}
     overwrite, interval = bool(options.overwrite), options.save_interval
     return Run(folder, settings, labels | {"seed": seed}, name, overwrite, interval, machine, options.tensorboard)
+
+
+def _as_yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

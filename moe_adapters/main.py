@@ -26,6 +26,7 @@ from moe_adapters.options import (
     output_folder,
     parse,
     protocol,
+    scale_of,
     tasks,
 )
 from moe_adapters.sequence import learn_adapters, learn_ddas, load_model
@@ -77,12 +78,18 @@ def open_run(options: Options, machine: Machine) -> Run:
     elif not options.eval_only:
         outputs = [autoencoder_file(names[0]) if options.train_chooser else f"{names[0]}.pth"]
         name = Path(outputs[0]).stem
+    load = options.load if options.repeat_train and not is_sequence(options) else None
+    training, folder = not options.eval_only, output_folder(options)
+    before = mtil.tasks_before(folder, name, names[0], load, options.overwrite) if training else []
+    if before and options.task_id != len(before):
+        print(f"note: {options.load} is the checkpoint of task {len(before)}, so that the next router is that of "
+              f"--task_id {len(before)}, not {options.task_id}.")  # fmt: skip
     weights = {"model": find_weights(options.model), "chooser_features": feature_file(options)}
     decides = settings(options) | {"weights": {key: file_md5(path) for key, path in weights.items() if path}}
     decides |= {"data": {data: mtil.load_set(options, data).fingerprint for data in data_names(options)}}
     return runs.open_run(
-        options, machine, output_folder(options), decides, paper="moe_adapters", method=method_label(options),
-        protocol=protocol(options), backbone=options.model, scale=options.scale, seed=options.seed,
+        options, machine, folder, decides, paper="moe_adapters", method=method_label(options),
+        protocol=protocol(options, before), backbone=options.model, scale=scale_of(options), seed=options.seed,
         name=name, outputs=outputs,
     )  # fmt: skip
 

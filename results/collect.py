@@ -3,15 +3,14 @@
 import json
 import math
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.errors import UserError
-from common.files import RECORD_KEY, RECORD_SCHEMA
+from common.files import RECORD_KEY, RECORD_SCHEMA, read_config
+from common.protocols import MTIL_ORDERS, Protocol
 from results import labels
 
 COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics that Provenance sums up
@@ -19,8 +18,8 @@ COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics 
 NO_PERCENTAGE = re.compile(r".*(seconds.*|_mib|_parameters|_seed)|routed_to/.*")
 CHANGES = ("forgetting", "bwt")  # differences of percentages, which may be negative
 ROUNDING = 1e-4  # by which a mean of percentages may pass the end of their range
-RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
+RECORD_FILE = "record.jsonl"
+RECORD_FILES = f"*{RECORD_FILE}"  # one-task calls prefix theirs: Aircraft.record.jsonl
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where one record.jsonl comes from: its config.yaml in short, and the costs among its lines."""
+    """Where a run's record.jsonl comes from: its config.yaml in short, and the costs among its lines."""
 
     folder: str
-    file: str  # its record.jsonl
+    file: str  # its record.jsonl, of one-task calls the last one's
     paper: str
     method: str
     protocol: str
@@ -92,6 +91,14 @@ class Provenance:
     peak_memory_mib: float | None
     trainable_parameters: int | None  # None unless the run recorded it
     records: int
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The record files of one run in task order: one, or those of one-task calls that go on from one another."""
+
+    files: list[str]
+    protocol: str  # of the last file
 
 
 class _Damaged(Exception):
@@ -111,14 +118,56 @@ def record_files(folders: list[Path]) -> list[Path]:
 
 
 def read_records(folders: list[Path]) -> tuple[list[Record], list[Problem]]:
-    """All good lines below the folders, and a Problem for each bad line.
+    """All good lines below the folders, those of one-task calls joined to runs, and a Problem for each bad line.
 
     A line is bad when it is cut, of another schema version, not finite or outside its metric's range, lacks a field,
     has an unknown one or one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its
     file.
     """
-    files = [read_file(path) for path in record_files(folders)]
-    return [record for good, _ in files for record in good], [problem for _, bad in files for problem in bad]
+    files = {str(path): read_file(path) for path in record_files(folders)}
+    by_file = {path: good for path, (good, _) in files.items() if good}
+    records = [record for run in runs(by_file) for record in joined(run, by_file)]
+    return records, [problem for _, bad in files.values() for problem in bad]
+
+
+def runs(by_file: Mapping[str, list[Record]]) -> list[RunFiles]:
+    """The runs that record files belong to, from the good lines of each file.
+
+    On MTIL, a file whose tasks are the beginning of those of another file in its folder is part of that one's run, of
+    the same method, backbone and seed. What one process learned as a sequence, and a whole order of the paper, is a run
+    of its own as well.
+    """
+    lasts = {file: max(lines, key=lambda line: line.after_task) for file, lines in by_file.items()}
+    alike: dict[tuple[object, ...], dict[str, Protocol]] = {}
+    for file, line in lasts.items():
+        protocol = Protocol.parse(line.protocol)
+        key = (line.folder, line.paper, line.method, line.backbone, line.scale, line.seed, protocol.shots)
+        alike.setdefault(key, {})[file] = protocol
+    found = {}
+    for files in alike.values():
+        group = dict(sorted(files.items(), key=lambda item: len(item[1].order)))
+        parts = {file: [each for each in group if _begins(group[each], protocol)] for file, protocol in group.items()}
+        continued = {part for before in parts.values() for part in before}
+        for file, protocol in group.items():
+            if file not in continued or Path(file).name == RECORD_FILE or protocol.dataset in MTIL_ORDERS:
+                found[file] = RunFiles([*parts[file], file], lasts[file].protocol)
+    return [found[file] for file in by_file if file in found]
+
+
+def _begins(part: Protocol, whole: Protocol) -> bool:
+    """Whether the tasks of one protocol are the first of more tasks of another."""
+    return 0 < len(part.order) < len(whole.order) and whole.order[: len(part.order)] == part.order
+
+
+def joined(run: RunFiles, by_file: Mapping[str, list[Record]]) -> list[Record]:
+    """The lines of a run as of one file, the last one; each number once, without the means of parts of the sequence."""
+    if len(run.files) == 1:
+        return by_file[run.files[0]]
+    lines: dict[tuple[object, ...], Record] = {}
+    for line in (line for file in run.files for line in by_file[file] if line.dataset != "mean"):
+        line = replace(line, protocol=run.protocol, file=run.files[-1])
+        lines.setdefault(tuple(getattr(line, name) for name in RECORD_KEY), line)
+    return list(lines.values())
 
 
 def read_file(path: Path) -> tuple[list[Record], list[Problem]]:
@@ -197,44 +246,33 @@ def _finite(name: str, value: float | None) -> float | None:
 
 
 def read_provenance(folders: list[Path]) -> list[Provenance]:
-    """One entry a record file below the folders that holds a good line; "" for what its config.yaml lacks."""
-    return [entry for path in record_files(folders) for entry in _provenance(path)]
+    """One entry a run below the folders that has a good line; "" for what its config.yaml lacks."""
+    by_file = {str(path): good for path in record_files(folders) if (good := read_file(path)[0])}
+    return [_provenance(run, joined(run, by_file)) for run in runs(by_file)]
 
 
-def _provenance(path: Path) -> Iterator[Provenance]:
-    records, _ = read_file(path)
-    if not records:
-        return
-    config = _config(path.with_name(path.name.replace("record.jsonl", "config.yaml")))
-    provenance = _section(config, "provenance")
+def _provenance(run: RunFiles, records: list[Record]) -> Provenance:
+    configs = [read_config(Path(file.removesuffix(RECORD_FILE) + "config.yaml")) for file in run.files]
+    config, path = configs[-1], Path(run.files[-1])
+    calls, provenance = [call["provenance"] for call in configs], config["provenance"]
+    versions = provenance.get("versions")
     seconds, memory, parameters = ([record.value for record in records if record.metric == name] for name in COSTS)
     # the first lines may be of the zero-shot row, which is another method
     method = next((record.method for record in records if record.after_task > 0), records[0].method)
     shared: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}
-    shared |= {name: str(provenance.get(name, "")) for name in ("command", "machine", "device", "started")}
-    yield Provenance(
+    shared |= {name: str(provenance.get(name, "")) for name in ("machine", "device")}
+    return Provenance(
         **shared,
         folder=str(path.parent),
         file=str(path),
         seed=records[0].seed,
-        method=str(_section(config, "labels").get("method", method)),
+        command=" && ".join(str(call.get("command", "")) for call in calls),
+        started=str(calls[0].get("started", "")),
+        method=str(config["labels"].get("method", method)),
         commit=str(provenance.get("commit", records[0].commit)),
-        versions={str(name): str(text) for name, text in _section(provenance, "versions").items()},
+        versions={str(name): str(text) for name, text in versions.items()} if isinstance(versions, dict) else {},
         seconds=sum(seconds) if seconds else None,
         peak_memory_mib=max(memory) if memory else None,
         trainable_parameters=round(max(parameters)) if parameters else None,
         records=len(records),
     )
-
-
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_bytes(), YAML_LOADER)
-    except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    section = config.get(name)
-    return section if isinstance(section, dict) else {}

@@ -132,7 +132,8 @@ def setting(name: str, with_dataset: bool) -> str:
 def _in_words(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
     protocol = Protocol.parse(name)
     if protocol.order:
-        return f"MTIL, order {ROMAN[protocol.dataset]}" + (f", {protocol.shots}-shot" if protocol.shots else "")
+        order = f"order {ROMAN[protocol.dataset]}" if protocol.dataset in ROMAN else ", ".join(protocol.order)
+        return f"MTIL, {order}" + (f", {protocol.shots}-shot" if protocol.shots else "")
     if protocol.kind not in kinds or protocol.first or protocol.validation:
         return name
     words = [kinds[protocol.kind], f"buffer of {protocol.buffer}" if protocol.buffer else ""]

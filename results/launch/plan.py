@@ -28,7 +28,7 @@ import yaml
 
 from common.command_line import did_you_mean
 from common.errors import UserError
-from common.protocols import MTIL_ORDER_1, Protocol
+from common.protocols import Protocol
 from results.labels import SCALES
 
 PLANS = Path(__file__).parent / "plans"
@@ -90,10 +90,10 @@ class Job:
 
 
 def tasks_of(name: str) -> int | None:
-    """Number of tasks of a protocol: 11 for MTIL, 1 for joint training; None if its name does not fix it."""
+    """Number of tasks of a protocol: 11 for MTIL's orders, 1 for joint training; None if its name does not fix it."""
     protocol = Protocol.parse(name)
     if protocol.kind in ("mtil", "joint"):
-        return len(MTIL_ORDER_1) if protocol.kind == "mtil" else 1
+        return len(protocol.order) or None if protocol.kind == "mtil" else 1
     if protocol.tasks is None or protocol.first or protocol.validation:
         return None
     return protocol.tasks + (protocol.base is not None)

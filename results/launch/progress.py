@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.protocols import Protocol
-from results.collect import Provenance, Record, read_file, read_provenance
+from results.collect import Provenance, Record, read_file, read_provenance, read_records
 from results.launch.plan import Job, tasks_of
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
@@ -95,8 +95,8 @@ def _is_equal(run: Provenance, job: Job) -> bool:
         return False
     if row.backbone and job.scale == "paper" and run.backbone != row.backbone:
         return False
-    trained = {record.after_task for record in read_file(Path(run.file))[0] if record.metric == TRAIN_SECONDS}
-    return len(trained) == tasks_of(run.protocol)
+    records = [record for record in read_records([Path(run.folder)])[0] if record.file == run.file]
+    return len({record.after_task for record in records if record.metric == TRAIN_SECONDS}) == tasks_of(run.protocol)
 
 
 # For people

@@ -11,6 +11,10 @@ from results.published import read_published
     [
         ("mtil-order2", "MTIL, order II", "MTIL, order II", "MTIL order 2"),
         ("mtil-order1-5shot", "MTIL, order I, 5-shot", "MTIL, order I, 5-shot", "MTIL 5-shot"),
+        ("mtil-custom-Aircraft+DTD+EuroSAT", "MTIL, Aircraft, DTD, EuroSAT", "MTIL, Aircraft, DTD, EuroSAT",
+         "Other protocols"),
+        ("mtil-custom-DTD-5shot", "MTIL, DTD, 5-shot", "MTIL, DTD, 5-shot", "Other protocols"),
+        ("mtil-custom", "mtil-custom", "mtil-custom", "Other protocols"),
         ("cil-cifar100-10x10", "CIFAR-100: 10 tasks of 10 classes, class-incremental",
          "10 tasks of 10 classes, class-IL", "CIL CIFAR-100"),
         ("cil-tinyimagenet-100+5x20", "TinyImageNet: 100 classes, then 5 steps of 20, class-incremental",

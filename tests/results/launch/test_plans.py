@@ -179,3 +179,4 @@ def test_plans_are_shipped() -> None:
 def test_tasks_are_read_off_the_protocol() -> None:
     names = ("mtil-order1-5shot", "cil-cifar100-10x10", "cil-tinyimagenet-100+5x20", "joint-cub200", "cil-vtab", "x")
     assert [tasks_of(name) for name in names] == [11, 10, 6, 1, None, None]
+    assert [tasks_of(name) for name in ("mtil-custom-DTD+Food+MNIST-5shot", "mtil-custom")] == [3, None]
