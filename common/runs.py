@@ -29,6 +29,7 @@ from common.errors import Interrupted, UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, held_lock, write_alone, write_text
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
+from common.options import flat
 from common.processes import is_main_process
 from common.provenance import commit, provenance
 from common.tensorboard import write_curves, write_records, writer_class
@@ -152,7 +153,7 @@ class Run:
         path = self.path("config.yaml")
         if path.exists():
             content = yaml.safe_load(path.read_text())
-            recorded, settings = _flat(content["settings"]), _flat(settings)
+            recorded, settings = flat(content["settings"]), flat(settings)
             # earlier versions recorded no checksum of the miniature's weights; their runs go on
             recorded |= {
                 key: value for key, value in settings.items() if recorded.get(key) is None and value in UNRECORDED
@@ -322,14 +323,6 @@ def open_run(
 
 def _as_yaml(content: dict[str, Any]) -> str:
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings under dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 class Tensors:
