@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from common.errors import UserError
 from common.files import RECORD_KEY, RECORD_SCHEMA, read_config
 from common.protocols import MTIL_ORDERS, Protocol
 from results import labels
+from results.settings import Setup, named, of_sequence, settings_of
 
 COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics that Provenance sums up
 # Metrics are percentages but for the costs and counts, whose names tell their unit
 NO_PERCENTAGE = re.compile(r".*(seconds.*|_mib|_parameters|_seed)|routed_to/.*")
 CHANGES = ("forgetting", "bwt")  # differences of percentages, which may be negative
 ROUNDING = 1e-4  # by which a mean of percentages may pass the end of their range
+UNKNOWN = "settings not on record"
 RECORD_FILE = "record.jsonl"
 RECORD_FILES = f"*{RECORD_FILE}"  # one-task calls prefix theirs: Aircraft.record.jsonl
 
@@ -27,7 +30,7 @@ class Record:
     """One measured number, a line of record.jsonl."""
 
     paper: str
-    method: str
+    method: str  # as written, and behind it what differs from the row's settings
     protocol: str
     backbone: str
     scale: str  # "paper" or "mini"
@@ -40,6 +43,8 @@ class Record:
     value: float
     seconds: float | None
     file: str  # the record.jsonl that holds the line
+    started: str = ""  # when its run started
+    note: str = ""  # on its run: that its settings are unknown, or that it stands for several
 
     @property
     def folder(self) -> str:
@@ -54,7 +59,7 @@ class Record:
 
 # Types that the fields' values may have in JSON, where an integer is a number too
 FIELDS: dict[str, Any] = {field.name: field.type | int if field.name in ("value", "seconds") else field.type
-                          for field in fields(Record) if field.name != "file"}  # fmt: skip
+                          for field in fields(Record) if field.name not in ("file", "started", "note")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,13 @@ class Provenance:
     peak_memory_mib: float | None
     trainable_parameters: int | None  # None unless the run recorded it
     records: int
+    note: str = ""  # as of its records
+    older: tuple[str, ...] = ()  # folders of the runs that it stands for
+
+    @property
+    def remark(self) -> str:
+        """The note, and the runs that take part in nothing because of this one."""
+        return self.note + (f"; left out: {', '.join(self.older)}" if self.older else "")
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,28 @@ class RunFiles:
 
     files: list[str]
     protocol: str  # of the last file
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run: its lines, the config.yaml of each of its files, and what it is named by."""
+
+    records: list[Record]
+    configs: list[dict[str, dict[str, Any]]]
+    setup: Setup
+    started: str
+    note: str
+    older: tuple[str, ...] = ()
+
+    @property
+    def reached(self) -> int:
+        """The last task after which something was measured, 0 for a run of which only costs are on record."""
+        return max((line.after_task for line in self.records if line.metric not in COSTS), default=0)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it only tested checkpoints that another run left."""
+        return any(config["settings"].get("eval_only") for config in self.configs)
 
 
 class _Damaged(Exception):
@@ -118,15 +152,15 @@ def record_files(folders: list[Path]) -> list[Path]:
 
 
 def read_records(folders: list[Path]) -> tuple[list[Record], list[Problem]]:
-    """All good lines below the folders, those of one-task calls joined to runs, and a Problem for each bad line.
+    """All good lines below the folders under their runs' names, and a Problem for each bad line.
 
-    A line is bad when it is cut, of another schema version, not finite or outside its metric's range, lacks a field,
-    has an unknown one or one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its
-    file.
+    One-task calls are joined to runs, and of several runs of the same settings and seed one is kept. A line is bad when
+    it is cut, of another schema version, not finite or outside its metric's range, lacks a field, has an unknown one or
+    one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its file.
     """
     files = {str(path): read_file(path) for path in record_files(folders)}
     by_file = {path: good for path, (good, _) in files.items() if good}
-    records = [record for run in runs(by_file) for record in joined(run, by_file)]
+    records = [record for run in _kept(by_file) for record in run.records]
     return records, [problem for _, bad in files.values() for problem in bad]
 
 
@@ -246,19 +280,16 @@ def _finite(name: str, value: float | None) -> float | None:
 
 
 def read_provenance(folders: list[Path]) -> list[Provenance]:
-    """One entry a run below the folders that has a good line; "" for what its config.yaml lacks."""
+    """One entry a run that `read_records` keeps; "" for what its config.yaml lacks."""
     by_file = {str(path): good for path in record_files(folders) if (good := read_file(path)[0])}
-    return [_provenance(run, joined(run, by_file)) for run in runs(by_file)]
+    return [_provenance(run) for run in _kept(by_file)]
 
 
-def _provenance(run: RunFiles, records: list[Record]) -> Provenance:
-    configs = [read_config(Path(file.removesuffix(RECORD_FILE) + "config.yaml")) for file in run.files]
-    config, path = configs[-1], Path(run.files[-1])
-    calls, provenance = [call["provenance"] for call in configs], config["provenance"]
+def _provenance(run: _Run) -> Provenance:
+    records, path = run.records, Path(run.records[0].file)
+    calls, provenance = [config["provenance"] for config in run.configs], run.configs[-1]["provenance"]
     versions = provenance.get("versions")
     seconds, memory, parameters = ([record.value for record in records if record.metric == name] for name in COSTS)
-    # the first lines may be of the zero-shot row, which is another method
-    method = next((record.method for record in records if record.after_task > 0), records[0].method)
     shared: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}
     shared |= {name: str(provenance.get(name, "")) for name in ("machine", "device")}
     return Provenance(
@@ -268,11 +299,67 @@ def _provenance(run: RunFiles, records: list[Record]) -> Provenance:
         seed=records[0].seed,
         command=" && ".join(str(call.get("command", "")) for call in calls),
         started=str(calls[0].get("started", "")),
-        method=str(config["labels"].get("method", method)),
+        method=run.setup.name,
         commit=str(provenance.get("commit", records[0].commit)),
         versions={str(name): str(text) for name, text in versions.items()} if isinstance(versions, dict) else {},
         seconds=sum(seconds) if seconds else None,
         peak_memory_mib=max(memory) if memory else None,
         trainable_parameters=round(max(parameters)) if parameters else None,
         records=len(records),
+        note=run.note,
+        older=run.older,
     )
+
+
+# Named runs, of which one of several equal ones is kept
+
+
+def _kept(by_file: Mapping[str, list[Record]]) -> list[_Run]:
+    """The runs of record files under their names; of equal ones of a seed the newest of those that got furthest.
+
+    Runs that measured nothing but costs stay, such as a training whose checkpoints another run evaluated.
+    """
+    found = [_run(run, joined(run, by_file)) for run in runs(by_file)]
+    equal: dict[object, list[_Run]] = {}
+    for run, setup in zip(found, named(run.setup for run in found)):
+        # of one-task calls, which share a folder, settings tell which are equal
+        comparable = setup.settings is not None or Path(run.records[0].file).name == RECORD_FILE
+        key = (*setup.row, run.records[0].seed) if run.reached and comparable else id(run)
+        equal.setdefault(key, []).append(replace(run, setup=setup))
+    return [_renamed(_newest(same)) for same in equal.values()]
+
+
+def _run(files: RunFiles, records: list[Record]) -> _Run:
+    configs = [read_config(Path(file.removesuffix(RECORD_FILE) + "config.yaml")) for file in files.files]
+    settings = [known for config in configs if (known := settings_of(config["settings"], Path(records[0].folder)))]
+    # the first lines may be of the zero-shot row, which is another method
+    first = next((line for line in records if line.after_task > 0), records[0])
+    own = configs[-1]["labels"] if len(configs) == 1 else {"method": configs[-1]["labels"].get("method", first.method)}
+    labelled: dict[str, Any] = {name: str(own.get(name, getattr(first, name))) for name in ("method", "protocol")}
+    about = {name: getattr(first, name) for name in ("paper", "scale", "backbone")}
+    setup = Setup(**about, **labelled, settings=of_sequence(settings) if settings else None)
+    modified = datetime.fromtimestamp(Path(files.files[-1]).stat().st_mtime).isoformat()
+    started = str(configs[-1]["provenance"].get("started") or modified)
+    return _Run(records, configs, setup, started, "" if settings else UNKNOWN)
+
+
+def _newest(same: list[_Run]) -> _Run:
+    """The run that stands for all of these, with a note: known settings first, and training before evaluation."""
+    if len(same) == 1:
+        return same[0]
+    known = [run for run in same if run.setup.settings is not None] or same
+    chosen = max(known, key=lambda run: (run.reached, not run.evaluates, run.started))
+    newest = max(same, key=lambda run: run.started) is chosen
+    what = ("the newer of" if len(same) == 2 else "the newest of") if newest else "one of"
+    note = f"{what} {len(same)} runs of seed {chosen.records[0].seed}"
+    older = tuple(run.records[0].folder for run in same if run is not chosen)
+    return replace(chosen, note="; ".join(part for part in (note, chosen.note) if part), older=older)
+
+
+def _renamed(run: _Run) -> _Run:
+    """The run with its name on its lines; those of another method, such as the zero-shot row, keep theirs."""
+    lines = []
+    for line in run.records:
+        own = replace(line, method=run.setup.name, note=run.note) if line.method == run.setup.method else line
+        lines.append(replace(own, started=run.started))
+    return replace(run, records=lines)

@@ -156,20 +156,20 @@ def _verdict(distance: float, allowed: float) -> str:
 
 
 def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int, str]:
-    """Mean, standard deviation and number of seeds, and a note on repeated runs, whose mean counts as one.
+    """Mean, standard deviation and number of seeds, and the notes on the runs.
 
-    The pre-trained model has no seed: all its runs count as one.
+    The pre-trained model has no seed, and stands in runs of many methods: the newest of each seed counts.
     """
-    values = [number.value for number in numbers]
-    if not values:
+    if not numbers:
         return None, None, 0, ""
+    newest = {number.seed: number for number in sorted(numbers, key=lambda number: number.started)}
+    values = [number.value for number in newest.values()]
     if numbers[0].method == ZERO_SHOT:
-        low, high = min(values), max(values)
-        return fmean(values), None, 1, f"{len(values)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
-    by_seed = grouped(numbers, "seed")
-    means = [fmean(number.value for number in runs) for runs in by_seed.values()]
-    repeated = [f"{len(runs)} runs of seed {seed}" for seed, runs in by_seed.items() if len(runs) > 1]
-    return fmean(means), stdev(means) if len(means) > 1 else None, len(means), ", ".join(repeated)
+        low, high = (choose(number.value for number in numbers) for choose in (min, max))
+        differs = f"{len(numbers)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
+        return fmean(values), None, 1, differs
+    notes = dict.fromkeys(number.note for number in numbers if number.note)
+    return fmean(values), stdev(values) if len(values) > 1 else None, len(values), "; ".join(notes)
 
 
 def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> Comparison:

@@ -261,6 +261,7 @@ RUN_COLUMNS: dict[str, tuple[float, str, Callable[[Provenance], object]]] = {  #
     "Versions": (40, "", lambda run: ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     "Command": (70, "", lambda run: run.command),
     "Folder": (40, "", lambda run: run.folder),
+    "Note": (40, "", lambda run: run.remark),
 }
 
 

@@ -24,6 +24,9 @@ def closing(data: Data, folders: list[Path], left_out: Counter[str], written: li
     skipped = [f"{count} {why}" for why, count in left_out.items()]
     if data.problems:
         skipped.insert(0, f"{_count(data.problems, 'damaged line')} (named above)")
+    older = {folder for run in data.provenance for folder in run.older}
+    if older:
+        skipped.append(f"{_count([*older], 'run')} that another of the same settings and seed stands for")
     pictures = [path for path in written if path.suffix == ".png"]
     files = [str(path) for path in written if path.suffix != ".png"]
     return (

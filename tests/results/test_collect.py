@@ -33,7 +33,7 @@ def test_what_a_run_records_is_read_back(tmp_path: Path) -> None:
     run.record([{"dataset": "Aircraft", "after_task": 1, "metric": "accuracy", "value": 62.5, "seconds": 1.5}])
     (record,), problems = read_records([tmp_path])
     assert problems == []
-    assert (record.method, record.dataset, record.after_task, record.value) == ("ZSCL", "Aircraft", 1, 62.5)
+    assert (record.method, record.dataset, record.after_task, record.value) == ("ZSCL, lr 0.1", "Aircraft", 1, 62.5)
     assert (record.seed, record.seconds, record.run) == (42, 1.5, str(tmp_path / "run"))
     assert record.file == str(tmp_path / "run" / "record.jsonl")
 
@@ -178,7 +178,7 @@ def test_provenance_sums_seconds_and_takes_the_peak(tmp_path: Path) -> None:
     ]
     run.record([line | {"seconds": None} for line in lines])
     (entry,) = read_provenance([tmp_path])
-    assert (entry.method, entry.seed, entry.records) == ("ZSCL", 42, 6)
+    assert (entry.method, entry.seed, entry.records) == ("ZSCL, lr 0.1", 42, 6)
     assert (entry.seconds, entry.peak_memory_mib, entry.trainable_parameters) == (30.5, 900.0, 149620736)
     assert entry.command == " ".join(sys.orig_argv) and entry.versions["torch"] and entry.started and entry.machine
 

@@ -13,10 +13,10 @@ from common.incremental.sets import SETS
 from common.protocols import MTIL_ORDERS, Protocol
 from results.collect import Record, read_records
 from results.compare import compare
-from results.launch.plan import jobs_of, read_plan, table_names
+from results.launch.plan import table_names
 from results.published import read_published
-from tests.results.launch.test_plans import ROOT, TOLD, asked
 from tests.results.lines import write_lines
+from tests.results.settings import ROOT, told
 
 FIRST_EDITION = ROOT / "tests" / "golden" / "first_edition"
 RUNS = {  # of the entry points
@@ -77,14 +77,13 @@ def records_of(module: str, folder: Path, **about: Any) -> list[Record]:
 
 
 def test_every_published_number_of_a_planned_row_meets_its_run(
-    tmp_path: Path, echo: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     published, unmet, sources = [entry for entry in read_published() if not entry.after_task], [], set()
-    jobs = [job for table in table_names() for job in jobs_of(read_plan(table), "paper", None, [])]
-    for number, job in enumerate(job for job in jobs if job.seed == job.row.seeds[0]):
-        module, *words = asked(job, echo)
-        method, protocol, backbone, seed, _ = TOLD[module](words)
+    runs = [each for table in table_names() for each in told(table, "paper")]
+    for number, (_, module, run) in enumerate(each for each in runs if each[0].seed == each[0].row.seeds[0]):
+        method, protocol, backbone, seed, *_ = run
         about = {"method": method, "protocol": protocol, "backbone": backbone, "seed": seed, "scale": "paper"}
         records = records_of(module, tmp_path / str(number), **about)
         names = {method, *(name for name, same in SECOND_SOURCES.items() if same == method)}
