@@ -61,6 +61,11 @@ class Comparison:
     verdict: str
     note: str
 
+    @property
+    def origin(self) -> str:
+        """Who printed the published number; without one, whose program here measured it."""
+        return f"ours ({labels.paper(self.paper)})" if self.published is None else labels.printed_by(self.source)
+
 
 @dataclass(frozen=True)
 class AccuracyMatrix:

@@ -13,6 +13,27 @@ PAPERS = {
     "vq_prompt": "VQ-Prompt",
     "alta": "ALTA",
 }
+# Who printed a published number, by what its source names first. Some say what was counted instead.
+PRINTERS = {
+    "Thunderbeee/ZSCL": "ZSCL",
+    "NuSA-CL": "NuSA-CL",
+    "JiazuoYu/MoE-Adapters4CL": "MoE-Adapters",
+    "LEBA": "LEBA",
+    "DPW": "DPW",
+    "CoDyRA": "CoDyRA",
+    "HyPro": "HyPro",
+    "RL-VIG/LibContinual": "LibContinual",
+    "arXiv 2404.00228": "InfLoRA",
+    "liangyanshuo/InfLoRA": "InfLoRA",
+    "SD-LoRA": "SD-LoRA",
+    "LoRA-DRS": "LoRA-DRS",
+    "VPT-NSP2": "VPT-NSP2",
+    "arXiv 2410.20444": "VQ-Prompt",
+    "Papers with Code": "Papers with Code",
+    "aimagelab/mammoth": "Mammoth",
+    "on CLIP": "counted here",
+    "without logit_scale": "counted here",
+}
 DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
@@ -106,6 +127,12 @@ SCALES = {
 def paper(name: str) -> str:
     """The paper's method name for its folder name; an unknown one as it is."""
     return PAPERS.get(name, name)
+
+
+def printed_by(source: str) -> str:
+    """Who printed a number, in a word, for its source; an unknown source as it is."""
+    places = {source.index(mark): name for mark, name in PRINTERS.items() if mark in source}
+    return places[min(places)] if places else source
 
 
 def position(method: str) -> int:

@@ -50,6 +50,12 @@ def cil_records(scale: str, seed: int) -> list[Record]:
     return [*lines, replace(last, metric="acc", value=accuracies[-1]), replace(last, metric="avg_acc", value=90.0)]
 
 
+def runs_on_two_backbones(scale: str) -> list[Record]:
+    """SeqLoRA's figures on two backbones."""
+    lines = [replace(line, method="SeqLoRA", file="runs/seqlora/record.jsonl") for line in cil_records(scale, 1)]
+    return [*lines, *(replace(line, backbone="ViT-B/16 DINO-1K", file="runs/dino/record.jsonl") for line in lines)]
+
+
 def provenance(records: list[Record]) -> list[Provenance]:
     """One entry a record file."""
     first = {line.file: line for line in records}

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,8 +159,9 @@ def zscl_run(folder: Path, last: float) -> Path:
 def test_verify_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert exit_code("verify", zscl_run(tmp_path / "near", 83.5)) == 0
     told = capsys.readouterr().out
-    assert any(line.startswith("zscl ") and "83.60" in line and "-0.10" in line and "matches" in line
-               for line in told.splitlines())  # fmt: skip
+    shown = [re.split("  +", line) for line in told.splitlines() if line.startswith("ZSCL ")]
+    published = ["last", "mean", "83.60", "-", "83.50", "-", "1", "-0.10", "matches"]
+    assert shown == [["ZSCL", "ViT-B/16", printer, *published] for printer in ("LEBA", "ZSCL")]
     assert exit_code("verify", zscl_run(tmp_path / "far", 80.0)) == 1
     assert "differs" in capsys.readouterr().out
 

@@ -53,6 +53,23 @@ def test_many_methods_are_with_distinct_names():
     assert [*figures._numbers(data, "mtil-order1")] == ["Zero-shot CLIP", *METHODS]
 
 
+def test_a_bar_says_who_printed_its_number():
+    drawn = {*figures._numbers(sample("paper"), "mtil-order1")}
+    assert {
+        "DIKI [DPW]",
+        "GIFT [DPW]",
+        "ZSCL [LEBA]",
+        "ZSCL",
+        "LwF [LEBA]",
+        "LwF [ZSCL]",
+        "MoE-Adapters [LEBA]",
+    } <= drawn
+    assert not [name for name in drawn if "[MoE-Adapters]" in name]  # its paper is a source of none of them
+    drawn = {*figures._numbers(sample("paper"), "cil-cifar100-10x10")}
+    assert {"MoE-Adapters", "InfLoRA (re-run: VPT-NSP2)", "Fine-tuning [VQ-Prompt]"} <= drawn
+    assert {*figures._numbers(sample("mini"), "cil-cifar100-10x10")} == {"InfLoRA"}
+
+
 def test_two_runs_of_one_seed_are_one_curve_and_named_as_runs():
     records = [line for run in (1, 2) for line in mtil_records("mini", run)]
     data = build("mini", [replace(line, seed=42) for line in records])

@@ -7,8 +7,10 @@ from decimal import ROUND_HALF_UP, Decimal
 import numpy as np
 import pytest
 
+from results import labels
 from results.compare import AccuracyMatrix, mtil_means, published_matrices
 from results.published import CURVES, PAPERS, Published, read_curves, read_published
+from results.tables import PARAMETERS
 
 PROTOCOL = re.compile(
     r"mtil-(order1|order2|leba-[ab])(-\d+shot)?"
@@ -34,6 +36,13 @@ def test_every_number_is_there_once_with_a_source_and_how_it_was_verified() -> N
     for entry in (*entries, *read_curves()):
         assert entry.source and entry.dataset and entry.method and np.isfinite(entry.value)
         assert PROTOCOL.fullmatch(entry.protocol), entry.protocol
+
+
+def test_every_source_tells_who_printed_the_number() -> None:
+    for entry in (*read_published(), *read_curves()):
+        unknown = f"{entry.source}: say in results.labels.PRINTERS who printed it"
+        assert len(labels.printed_by(entry.source)) <= len("Papers with Code"), unknown
+        assert labels.printed_by(entry.source) != "counted here" or entry.metric == PARAMETERS, entry
 
 
 @pytest.mark.parametrize("path", sorted(PAPERS.glob("*.csv")), ids=lambda path: path.stem)
