@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from common.protocols import Protocol
 from results import labels
-from results.compare import MEAN, Comparison, Data, grouped, task_order
+from results.compare import MEAN, Comparison, Data, grouped
 
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"
@@ -145,7 +145,7 @@ def _cross_paper(content: _Content) -> Table:
 def _mtil(content: _Content) -> Table:
     """Transfer, Avg and Last on MTIL, a row a method."""
     shown = [item for item in content.shown if item.dataset == MEAN and item.metric in ("transfer", "avg", "last")]
-    items = _with_stated(shown, content.stated, lambda name: bool(task_order(name)))
+    items = _with_stated(shown, content.stated, lambda name: Protocol.parse(name).dataset in labels.ROMAN)
     text = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
     table = _by_setting(labels.MTIL, text, items, content)
     return replace(table, columns=[column for column in table.columns if column is not REPORTED])

@@ -8,9 +8,10 @@ import pytest
 
 from common.protocols import MTIL_ORDER_1
 from results.collect import read_file, read_provenance, read_records, runs
-from results.compare import compare, matrices
+from results.compare import Data, compare, matrices
 from results.first_row import first_row
 from results.published import read_published
+from results.tables import tables
 from tests.results.lines import matrix_lines, shown, write_lines
 
 VALUES = np.random.default_rng(0).uniform(0, 100, (12, 11)).tolist()  # before any task, then after each of eleven
@@ -74,6 +75,14 @@ def test_three_calls_are_a_sequence_of_their_own(tmp_path: Path) -> None:
     assert [row[:3] for row in matrix.values] == [row[:3] for row in VALUES[1:4]]
     assert numbers["ZSCL", "last", "mean"] == pytest.approx(sum(VALUES[3][:3]) / 3)
     assert numbers["ZSCL", "transfer", "CIFAR100"] == pytest.approx((VALUES[1][2] + VALUES[2][2]) / 2)
+
+
+def test_a_sequence_of_ones_own_is_on_no_sheet_of_the_eleven_data_sets(tmp_path: Path) -> None:
+    records, _ = read_records([eleven_calls(tmp_path / "own", 3), eleven_calls(tmp_path / "order")])
+    data = Data("paper", records, [], compare([], records), read_provenance([tmp_path]), [], [])
+    sheets = {table.sheet: {row.method[0] for row in table.rows} for table in tables(data)}
+    own = {sheet for sheet, protocols in sheets.items() if custom("Aircraft", "Caltech101", "CIFAR100") in protocols}
+    assert own == {"Other protocols"} and sheets["MTIL"] == sheets["MTIL order 1"] == {"mtil-order1"}
 
 
 def test_a_task_that_was_learned_twice_is_in_two_runs(tmp_path: Path) -> None:

@@ -94,6 +94,18 @@ def test_a_sequence_goes_on_in_one_task_calls(tiny_world: list[str], finished_ru
     }  # fmt: skip
 
 
+def test_the_rest_of_a_sequence_in_one_process(
+    tiny_world: list[str], finished_run: Path, one_task_calls: Path, tmp_path: Path
+) -> None:
+    for path in one_task_calls.glob("MNIST.*"):
+        shutil.copy(path, tmp_path)
+    flags = [*ZSCL, *ON_CAPTIONS, "--eval-datasets", ",".join(TASKS), "--load", str(tmp_path / "MNIST.pth")]
+    learn(tiny_world, tmp_path, "--train-dataset", "EuroSAT,DTD", *flags)
+    (matrix, numbers), (whole, expected) = shown(tmp_path), shown(finished_run)
+    assert (matrix.protocol, matrix.rows, matrix.values) == (whole.protocol, whole.rows, whole.values)
+    assert numbers == pytest.approx(expected, abs=1e-9)
+
+
 def stray(run: Path, folder: Path) -> Path:
     """A checkpoint with no configuration beside it."""
     path = folder / "EuroSAT.pth"
