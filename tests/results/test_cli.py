@@ -160,8 +160,8 @@ def test_verify_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert exit_code("verify", zscl_run(tmp_path / "near", 83.5)) == 0
     told = capsys.readouterr().out
     shown = [re.split("  +", line) for line in told.splitlines() if line.startswith("ZSCL ")]
-    published = ["last", "mean", "83.60", "-", "83.50", "-", "1", "-0.10", "matches"]
-    assert shown == [["ZSCL", "ViT-B/16", printer, *published] for printer in ("LEBA", "ZSCL")]
+    told_of_each = ["last", "mean", "83.60", "-", "83.50", "-", "1", "-0.10", "matches (settings not on record)"]
+    assert shown == [["ZSCL", "ViT-B/16", printer, *told_of_each] for printer in ("LEBA", "ZSCL")]
     assert exit_code("verify", zscl_run(tmp_path / "far", 80.0)) == 1
     assert "differs" in capsys.readouterr().out
 
