@@ -132,7 +132,8 @@ def named(setups: Iterable[Setup]) -> list[Setup]:
     rows: dict[tuple[str, ...], list[Setup]] = {}
     for setup in first:
         rows.setdefault(setup.row, []).append(setup)
-    return [_from_others(setup, rows[setup.row]) for setup in first]
+    telling = {row: _telling(same) for row, same in rows.items()}
+    return [_from_others(setup, telling[setup.row]) for setup in first]
 
 
 def _from_row(setup: Setup) -> Setup:
@@ -142,19 +143,20 @@ def _from_row(setup: Setup) -> Setup:
     return replace(setup, differing=min((_unlike(setup, row) for row in _row_settings(setup)), key=len, default={}))
 
 
-def _from_others(setup: Setup, same: Sequence[Setup]) -> Setup:
-    """The run with what differs from other runs of its name, unless it is as in the row itself."""
-    if setup.settings is None:
-        return setup
-    row = next(iter(_row_settings(setup)), {})
-    others = [other.settings for other in same if other.settings is not None]
-    telling = {
-        key: value
-        for key, value in setup.settings.items()
-        if key != "seed" and len({text(other[key]) for other in others if key in other}) > 1
-        and not (key in row and text(row[key]) == text(value))
-    }  # fmt: skip
-    return replace(setup, differing=setup.differing | telling)
+def _telling(same: Sequence[Setup]) -> set[str]:
+    """The keys in which runs of one name differ, as far as they have them; the seed has a column of its own."""
+    texts: dict[str, set[str]] = {}
+    for key, value in (item for setup in same for item in (setup.settings or {}).items()):
+        texts.setdefault(key, set()).add(text(value))
+    return {key for key, spelled in texts.items() if len(spelled) > 1} - {"seed"}
+
+
+def _from_others(setup: Setup, telling: set[str]) -> Setup:
+    """The run with what tells it from others of its name, unless that is as in the row itself."""
+    row, settings = next(iter(_row_settings(setup)), {}), setup.settings or {}
+    as_in_row = {key for key in telling & row.keys() & settings.keys() if text(row[key]) == text(settings[key])}
+    differing = {key: value for key, value in settings.items() if key in telling - as_in_row}
+    return replace(setup, differing=setup.differing | differing)
 
 
 def _row_settings(setup: Setup) -> list[Settings]:
@@ -169,7 +171,7 @@ def _row_settings(setup: Setup) -> list[Settings]:
 
 
 def _unlike(setup: Setup, row: Settings) -> Settings:
-    """The run's values of the keys that both have and that differ; the seed has a column of its own."""
+    """The run's values of the keys that both have and that differ, but for the seed."""
     settings = setup.settings or {}
     return {key: value for key, value in settings.items()
             if key in row and key != "seed" and text(value) != text(row[key])}  # fmt: skip

@@ -14,7 +14,8 @@ A plan is a few lines of YAML. Keys of the table stand for every row that does n
         backbone: ViT-B/16 DINO-1K                       # as in records; where rows of a method differ in it
         petaflops: 76                                    # of one seed at paper scale; leave it out if not counted
 
-A command is one process: of the scripts, those that end in `exec`, so that a signal reaches the run.
+A command is one process: of the scripts, those that end in `exec`, so that a signal reaches the run. The settings that
+a new row's commands give are pinned by `python -m tests.results.settings`.
 """
 
 import re

@@ -223,6 +223,13 @@ def test_a_run_without_its_configuration_says_so(tmp_path: Path) -> None:
     assert values(tmp_path) == {"ZSCL": [83.0]}  # what is known goes before what is new
 
 
+def test_one_task_calls_without_configurations_are_no_seeds(tmp_path: Path) -> None:
+    for name, value in (("Aircraft", 60.0), ("DTD", 70.0)):
+        write_run(tmp_path, None, value, name=f"{name}.")
+    (comparison,) = compare([], read_records([tmp_path])[0])
+    assert (comparison.mean, comparison.seeds, comparison.std) == (70.0, 1, None)
+
+
 def test_verify_names_what_differs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_run(tmp_path, ZSCL | {"iterations": [5]}, 10.0)
     assert verify(Verify(target=str(tmp_path))) is False
@@ -241,6 +248,14 @@ def test_an_evaluation_has_the_settings_of_the_training(tmp_path: Path) -> None:
     write_run(tmp_path / "two", ZSCL, lines=costs)
     write_run(tmp_path / "elsewhere", EVALUATED | {"load": str(tmp_path / "two")}, 83.0)
     assert values(tmp_path) == {"ZSCL, ls 0": [60.0, 5.0], "ZSCL": [83.0, 5.0]}
+
+
+def test_a_training_stands_for_a_later_evaluation_of_its_checkpoints(tmp_path: Path) -> None:
+    write_run(tmp_path, ZSCL, 83.0, started="2025-01-01T00:00:00")
+    write_run(tmp_path / "evaluation", EVALUATED | {"load": str(tmp_path)}, 83.1, started="2025-01-02T00:00:00")
+    assert values(tmp_path) == {"ZSCL": [83.0]}
+    (run,) = read_provenance([tmp_path])
+    assert run.remark == f"one of 2 runs of seed 42; left out: {tmp_path / 'evaluation'}"
 
 
 def test_an_evaluation_is_named_by_its_own_options_over_these(tmp_path: Path) -> None:
