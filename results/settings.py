@@ -171,10 +171,10 @@ def _row_settings(setup: Setup) -> list[Settings]:
 
 
 def _unlike(setup: Setup, row: Settings) -> Settings:
-    """The run's values of the keys that both have and that differ, but for the seed."""
+    """The run's values of the keys that both have and that differ; rows pin no seed."""
     settings = setup.settings or {}
     return {key: value for key, value in settings.items()
-            if key in row and key != "seed" and text(value) != text(row[key])}  # fmt: skip
+            if key in row and text(value) != text(row[key])}  # fmt: skip
 
 
 def suffix(differing: Settings) -> str:
