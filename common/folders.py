@@ -6,18 +6,17 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from fnmatch import fnmatchcase
-from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from common.errors import UserError
-from common.files import CHECKSUMS, TEMPORARY, checksums, held_lock, read_back
+from common.files import CHECKSUMS, SECTIONS, TEMPORARY, checksums, held_lock, read_back
+from common.options import flat
 
 TENSORBOARD = "tensorboard"  # folder in the run's folder
 OWN = ("record.jsonl", "state.pth", "accuracy*.csv", "accuracy*.png", "config.yaml")  # of any run
-SECTIONS = ("settings", "labels", "provenance")  # of config.yaml; a cut file lacks the last ones
 NO_INPUTS = ("save", "log_dir", "hydra.run.dir", "cache_dir", "config_path")  # options that name folders to write to
 
 
@@ -35,7 +34,7 @@ def take_folder(folder: Path, prefix: str, outputs: Iterable[str], overwrite: bo
         held = held_lock(lock, f"another process is working in {folder}. Wait for it, or choose another folder.")
         _remove_leftovers(folder, prefix, outputs)  # also finds out whether the folder can be listed
         if overwrite and config.exists():  # nothing from a folder without it
-            read_config(config)
+            read_back_config(config)
             curves = glob.glob(str(folder / TENSORBOARD / prefix.removesuffix(".") / "events.out.tfevents.*"))
             own = [path for path in own_files(folder, prefix, outputs) if path != config]
             remove([*map(Path, curves), *own, config])  # without the last nothing more is deleted
@@ -113,14 +112,6 @@ def refuse_inputs(options: Any, folders: Iterable[Path], prefix: str = "") -> No
                     raise UserError(f"--overwrite deletes in {folder}, and {key} lies there: {path}. Move one of them.")
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The settings of a config.yaml. Raises UserError for another program's file, or a damaged one."""
-    return read_back(path, lambda text: dict(itemgetter(*SECTIONS)(yaml.safe_load(text))[0]), dict)
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings under dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
+def read_back_config(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a config.yaml. Raises UserError for another program's file, or a damaged one."""
+    return read_back(path, lambda text: {name: dict(yaml.safe_load(text)[name]) for name in SECTIONS}, dict)

@@ -18,9 +18,11 @@ from common.datasets import ImageSet, canonical
 from common.datasets.images import Transform
 from common.errors import UserError, all_checked
 from common.evaluation.pixels import DecodedSet, load_decoded
+from common.files import read_config
 from common.machine import Machine, RunOptions
 from common.options import SEED, Rule, exclusive, one_placeholder, option
-from common.protocols import MTIL_ORDERS, Protocol
+from common.protocols import CUSTOM, MTIL_ORDERS, Protocol
+from common.runs import Run
 
 
 def mtil_names(names: list[str]) -> list[str]:
@@ -62,10 +64,41 @@ class MTILOptions(CLIPOptions, RunOptions):
     # fmt: on
 
 
-def mtil_protocol(names: Sequence[str] | None, shots: int | None = None) -> str:
+def mtil_protocol(names: Sequence[str], shots: int | None = None) -> str:
     """Protocol of a sequence of data sets, as in the records; shots: training images a class."""
     orders = {order: name for name, order in MTIL_ORDERS.items()}
-    return str(Protocol("mtil", orders.get(tuple(names or ()), "custom"), shots=shots))
+    return str(Protocol("mtil", orders.get(tuple(names), CUSTOM + "+".join(names)), shots=shots))
+
+
+def tasks_before(folder: Path | str, name: str, first: str, load: str | None, overwrite: bool) -> list[str]:
+    """The tasks that a call's first task follows: those behind the checkpoint `load`, in the order learned.
+
+    A run of this name that the folder holds already keeps its own, unless it is to be overwritten.
+    """
+    own = [] if overwrite else _recorded_tasks(Path(folder) / (f"{name}.config.yaml" if name else "config.yaml"), first)
+    return own[:-1] if own else tasks_behind(load)
+
+
+def tasks_behind(checkpoint: str | None) -> list[str]:
+    """The tasks that led to a checkpoint, its own the last, as the config.yaml beside it tells; [] where none does."""
+    if not checkpoint:
+        return []
+    path = Path(checkpoint)
+    found = [_recorded_tasks(path.with_name(name), path.stem) for name in (f"{path.stem}.config.yaml", "config.yaml")]
+    return found[0] or found[1]
+
+
+def _recorded_tasks(config: Path, last: str) -> list[str]:
+    """The tasks of a run up to the one named, by its config.yaml; [] if it has no such task."""
+    recorded = read_config(config)
+    order = list(Protocol.parse(str(recorded["labels"].get("protocol"))).order)
+    order = order or recorded["settings"].get("train_dataset") or []  # protocols of earlier versions do not name them
+    return order[: order.index(last) + 1] if last in order else []
+
+
+def first_number(run: Run, tasks: Sequence[str]) -> int:
+    """The number, from 1 on, of a run's first task in its protocol, where tasks of earlier calls may precede it."""
+    return max(0, len(Protocol.parse(run.labels["protocol"]).order) - len(tasks)) + 1
 
 
 def of_task(values: Sequence[Any], task_id: int) -> Any:

@@ -98,6 +98,14 @@ def settings(options: Any) -> dict[str, Any]:
     return typing.cast(dict[str, Any], OmegaConf.to_container(values))
 
 
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings under dotted keys."""
+    values: dict[str, Any] = {}
+    for key, value in settings.items():
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return values
+
+
 # Reading
 
 

@@ -15,6 +15,7 @@ MTIL_ORDER_2 = (
     "CIFAR100",
 )  # fmt: skip
 MTIL_ORDERS: dict[str, tuple[str, ...]] = {"order1": MTIL_ORDER_1, "order2": MTIL_ORDER_2}
+CUSTOM = "custom-"  # before the data sets of another sequence: mtil-custom-Aircraft+DTD
 NAMES = (
     re.compile(r"(?P<kind>mtil)-(?P<dataset>.+?)(-(?P<shots>\d+)shot)?"),
     re.compile(
@@ -29,7 +30,7 @@ class Protocol:
     """A sequence of tasks and how it is tested; `str` gives its name, such as cil-tinyimagenet-100+5x20-buffer200."""
 
     kind: str  # mtil; cil, til, dil: class-, task-, domain-incremental; joint: all classes at once; "" if unknown
-    dataset: str  # in lower case; for MTIL the order: order1, order2, custom; the whole name if the kind is unknown
+    dataset: str  # in lower case; for MTIL order1, order2, custom-Aircraft+DTD; the whole name if the kind is unknown
     tasks: int | None = None  # number of tasks, the base task not counted
     classes: int | None = None  # of each task but the base
     base: int | None = None  # classes of the base task, a first task that differs from the others
@@ -66,4 +67,8 @@ class Protocol:
     @property
     def order(self) -> tuple[str, ...]:
         """Data sets of MTIL's sequence in the order learned; () if the name does not fix it."""
-        return MTIL_ORDERS.get(self.dataset, ()) if self.kind == "mtil" else ()
+        if self.kind != "mtil":
+            return ()
+        if self.dataset.startswith(CUSTOM):
+            return tuple(self.dataset.removeprefix(CUSTOM).split("+"))
+        return MTIL_ORDERS.get(self.dataset, ())

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from common.errors import Interrupted, UserError, machine_fault
 from common.files import CHECKSUMS, RECORD_KEY, RECORD_SCHEMA, atomic_write, read_back, write_alone, write_text
-from common.folders import TENSORBOARD, flat, matching, read_config, refuse_inputs, take_folder
+from common.folders import TENSORBOARD, matching, read_back_config, refuse_inputs, take_folder
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
+from common.options import flat
 from common.processes import is_main_process
 from common.provenance import commit, provenance
 from common.tensorboard import write_curves, write_records, writer_class
@@ -143,7 +144,8 @@ class Run:
         settings = json.loads(json.dumps(settings))  # as YAML will read them: tuples as lists, plain scalars
         path = self.path("config.yaml")
         if path.exists():
-            recorded, settings = flat(read_config(path)), flat(settings)
+            content = read_back_config(path)
+            recorded, settings = flat(content["settings"]), flat(settings)
             # earlier versions recorded no checksum of the miniature's weights or of images' content; their runs go on
             recorded |= {
                 key: value
@@ -158,10 +160,23 @@ class Run:
                     f"{self.folder} holds a run with another configuration:\n{lines}\n"
                     "Give another output folder, or --overwrite to start anew."
                 )
+            if content.get("labels") != self.labels:
+                self._relabel(content)
             return
         origin = provenance() | {"processes": world_size()} | machine
         content = {"settings": settings, "labels": self.labels, "provenance": origin}
-        write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        write_text(path, _as_yaml(content))
+
+    def _relabel(self, config: dict[str, Any]) -> None:
+        """Put today's labels in place of those of an earlier version, in the record lines that carry them as well."""
+        old = config.get("labels") or {}
+        changed = {key: value for key, value in self.labels.items() if old.get(key) != value}
+        lines = [
+            line | {key: changed[key] for key in changed if line.get(key) == old.get(key)}
+            for line in self._read_records()
+        ]
+        write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(self.path("config.yaml"), _as_yaml(config | {"labels": self.labels}))
 
     # Records
 
@@ -307,6 +322,10 @@ def open_run(
     overwrite, interval = bool(options.overwrite), options.save_interval
     curves = options.tensorboard
     return Run(folder, settings, labels | {"seed": seed}, name, overwrite, interval, machine, curves, outputs)
+
+
+def _as_yaml(content: dict[str, Any]) -> str:
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
 class Tensors:

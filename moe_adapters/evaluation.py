@@ -7,6 +7,7 @@ reconstruction errors of every distinct autoencoder. Cells whose batches all go 
 import copy
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from common.evaluation.report import accuracy_lines, show_row, show_sequence, wr
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.files import metric_lines
 from common.machine import Machine
+from common.protocols import Protocol
 from common.runs import Run
 from common.state_dicts import require_match
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
@@ -35,7 +37,7 @@ from moe_adapters.ddas import (
     reconstruction_errors,
     select_task,
 )
-from moe_adapters.options import Options, autoencoder_file, tasks
+from moe_adapters.options import Options, autoencoder_file, sequence_of
 
 ROUTED = "routed_to/"  # in the metric's name: images of a data set that a router received
 UNUSED_KEYS = ("mean", "std", "ln_3.weight", "ln_3.bias")  # in every official block, used in none
@@ -162,10 +164,11 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
     missing = [name for name in options.eval_datasets or [] if not run.find(dataset=name, metric="accuracy")]
     if not missing:
         return
-    sequence = sequence_of(options)
+    first = mtil.first_number(run, sequence_of(options))
     folder = Path(options.load) if options.eval_only and options.load else run.folder
-    files = list(enumerate(checkpoint_files(options, folder)))
+    files = list(enumerate(checkpoint_files(options, folder), first - 1))
     checkpoints, autoencoders = read_checkpoints(options, model, extractor, files)
+    sequence = Protocol.parse(run.labels["protocol"]).order  # the tasks of earlier calls among them
     run.record(metric_lines("all", len(sequence), {"trainable_parameters": count_trainable(model, autoencoders)}, None))
     for name in missing:
         started = time.monotonic()
@@ -199,11 +202,6 @@ def evaluate_checkpoint_file(options: Options, machine: Machine, model: CLIP, ex
         print(f"Evaluating on {name}\nTop-1 accuracy: {cell.top1:.2f}", flush=True)
         if options.autorouter:
             print("routed: " + ", ".join(f"{count} images to router {router}" for router, count in cell.routed.items()))
-
-
-def sequence_of(options: Options) -> list[str]:
-    """The data sets whose checkpoints are evaluated, in task order: the tasks, or those that --load must hold."""
-    return tasks(options) or options.eval_datasets or []
 
 
 def checkpoint_files(options: Options, folder: Path) -> list[tuple[Path, Path]]:
@@ -247,7 +245,7 @@ def count_trainable(model: CLIP, autoencoders: list[nn.Module]) -> int:
     return sum(parameter.numel() for parameter in adapters + autoencoder)
 
 
-def warn_of_untrained_routers(name: str, cell: Cell, sequence: list[str]) -> None:
+def warn_of_untrained_routers(name: str, cell: Cell, sequence: Sequence[str]) -> None:
     """DDAS compares the autoencoders of tasks not learnt yet as well, as upstream; say so when one of them wins."""
     for task_id, count in cell.routed.items():
         if task_id > cell.task_id:
@@ -257,7 +255,7 @@ def warn_of_untrained_routers(name: str, cell: Cell, sequence: list[str]) -> Non
             )
 
 
-def record_lines(name: str, cells: list[Cell], sequence: list[str], seconds: float) -> list[dict[str, Any]]:
+def record_lines(name: str, cells: list[Cell], sequence: Sequence[str], seconds: float) -> list[dict[str, Any]]:
     """Tidy lines of one data set; the zero-shot row's stand after task 0."""
     lines = []
     for cell in cells:
@@ -267,7 +265,7 @@ def record_lines(name: str, cells: list[Cell], sequence: list[str], seconds: flo
     return lines
 
 
-def router_name(router: int, sequence: list[str]) -> str:
+def router_name(router: int, sequence: Sequence[str]) -> str:
     if router == ORIGINAL_CLIP:
         return "CLIP"
     return sequence[router] if router < len(sequence) else f"untrained {router}"
@@ -278,14 +276,15 @@ def router_name(router: int, sequence: list[str]) -> str:
 
 def show_results(run: Run, options: Options) -> None:
     """Print the table, and write accuracy.csv, accuracy.png, ddas_confusion.csv beside the records."""
-    sequence, ddas = sequence_of(options), ", ddas_confusion.csv" if options.autorouter else ""
-    show_sequence(run, options.eval_datasets or [], sequence, "MoE-Adapters")
+    names, ddas = sequence_of(options), ", ddas_confusion.csv" if options.autorouter else ""
+    numbered = dict(enumerate(names, mtil.first_number(run, names)))
+    show_sequence(run, options.eval_datasets or [], numbered, "MoE-Adapters")
     if options.autorouter:
-        show_routing(run, sequence)
+        show_routing(run, Protocol.parse(run.labels["protocol"]).order)
     print(f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png{ddas}")
 
 
-def show_routing(run: Run, sequence: list[str]) -> None:
+def show_routing(run: Run, sequence: Sequence[str]) -> None:
     """Write the DDAS confusion table, and print the shares that were sent where they belong."""
     counts: dict[tuple[int, str], dict[str, int]] = defaultdict(dict)  # (after task, data set) -> images by router
     for line in run.records:

@@ -27,6 +27,7 @@ from moe_adapters.options import (
     output_folder,
     parse,
     protocol,
+    scale_of,
     tasks,
 )
 from moe_adapters.sequence import learn_adapters, learn_ddas, load_model
@@ -83,14 +84,20 @@ def open_run(options: Options, machine: Machine) -> Run:
     elif not options.eval_only:
         name = Path(autoencoder_file(names[0])).stem if options.train_chooser else names[0]
         outputs = [f"{name}.pth", f"{name}.json"]
+    load = options.load if options.repeat_train and not is_sequence(options) else None
+    training, folder = not options.eval_only, output_folder(options)
+    before = mtil.tasks_before(folder, name, names[0], load, options.overwrite) if training else []
+    if before and options.task_id != len(before):
+        print(f"note: {options.load} is the checkpoint of task {len(before)}, so that the next router is that of "
+              f"--task_id {len(before)}, not {options.task_id}.")  # fmt: skip
     weights, features = {"model": pretrained.fingerprint(options.model, options.activation)}, feature_file(options)
     weights |= {"chooser_features": file_md5(features)} if features else {}
     decides = settings(options) | {"weights": weights}
     prompted = [*tasks(options), *(options.eval_datasets or [])]
     decides |= {"data": mtil.fingerprints(options, data_names(options), prompted)}
     return runs.open_run(
-        options, machine, output_folder(options), decides, paper="moe_adapters", method=method_label(options),
-        protocol=protocol(options), backbone=options.model, scale=options.scale, seed=options.seed,
+        options, machine, folder, decides, paper="moe_adapters", method=method_label(options),
+        protocol=protocol(options, before), backbone=options.model, scale=scale_of(options), seed=options.seed,
         name=name, outputs=outputs,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import mini
 from common.machine import RUNS_TWICE
 from common.mtil import MTILOptions, mtil_protocol, mtil_rules
 from common.options import SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
@@ -129,6 +130,11 @@ def tasks(options: Options) -> list[str]:
     return options.train_dataset or []
 
 
+def sequence_of(options: Options) -> list[str]:
+    """The data sets whose checkpoints are evaluated, in task order: the tasks, or those that --load must hold."""
+    return tasks(options) or options.eval_datasets or []
+
+
 def is_sequence(options: Options) -> bool:
     """Whether there are several tasks, to be learned one after the other in this process."""
     return len(tasks(options)) > 1
@@ -141,13 +147,18 @@ def autoencoder_file(name: str) -> str:
 
 def output_folder(options: Options) -> Path:
     """Where the run's records lie; the evaluation of a folder without --save has its own in that folder."""
-    folder = mini_folder(options.save, options.scale)
+    folder = mini_folder(options.save, scale_of(options))
     return Path(folder) if folder else Path(options.load or "", "evaluation")
 
 
-def protocol(options: Options) -> str:
-    """The name of the protocol that a sequence follows, the few-shot ones' with the shots."""
-    return mtil_protocol(options.train_dataset, None if options.few_shot < 0 else options.few_shot)
+def protocol(options: Options, before: Sequence[str] = ()) -> str:
+    """The name of the protocol that a sequence follows after tasks of other calls; few-shot ones' with the shots."""
+    return mtil_protocol([*before, *sequence_of(options)], None if options.few_shot < 0 else options.few_shot)
+
+
+def scale_of(options: Options) -> str:
+    """The scale of the records: "mini" for a run on the miniature's images or weights, however it came to them."""
+    return mini.scale_of(options.scale, options.data_location, options.model)
 
 
 def method_label(options: Options) -> str:

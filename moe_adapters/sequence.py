@@ -15,7 +15,7 @@ from common.datasets.few_shot import few_shot
 from common.datasets.transforms import clip_train
 from common.files import read_back
 from common.machine import Machine
-from common.mtil import load_set, of_task, task_iterations
+from common.mtil import first_number, load_set, of_task, task_iterations
 from common.runs import Run, save_tensors, write_text
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
@@ -121,7 +121,8 @@ def learn_task(
     choices = {f"block {index}": counts for index, counts in enumerate(log["choose_map"].tolist())}
     write_text(note, json.dumps({"frozen_before": frozen_before, "frozen": freezes, "choose_map": choices}))
     write_text(frozen_list, "".join(f"{line}\n" for line in frozen_before + freezes))
-    run.record(cost_records(name, task_id + 1, run.seconds, machine.device))
+    after_task = first_number(run, tasks(options)) + tasks(options).index(name)  # task_id is the router's number
+    run.record(cost_records(name, after_task, run.seconds, machine.device))
     save_tensors(run.folder / f"{name}.pth", {"state_dict": model.state_dict()})
 
 

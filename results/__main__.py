@@ -1,7 +1,7 @@
 """`python -m results`: run records and published numbers into spreadsheet, CSV, figures and page.
 
 `python -m results verify RUN_OR_PROTOCOL`: what was measured against what was published, in the terminal; exit
-code 1 when something differs.
+code 1 when something differs; what is too noisy to tell is named and is no failure.
 `python -m results first-row RUN`: the accuracies of an MTIL run after its first task, which is the cheapest check of
 a method, against the published ones; exit code 1 when they differ.
 `python -m results run TABLE`: a whole published table, on this machine or on Slurm; `run --help` says more.

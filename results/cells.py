@@ -11,18 +11,22 @@ from openpyxl.worksheet.pagebreak import Break
 from openpyxl.worksheet.properties import PageSetupProperties
 from openpyxl.worksheet.worksheet import Worksheet
 
-from results.compare import DIFFERS, MATCHES, NO_PUBLISHED, NOT_RUN
+from results.compare import DIFFERS, MATCHES, NO_PUBLISHED, NOT_RUN, NOT_STATED, TOO_NOISY
 
-# Blue and orange are told apart by all common kinds of colour blindness, and by their greys in print.
+# Told apart under all common kinds of colour blindness
 VERDICT_COLOURS = {  # background, text
     MATCHES: ("CDE6F7", "0B4F7D"),
     DIFFERS: ("FBD3A6", "7A3200"),
+    TOO_NOISY: ("F0C040", "5A3E00"),
+    NOT_STATED: ("B4C2BC", "2F3B36"),
     NOT_RUN: ("F0F0F0", "6A6A6A"),
-    NO_PUBLISHED: ("E9E1F2", "53437A"),
+    NO_PUBLISHED: ("D5BAF0", "53437A"),
 }
 MEANINGS = {
     MATCHES: "|mean - published| is at most max(0.5, 2 std / sqrt(n)), n the number of seeds",
     DIFFERS: "further away than that; the difference stands in the cell",
+    TOO_NOISY: "no further away than that, but 2 std / sqrt(n) is more than 1.5: it takes more seeds to tell",
+    NOT_STATED: "the source leaves open which setting it is of (the note says what): shown side by side, not judged",
     NOT_RUN: "published, but no run of it was found",
     NO_PUBLISHED: "measured, but no published number was found to compare with",
 }

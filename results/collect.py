@@ -2,20 +2,27 @@
 
 import json
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from common.errors import UserError
-from common.files import RECORD_KEY, RECORD_SCHEMA
+from common.files import RECORD_KEY, RECORD_SCHEMA, read_config
+from common.protocols import MTIL_ORDERS, Protocol
 from results import labels
+from results.settings import Setup, named, of_sequence, settings_of
 
 COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics that Provenance sums up
-RECORD_FILES = "*record.jsonl"  # one-task calls prefix theirs: Aircraft.record.jsonl
-YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
+# Metrics are percentages but for the costs and counts, whose names tell their unit
+NO_PERCENTAGE = re.compile(r".*(seconds.*|_mib|_parameters|_seed)|routed_to/.*")
+CHANGES = ("forgetting", "bwt")  # differences of percentages, which may be negative
+ROUNDING = 1e-4  # by which a mean of percentages may pass the end of their range
+UNKNOWN = "settings not on record"
+RECORD_FILE = "record.jsonl"
+RECORD_FILES = f"*{RECORD_FILE}"  # one-task calls prefix theirs: Aircraft.record.jsonl
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Record:
     """One measured number, a line of record.jsonl."""
 
     paper: str
-    method: str
+    method: str  # as written, and behind it what differs from the row's settings
     protocol: str
     backbone: str
     scale: str  # "paper" or "mini"
@@ -36,6 +43,8 @@ class Record:
     value: float
     seconds: float | None
     file: str  # the record.jsonl that holds the line
+    started: str = ""  # when its run started
+    note: str = ""  # on its run: that its settings are unknown, or that it stands for several
 
     @property
     def folder(self) -> str:
@@ -50,7 +59,7 @@ class Record:
 
 # Types that the fields' values may have in JSON, where an integer is a number too
 FIELDS: dict[str, Any] = {field.name: field.type | int if field.name in ("value", "seconds") else field.type
-                          for field in fields(Record) if field.name != "file"}  # fmt: skip
+                          for field in fields(Record) if field.name not in ("file", "started", "note")}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,10 +76,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where one record.jsonl comes from: its config.yaml in short, and the costs among its lines."""
+    """Where a run's record.jsonl comes from: its config.yaml in short, and the costs among its lines."""
 
     folder: str
-    file: str  # its record.jsonl
+    file: str  # its record.jsonl, of one-task calls the last one's
     paper: str
     method: str
     protocol: str
@@ -87,6 +96,43 @@ class Provenance:
     peak_memory_mib: float | None
     trainable_parameters: int | None  # None unless the run recorded it
     records: int
+    note: str = ""  # as of its records
+    older: tuple[str, ...] = ()  # folders of the runs that it stands for
+
+    @property
+    def remark(self) -> str:
+        """The note, and the runs that take part in nothing because of this one."""
+        return self.note + (f"; left out: {', '.join(self.older)}" if self.older else "")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The record files of one run in task order: one, or those of one-task calls that go on from one another."""
+
+    files: list[str]
+    protocol: str  # of the last file
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run: its lines, the config.yaml of each of its files, and what it is named by."""
+
+    records: list[Record]
+    configs: list[dict[str, dict[str, Any]]]
+    setup: Setup
+    started: str
+    note: str
+    older: tuple[str, ...] = ()
+
+    @property
+    def reached(self) -> int:
+        """The last task after which something was measured, 0 for a run of which only costs are on record."""
+        return max((line.after_task for line in self.records if line.metric not in COSTS), default=0)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it only tested checkpoints that another run left."""
+        return any(config["settings"].get("eval_only") for config in self.configs)
 
 
 class _Damaged(Exception):
@@ -106,13 +152,56 @@ def record_files(folders: list[Path]) -> list[Path]:
 
 
 def read_records(folders: list[Path]) -> tuple[list[Record], list[Problem]]:
-    """All good lines below the folders, and a Problem for each bad line.
+    """All good lines below the folders under their runs' names, and a Problem for each bad line.
 
-    A line is bad when it is cut, not finite, of another schema version, lacks a field, has an unknown one or
+    One-task calls are joined to runs, and of several runs of the same settings and seed one is kept. A line is bad when
+    it is cut, of another schema version, not finite or outside its metric's range, lacks a field, has an unknown one or
     one of the wrong type, or repeats the (dataset, after_task, metric) of an earlier line of its file.
     """
-    files = [read_file(path) for path in record_files(folders)]
-    return [record for good, _ in files for record in good], [problem for _, bad in files for problem in bad]
+    files = {str(path): read_file(path) for path in record_files(folders)}
+    by_file = {path: good for path, (good, _) in files.items() if good}
+    records = [record for run in _kept(by_file) for record in run.records]
+    return records, [problem for _, bad in files.values() for problem in bad]
+
+
+def runs(by_file: Mapping[str, list[Record]]) -> list[RunFiles]:
+    """The runs that record files belong to, from the good lines of each file.
+
+    On MTIL, a file whose tasks are the beginning of those of another file in its folder is part of that one's run, of
+    the same method, backbone and seed. What one process learned as a sequence, and a whole order of the paper, is a run
+    of its own as well.
+    """
+    lasts = {file: max(lines, key=lambda line: line.after_task) for file, lines in by_file.items()}
+    alike: dict[tuple[object, ...], dict[str, Protocol]] = {}
+    for file, line in lasts.items():
+        protocol = Protocol.parse(line.protocol)
+        key = (line.folder, line.paper, line.method, line.backbone, line.scale, line.seed, protocol.shots)
+        alike.setdefault(key, {})[file] = protocol
+    found = {}
+    for files in alike.values():
+        group = dict(sorted(files.items(), key=lambda item: len(item[1].order)))
+        parts = {file: [each for each in group if _begins(group[each], protocol)] for file, protocol in group.items()}
+        continued = {part for before in parts.values() for part in before}
+        for file, protocol in group.items():
+            if file not in continued or Path(file).name == RECORD_FILE or protocol.dataset in MTIL_ORDERS:
+                found[file] = RunFiles([*parts[file], file], lasts[file].protocol)
+    return [found[file] for file in by_file if file in found]
+
+
+def _begins(part: Protocol, whole: Protocol) -> bool:
+    """Whether the tasks of one protocol are the first of more tasks of another."""
+    return 0 < len(part.order) < len(whole.order) and whole.order[: len(part.order)] == part.order
+
+
+def joined(run: RunFiles, by_file: Mapping[str, list[Record]]) -> list[Record]:
+    """The lines of a run as of one file, the last one; each number once, without the means of parts of the sequence."""
+    if len(run.files) == 1:
+        return by_file[run.files[0]]
+    lines: dict[tuple[object, ...], Record] = {}
+    for line in (line for file in run.files for line in by_file[file] if line.dataset != "mean"):
+        line = replace(line, protocol=run.protocol, file=run.files[-1])
+        lines.setdefault(tuple(getattr(line, name) for name in RECORD_KEY), line)
+    return list(lines.values())
 
 
 def read_file(path: Path) -> tuple[list[Record], list[Problem]]:
@@ -165,7 +254,17 @@ def _parse(line: bytes, file: str) -> Record:
         raise _Damaged(f"scale {content['scale']!r} is neither 'paper' nor 'mini'")
     if content["after_task"] < 0:
         raise _Damaged(f"after_task {content['after_task']} is negative")
+    low, high = _range(content["metric"])
+    if not low - ROUNDING <= content["value"] <= high + ROUNDING:
+        raise _Damaged(f"value {content['value']:g} of {content['metric']} is not between {low:g} and {high:g}")
     return Record(**content, file=file)
+
+
+def _range(metric: str) -> tuple[float, float]:
+    """The lowest and the highest value that a metric can have."""
+    if NO_PERCENTAGE.fullmatch(metric):
+        return 0.0, math.inf
+    return (-100.0 if metric in CHANGES else 0.0), 100.0
 
 
 def _finite(name: str, value: float | None) -> float | None:
@@ -181,44 +280,86 @@ def _finite(name: str, value: float | None) -> float | None:
 
 
 def read_provenance(folders: list[Path]) -> list[Provenance]:
-    """One entry a record file below the folders that holds a good line; "" for what its config.yaml lacks."""
-    return [entry for path in record_files(folders) for entry in _provenance(path)]
+    """One entry a run that `read_records` keeps; "" for what its config.yaml lacks."""
+    by_file = {str(path): good for path in record_files(folders) if (good := read_file(path)[0])}
+    return [_provenance(run) for run in _kept(by_file)]
 
 
-def _provenance(path: Path) -> Iterator[Provenance]:
-    records, _ = read_file(path)
-    if not records:
-        return
-    config = _config(path.with_name(path.name.replace("record.jsonl", "config.yaml")))
-    provenance = _section(config, "provenance")
+def _provenance(run: _Run) -> Provenance:
+    records, path = run.records, Path(run.records[0].file)
+    calls, provenance = [config["provenance"] for config in run.configs], run.configs[-1]["provenance"]
+    versions = provenance.get("versions")
     seconds, memory, parameters = ([record.value for record in records if record.metric == name] for name in COSTS)
-    # the first lines may be of the zero-shot row, which is another method
-    method = next((record.method for record in records if record.after_task > 0), records[0].method)
     shared: dict[str, Any] = {name: getattr(records[0], name) for name in ("paper", "protocol", "backbone", "scale")}
-    shared |= {name: str(provenance.get(name, "")) for name in ("command", "machine", "device", "started")}
-    yield Provenance(
+    shared |= {name: str(provenance.get(name, "")) for name in ("machine", "device")}
+    return Provenance(
         **shared,
         folder=str(path.parent),
         file=str(path),
         seed=records[0].seed,
-        method=str(_section(config, "labels").get("method", method)),
+        command=" && ".join(str(call.get("command", "")) for call in calls),
+        started=str(calls[0].get("started", "")),
+        method=run.setup.name,
         commit=str(provenance.get("commit", records[0].commit)),
-        versions={str(name): str(text) for name, text in _section(provenance, "versions").items()},
+        versions={str(name): str(text) for name, text in versions.items()} if isinstance(versions, dict) else {},
         seconds=sum(seconds) if seconds else None,
         peak_memory_mib=max(memory) if memory else None,
         trainable_parameters=round(max(parameters)) if parameters else None,
         records=len(records),
+        note=run.note,
+        older=run.older,
     )
 
 
-def _config(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_bytes(), YAML_LOADER)
-    except (OSError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
+# Named runs, of which one of several equal ones is kept
 
 
-def _section(config: dict[str, Any], name: str) -> dict[str, Any]:
-    section = config.get(name)
-    return section if isinstance(section, dict) else {}
+def _kept(by_file: Mapping[str, list[Record]]) -> list[_Run]:
+    """The runs of record files under their names; of equal ones of a seed the newest of those that got furthest.
+
+    Runs that measured nothing but costs stay, such as a training whose checkpoints another run evaluated.
+    """
+    found = [_run(run, joined(run, by_file)) for run in runs(by_file)]
+    equal: dict[object, list[_Run]] = {}
+    for run, setup in zip(found, named(run.setup for run in found)):
+        # of one-task calls, which share a folder, settings tell which are equal
+        comparable = setup.settings is not None or Path(run.records[0].file).name == RECORD_FILE
+        key = (*setup.row, run.records[0].seed) if run.reached and comparable else id(run)
+        equal.setdefault(key, []).append(replace(run, setup=setup))
+    return [_renamed(_newest(same)) for same in equal.values()]
+
+
+def _run(files: RunFiles, records: list[Record]) -> _Run:
+    configs = [read_config(Path(file.removesuffix(RECORD_FILE) + "config.yaml")) for file in files.files]
+    settings = [known for config in configs if (known := settings_of(config["settings"], Path(records[0].folder)))]
+    # the first lines may be of the zero-shot row, which is another method
+    first = next((line for line in records if line.after_task > 0), records[0])
+    own = configs[-1]["labels"] if len(configs) == 1 else {"method": configs[-1]["labels"].get("method", first.method)}
+    labelled: dict[str, Any] = {name: str(own.get(name, getattr(first, name))) for name in ("method", "protocol")}
+    about = {name: getattr(first, name) for name in ("paper", "scale", "backbone")}
+    setup = Setup(**about, **labelled, settings=of_sequence(settings) if settings else None)
+    modified = datetime.fromtimestamp(Path(files.files[-1]).stat().st_mtime).isoformat()
+    started = str(configs[-1]["provenance"].get("started") or modified)
+    return _Run(records, configs, setup, started, "" if settings else UNKNOWN)
+
+
+def _newest(same: list[_Run]) -> _Run:
+    """The run that stands for all of these, with a note: known settings first, and training before evaluation."""
+    if len(same) == 1:
+        return same[0]
+    known = [run for run in same if run.setup.settings is not None] or same
+    chosen = max(known, key=lambda run: (run.reached, not run.evaluates, run.started))
+    newest = max(same, key=lambda run: run.started) is chosen
+    what = ("the newer of" if len(same) == 2 else "the newest of") if newest else "one of"
+    note = f"{what} {len(same)} runs of seed {chosen.records[0].seed}"
+    older = tuple(run.records[0].folder for run in same if run is not chosen)
+    return replace(chosen, note="; ".join(part for part in (note, chosen.note) if part), older=older)
+
+
+def _renamed(run: _Run) -> _Run:
+    """The run with its name on its lines; those of another method, such as the zero-shot row, keep theirs."""
+    lines = []
+    for line in run.records:
+        own = replace(line, method=run.setup.name, note=run.note) if line.method == run.setup.method else line
+        lines.append(replace(own, started=run.started))
+    return replace(run, records=lines)

@@ -14,19 +14,18 @@ from results import labels
 from results.collect import Problem, Provenance, Record
 from results.published import Published
 
-MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED = "matches", "differs", "not run", "no published value"
-VERDICTS = (MATCHES, DIFFERS, NOT_RUN, NO_PUBLISHED)
+MATCHES, DIFFERS, TOO_NOISY, NOT_RUN = "matches", "differs", "too noisy", "not run"
+NOT_STATED = "setting not stated"  # also how the note begins of a published number that never is judged for it
+NO_PUBLISHED = "no published value"
+VERDICTS = (MATCHES, DIFFERS, TOO_NOISY, NOT_STATED, NOT_RUN, NO_PUBLISHED)
 TOLERANCE = 0.5  # percentage points
-MISPRINT = "misprint"  # in a note: the number is shown and judged, but its difference is not held against a run
+WIDEST = 1.5  # percentage points: a wider tolerance would let spread buy a match
+MISPRINT = "misprint"  # begins a note: the number is shown and judged, but its difference is not held against a run
 MEAN = "mean"
 SAME = 1e-9  # percentage points by which equal sums may differ
 
-# The papers' metrics of class-incremental learning that mean Avg (the accuracy after each task, averaged) or Last (the
-# accuracy after the last task). Papers pool samples (avg, last, acc, avg_acc) or weigh tasks equally (faa, caa), so
-# records keep their names apart.
-AVG_LAST = {name: labels.metric(column) for name, (column, _) in labels.REPORTED.items() if "macro" not in name}
 # Metrics of which tables show the value after the latest task
-SCALARS = (*AVG_LAST, "transfer", "ffm", "forgetting", "trainable_parameters")
+SCALARS = (*labels.REPORTED, "transfer", "forgetting", "trainable_parameters")
 
 LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # fields in which comparable numbers are equal
 RUN = ("folder", "protocol", "method", "backbone", "seed")  # fields in which the cells of a matrix are equal
@@ -61,6 +60,11 @@ class Comparison:
     difference: float | None  # mean - published
     verdict: str
     note: str
+
+    @property
+    def origin(self) -> str:
+        """Who printed the published number; without one, whose program here measured it."""
+        return f"ours ({labels.paper(self.paper)})" if self.published is None else labels.printed_by(self.source)
 
 
 @dataclass(frozen=True)
@@ -138,32 +142,39 @@ def in_order(items: Iterable[Shown]) -> list[Shown]:
 
 def _keys(entry: Published, measured: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The values of LIKE that measured numbers must have to be compared with a published one."""
+    wanted = attrgetter(*LIKE)(replace(entry, method=entry.run_method))
     if entry.backbone:
-        return [attrgetter(*LIKE)(entry)]
-    wanted = (entry.protocol, entry.method, entry.metric, entry.dataset)
-    return [key for key in measured if (*key[:2], *key[3:]) == wanted]
+        return [wanted]
+    return [key for key in measured if (*key[:2], *key[3:]) == (*wanted[:2], *wanted[3:])]
 
 
 def tolerance(std: float | None, seeds: int) -> float:
-    """Largest difference in percentage points that matches: max(0.5, 2 std / sqrt(n))."""
+    """Percentage points beyond which a difference is one: max(0.5, 2 std / sqrt(n))."""
     return TOLERANCE if std is None else max(TOLERANCE, 2 * std / math.sqrt(seeds))
 
 
-def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int, str]:
-    """Mean, standard deviation and number of seeds, and a note on repeated runs, whose mean counts as one.
+def _verdict(distance: float, allowed: float) -> str:
+    """Whether numbers this far apart differ; within a tolerance wider than `WIDEST` they neither do nor match."""
+    if distance > allowed:
+        return DIFFERS
+    return MATCHES if allowed <= WIDEST else TOO_NOISY
 
-    The pre-trained model has no seed: all its runs count as one.
+
+def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int, str]:
+    """Mean, standard deviation and number of seeds, and the notes on the runs.
+
+    The pre-trained model has no seed, and stands in runs of many methods: the newest of each seed counts.
     """
-    values = [number.value for number in numbers]
-    if not values:
+    if not numbers:
         return None, None, 0, ""
+    newest = {number.seed: number for number in sorted(numbers, key=lambda number: number.started)}
+    values = [number.value for number in newest.values()]
     if numbers[0].method == ZERO_SHOT:
-        low, high = min(values), max(values)
-        return fmean(values), None, 1, f"{len(values)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
-    by_seed = grouped(numbers, "seed")
-    means = [fmean(number.value for number in runs) for runs in by_seed.values()]
-    repeated = [f"{len(runs)} runs of seed {seed}" for seed, runs in by_seed.items() if len(runs) > 1]
-    return fmean(means), stdev(means) if len(means) > 1 else None, len(means), ", ".join(repeated)
+        low, high = (choose(number.value for number in numbers) for choose in (min, max))
+        differs = f"{len(numbers)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
+        return fmean(values), None, 1, differs
+    notes = dict.fromkeys(number.note for number in numbers if number.note)
+    return fmean(values), stdev(values) if len(values) > 1 else None, len(values), "; ".join(notes)
 
 
 def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> Comparison:
@@ -173,7 +184,8 @@ def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> C
     if entry and mean is not None:
         difference = mean - entry.value
         # rounded at the 9th decimal: 76.2 - 75.7 is a half, though not in binary
-        verdict = MATCHES if round(abs(difference), 9) <= tolerance(std, seeds) else DIFFERS
+        verdict = _verdict(round(abs(difference), 9), tolerance(std, seeds))
+        verdict = NOT_STATED if entry.note.startswith(NOT_STATED) else verdict
     return Comparison(
         paper,
         **{name: getattr(entry or numbers[0], name) for name in LIKE},

@@ -176,9 +176,13 @@ def _numbers(data: Data, protocol: str) -> dict[str, dict[str, Comparison]]:
 
 
 def _label(item: Comparison) -> str:
-    """The method; with a number that another method's paper printed, that paper in brackets."""
-    paper = labels.paper(item.paper)
-    return item.method if item.published is None or item.method.startswith(paper) else f"{item.method} [{paper}]"
+    """The method, and in brackets who printed its number, where the method's name does not say it."""
+    return item.method if item.published is None or item.origin in item.method else f"{item.method} [{item.origin}]"
+
+
+def _brackets(names: Iterable[str]) -> str:
+    """The line of a title that explains the brackets in these labels, if there are any."""
+    return "\n[in brackets: who printed the number]" if any("[" in name for name in names) else ""
 
 
 def _bars(data: Data, protocol: str) -> list[Figure]:
@@ -203,8 +207,7 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
             handles = [Patch(facecolor="#E8EBEE", edgecolor=PUBLISHED, hatch="///"), Patch(color=COLOURS[0])]
             names = ["published", "measured (bar: std over seeds)"]
             figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
-        borrowed = any("[" in name for name in rows)
-        _save(figure, path, title + ("\n[in brackets: the paper that printed the number]" if borrowed else ""))
+        _save(figure, path, title + _brackets(rows))
 
     shown = ", ".join(labels.metric(name) for name in metrics)
     what = f"{shown}: {measured if run else 'published, not run here'}"
@@ -323,7 +326,8 @@ def _costs(data: Data, protocol: str) -> list[Figure]:
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
                    for colour, marker in looks.values()]  # fmt: skip
         figure.legend(handles, [plain(name) for name in names], loc="outside right center", frameon=False, fontsize=9)
-        _save(figure, path, title + ("\nfilled: measured, hollow: published" if data.words.compares else ""))
+        fillings = "\nfilled: measured, hollow: published" if data.words.compares else ""
+        _save(figure, path, title + fillings + _brackets(names))
 
     return [_figure("cost", protocol, "", data.words, "Cost against accuracy", draw)]
 

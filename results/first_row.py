@@ -127,7 +127,8 @@ def as_text(row: FirstRow) -> str:
     def line(title: str, texts: Iterable[str]) -> str:
         return (f"{title:<{label}}" + "".join(f"{text:>{width}}" for text, width in zip(texts, widths))).rstrip()
 
-    lines = [f"{record.file}: after {heads[0]}, {labels.protocol(record.protocol)}, seed {record.seed}", ""]
+    about = f"{labels.protocol(record.protocol)}, seed {record.seed}{f' ({record.note})' if record.note else ''}"
+    lines = [f"{record.file}: after {heads[0]}, {about}", ""]
     lines += [line("", heads), line(ours, (f"{value:.2f}" for value in row.ours.values()))]
     for method, theirs in row.shown.items():
         lines += ["", line(f"published {method}", (f"{theirs[name]:.2f}" for name in row.ours))]

@@ -13,6 +13,27 @@ PAPERS = {
     "vq_prompt": "VQ-Prompt",
     "alta": "ALTA",
 }
+# Who printed a published number, by what its source names first. Some say what was counted instead.
+PRINTERS = {
+    "Thunderbeee/ZSCL": "ZSCL",
+    "NuSA-CL": "NuSA-CL",
+    "JiazuoYu/MoE-Adapters4CL": "MoE-Adapters",
+    "LEBA": "LEBA",
+    "DPW": "DPW",
+    "CoDyRA": "CoDyRA",
+    "HyPro": "HyPro",
+    "RL-VIG/LibContinual": "LibContinual",
+    "arXiv 2404.00228": "InfLoRA",
+    "liangyanshuo/InfLoRA": "InfLoRA",
+    "SD-LoRA": "SD-LoRA",
+    "LoRA-DRS": "LoRA-DRS",
+    "VPT-NSP2": "VPT-NSP2",
+    "arXiv 2410.20444": "VQ-Prompt",
+    "Papers with Code": "Papers with Code",
+    "aimagelab/mammoth": "Mammoth",
+    "on CLIP": "counted here",
+    "without logit_scale": "counted here",
+}
 DATASETS = {
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
@@ -108,6 +129,12 @@ def paper(name: str) -> str:
     return PAPERS.get(name, name)
 
 
+def printed_by(source: str) -> str:
+    """Who printed a number, in a word, for its source; an unknown source as it is."""
+    places = {source.index(mark): name for mark, name in PRINTERS.items() if mark in source}
+    return places[min(places)] if places else source
+
+
 def position(method: str) -> int:
     """Index in METHODS of a method of MTIL, of a variant the index of its method; len(METHODS) for others."""
     prefixes = [name for name in METHODS if method.startswith(name)]
@@ -132,7 +159,8 @@ def setting(name: str, with_dataset: bool) -> str:
 def _in_words(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
     protocol = Protocol.parse(name)
     if protocol.order:
-        return f"MTIL, order {ROMAN[protocol.dataset]}" + (f", {protocol.shots}-shot" if protocol.shots else "")
+        order = f"order {ROMAN[protocol.dataset]}" if protocol.dataset in ROMAN else ", ".join(protocol.order)
+        return f"MTIL, {order}" + (f", {protocol.shots}-shot" if protocol.shots else "")
     if protocol.kind not in kinds or protocol.first or protocol.validation:
         return name
     words = [kinds[protocol.kind], f"buffer of {protocol.buffer}" if protocol.buffer else ""]

@@ -2,6 +2,7 @@
 
 import base64
 from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from common.files import write_text
 from results import figures, labels
 from results.cells import MEANINGS, VERDICT_COLOURS
 from results.compare import Data
-from results.tables import PARAMETER_GROUP, Column, Row, Table, tables
+from results.tables import BACKBONE, METRIC, ORIGIN, PARAMETER_GROUP, Cell, Column, Row, Table, tables
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -54,21 +55,40 @@ def _shown(table: Table, data: Data) -> dict[str, Any]:
     """The table as the template takes it, with names first, then numbers, and fewer columns than the sheet.
 
     Columns by data set are left out, a setting becomes a line above its rows, sources and notes become numbered notes.
+    What tells a row from its like stands in small letters in the method's cell, which never scrolls away.
     """
     first = table.columns[0]
     notes: dict[str, int] = {}
     by_setting = first.title == "Setting"
     columns = [column for column in table.columns[by_setting:] if not column.detail and column.kind != "code"]
-    columns.sort(key=_rank)
-    lines = []
+    columns = sorted((column for column in columns if column not in (METRIC, BACKBONE)), key=_rank)
+    apart, lines = _apart(table), []
     for before, row in zip([None, *table.rows], table.rows):
         is_new = before is None or first.cell(before) != first.cell(row)
         lines.append({"setting": first.cell(row) if is_new and by_setting else "", "rule": is_new and not by_setting,
-                      "cells": [_cell(column, row, notes) for column in columns]})  # fmt: skip
+                      "cells": [_cell(column, row, notes) for column in columns], "apart": apart(row)})  # fmt: skip
     groups = [(group, len(list(same))) for group, same in groupby(columns, key=lambda column: column.group)]
     remark = table.states("Not run.", data.words.compares)
     return {"sheet": table.sheet, "description": table.description, "remark": remark, "columns": columns,
             "groups": groups, "lines": lines, "notes": [*notes]}  # fmt: skip
+
+
+def _apart(table: Table) -> Callable[[Row], str]:
+    """A function from a row to its metric and backbone and whatever else differs among rows that agree in all names."""
+    names = [column for column in table.columns if column.kind == "name" or column is BACKBONE]
+    others = [column for column in table.columns if column.kind == "text" and column is not BACKBONE]
+    small = [column for column in (METRIC, BACKBONE) if column in table.columns]
+    alike: dict[tuple[Cell, ...], list[Row]] = {}
+    for row in table.rows:
+        alike.setdefault(tuple(column.cell(row) for column in names), []).append(row)
+
+    def apart(row: Row) -> str:
+        like = alike[tuple(column.cell(row) for column in names)]
+        differing = [column for column in others if len({column.cell(each) for each in like}) > 1]
+        texts = [(column, column.cell(row)) for column in [*small, *differing]]
+        return "; ".join(f"from {text}" if column is ORIGIN else str(text) for column, text in texts if text)
+
+    return apart
 
 
 def _rank(column: Column) -> int:

@@ -1,11 +1,14 @@
 """Published numbers: results/papers/<paper>.csv and, from published logs, results/papers/curves.csv."""
 
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 PAPERS = Path(__file__).parent / "papers"
 CURVES = PAPERS / "curves.csv"
+# Ends the method's name of a number that stands elsewhere than in the paper's table: the same runs, another source
+ELSEWHERE = re.compile(r" \((released logs|Figure \w+|as listed by \w+)\)$")
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,12 @@ class Published:
     std: float | None
     verified: str  # "paper" (read in the paper or an upstream file), "third party", "derived"
     source: str
-    note: str  # flags, such as a likely misprint; "" for none
+    note: str  # begins with "misprint" or "setting not stated" where a verdict depends on it; "" for none
+
+    @property
+    def run_method(self) -> str:
+        """The method whose runs the number is compared with: "InfLoRA" of "InfLoRA (released logs)"."""
+        return ELSEWHERE.sub("", self.method)
 
 
 def read_published(paper: str | None = None, protocol: str | None = None) -> list[Published]:

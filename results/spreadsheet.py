@@ -15,7 +15,7 @@ from results import cells, labels
 from results.cells import put
 from results.collect import Problem, Provenance
 from results.compare import VERDICTS, AccuracyMatrix, Data, matrices, published_matrices
-from results.tables import Column, Row, Table, tables
+from results.tables import METRIC, NAME, Column, Row, Table, tables
 
 Contents = list[tuple[str, str, Table | None]]  # title of a sheet, description, its table if it has one
 FRONT, MATRICES, PUBLISHED_MATRICES, RUNS = "Overview", "Accuracy matrices", "Published matrices", "Runs"
@@ -80,7 +80,7 @@ def workbook(data: Data) -> Workbook:
 
 
 def _front_sheet(sheet: Worksheet, data: Data, contents: Contents) -> None:
-    cells.widths(sheet, [24, 66, 11, 11, 11, 11, 11, 20])
+    cells.widths(sheet, [24, 66, 11, 11, 11, 11, 11, 18, 11, 20])
     sheet.sheet_view.showGridLines = False
     put(sheet, 1, 1, data.words.title, cells.TITLE)
     sheet.row_dimensions[1].height = 26
@@ -152,7 +152,7 @@ def _table_sheet(sheet: Worksheet, table: Table, scale: labels.Scale) -> None:
     _heads(sheet, table.columns)
     _cells(sheet, table)
     cells.widths(sheet, [_width(column, table.rows) for column in table.columns])
-    labelled = sum(column.kind == "name" for column in table.columns[:2])
+    labelled = max(number for number, column in enumerate(table.columns, 1) if column in (NAME, METRIC))
     sheet.freeze_panes = f"{get_column_letter(labelled + 1)}{HEAD_ROW + 1}"
     if table.rows:
         sheet.auto_filter.ref = f"A{HEAD_ROW}:{get_column_letter(len(table.columns))}{HEAD_ROW + len(table.rows)}"
@@ -247,8 +247,8 @@ def _matrix(sheet: Worksheet, first: int, matrix: AccuracyMatrix) -> int:
 RUN_COLUMNS: dict[str, tuple[float, str, Callable[[Provenance], object]]] = {  # width, number format, value
     "Paper": (14, "", lambda run: labels.paper(run.paper)),
     "Method": (22, "", lambda run: run.method),
-    "Protocol": (26, "", lambda run: run.protocol),
     "Backbone": (14, "", lambda run: run.backbone),
+    "Protocol": (26, "", lambda run: run.protocol),
     "Seed": (7, "0", lambda run: run.seed),
     "Seconds": (11, "#,##0.0", lambda run: run.seconds),
     "Peak memory (MiB)": (12, "#,##0", lambda run: run.peak_memory_mib),
@@ -261,6 +261,7 @@ RUN_COLUMNS: dict[str, tuple[float, str, Callable[[Provenance], object]]] = {  #
     "Versions": (40, "", lambda run: ", ".join(f"{name} {version}" for name, version in run.versions.items())),
     "Command": (70, "", lambda run: run.command),
     "Folder": (40, "", lambda run: run.folder),
+    "Note": (40, "", lambda run: run.remark),
 }
 
 

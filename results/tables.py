@@ -6,7 +6,7 @@ from operator import attrgetter
 
 from common.protocols import Protocol
 from results import labels
-from results.compare import MEAN, Comparison, Data, grouped, task_order
+from results.compare import MEAN, Comparison, Data, grouped
 
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"
@@ -145,10 +145,10 @@ def _cross_paper(content: _Content) -> Table:
 def _mtil(content: _Content) -> Table:
     """Transfer, Avg and Last on MTIL, a row a method."""
     shown = [item for item in content.shown if item.dataset == MEAN and item.metric in ("transfer", "avg", "last")]
-    items = _with_stated(shown, content.stated, lambda name: bool(task_order(name)))
+    items = _with_stated(shown, content.stated, lambda name: Protocol.parse(name).dataset in labels.ROMAN)
     text = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
     table = _by_setting(labels.MTIL, text, items, content)
-    return replace(table, columns=[column for column in table.columns if column.title != "Reported as"])
+    return replace(table, columns=[column for column in table.columns if column is not REPORTED])
 
 
 def _with_stated(shown: list[Comparison], stated: list[Comparison], belongs: Callable[[str], bool]) -> list[Comparison]:
@@ -172,9 +172,11 @@ def _blocks(kind: str, group: str, numbers: Iterable[tuple[str, str]], detail: b
     return [_number(title, kind, key, group, detail) for title, key in numbers]
 
 
-PAPER = Column("Paper", "text", lambda row: labels.paper(row.method[1]))
 NAME = Column("Method", "name", lambda row: row.method[2])
+METRIC = Column("Metric", "name", lambda row: row.words)
 BACKBONE = Column("Backbone", "text", lambda row: row.method[3])
+REPORTED = Column("Reported as", "text", lambda row: row.words)
+ORIGIN = Column("Number from", "text", lambda row: _origin(row))
 COUNTS = (
     Column("Published", "integer", lambda row: row.parameters[0], PARAMETER_GROUP),
     Column("Ours", "integer", lambda row: row.parameters[1], PARAMETER_GROUP),
@@ -183,6 +185,13 @@ SOURCES = (
     Column("Source", "source", lambda row: _joined(item.source for item in row.numbers.values())),
     Column("Note", "source", lambda row: _joined(item.note for item in row.numbers.values())),
 )
+
+
+def _origin(row: Row) -> str:
+    """Who printed the row's numbers; of a row without published ones, whose program measured them."""
+    numbers = row.numbers.values()
+    printed = [item for item in numbers if item.published is not None]
+    return ", ".join(dict.fromkeys(item.origin for item in printed or numbers))
 
 
 def _joined(texts: Iterable[str]) -> str:
@@ -197,7 +206,7 @@ def _by_dataset(sheet: str, description: str, items: list[Comparison], content: 
     datasets = [name for name in dict.fromkeys(item.dataset for item in ordered) if name != MEAN]
     each = [(name, name) for name in datasets]
     columns = [
-        NAME, Column("Metric", "name", lambda row: row.words), PAPER, BACKBONE, *COUNTS,
+        NAME, BACKBONE, METRIC, ORIGIN, *COUNTS,
         _number("Published", "published", MEAN, "Mean"),
         _number("Ours", "measured", MEAN, "Mean"),
         _number("± std", "measured_std", MEAN, "Mean"),
@@ -240,7 +249,7 @@ def _by_setting(sheet: str, description: str, items: list[Comparison], content: 
         measured.append(_number("± std", "measured_std", name, "Ours"))
     columns = [
         Column("Setting", "name", lambda row: labels.setting(row.method[0], with_dataset=not same)),
-        NAME, PAPER, BACKBONE, Column("Reported as", "text", lambda row: row.words), *COUNTS,
+        NAME, BACKBONE, ORIGIN, REPORTED, *COUNTS,
         *published, *measured, *_blocks("difference", "Difference", each), *_blocks("verdict", "Verdict", each),
         Column("Seeds", "integer", lambda row: max(item.seeds for item in row.numbers.values()) or None),
         Column("Protocol", "code", lambda row: row.method[0]), *SOURCES,

@@ -8,8 +8,9 @@ from results.collect import Problem
 from results.compare import NOT_RUN, VERDICTS, Comparison, Data
 from results.options import RUNS
 
-COLUMNS = "{:<13} {:<24} {:<13} {:<13} {:>9} {:>6} {:>9} {:>6} {:>2} {:>7}  {}"
-HEADS = ("paper", "method", "metric", "data set", "published", "std", "ours", "std", "n", "diff", "verdict")
+HEADS = ("method", "backbone", "number from", "metric", "data set",
+         "published", "std", "ours", "std", "n", "diff", "verdict")  # fmt: skip
+SIDES = "<<<<<>>>>>><"  # to which each column is aligned
 
 
 def warn(problems: list[Problem]) -> None:
@@ -24,6 +25,9 @@ def closing(data: Data, folders: list[Path], left_out: Counter[str], written: li
     skipped = [f"{count} {why}" for why, count in left_out.items()]
     if data.problems:
         skipped.insert(0, f"{_count(data.problems, 'damaged line')} (named above)")
+    older = {folder for run in data.provenance for folder in run.older}
+    if older:
+        skipped.append(f"{_count([*older], 'run')} that another of the same settings and seed stands for")
     pictures = [path for path in written if path.suffix == ".png"]
     files = [str(path) for path in written if path.suffix != ".png"]
     return (
@@ -37,14 +41,21 @@ def show(comparisons: list[Comparison], title: str) -> None:
     """Print the measured numbers as a text table, and of the numbers not run the count and the methods."""
     run = [comparison for comparison in comparisons if comparison.verdict != NOT_RUN]
     if run:
+        lines = [HEADS, *map(_texts, run)]
+        widths = [max(map(len, texts)) for texts in zip(*lines)]
         print(f"{title}\n")
-        print(COLUMNS.format(*HEADS))
-    for c in run:
-        numbers = (_digits(c.published), _digits(c.published_std), _digits(c.mean), _digits(c.std), c.seeds)
-        note = f"{c.verdict} ({c.note})" if c.note else c.verdict
-        print(COLUMNS.format(c.paper, c.method, c.metric, c.dataset, *numbers, _digits(c.difference, "+"), note))
+        for line in lines:
+            print("  ".join(f"{text:{side}{width}}" for text, side, width in zip(line, SIDES, widths)).rstrip())
     missing = sorted({comparison.method for comparison in comparisons if comparison.verdict == NOT_RUN})
     print(f"\n{title}: {_verdicts(comparisons)}" + (f" (of {', '.join(missing)})" if missing else ""))
+
+
+def _texts(item: Comparison) -> tuple[str, ...]:
+    """The cells of a comparison under HEADS."""
+    measured = (_digits(item.mean), _digits(item.std), str(item.seeds), _digits(item.difference, "+"))
+    note = f"{item.verdict} ({item.note})" if item.note else item.verdict
+    return (item.method, item.backbone, item.origin, item.metric, item.dataset,
+            _digits(item.published), _digits(item.published_std), *measured, note)  # fmt: skip
 
 
 def _verdicts(comparisons: list[Comparison]) -> str:

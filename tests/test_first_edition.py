@@ -9,10 +9,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.test_fence import RUNS, prepared
 
 FIRST_EDITION = RUNS.parent / "first_edition"
+# labels that have another text since; none of them is left in a run that goes on
+TODAY = {"moe_adapters": {"mtil-custom": "mtil-custom-DTD+EuroSAT"}, "zscl": {"mtil-custom": "mtil-custom-DTD+EuroSAT"}}
 OTHER_BATCHES = {  # words that change a run's numbers
     "alta": ["train.batch_size=7"], "inflora": ["--batch_size", "7"], "it_prompt_cncm": ["batch_size=7"],
     "moe_adapters": ["--batch-size", "7"], "moe_adapters_cil": ["batch_size=7"], "vq_prompt": ["--batch_size", "7"],
@@ -30,9 +33,12 @@ def records(folder: Path) -> dict[tuple, float]:
 def test_the_same_command_takes_a_run_up(name: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     main, words = prepared(json.loads((RUNS / f"{name}.json").read_text()), tmp_path)
     shutil.copytree(FIRST_EDITION / name, tmp_path, dirs_exist_ok=True)
-    before = records(tmp_path)
+    before, today = records(tmp_path), TODAY.get(name, {})
     main(words)
-    assert records(tmp_path) == before and len(before) > 9
+    assert records(tmp_path) == {(today.get(key[0], key[0]), *key[1:]): value for key, value in before.items()}
+    assert len(before) > 9
+    (config,) = tmp_path.rglob("config.yaml")
+    assert yaml.safe_load(config.read_text())["labels"]["protocol"] in {key[0] for key in records(tmp_path)}
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         main([*words, *OTHER_BATCHES[name]])

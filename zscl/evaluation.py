@@ -16,7 +16,7 @@ from common.evaluation.report import accuracy_lines, accuracy_matrix, show_row, 
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.files import metric_lines
 from common.machine import Machine
-from common.mtil import load_test_set
+from common.mtil import first_number, load_test_set
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, sequence
@@ -35,13 +35,13 @@ def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...
 def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Models) -> None:
     """All cells that are not on record yet; row 0 is CLIP before any task. A test set is decoded once for all rows."""
     model, folder = models.student, Path(options.load) if options.eval_only and options.load else run.folder
-    files = checkpoint_files(options, folder)
+    files = dict(zip(finished_tasks(run, options), checkpoint_files(options, folder)))
     missing = {
-        name: [row for row in range(len(files) + 1) if not run.find(dataset=name, after_task=row, metric="accuracy")]
+        name: [row for row in (0, *files) if not run.find(dataset=name, after_task=row, metric="accuracy")]
         for name in options.eval_datasets or ()
     }
     needed = sorted({row for rows in missing.values() for row in rows})
-    states = {row: read_weights(files[row - 1], model) if row else models.pretrained.state_dict() for row in needed}
+    states = {row: read_weights(files[row], model) if row else models.pretrained.state_dict() for row in needed}
     for name, rows in missing.items():
         if not rows:
             continue
@@ -51,7 +51,13 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Mode
             model.load_state_dict(states[row])
             top1, top5 = evaluate(model, test, options.batch_size_eval)
             run.record(accuracy_lines(name, row, top1, top5, time.monotonic() - started))
-        show_row(name, [accuracy for (accuracy,) in accuracy_matrix(run, [name], len(files))])
+        show_row(name, [accuracy for (accuracy,) in accuracy_matrix(run, [name], files)])
+
+
+def finished_tasks(run: Run, options: Options) -> dict[int, str]:
+    """The tasks of this call that are learned, up to --first-tasks of them, by their numbers."""
+    names = sequence(options)
+    return dict(enumerate(names[: options.first_tasks], first_number(run, names)))
 
 
 def checkpoint_files(options: Options, folder: Path) -> list[Path]:
@@ -61,11 +67,11 @@ def checkpoint_files(options: Options, folder: Path) -> list[Path]:
 
 def show_results(run: Run, options: Options, model: CLIP) -> None:
     """The table, its CSV and picture, and Transfer / Avg / Last once the sequence is complete."""
-    names = sequence(options)
+    names, finished = sequence(options), finished_tasks(run, options)
     count = sum(parameter.numel() for parameter in trainable_parameters(model, options.train_mode))
-    run.record(metric_lines("all", len(names), {"trainable_parameters": count}, None))
-    finished = names[: options.first_tasks]
-    show_sequence(run, options.eval_datasets or (), finished, run.labels["method"], complete=finished == names)
+    last = first_number(run, names) + len(names) - 1
+    run.record(metric_lines("all", last, {"trainable_parameters": count}, None))
+    show_sequence(run, options.eval_datasets or (), finished, run.labels["method"], complete=last in finished)
     print(f"\nWritten: {run.path('record.jsonl')}, accuracy.csv, accuracy.png")
 
 

@@ -19,7 +19,18 @@ from common.runs import Run, file_md5
 from zscl.checkpoints import require_fit
 from zscl.evaluation import checkpoint_files, evaluate_one_model, evaluate_sequence, show_results
 from zscl.methods import folder_label, method_label
-from zscl.options import PREVIOUS, Options, distils, is_sequence, parse, reference_sources, run_folder, sequence, tasks
+from zscl.options import (
+    PREVIOUS,
+    Options,
+    distils,
+    is_sequence,
+    parse,
+    reference_sources,
+    run_folder,
+    scale_of,
+    sequence,
+    tasks,
+)
 from zscl.reference import check_num, required_sets
 from zscl.sequence import learn_sequence
 from zscl.teacher import load_models
@@ -73,13 +84,15 @@ def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
     folder, names = run_folder(options) or Path(options.load or "") / "evaluation", tasks(options)
     name = "" if options.eval_only or is_sequence(options) else names[0]
+    training = not options.eval_only
+    before = mtil.tasks_before(folder, name, names[0], options.load, options.overwrite) if training else []
     outputs = [] if options.eval_only else [f"{data}{end}" for data in names for end in (".pth", ".memory.json")]
     decides = settings(options) | {"train_dataset": names or None}  # iCaRL's too
     decides |= {"weights": weight_fingerprints(options), "data": data_fingerprints(options)}
     return runs.open_run(
         options, machine, folder, decides, paper="zscl",
-        method=folder_label(options) if options.eval_only else method_label(options),
-        protocol=mtil.mtil_protocol(sequence(options)), backbone=options.model, scale=options.scale,
+        method=method_label(options) if training else folder_label(options),
+        protocol=mtil.mtil_protocol([*before, *sequence(options)]), backbone=options.model, scale=scale_of(options),
         seed=options.seed, name=name, outputs=outputs,
     )  # fmt: skip
 

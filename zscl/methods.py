@@ -5,6 +5,7 @@ from pathlib import Path
 import yaml
 
 from common.files import read_back
+from common.mtil import tasks_behind
 from zscl.options import CURRENT, PREVIOUS, SEEN, Options, distillation_terms, distils, is_sequence, sequence, tasks
 
 CAPTIONS, CURRENT_PROMPTS, RANDOM, IMAGENET = "captions", "current prompts", "random sentences", "ImageNet prompts"
@@ -71,7 +72,8 @@ def image_source(options: Options) -> str:
 
 def sentences(options: Options) -> str:
     if named := options.text_datasets:
-        return "all prompts seen" if named == [SEEN] else "prompts of " + " ".join(named)
+        seen = named in ([SEEN], [*tasks_behind(options.load), *tasks(options)])  # a one-task call names them all
+        return "all prompts seen" if seen else "prompts of " + " ".join(named)
     source = options.ref_sentences or (CURRENT if options.method == "icarl" else options.ref_dataset)
     if source == "ImageNetSUB":  # all 1000 prompts
         return IMAGENET

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import mini
 from common.datasets import canonical
 from common.datasets.layout import CAPTIONS
 from common.mtil import MTILOptions, mtil_names, mtil_rules
@@ -180,7 +181,12 @@ def is_sequence(options: Options) -> bool:
 
 def run_folder(options: Options) -> str | None:
     """Where --save puts checkpoints and records at this scale."""
-    return mini_folder(options.save, options.scale)
+    return mini_folder(options.save, scale_of(options))
+
+
+def scale_of(options: Options) -> str:
+    """The scale of the records: "mini" for a run on the miniature's images or weights, however it came to them."""
+    return mini.scale_of(options.scale, options.data_location, options.model)
 
 
 def reference_sources(options: Options, task_id: int) -> tuple[str, list[str]]:

@@ -15,7 +15,7 @@ from common.clip.tokenizer import training_prompts
 from common.files import read_back
 from common.kept import Kept, fingerprint
 from common.machine import Machine
-from common.mtil import load_set, of_task, task_iterations
+from common.mtil import first_number, load_set, of_task, task_iterations
 from common.options import hand_on
 from common.runs import Run, write_text
 from common.training.batches import Batches
@@ -73,7 +73,7 @@ def learn_task(run: Run, options: Options, machine: Machine, models: Models, tas
     if reference:
         reference.teacher.to("cpu")
         reference.keep()
-    run.record(cost_records(name, task_id + 1, run.seconds, device))
+    run.record(cost_records(name, first_number(run, tasks(options)) + task_id, run.seconds, device))
     save_weights(run.folder / f"{name}.pth", student)
 
 

@@ -21,9 +21,9 @@ def read_templates(stem: str) -> list[str]:
 def agreed_names(name: str, stem: str, classes: list[str]) -> list[str]:
     """Class names from the data set's files (`classes`, "_" as space), compared with names/<stem>.txt.
 
-    Several lists here were derived without the original files, so where the two differ the names of the data set are
-    returned and a warning lists the differences. Raises UserError if the number of classes differs, since labels would
-    be shifted.
+    The lists here equal the original's or well-known public ones, in order; SUN397's own ClassName.txt could not be
+    found. Where the two differ the names of the data set are returned and a warning lists the differences. Raises
+    UserError if the number of classes differs, since labels would be shifted.
     """
     classes = [text.replace("_", " ") for text in classes]
     listed = read_names(stem)

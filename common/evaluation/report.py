@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,10 +41,10 @@ def accuracy_lines(dataset: str, after_task: int, top1: float, top5: float, seco
     return metric_lines(dataset, after_task, {"accuracy": top1, "accuracy_top5": top5}, seconds, **fields)
 
 
-def accuracy_matrix(run: "Run", sets: Sequence[str], count: int) -> list[list[float]]:
-    """A row after each of 0 (zero-shot), 1, ..., `count` tasks, a column a data set; nan for an unrecorded cell."""
+def accuracy_matrix(run: "Run", sets: Sequence[str], tasks: Iterable[int]) -> list[list[float]]:
+    """The zero-shot row, then one after each task of these numbers, a column a data set; nan for an unrecorded cell."""
     recorded = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="accuracy")}
-    return [[recorded.get((after_task, name), math.nan) for name in sets] for after_task in range(count + 1)]
+    return [[recorded.get((after_task, name), math.nan) for name in sets] for after_task in (0, *tasks)]
 
 
 def run_title(run: "Run", protocol: str | None = None) -> str:
@@ -66,11 +66,16 @@ def show_row(dataset: str, accuracies: Sequence[float]) -> None:
     print(f"{dataset:<14} zero-shot {accuracies[0]:5.1f}   after each task {after}", flush=True)
 
 
-def show_sequence(run: "Run", sets: Sequence[str], tasks: Sequence[str], method: str, complete: bool = True) -> None:
-    """Table, accuracy.csv and accuracy.png after these tasks; for a `complete` sequence also Transfer, Avg, Last."""
-    matrix = accuracy_matrix(run, sets, len(tasks))
-    show_matrix(run, matrix, ["zero-shot", *tasks], sets, run_title(run))
-    if complete and list(sets) == list(tasks):
+def show_sequence(
+    run: "Run", sets: Sequence[str], tasks: Mapping[int, str], method: str, complete: bool = True
+) -> None:
+    """Table, accuracy.csv and accuracy.png after these tasks, which come under their numbers.
+
+    For a `complete` sequence, from the first task on, also Transfer, Avg, Last.
+    """
+    matrix, names = accuracy_matrix(run, sets, tasks), list(tasks.values())
+    show_matrix(run, matrix, ["zero-shot", *names], sets, run_title(run))
+    if complete and 1 in tasks and list(sets) == names:
         show_triple(run, matrix, sets, method)
 
 

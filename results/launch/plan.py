@@ -11,9 +11,11 @@ A plan is a few lines of YAML. Keys of the table stand for every row that does n
         command: bash inflora/scripts/cifar100_inflora.sh --seed {seed}
         folder: logs/cifar100/.../{seed}                 # where that command keeps its run
         mini_folder: logs-mini/cifar100/.../{seed}       # with --scale mini; without this key: folder + "-mini"
+        backbone: ViT-B/16 DINO-1K                       # as in records; where rows of a method differ in it
         petaflops: 76                                    # of one seed at paper scale; leave it out if not counted
 
-A command is one process: of the scripts, those that end in `exec`, so that a signal reaches the run.
+A command is one process: of the scripts, those that end in `exec`, so that a signal reaches the run. The settings that
+a new row's commands give are pinned by `python -m tests.results.settings`.
 """
 
 import re
@@ -27,7 +29,7 @@ import yaml
 
 from common.command_line import did_you_mean
 from common.errors import UserError
-from common.protocols import MTIL_ORDER_1, Protocol
+from common.protocols import Protocol
 from results.labels import SCALES
 
 PLANS = Path(__file__).parent / "plans"
@@ -35,7 +37,7 @@ SEED = "{seed}"  # in a command and its folder, the seed
 # flags that a plan, and not the caller, gives each command
 FIXED_FLAGS = ("save", "seed", "seeds", "repeat", "scale", "log_dir", "hydra.run.dir")
 Kinds = dict[str, tuple[type, ...]]
-OPTIONAL = ("mini_folder", "petaflops")
+OPTIONAL = ("mini_folder", "backbone", "petaflops")
 ITEMS: dict[str, type] = {"metrics": str, "seeds": int}  # of lists
 EXPECTED = {str: "text", list: "a list", int: "a number"}
 
@@ -52,7 +54,13 @@ class Row:
     command: str
     folder: str
     mini_folder: str
+    backbone: str | None
     petaflops: float | None
+
+    @property
+    def label(self) -> str:
+        """The method, and the backbone where the plan names it."""
+        return f"{self.method}, {self.backbone}" if self.backbone else self.method
 
 
 KINDS: Kinds = {"metrics": (list,), "seeds": (list,), "petaflops": (int, float)}  # the others are text
@@ -83,10 +91,10 @@ class Job:
 
 
 def tasks_of(name: str) -> int | None:
-    """Number of tasks of a protocol: 11 for MTIL, 1 for joint training; None if its name does not fix it."""
+    """Number of tasks of a protocol: 11 for MTIL's orders, 1 for joint training; None if its name does not fix it."""
     protocol = Protocol.parse(name)
     if protocol.kind in ("mtil", "joint"):
-        return len(MTIL_ORDER_1) if protocol.kind == "mtil" else 1
+        return len(protocol.order) or None if protocol.kind == "mtil" else 1
     if protocol.tasks is None or protocol.first or protocol.validation:
         return None
     return protocol.tasks + (protocol.base is not None)
@@ -178,7 +186,7 @@ def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence
             words = [*shlex.split(row.command.replace(SEED, str(seed))), *SCALES[scale].flags, *flags]
             folder = Path({"paper": row.folder, "mini": row.mini_folder}[scale].replace(SEED, str(seed)))
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9+.]+', '_', row.method)}-seed{seed}"
-            title = f"{row.method}, {row.protocol}, seed {seed}" if shared else f"{row.method}, seed {seed}"
+            title = f"{row.label}, {row.protocol}, seed {seed}" if shared else f"{row.label}, seed {seed}"
             has_protocol = SCALES[scale].compares or Protocol.parse(row.protocol).kind in ("mtil", "joint")
             petaflops, protocol = {"paper": row.petaflops}.get(scale), row.protocol if has_protocol else ""
             jobs.append(Job(name, title, row, seed, scale, tuple(words), folder, protocol, petaflops))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.protocols import Protocol
-from results.collect import Provenance, Record, read_file, read_provenance
+from results.collect import Provenance, Record, read_provenance, read_records
 from results.launch.plan import Job, tasks_of
+from results.settings import text
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
 TRAIN_SECONDS = "train_seconds"
@@ -31,8 +32,8 @@ class Progress:
 
 def progress(job: Job) -> Progress:
     """The state of a job: done, partial (its folder has been opened), or missing."""
-    row = job.row
-    records = [record for record in read_file(job.folder / "record.jsonl")[0] if _is_of(record, job)]
+    row, path = job.row, job.folder / "record.jsonl"
+    records = [record for record in (read_records([path])[0] if path.exists() else []) if _is_of(record, job)]
     protocol = records[0].protocol if records else job.protocol
     of = tasks_of(protocol)
     # a metric may stand for each data set and for their mean, which counts
@@ -48,9 +49,41 @@ def progress(job: Job) -> Progress:
 
 
 def _is_of(record: Record, job: Job) -> bool:
-    """Whether a record is the job's; a miniature's protocol differs from its row's in the number of classes."""
-    is_same = (record.paper, record.method, record.seed) == (job.row.paper, job.row.method, job.seed)
+    """Whether a record is the job's, of a run that differs from the row in nothing but what the job's flags say.
+
+    A miniature's protocol differs from its row's in the number of classes.
+    """
+    method, *differing = record.method.removeprefix(job.row.method).split(", ")
+    is_same = (record.paper, record.seed) == (job.row.paper, job.seed) and record.method.startswith(job.row.method)
+    is_same = is_same and not method and {*differing} <= _flags(job)
     return is_same and record.scale == job.scale and (job.scale == "mini" or record.protocol == job.row.protocol)
+
+
+def _flags(job: Job) -> set[str]:
+    """What the words of a job's command say, as the names of runs spell what differs: "lr 1e-3", "we"."""
+    said: set[str] = set()
+    name, values = "", list[str]()
+    for word in [*job.words, "--"]:
+        flag, equals, given = word.removeprefix("--set=").partition("=")
+        if not (word.startswith("--") or equals):
+            values.append(word)
+            continue
+        truth = {"": {name, f"no {name}"}, "true": {name}, "false": {f"no {name}"}}
+        value = ",".join(values)
+        said |= truth.get(value.lower(), {f"{name} {_as_text(value)}"})
+        name, values = flag.lstrip("-+").replace("-", "_"), [given] if equals else []
+    return said
+
+
+def _as_text(word: str) -> str:
+    """A flag's value as `results.settings.text` spells it."""
+    values: list[str | float] = []
+    for part in word.strip("[]").split(","):
+        try:
+            values.append(float(part))
+        except ValueError:
+            values.append("none" if part == "null" else part)
+    return text(values)
 
 
 # Cost
@@ -93,8 +126,10 @@ def _is_equal(run: Provenance, job: Job) -> bool:
         is_same = (ours.dataset, ours.kind) == ("characters", theirs.kind)
     if not is_same or (run.paper, run.method, run.scale) != (row.paper, row.method, job.scale) or not run.seconds:
         return False
-    trained = {record.after_task for record in read_file(Path(run.file))[0] if record.metric == TRAIN_SECONDS}
-    return len(trained) == tasks_of(run.protocol)
+    if row.backbone and job.scale == "paper" and run.backbone != row.backbone:
+        return False
+    records = [record for record in read_records([Path(run.folder)])[0] if record.file == run.file]
+    return len({record.after_task for record in records if record.metric == TRAIN_SECONDS}) == tasks_of(run.protocol)
 
 
 # For people
@@ -109,7 +144,7 @@ def status_table(jobs: Sequence[Job], states: Sequence[str], reached: Sequence[P
         numbers = [f"{at.values[metric]:.2f}" if metric in at.values else "-" for metric in metrics]
         seconds = "-" if at.seconds is None else f"{at.seconds:.0f}"
         protocol = [job.row.protocol] if several else []
-        lines.append([job.row.method, *protocol, str(job.seed), state, f"{at.tasks}/{at.of or '?'}", seconds, *numbers,
+        lines.append([job.row.label, *protocol, str(job.seed), state, f"{at.tasks}/{at.of or '?'}", seconds, *numbers,
                       str(log) if log.exists() else "-"])  # fmt: skip
     widths = [max(map(len, texts)) for texts in zip(*lines)]
     return "\n".join("  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines)

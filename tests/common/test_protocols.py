@@ -38,7 +38,8 @@ def test_every_name_in_use_is_known_and_comes_back() -> None:
     ("name", "protocol"),
     [
         ("mtil-order1-5shot", Protocol("mtil", "order1", shots=5)),
-        ("mtil-custom", Protocol("mtil", "custom")),
+        ("mtil-custom", Protocol("mtil", "custom")),  # of earlier versions
+        ("mtil-custom-DTD+Food-5shot", Protocol("mtil", "custom-DTD+Food", shots=5)),
         ("mtil-leba-a", Protocol("mtil", "leba-a")),
         ("cil-cifar100-10x10", Protocol("cil", "cifar100", 10, 10)),
         ("cil-tinyimagenet-100+5x20", Protocol("cil", "tinyimagenet", 5, 20, 100)),
@@ -60,3 +61,9 @@ def test_a_name_and_its_protocol(name: str, protocol: Protocol) -> None:
 def test_the_order_of_mtil_is_the_papers() -> None:
     names = ("mtil-order1", "mtil-order2-5shot", "mtil-custom", "cil-order1", "order1")
     assert [Protocol.parse(name).order for name in names] == [MTIL_ORDER_1, MTIL_ORDER_2, (), (), ()]
+
+
+def test_the_order_of_another_sequence_is_in_its_name() -> None:
+    assert Protocol.parse("mtil-custom-SUN397").order == ("SUN397",)
+    assert Protocol.parse("mtil-custom-DTD+Food+MNIST-16shot").order == ("DTD", "Food", "MNIST")
+    assert Protocol.parse("cil-custom_dtd").order == ()

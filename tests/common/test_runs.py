@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from common import runs
 from common.errors import Interrupted, UserError
@@ -60,6 +61,28 @@ def test_pickled_objects_are_refused(tmp_path: Path) -> None:
     torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "model.pth")
     with pytest.raises(UserError, match="model.pth holds pickled Python objects .*torch.nn.modules.linear.Linear"):
         load_tensors(tmp_path / "model.pth")
+
+
+def test_a_label_that_has_another_text_since_stands_once_in_the_records(tmp_path: Path) -> None:
+    def opened(protocol: str) -> Run:
+        return Run(tmp_path, {"lr": 1}, {"paper": "none", "protocol": protocol, "method": "Ours"})
+
+    number = {"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 10.0}
+    before = opened("mtil-custom")
+    before.record([number, number | {"after_task": 0, "method": "CLIP"}, number | {"protocol": "til"}])
+    run = opened("mtil-custom-A")
+    run.record([number | {"after_task": 2}])
+    found = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert found == run.records
+    assert [(line["protocol"], line["method"], line["after_task"]) for line in found] == [
+        ("mtil-custom-A", "Ours", 1), ("mtil-custom-A", "CLIP", 0), ("til", "Ours", 1), ("mtil-custom-A", "Ours", 2),
+    ]  # fmt: skip
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["labels"] == {"paper": "none", "protocol": "mtil-custom-A", "method": "Ours"}
+    assert config["settings"] == {"lr": 1} and "started" in config["provenance"]
+    with pytest.raises(UserError, match="another configuration"):
+        Run(tmp_path, {"lr": 2}, {"paper": "other", "protocol": "x", "method": "y"})
+    assert [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()] == found
 
 
 def test_records_are_tidy_lines_and_a_key_is_replaced(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from moe_adapters.main import main
+from moe_adapters.options import parse, scale_of
+from results.collect import read_records
 from tests.moe_adapters.conftest import METHOD, SEQUENCE
+from tests.results.lines import shown
 
 TASKS = ["MNIST", "EuroSAT", "DTD"]
 
@@ -67,7 +70,7 @@ def test_sequence_leaves_matrix_records_checkpoints_and_pictures(finished_run: P
     } <= set(line)
 
 
-def test_one_task_calls_give_the_checkpoints_of_the_sequence(
+def test_one_task_calls_give_checkpoints_and_matrix_of_the_sequence(
     tiny_world: list[str], finished_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # the original takes --frozen-path as it is, in the working directory
@@ -112,11 +115,57 @@ def test_one_task_calls_give_the_checkpoints_of_the_sequence(
                 "--is_train",
                 "--frozen-path",
                 "frozen_list",
+                "--eval-datasets",
+                "MNIST,EuroSAT,DTD",
+                "--autorouter",
+                "--threshold",
+                "0.0005",
             ]
         )
         before = ["--load", f"ckpt/exp/{name}.pth", "--repeat_train", "--frozen"]
         assert same_weights(tmp_path / f"ckpt/exp/{name}.pth", finished_run / f"{name}.pth")
     assert Path("frozen_list").read_text() == (finished_run / "frozen_list").read_text()
+    (matrix, numbers), (whole, expected) = shown(tmp_path / "ckpt" / "exp"), shown(finished_run)
+    assert matrix.rows == matrix.columns == TASKS and matrix.protocol == "mtil-custom-MNIST+EuroSAT+DTD"
+    assert (matrix.method, matrix.values, matrix.zero_shot) == (whole.method, whole.values, whole.zero_shot)
+    assert numbers == pytest.approx(expected, abs=1e-9) and len(expected) == 9 + 2 + 9 + 2 + 4 + 1
+    (one, _), (other, _) = read_records([tmp_path / "ckpt" / "exp"]), read_records([finished_run])
+    routed = [
+        {(line.after_task, line.dataset, line.metric): line.value for line in lines if "routed" in line.metric}
+        for lines in (one, other)
+    ]
+    assert routed[0] == routed[1] and len(routed[0]) >= 9
+    assert sorted(line.after_task for line in one if line.metric == "train_seconds") == [1, 2, 3]
+
+
+def test_a_router_out_of_turn_is_told(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    call = [*METHOD, *tiny_world, "--train-dataset", "MNIST", "--iterations", "1", "--task_id", "0"]
+    call += ["--load", str(finished_run / "EuroSAT.pth"), "--save", str(tmp_path / "a")]
+    call += ["--frozen-path", str(tmp_path / "list")]
+    main(call)  # without --repeat_train the checkpoint is not started from
+    assert "note:" not in capsys.readouterr().out
+    main([*call, "--repeat_train", "--save", str(tmp_path / "b")])
+    assert "EuroSAT.pth is the checkpoint of task 2, so that the next router is that of --task_id 2, not 0." in (
+        capsys.readouterr().out
+    )
+    found = []
+    for folder in ("a", "b"):
+        lines = [json.loads(line) for line in (tmp_path / folder / "MNIST.record.jsonl").open()]
+        found += [(line["protocol"], line["after_task"]) for line in lines if line["metric"] == "train_seconds"]
+    assert found == [("mtil-custom-MNIST", 1), ("mtil-custom-MNIST+EuroSAT+MNIST", 3)]
+
+
+def test_the_miniatures_images_or_weights_make_a_miniature(tmp_path: Path) -> None:
+    call = [*METHOD, "--train-dataset", "MNIST", "--iterations", "1", "--task_id", "0", "--save", str(tmp_path / "run")]
+    call += ["--frozen-path", str(tmp_path / "list"), "--device", "cpu", "--workers", "0"]
+    main([*call, "--model", "mini", "--data-location", "mini"])
+    lines = [json.loads(line) for line in (tmp_path / "run-mini" / "MNIST.record.jsonl").open()]
+    assert {line["scale"] for line in lines} == {"mini"} and not (tmp_path / "run").exists()
+    for flags in (["--model", "mini"], ["--data-location", "mini"], ["--scale", "mini"]):
+        assert scale_of(parse([*call, *flags])) == "mini"
+    assert scale_of(parse(call)) == "paper"
 
 
 def test_the_same_command_again_changes_nothing(tiny_world: list[str], finished_run: Path) -> None:

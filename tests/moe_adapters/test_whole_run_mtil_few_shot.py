@@ -147,7 +147,7 @@ def test_the_adapters(whole: Whole) -> None:
             picked += network.picks(text_index_bug=True)
             check_checkpoint(left, theta, original, EXPERTS)
     assert (whole.root / "run" / "frozen_list").read_text().split() == picked
-    assert '"protocol": "mtil-custom-2shot"' in (whole.root / "run" / "record.jsonl").read_text()
+    assert '"protocol": "mtil-custom-DTD+EuroSAT-2shot"' in (whole.root / "run" / "record.jsonl").read_text()
 
 
 def test_ddas_and_accuracies(whole: Whole) -> None:

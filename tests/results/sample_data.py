@@ -50,6 +50,12 @@ def cil_records(scale: str, seed: int) -> list[Record]:
     return [*lines, replace(last, metric="acc", value=accuracies[-1]), replace(last, metric="avg_acc", value=90.0)]
 
 
+def runs_on_two_backbones(scale: str) -> list[Record]:
+    """SeqLoRA's figures on two backbones."""
+    lines = [replace(line, method="SeqLoRA", file="runs/seqlora/record.jsonl") for line in cil_records(scale, 1)]
+    return [*lines, *(replace(line, backbone="ViT-B/16 DINO-1K", file="runs/dino/record.jsonl") for line in lines)]
+
+
 def provenance(records: list[Record]) -> list[Provenance]:
     """One entry a record file."""
     first = {line.file: line for line in records}
@@ -71,6 +77,14 @@ def sample(scale: str) -> Data:
     """Two methods, three seeds each."""
     records = [line for seed in (1, 2, 3) for line in mtil_records(scale, seed) + cil_records(scale, seed)]
     return build(scale, records, [Problem("runs/x/record.jsonl", 7, "value is not a finite number")])
+
+
+def unsure() -> Data:
+    """Class-incremental runs whose seeds lie far apart, and ALTA's task-IL run, whose published setting is open."""
+    spread = [replace(line, value=line.value + offset * (line.metric == "acc"))
+              for seed, offset in ((1, 0.0), (2, 20.0), (3, -5.0)) for line in cil_records("paper", seed)]  # fmt: skip
+    alta = replace(record("alta", "ALTA", "til-cifar100-10x10", "paper", 42, "RN50"), dataset="CIFAR100", after_task=10)
+    return build("paper", [*spread, replace(alta, metric="last", value=83.9)])
 
 
 def hostile(scale: str) -> Data:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -158,8 +159,9 @@ def zscl_run(folder: Path, last: float) -> Path:
 def test_verify_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert exit_code("verify", zscl_run(tmp_path / "near", 83.5)) == 0
     told = capsys.readouterr().out
-    assert any(line.startswith("zscl ") and "83.60" in line and "-0.10" in line and "matches" in line
-               for line in told.splitlines())  # fmt: skip
+    shown = [re.split("  +", line) for line in told.splitlines() if line.startswith("ZSCL ")]
+    told_of_each = ["last", "mean", "83.60", "-", "83.50", "-", "1", "-0.10", "matches (settings not on record)"]
+    assert shown == [["ZSCL", "ViT-B/16", printer, *told_of_each] for printer in ("LEBA", "ZSCL")]
     assert exit_code("verify", zscl_run(tmp_path / "far", 80.0)) == 1
     assert "differs" in capsys.readouterr().out
 
@@ -187,11 +189,30 @@ def test_verify_does_not_hold_a_misprint_against_a_run(tmp_path: Path, capsys: p
     assert "differs (misprint likely" in told and "1 matches, 1 differs" in told
 
 
+def test_verify_names_what_is_too_noisy_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for seed, value in enumerate((60.0, 90.0)):
+        write_lines(tmp_path / str(seed), [{"seed": seed, "value": value}])
+    assert exit_code("verify", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "0 matches, 0 differs, 2 too noisy" in told  # as ZSCL and as MoE-Adapters print it
+    assert len([line for line in told.splitlines() if line.endswith("-8.60  too noisy (settings not on record)")]) == 2
+
+
+def test_verify_judges_no_number_of_an_open_setting(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    about = {"paper": "alta", "method": "ALTA", "protocol": "til-cifar100-10x10", "backbone": "RN50", "after_task": 10}
+    write_lines(tmp_path, [about | {"dataset": "CIFAR100", "value": 90.0}])
+    assert exit_code("verify", tmp_path) == 0
+    told = capsys.readouterr().out
+    assert "+6.13  setting not stated (setting not stated: class-IL or task-IL" in told
+    assert "0 matches, 0 differs, 0 too noisy, 1 setting not stated" in told
+
+
 def test_verify_a_miniature_holds_it_against_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     cells = [[50.0] * 11] * 11
     write_lines(tmp_path, [line | {"scale": "mini"} for line in matrix_lines([40.0] * 11, cells)])
     assert exit_code("verify", tmp_path) == 0
-    assert "0 matches, 0 differs, 0 not run, 82 no published value" in capsys.readouterr().out
+    told = "0 matches, 0 differs, 0 too noisy, 0 setting not stated, 0 not run, 82 no published value"
+    assert told in capsys.readouterr().out
 
 
 def test_verify_tells_damage(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

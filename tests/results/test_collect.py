@@ -8,10 +8,13 @@ import pytest
 
 from common.errors import UserError
 from common.runs import Run
+from results import labels
 from results.__main__ import select
 from results.collect import Problem, read_provenance, read_records
 from results.options import Compared
 from tests.results.lines import LINE, write_lines
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def only_problem(tmp_path: Path, line: dict | str) -> Problem:
@@ -30,7 +33,7 @@ def test_what_a_run_records_is_read_back(tmp_path: Path) -> None:
     run.record([{"dataset": "Aircraft", "after_task": 1, "metric": "accuracy", "value": 62.5, "seconds": 1.5}])
     (record,), problems = read_records([tmp_path])
     assert problems == []
-    assert (record.method, record.dataset, record.after_task, record.value) == ("ZSCL", "Aircraft", 1, 62.5)
+    assert (record.method, record.dataset, record.after_task, record.value) == ("ZSCL, lr 0.1", "Aircraft", 1, 62.5)
     assert (record.seed, record.seconds, record.run) == (42, 1.5, str(tmp_path / "run"))
     assert record.file == str(tmp_path / "run" / "record.jsonl")
 
@@ -61,12 +64,50 @@ def without(field: str) -> str:
         ({"schema": "1"}, "schema version '1'"),
         ({"scale": "large"}, "scale 'large'"),
         ({"after_task": -1}, "after_task -1"),
+        ({"value": 250.0}, "value 250 of last is not between 0 and 100"),
+        ({"value": -3.0}, "value -3 of last is not between 0 and 100"),
         ({"dataset": "Aircraft", "value": 1.0}, "duplicate of line 1"),
         ({"dataset": "Aircraft", "bad": 1, "seed": "x"}, "unknown field 'bad'; wrong type of 'seed'"),
     ],
 )
 def test_a_bad_line_is_left_out_and_told(tmp_path: Path, line: dict | str, reason: str) -> None:
     assert reason in only_problem(tmp_path, line).reason
+
+
+PERCENTAGES = [
+    "accuracy", "accuracy_top5", "task_accuracy", "accuracy 00-09", "transfer", "avg", "last", "acc", "avg_acc",
+    "acc_macro", "acc_with_task", "faa", "caa", "task_id_accuracy", "cncm_u", "zero_shot", "zero_shot_unseen",
+]  # fmt: skip
+COSTS = ["train_seconds", "seconds_per_batch", "peak_memory_mib", "trainable_parameters", "split_seed", "routed_to/CLIP"]
+
+
+@pytest.mark.parametrize(("metrics", "low", "high", "values"), [
+    (PERCENTAGES, "0", "100", (-0.01, 100.01)),
+    (["forgetting", "bwt"], "-100", "100", (-100.01, 100.01)),
+    (COSTS, "0", "inf", (-1,)),
+])  # fmt: skip
+def test_no_number_is_outside_its_metrics_range(
+    tmp_path: Path, metrics: list[str], low: str, high: str, values: tuple[float, ...]
+) -> None:
+    for metric in metrics:
+        for value in values:
+            reason = only_problem(tmp_path, {"metric": metric, "value": value}).reason
+            assert reason == f"value {value:g} of {metric} is not between {low} and {high}"
+
+
+def test_the_ends_of_a_metrics_range_are_in_it(tmp_path: Path) -> None:
+    ends = [("accuracy", 0.0), ("acc", 100.0), ("faa", 100.00000000000001), ("forgetting", -100), ("bwt", -12.5),
+            ("ffm", 0), ("train_seconds", 90061.5), ("seconds_per_batch", 250.0), ("peak_memory_mib", 81920.0),
+            ("trainable_parameters", 149620736), ("routed_to/Aircraft", 3333), ("split_seed", 1993)]  # fmt: skip
+    write_lines(tmp_path, [{"metric": metric, "value": value} for metric, value in ends])
+    records, problems = read_records([tmp_path])
+    assert problems == [] and [(record.metric, record.value) for record in records] == ends
+
+
+def test_every_recorded_number_of_the_programs_is_in_range() -> None:
+    records, problems = read_records([GOLDEN / "first_edition"])
+    assert problems == [] and {record.paper for record in records} == {*labels.PAPERS}
+    assert len({record.metric for record in records}) > 25
 
 
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
@@ -137,7 +178,7 @@ def test_provenance_sums_seconds_and_takes_the_peak(tmp_path: Path) -> None:
     ]
     run.record([line | {"seconds": None} for line in lines])
     (entry,) = read_provenance([tmp_path])
-    assert (entry.method, entry.seed, entry.records) == ("ZSCL", 42, 6)
+    assert (entry.method, entry.seed, entry.records) == ("ZSCL, lr 0.1", 42, 6)
     assert (entry.seconds, entry.peak_memory_mib, entry.trainable_parameters) == (30.5, 900.0, 149620736)
     assert entry.command == " ".join(sys.orig_argv) and entry.versions["torch"] and entry.started and entry.machine
 

@@ -53,6 +53,23 @@ def test_many_methods_are_with_distinct_names():
     assert [*figures._numbers(data, "mtil-order1")] == ["Zero-shot CLIP", *METHODS]
 
 
+def test_a_bar_says_who_printed_its_number():
+    drawn = {*figures._numbers(sample("paper"), "mtil-order1")}
+    assert {
+        "DIKI [DPW]",
+        "GIFT [DPW]",
+        "ZSCL [LEBA]",
+        "ZSCL",
+        "LwF [LEBA]",
+        "LwF [ZSCL]",
+        "MoE-Adapters [LEBA]",
+    } <= drawn
+    assert not [name for name in drawn if "[MoE-Adapters]" in name]  # its paper is a source of none of them
+    drawn = {*figures._numbers(sample("paper"), "cil-cifar100-10x10")}
+    assert {"MoE-Adapters", "InfLoRA (re-run: VPT-NSP2)", "Fine-tuning [VQ-Prompt]"} <= drawn
+    assert {*figures._numbers(sample("mini"), "cil-cifar100-10x10")} == {"InfLoRA"}
+
+
 def test_two_runs_of_one_seed_are_one_curve_and_named_as_runs():
     records = [line for run in (1, 2) for line in mtil_records("mini", run)]
     data = build("mini", [replace(line, seed=42) for line in records])
@@ -93,8 +110,13 @@ def test_matrix_is_averaged_over_seeds():
 
 def test_published_log_is_a_curve_of_its_own():
     curves = figures._published_curves(sample("paper"), "cil-cifar100-10x10")
-    assert len(curves["InfLoRA"]) == 6 and len(curves["MoE-Adapters"]) == 1
-    assert all(len(curve) == 10 for curve in curves["InfLoRA"])
+    assert {name: len(seeds) for name, seeds in curves.items()} == {
+        "InfLoRA": 5, "InfLoRA, shuffled class order": 1, "MoE-Adapters": 1,
+    }  # fmt: skip
+    assert all(len(curve) == 10 for seeds in curves.values() for curve in seeds)
+    last = [curve[-1][1] for curve in curves["InfLoRA"]]
+    assert sum(last) / 5 == pytest.approx(86.33, abs=0.005)  # as the logs of seeds 0 to 4 say
+    assert curves["InfLoRA, shuffled class order"][0][-1] == (10, 86.95)
 
 
 def test_vq_prompts_curve_is_its_own_figure_and_never_mixed_with_another():

@@ -159,8 +159,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "holds no accuracy after task 1" in capsys.readouterr().err
     write_lines(tmp_path / "zero-shot", [{"metric": "accuracy", "dataset": "DTD", "after_task": 0}])
     assert exit_code(tmp_path / "zero-shot") == 2
-    for name in ("a", "b"):
-        run(tmp_path / name, released("mtil-order1", "ZSCL"))
+    for seed, name in enumerate(("a", "b")):
+        run(tmp_path / name, released("mtil-order1", "ZSCL"), seed=seed)
     capsys.readouterr()
     assert exit_code(tmp_path) == 2
     assert f"holds 2 runs: {tmp_path / 'a' / 'record.jsonl'}, {tmp_path / 'b'}" in capsys.readouterr().err

@@ -11,6 +11,10 @@ from results.published import read_published
     [
         ("mtil-order2", "MTIL, order II", "MTIL, order II", "MTIL order 2"),
         ("mtil-order1-5shot", "MTIL, order I, 5-shot", "MTIL, order I, 5-shot", "MTIL 5-shot"),
+        ("mtil-custom-Aircraft+DTD+EuroSAT", "MTIL, Aircraft, DTD, EuroSAT", "MTIL, Aircraft, DTD, EuroSAT",
+         "Other protocols"),
+        ("mtil-custom-DTD-5shot", "MTIL, DTD, 5-shot", "MTIL, DTD, 5-shot", "Other protocols"),
+        ("mtil-custom", "mtil-custom", "mtil-custom", "Other protocols"),
         ("cil-cifar100-10x10", "CIFAR-100: 10 tasks of 10 classes, class-incremental",
          "10 tasks of 10 classes, class-IL", "CIL CIFAR-100"),
         ("cil-tinyimagenet-100+5x20", "TinyImageNet: 100 classes, then 5 steps of 20, class-incremental",
@@ -59,3 +63,34 @@ def test_cross_paper_protocols():
     assert all(labels.is_cross_paper(name) for name in names)
     others = ("cil-cifar100-20x5", "cil-cifar10-5x2", "mtil-order1", "cil-characters-5x8", "joint-characters")
     assert not any(labels.is_cross_paper(name) for name in others)
+
+
+@pytest.mark.parametrize(
+    ("source", "printer"),
+    [
+        ("Thunderbeee/ZSCL:mtil/results.ipynb cell 5", "ZSCL"),
+        ("review text of NuSA-CL (OpenReview tucuU4sQ3s) quoting its Table 3", "NuSA-CL"),
+        ("LEBA (Learning and Ensembling Bridge Adapters) Tab. 2, quoting the original tables; identical in DPW (Jang "
+         "et al., Dynamic Prefix Weighting) Tab. E.4", "LEBA"),
+        ("DPW (Jang et al.) Tab. E.2", "DPW"),
+        ("CoDyRA (arXiv 2412.01004) repository README, 5-shot MTIL table", "CoDyRA"),
+        ("JiazuoYu/MoE-Adapters4CL:cil/metrics.json; target value in aimagelab/mammoth:reproduce.json", "MoE-Adapters"),
+        ("JiazuoYu/MoE-Adapters4CL:cil/metrics.json; reported value as listed by RL-VIG/LibContinual:README.md",
+         "MoE-Adapters"),
+        ("reported value as listed by RL-VIG/LibContinual:reproduce/moe_adapter4cl/README.md", "LibContinual"),
+        ("HyPro paper Tab. I", "HyPro"),
+        ("arXiv 2404.00228 Table 4", "InfLoRA"),
+        ("liangyanshuo/InfLoRA:logs/cifar100/0.log", "InfLoRA"),
+        ("arXiv 2501.13198 (SD-LoRA) main table", "SD-LoRA"),
+        ("arXiv 2503.18985 (LoRA subtraction / LoRA-DRS) tables", "LoRA-DRS"),
+        ("comparison table of the VPT-NSP2 paper", "VPT-NSP2"),
+        ("arXiv 2410.20444 Table 1; arXiv 2410.20444 Table 5", "VQ-Prompt"),
+        ("aimagelab/mammoth:README.md@7ab9db9 (table of arXiv 2004.07211)", "Mammoth"),
+        ("beta.hyper.ai/en/papers/x (mirror of the Papers with Code entry)", "Papers with Code"),
+        ("22 experts, 11 routers and one DDAS autoencoder on CLIP ViT-B/16", "counted here"),
+        ("CLIP ViT-B/16 without logit_scale (Thunderbeee/ZSCL:mtil/src/models/finetune.py L68-L86)", "counted here"),
+        ("a paper not yet quoted", "a paper not yet quoted"),
+    ],
+)  # fmt: skip
+def test_who_printed_a_number(source, printer):
+    assert labels.printed_by(source) == printer

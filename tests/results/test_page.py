@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from results import figures, page
-from results.compare import Data
-from tests.results.sample_data import HOSTILE, build, hostile, sample
+from results.compare import Data, compare
+from results.published import Published
+from tests.results.sample_data import HOSTILE, build, hostile, mtil_records, runs_on_two_backbones, sample, unsure
 
 VOID = {"meta", "img", "br"}
 
@@ -104,6 +105,13 @@ def test_paper_scale_shows_difference_and_verdict(written):
     assert "runs/x/record.jsonl:7: value is not a finite number" in written["paper"]
 
 
+def test_what_cannot_be_told_has_a_colour_and_a_meaning(tmp_path: Path):
+    text = page.html(unsure(), tmp_path)
+    assert '<td class="text too-noisy">too noisy</td>' in text and '<td class="number too-noisy">-0.11</td>' in text
+    assert '<td class="number setting-not-stated">+0.03</td>' in text
+    assert "2 std / sqrt(n) is more than 1.5" in text and "the source leaves open which setting" in text
+
+
 def test_names_are_escaped(tmp_path: Path):
     text = page.html(hostile("paper"), tmp_path)
     assert "<b>" not in text
@@ -124,3 +132,50 @@ def test_without_runs_it_says_so(tmp_path: Path, data: Data):
     text = page.html(data, tmp_path)
     parse(text)
     assert "Not run" in text
+
+
+def rows_shown(text: str) -> dict[str, list[tuple[str, str]]]:
+    """Sheet -> of every row of its table the setting above it and all that stands in the method's cell."""
+    shown = {}
+    for section in text.split("<h2 id=")[1:]:
+        sheet = re.search(r">([^<]*)</h2>", section)[1]
+        setting, rows = "", []
+        for row in re.findall(r"<tr[^>]*>\s*(<td.*?)</tr>", section, re.DOTALL):
+            first = " ".join(parse(re.match(r"<td.*?</td>", row, re.DOTALL)[0]).text)
+            if "colspan" in row:
+                setting = first
+            else:
+                rows.append((setting, first))
+        if rows and sheet != "Runs":
+            shown[sheet] = rows
+    return shown
+
+
+def test_no_two_rows_look_alike_without_scrolling(tmp_path: Path):
+    runs = [*mtil_records("paper", 1, "LwF"), *runs_on_two_backbones("paper")]
+    for data in (build("paper", []), build("paper", runs), build("mini", runs_on_two_backbones("mini"))):
+        shown = rows_shown(page.html(data, tmp_path))
+        assert len(shown) >= (2 if data.scale == "mini" else 11)
+        for sheet, rows in shown.items():
+            assert not [row for row in rows if rows.count(row) > 1], sheet
+
+
+def test_a_method_s_cell_tells_its_backbone_and_what_else_differs(tmp_path: Path):
+    shown = rows_shown(page.html(build("paper", []), tmp_path))
+    cells = {sheet: {first for _, first in rows} for sheet, rows in shown.items()}
+    assert {"LwF ViT-B/16; from LEBA", "LwF ViT-B/16; from ZSCL", "DIKI ViT-B/16"} <= cells["MTIL"]
+    assert {"LwF Last; ViT-B/16; from ZSCL", "DIKI Last; ViT-B/16"} <= cells["MTIL order 1"]
+    assert {f"VQ-Prompt ViT-B/16 {weights}" for weights in ("Sup-1K", "iBOT-1K", "DINO-1K")} <= {
+        first for setting, first in shown["ImageNet-R"] if setting == "10 tasks of 20 classes, class-IL"
+    }
+
+
+def test_two_figures_of_one_run_are_told_apart(tmp_path: Path):
+    about = ("inflora", "cil-imagenet_r-10x20", "InfLoRA", "ViT-B/16 Sup-21K")
+    rest = ("ImageNet_R", None, 75.0, None, "paper", "arXiv 2404.00228 Table 1", "")
+    published = [Published(*about, metric, *rest) for metric in ("acc", "acc_macro")]
+    data = Data("paper", [], published, compare(published, []), [], [], [])
+    assert rows_shown(page.html(data, tmp_path))["ImageNet-R"] == [
+        ("10 tasks of 20 classes, class-IL", "InfLoRA ViT-B/16 Sup-21K; AvgACC, ACC"),
+        ("10 tasks of 20 classes, class-IL", "InfLoRA ViT-B/16 Sup-21K; AvgACC, ACC by task"),
+    ]

@@ -7,8 +7,10 @@ from decimal import ROUND_HALF_UP, Decimal
 import numpy as np
 import pytest
 
+from results import labels
 from results.compare import AccuracyMatrix, mtil_means, published_matrices
 from results.published import CURVES, PAPERS, Published, read_curves, read_published
+from results.tables import PARAMETERS
 
 PROTOCOL = re.compile(
     r"mtil-(order1|order2|leba-[ab])(-\d+shot)?"
@@ -34,6 +36,13 @@ def test_every_number_is_there_once_with_a_source_and_how_it_was_verified() -> N
     for entry in (*entries, *read_curves()):
         assert entry.source and entry.dataset and entry.method and np.isfinite(entry.value)
         assert PROTOCOL.fullmatch(entry.protocol), entry.protocol
+
+
+def test_every_source_tells_who_printed_the_number() -> None:
+    for entry in (*read_published(), *read_curves()):
+        unknown = f"{entry.source}: say in results.labels.PRINTERS who printed it"
+        assert len(labels.printed_by(entry.source)) <= len("Papers with Code"), unknown
+        assert labels.printed_by(entry.source) != "counted here" or entry.metric == PARAMETERS, entry
 
 
 @pytest.mark.parametrize("path", sorted(PAPERS.glob("*.csv")), ids=lambda path: path.stem)
@@ -71,7 +80,34 @@ def test_curves_are_steps_of_a_sequence() -> None:
     steps = {entry.after_task for entry in read_curves("moe_adapters", "cil-cifar100-10x10")}
     assert steps == set(range(1, 11))
     seeds = {entry.note for entry in read_curves("inflora", "cil-cifar100-10x10") if entry.metric == "accuracy"}
-    assert seeds == {"seed 0", "seed 1", "seed 2", "seed 3", "seed 4", "seed 1993, shuffled class order"}
+    assert seeds == {"seed 0", "seed 1", "seed 2", "seed 3", "seed 4", "seed 1993"}
+
+
+def test_a_shuffled_class_order_is_a_method_of_its_own() -> None:
+    curves = [entry for entry in read_curves("inflora") if "InfLoRA" in entry.method]
+    shuffled = {entry.method for entry in curves if "/1993.log" in entry.source}
+    assert shuffled == {"InfLoRA, shuffled class order"}
+    assert {entry.method for entry in curves if "/1993.log" not in entry.source} == {"InfLoRA"}
+
+
+def test_what_leaves_its_setting_open_says_so_first() -> None:
+    unstated = [entry for entry in read_published() if "not stated" in entry.note or "does not" in entry.note]
+    assert all(entry.note.startswith("setting not stated: ") for entry in unstated)
+    found = {(entry.paper, entry.protocol, entry.method) for entry in unstated}
+    assert found == {
+        ("alta", "til-cifar100-10x10", "ALTA"),
+        ("inflora", "cil-domainnet-10", "InfLoRA (re-run: VPT-NSP2)"),
+        *(("moe_adapters", "mtil-order1-5shot", method) for method in ("MoE-Adapters", "ZSCL", "RAIL-Primal")),
+    }
+
+
+def test_each_source_of_a_number_is_seen() -> None:
+    entries = [entry for entry in read_published() if entry.run_method != entry.method]
+    assert {(entry.run_method, entry.method) for entry in entries} == {
+        ("InfLoRA", "InfLoRA (released logs)"), ("VQ-Prompt", "VQ-Prompt (Figure 3a)"),
+        ("VQ-Prompt-S", "VQ-Prompt-S (Figure 3a)"), ("ZSCL", "ZSCL (as listed by DPW)"),
+        ("MoE-Adapters", "MoE-Adapters (as listed by LibContinual)"),
+    }  # fmt: skip
 
 
 def as_printed(value: float) -> float:

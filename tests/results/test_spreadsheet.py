@@ -1,10 +1,12 @@
 """The workbook, read back: sheets, types, formats, colours, panes; converted by LibreOffice where it is installed."""
 
+import itertools
 import math
 import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from openpyxl import Workbook, load_workbook
 from openpyxl.utils import get_column_letter
@@ -14,14 +16,14 @@ from results import labels, spreadsheet
 from results.cells import VERDICT_COLOURS, put
 from results.compare import VERDICTS, Data
 from results.spreadsheet import HEAD_ROW
-from tests.results.sample_data import HOSTILE, METHODS, build, hostile, runs_of_many_methods, sample
+from tests.results.sample_data import HOSTILE, METHODS, build, hostile, runs_of_many_methods, sample, unsure
 
 
 @pytest.fixture(scope="module")
 def books(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workbook]:
     """The workbook of each scale, and of no run at all, read back from disk."""
     cases = {"paper": sample("paper"), "mini": sample("mini"), "not run": build("paper", []),
-             "empty": Data("paper", [], [], [], [], [], []), "hostile": hostile("paper")}  # fmt: skip
+             "empty": Data("paper", [], [], [], [], [], []), "hostile": hostile("paper"), "unsure": unsure()}  # fmt: skip
     found = {}
     for name, data in cases.items():
         (path,) = spreadsheet.write(tmp_path_factory.mktemp("book"), data)
@@ -131,13 +133,62 @@ def test_each_spread_stands_behind_its_own_number(books):
 
 def test_cross_paper_sheet_has_every_paper(books):
     sheet = books["paper"]["CIFAR-100, 10 tasks"]
-    column = [title for _, title in heads(sheet)].index("Paper") + 1
-    papers = {sheet.cell(row, column).value for row in range(HEAD_ROW + 1, sheet.max_row + 1)}
-    assert papers == set(labels.PAPERS.values())
+    column = [title for _, title in heads(sheet)].index("Number from") + 1
+    printers = {sheet.cell(row, column).value for row in range(HEAD_ROW + 1, sheet.max_row + 1)}
+    assert printers == {"ZSCL", "MoE-Adapters", "InfLoRA", "VQ-Prompt", "Papers with Code", "HyPro", "LibContinual",
+                        "LoRA-DRS", "VPT-NSP2", "counted here"}  # fmt: skip
+    assert row_of(sheet, Method="ZSCL")["", "Number from"].value == "counted here"
     assert row_of(sheet, Method="ZSCL")["Trainable parameters", "Published"].value == 149620736
 
 
-@pytest.mark.parametrize("name", ["paper", "not run", "hostile"])
+def test_both_sources_of_a_number_stand_beside_the_run(books):
+    for name, avg, last in (("InfLoRA", 91.70, 86.51), ("InfLoRA (released logs)", 91.18, 86.33)):
+        row = row_of(books["paper"]["CIFAR-100, 10 tasks"], Method=name, **{"Reported as": "AvgACC, ACC"})
+        assert [row["Published", title].value for title in ("Avg", "Last")] == [avg, last]
+        assert [row["Ours", title].value for title in ("Avg", "Last")] == pytest.approx([90.0, 81.4])
+        assert row["Difference", "Last"].value == pytest.approx(81.4 - last)
+
+
+def test_what_cannot_be_told_says_why(books):
+    sheet = books["unsure"]["CIFAR-100, 10 tasks"]
+    row = row_of(sheet, Method="InfLoRA", **{"Reported as": "AvgACC, ACC"})
+    assert row["Ours", "Last"].value == pytest.approx(86.4)  # 81.2, 101.4 and 76.6: 2 * 13.2 / sqrt(3) = 15.2
+    assert row["Verdict", "Last"].value == "too noisy" and row["Verdict", "Avg"].value == "differs"
+    row = row_of(sheet, Method="ALTA", Backbone="RN50", Setting="10 tasks of 10 classes, task-IL")
+    assert row["Verdict", "Last"].value == "setting not stated" and row["", "Note"].value.startswith("setting not")
+    assert row["Difference", "Last"].value == pytest.approx(83.9 - 83.87)
+    told = {row[0].value: row[1:3] for row in books["unsure"]["Overview"].iter_rows() if row[0].value in VERDICTS}
+    assert [cell.value for cell in told["setting not stated"]][1] == 1
+    assert "1.5" in told["too noisy"][0].value and told["too noisy"][1].value == 2  # in print, and in the logs
+
+
+# How each kind of colour blindness sees linear RGB (Machado, Oliveira and Fernandes 2009, severity 1)
+SEEN = {
+    "by all cones": np.eye(3),
+    "without red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "without green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "without blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def lab(colour: str, seen: np.ndarray) -> np.ndarray:
+    """CIE L*a*b* of an RRGGBB colour as an eye sees it."""
+    rgb = np.array([int(colour[place : place + 2], 16) / 255 for place in (0, 2, 4)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    x, y, z = np.cbrt(TO_XYZ @ np.clip(seen @ linear, 0, 1) / [0.9505, 1.0, 1.089])  # light colours: no linear part
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", SEEN)
+def test_no_two_verdicts_look_alike_to_any_eye(eye: str) -> None:
+    backgrounds = {name: lab(background, np.array(SEEN[eye])) for name, (background, _) in VERDICT_COLOURS.items()}
+    assert set(backgrounds) == set(VERDICTS)
+    for (name, one), (other, two) in itertools.combinations(backgrounds.items(), 2):
+        assert np.linalg.norm(one - two) > 10, f"{name} and {other}"  # 2.3 is just noticeable
+
+
+@pytest.mark.parametrize("name", ["paper", "not run", "hostile", "unsure"])
 def test_verdict_cells_carry_their_colour(books, name):
     seen = set()
     for sheet in books[name].worksheets[1:-3]:
@@ -150,6 +201,7 @@ def test_verdict_cells_carry_their_colour(books, name):
                     seen.add(cell.value)
     assert seen <= set(VERDICTS) and "not run" in seen
     assert name == "paper" or "matches" not in seen
+    assert {"too noisy", "setting not stated"} <= seen or name != "unsure"
 
 
 @pytest.mark.parametrize("name", ["paper", "mini", "not run", "empty", "hostile"])
@@ -164,6 +216,19 @@ def test_no_formula_and_numbers_are_numbers(books, name):
                     assert not cell.value.replace(".", "", 1).replace("-", "", 1).isdigit()
 
 
+def test_method_and_backbone_are_neighbours(books):
+    for name, book in books.items():
+        for sheet in book.worksheets[1:]:
+            titles = [cell.value for cell in sheet[4 if sheet.title == "Runs" else HEAD_ROW]]
+            if "Method" in titles:
+                assert titles[titles.index("Method") + 1] == "Backbone", (name, sheet.title)
+
+
+def test_a_row_that_was_only_measured_names_the_program(books):
+    row = row_of(books["mini"]["CIL CIFAR-100"], Method="InfLoRA")
+    assert row["", "Number from"].value == "ours (InfLoRA)"
+
+
 def test_panes_widths_and_filters(books):
     for sheet in books["paper"].worksheets:
         assert sheet.freeze_panes
@@ -171,7 +236,7 @@ def test_panes_widths_and_filters(books):
         assert all(letter in sheet.column_dimensions for letter in used)
         assert sheet.page_setup.orientation == "landscape"
     table = books["paper"]["MTIL order 1"]
-    assert table.freeze_panes == "C6" and table.auto_filter.ref.startswith("A5:")
+    assert table.freeze_panes == "D6" and table.auto_filter.ref.startswith("A5:")
     assert "E6" > table.freeze_panes and table.print_title_rows == "$4:$5"
 
 

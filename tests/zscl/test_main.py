@@ -9,7 +9,7 @@ import torch
 
 from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, same_weights, tensors
 from zscl.main import main
-from zscl.options import parse
+from zscl.options import parse, scale_of
 
 SM, SUB = (["--method", "ZSCL", *KD, "--ref-dataset", f"ImageNet{part}"] for part in ("SM", "SUB"))
 LAST = ["--train-dataset", "DTD", "--save", "x", "--iterations", "4"]
@@ -99,6 +99,17 @@ def test_every_method_runs_from_start_to_end(tiny_world: list[str], tmp_path: Pa
     assert len(accuracies(tmp_path)) == 6
     assert {line["method"] for line in records(tmp_path) if line["after_task"]} == {name}
     assert all(value.isfinite().all() for value in tensors(tmp_path / "EuroSAT.pth").values())
+
+
+def test_the_miniatures_images_or_weights_make_a_miniature(tmp_path: Path) -> None:
+    call = ["--train-dataset", "MNIST", *LENGTH, "--iterations", "1", "--warmup_length", "1", "--device", "cpu"]
+    call += ["--workers", "0", "--save", str(tmp_path / "run")]
+    main([*call, "--model", "mini", "--data-location", "mini"])
+    lines = [json.loads(line) for line in (tmp_path / "run-mini" / "MNIST.record.jsonl").open()]
+    assert {line["scale"] for line in lines} == {"mini"} and not (tmp_path / "run").exists()
+    for flags in (["--model", "mini"], ["--data-location", "mini"], ["--scale", "mini"]):
+        assert scale_of(parse([*call, *flags])) == "mini"
+    assert scale_of(parse(call)) == "paper"
 
 
 # Evaluation alone

@@ -12,6 +12,8 @@ import torch
 from PIL import Image, ImageOps
 
 from common.kept import Kept
+from results.collect import read_provenance
+from tests.results.lines import shown
 from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, flags_of, same_weights, tensors
 from zscl.main import main
 from zscl.teacher import FeatureCache
@@ -37,9 +39,83 @@ def one_by_one(world: list[str], folder: Path, *flags: str, per_task=lambda befo
     return folder
 
 
-def test_zscl_task_by_task(tiny_world: list[str], finished_run: Path, tmp_path: Path) -> None:
-    done = one_by_one(tiny_world, tmp_path, *ZSCL, *ON_CAPTIONS)
-    assert all(same_weights(done / f"{name}.pth", finished_run / f"{name}.pth") for name in TASKS)
+@pytest.fixture(scope="module")
+def one_task_calls(tiny_world: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the finished run's tasks by separate calls, each evaluated on all data sets."""
+    flags = [*ZSCL, *ON_CAPTIONS, "--eval-datasets", ",".join(TASKS)]
+    return one_by_one(tiny_world, tmp_path_factory.mktemp("calls"), *flags)
+
+
+def test_zscl_task_by_task(finished_run: Path, one_task_calls: Path) -> None:
+    assert all(same_weights(one_task_calls / f"{name}.pth", finished_run / f"{name}.pth") for name in TASKS)
+
+
+def test_one_task_calls_are_shown_as_the_sequence(finished_run: Path, one_task_calls: Path) -> None:
+    (matrix, numbers), (whole, expected) = shown(one_task_calls), shown(finished_run)
+    assert matrix.rows == matrix.columns == TASKS and matrix.protocol == "mtil-custom-MNIST+EuroSAT+DTD"
+    assert (matrix.method, matrix.values, matrix.zero_shot) == (whole.method, whole.values, whole.zero_shot)
+    assert numbers == pytest.approx(expected, abs=1e-9) and len(expected) == 9 + 2 + 9 + 2 + 4 + 1
+    (entry,) = read_provenance([one_task_calls])
+    files = [one_task_calls / f"{name}.record.jsonl" for name in TASKS]
+    lines = [json.loads(line) for path in files for line in path.open()]
+    assert entry.seconds == sum(line["value"] for line in lines if line["metric"] == "train_seconds") > 0
+    assert [line["after_task"] for line in lines if line["metric"] == "train_seconds"] == [1, 2, 3]
+    assert not {"transfer", "avg", "last"} & {line["metric"] for line in lines if line["after_task"] > 1}
+
+
+def test_a_call_that_is_given_again_keeps_its_place(
+    tiny_world: list[str], one_task_calls: Path, tmp_path: Path
+) -> None:
+    """Even where nothing tells any more what led to the checkpoint that it started from."""
+    flags = ["--train-dataset", "EuroSAT", *ZSCL, *ON_CAPTIONS, "--eval-datasets", "DTD"]
+    (tmp_path / "start").mkdir()
+    for file in ("MNIST.pth", "MNIST.config.yaml"):
+        shutil.copy(one_task_calls / file, tmp_path / "start")
+    flags += ["--load", str(tmp_path / "start" / "MNIST.pth")]
+    learn(tiny_world, tmp_path / "run", *flags)
+    before = (tmp_path / "run" / "EuroSAT.record.jsonl").read_text()
+    (tmp_path / "start" / "MNIST.config.yaml").unlink()
+    learn(tiny_world, tmp_path / "run", *flags)
+    found = [json.loads(line) for line in (tmp_path / "run" / "EuroSAT.record.jsonl").open()]
+    assert {line["protocol"] for line in found} == {"mtil-custom-MNIST+EuroSAT"}
+    assert {line["after_task"] for line in found} == {0, 2} and len(found) == len(before.splitlines())
+    learn(tiny_world, tmp_path / "run", *flags, "--overwrite")  # a run of its own
+    found = [json.loads(line) for line in (tmp_path / "run" / "EuroSAT.record.jsonl").open()]
+    assert {line["protocol"] for line in found} == {"mtil-custom-EuroSAT"}
+    assert {line["after_task"] for line in found} == {0, 1}
+
+
+def test_a_sequence_goes_on_in_one_task_calls(tiny_world: list[str], finished_run: Path, tmp_path: Path) -> None:
+    """A task after EuroSAT, the second of the sequence: the third of its own."""
+    load = ["--load", str(finished_run / "EuroSAT.pth"), "--eval-datasets", "MNIST"]
+    learn(tiny_world, tmp_path / "run", "--train-dataset", "CIFAR10", *load)
+    learn(tiny_world, tmp_path / "unknown", "--train-dataset", "MNIST", "--load", str(stray(finished_run, tmp_path)))
+    found = {}
+    for path in tmp_path.glob("*/*.record.jsonl"):
+        lines = [json.loads(line) for line in path.open()]
+        found[path.parent.name] = {(line["protocol"], line["after_task"]) for line in lines if line["after_task"]}
+    assert found == {
+        "run": {("mtil-custom-MNIST+EuroSAT+CIFAR10", 3)}, "unknown": {("mtil-custom-MNIST", 1)},
+    }  # fmt: skip
+
+
+def test_the_rest_of_a_sequence_in_one_process(
+    tiny_world: list[str], finished_run: Path, one_task_calls: Path, tmp_path: Path
+) -> None:
+    for path in one_task_calls.glob("MNIST.*"):
+        shutil.copy(path, tmp_path)
+    flags = [*ZSCL, *ON_CAPTIONS, "--eval-datasets", ",".join(TASKS), "--load", str(tmp_path / "MNIST.pth")]
+    learn(tiny_world, tmp_path, "--train-dataset", "EuroSAT,DTD", *flags)
+    (matrix, numbers), (whole, expected) = shown(tmp_path), shown(finished_run)
+    assert (matrix.protocol, matrix.rows, matrix.values) == (whole.protocol, whole.rows, whole.values)
+    assert numbers == pytest.approx(expected, abs=1e-9)
+
+
+def stray(run: Path, folder: Path) -> Path:
+    """A checkpoint with no configuration beside it."""
+    path = folder / "EuroSAT.pth"
+    path.write_bytes((run / "EuroSAT.pth").read_bytes())
+    return path
 
 
 def test_finetuning_task_by_task(tiny_world: list[str], tmp_path: Path) -> None:
@@ -73,6 +149,8 @@ def test_sentences_of_all_tasks_seen_and_of_the_current_one(tiny_world: list[str
         per_task=lambda before, name: ["--text-datasets", ",".join(TASKS[: TASKS.index(name) + 1])],
     )
     assert all(same_weights(tmp_path / "listed" / f"{name}.pth", seen / f"{name}.pth") for name in TASKS)
+    (calls,), (whole,) = read_provenance([tmp_path / "listed"]), read_provenance([seen])
+    assert calls.method == whole.method == "ZSCL- (CIFAR10 images, all prompts seen)"
     current = learn(tiny_world, tmp_path / "current", *TRAINING, *common, "--ref-sentences", "current")
     one_by_one(tiny_world, tmp_path / "own", *common, per_task=lambda before, name: ["--ref-sentences", name])
     assert all(same_weights(tmp_path / "own" / f"{name}.pth", current / f"{name}.pth") for name in TASKS)

@@ -32,13 +32,13 @@ def test_lines_of_a_cell_and_whose_they_are(tmp_path: Path) -> None:
 
 def test_the_matrix_of_the_records(tmp_path: Path) -> None:
     run = run_with(tmp_path, rows=4)
-    assert accuracy_matrix(run, SETS, count=3) == CELLS
-    assert accuracy_matrix(run, SETS[::-1], count=1) == [row[::-1] for row in CELLS[:2]]
+    assert accuracy_matrix(run, SETS, (1, 2, 3)) == CELLS
+    assert accuracy_matrix(run, SETS[::-1], (1,)) == [row[::-1] for row in CELLS[:2]]
 
 
 def test_a_cell_that_is_not_on_record_is_nan_and_shown_as_none(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run = run_with(tmp_path, rows=2)
-    matrix = accuracy_matrix(run, [*SETS, "Food"], count=2)
+    matrix = accuracy_matrix(run, [*SETS, "Food"], (1, 2))
     assert [[value != value for value in row] for row in matrix] == [[False] * 3 + [True]] * 2 + [[True] * 4]
     assert matrix_table(matrix, ["zero-shot", "MNIST", "EuroSAT"], [*SETS, "Food"]).splitlines()[2:] == [
         "MNIST          90.0     38.0     46.0        -",

@@ -106,6 +106,20 @@ def test_rows_are_run_retried_reported_and_skipped(folder: Path, capsys: pytest.
     assert (folder / "good-0/record.jsonl").read_bytes() == written
 
 
+def test_rows_of_other_backbones_are_told_apart(folder: Path, capsys: pytest.CaptureFixture) -> None:
+    (folder / "t.yaml").write_text(HEAD + row("good", ", backbone: none"))
+    assert run("t.yaml") == 0
+    assert "good, none, seed 0: done; acc 80.00" in capsys.readouterr().out
+
+    (folder / "u.yaml").write_text(HEAD + row("good", ", backbone: none") + row("good", ", backbone: RN50"))
+    assert run("u.yaml", "--seeds", "1", "--runs", "good-0", "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert "good, none, cil-tiny-2x5, seed 1: missing, 0 of 2 tasks, 1.2 min (training, as measured" in said
+    assert "good, RN50, cil-tiny-2x5, seed 1: missing, 0 of 2 tasks, hours unknown" in said
+    assert run("u.yaml", "--seeds", "1", "--status") == 0
+    assert "\ngood, none  1 " in (said := capsys.readouterr().out) and "\ngood, RN50  1 " in said
+
+
 # Interruptions
 
 

@@ -1,0 +1,217 @@
+"""Runs named by what decides their numbers: a row has the paper's name alone only where its settings are the paper's.
+
+results/papers/settings.yaml pins the settings of every published row's command, apart from the scripts and
+configurations, which people edit in place. A run is compared with the nearest of its row, and what differs is named
+behind the method: "ZSCL, lr 1e-3, iterations 5". Runs of one name that still differ are told apart in the same way.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from common.files import YAML_LOADER, read_config
+from common.options import flat
+
+PINNED = Path(__file__).parent / "papers" / "settings.yaml"
+LONGEST_VALUE = 40  # characters of a value that is spelled out
+LONGEST_SUFFIX = 100  # characters of a name's differences; names are parts of files' names
+# What an evaluation of finished checkpoints reads; all else that decides its numbers decided them in training
+EVALUATION = (
+    "eval_datasets", "batch_size_eval", "model", "template", "autorouter", "threshold", "load_autochooser",
+    "chooser_features", "ddas_per_image", "oracle_task_id", "no_ddas", "task_id", "non_text", "topk", "precision",
+)  # fmt: skip
+WITHOUT_FIRST = ("ref_model", "repeat_train")  # of which a first one-task call, with nothing before it, says nothing
+FINGERPRINTS = ("weights", "data", "reference")  # sections of checksums and counts, shown as one digest each
+MACHINE = re.compile(r"( \((bf16|tf32)\))+$")  # what a machine's precision adds to a label
+Settings = dict[str, Any]  # by dotted key
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run by its label, and its settings; None where they are not on record."""
+
+    paper: str
+    scale: str
+    protocol: str
+    method: str
+    backbone: str
+    settings: Settings | None
+    differing: Settings = field(default_factory=dict)  # from the row's, or from those of other runs
+
+    @property
+    def name(self) -> str:
+        """The method with what differs."""
+        return self.method + suffix(self.differing)
+
+    @property
+    def row(self) -> tuple[str, ...]:
+        """What runs of one row share."""
+        return self.paper, self.scale, self.protocol, self.name, self.backbone
+
+
+# Reading
+
+
+def settings_of(recorded: Mapping[str, Any], folder: Path) -> Settings | None:
+    """The settings on record of a run in `folder`, by dotted key; None if there are none.
+
+    An evaluation of finished checkpoints has those of the training that left them, where its config.yaml is found: in
+    the folder loaded, or in the one above `folder`; else only the ones that it reads itself.
+    """
+    own = flat(recorded)
+    if not own or not own.get("eval_only"):
+        return own or None
+    read = {key: value for key, value in own.items() if key in EVALUATION}
+    for place in (Path(own.get("load") or folder), *([folder.parent] if folder.name == "evaluation" else [])):
+        whole = place / "config.yaml"
+        configs = [read_config(path) for path in ([whole] if whole.is_file() else place.glob("*.config.yaml"))]
+        configs.sort(key=lambda config: str(config["provenance"].get("started", "")))
+        trained = [flat(config["settings"]) for config in configs if config["settings"]]
+        if trained and not any(settings.get("eval_only") for settings in trained):
+            return of_sequence(trained) | read
+    return read
+
+
+def of_sequence(calls: Sequence[Settings]) -> Settings:
+    """The settings of one-task calls, in the order in which they were made, as those of their sequence.
+
+    What they share stays, lists are put end to end; the checkpoints that they start from are the sequence's own. Calls
+    that train DDAS alone give its options.
+    """
+    if len(calls) == 1:
+        return dict(calls[0])
+    ddas = [call for call in calls if call.get("train_chooser") and not call.get("ffn_adapt")]
+    tasks = [_as_in_sequence(call) for call in calls if call not in ddas] or ddas
+    result: Settings = {}
+    for key in dict.fromkeys(key for task in tasks for key in task):
+        values = [task[key] for task in tasks if key in task]
+        if key in WITHOUT_FIRST:
+            values = values[1:] or values
+        equal = all(value == values[0] for value in values)
+        lists = [value if isinstance(value, list) else [value] for value in values]
+        result[key] = values[0] if equal else [item for each in lists for item in each]
+    if ddas and tasks is not ddas:
+        steps = [call.get("iterations") for call in (ddas[0], ddas[-1])]
+        result |= {"train_chooser": True, "chooser_iterations": [item for each in steps for item in each or []]}
+    return result
+
+
+def _as_in_sequence(call: Settings) -> Settings:
+    """A call's settings with `current` and `previous` for its own data set and checkpoint as references."""
+    words = {(call.get("train_dataset") or [None])[0]: "current", call.get("load"): "previous"}
+    kept = {key: value for key, value in call.items() if key not in ("load", "weights.load", "task_id")}
+    own = {key: words[value] for key, value in kept.items() if key.startswith("ref_") and value and value in words}
+    return kept | own
+
+
+@cache
+def pinned() -> dict[tuple[str, ...], list[Settings]]:
+    """The settings of the published rows' commands, by paper, scale, protocol, method and backbone."""
+    rows: dict[tuple[str, ...], list[Settings]] = {}
+    for group in yaml.load(PINNED.read_bytes(), YAML_LOADER):
+        for row in group["rows"]:
+            key = (group["paper"], group["scale"], row["protocol"], row["method"], row["backbone"])
+            rows.setdefault(key, []).append(group["shared"] | row["settings"])
+    return rows
+
+
+# Naming
+
+
+def named(setups: Iterable[Setup]) -> list[Setup]:
+    """The runs with what differs from their row's settings, and what tells those of one name apart."""
+    first = [_from_row(setup) for setup in setups]
+    rows: dict[tuple[str, ...], list[Setup]] = {}
+    for setup in first:
+        rows.setdefault(setup.row, []).append(setup)
+    telling = {row: _telling(same) for row, same in rows.items()}
+    return [_from_others(setup, telling[setup.row]) for setup in first]
+
+
+def _from_row(setup: Setup) -> Setup:
+    """The run with what differs from the nearest settings of its row."""
+    if setup.settings is None:
+        return setup
+    return replace(setup, differing=min((_unlike(setup, row) for row in _row_settings(setup)), key=len, default={}))
+
+
+def _telling(same: Sequence[Setup]) -> set[str]:
+    """The keys in which runs of one name differ, as far as they have them; the seed has a column of its own."""
+    texts: dict[str, set[str]] = {}
+    for key, value in (item for setup in same for item in (setup.settings or {}).items()):
+        texts.setdefault(key, set()).add(text(value))
+    return {key for key, spelled in texts.items() if len(spelled) > 1} - {"seed"}
+
+
+def _from_others(setup: Setup, telling: set[str]) -> Setup:
+    """The run with what tells it from others of its name, unless that is as in the row itself."""
+    row, settings = next(iter(_row_settings(setup)), {}), setup.settings or {}
+    as_in_row = {key for key in telling & row.keys() & settings.keys() if text(row[key]) == text(settings[key])}
+    differing = {key: value for key, value in settings.items() if key in telling - as_in_row}
+    return replace(setup, differing=setup.differing | differing)
+
+
+def _row_settings(setup: Setup) -> list[Settings]:
+    """The pinned settings of the run's row; without one of its backbone those of others, less what names theirs."""
+    method, rows = MACHINE.sub("", setup.method), pinned()
+    wanted = (setup.paper, setup.scale, setup.protocol, method)
+    return rows.get((*wanted, setup.backbone)) or [
+        {key: value for key, value in settings.items() if key != "backbone" and value != backbone}
+        for (*others, backbone), entries in rows.items() if tuple(others) == wanted
+        for settings in entries
+    ]  # fmt: skip
+
+
+def _unlike(setup: Setup, row: Settings) -> Settings:
+    """The run's values of the keys that both have and that differ; rows pin no seed."""
+    settings = setup.settings or {}
+    return {key: value for key, value in settings.items()
+            if key in row and text(value) != text(row[key])}  # fmt: skip
+
+
+def suffix(differing: Settings) -> str:
+    """What differs, as it stands behind a method: ", lr 1e-3, iterations 5, no we"; what is too long as a digest."""
+    parts: dict[str, str] = {}
+    for key, value in differing.items():
+        section = key.split(".")[0]
+        if section in FINGERPRINTS:
+            among = {other: text(item) for other, item in differing.items() if other.split(".")[0] == section}
+            parts[section] = f"{section} {digest(among)}"
+        else:
+            parts[key] = {True: key, False: f"no {key}"}[value] if isinstance(value, bool) else f"{key} {text(value)}"
+    spelled, rest = "", list(parts.values())
+    while rest and (not spelled or len(spelled) + len(rest[0]) <= LONGEST_SUFFIX):
+        spelled += f", {rest.pop(0)}"
+    return spelled + (f", {len(rest)} more {digest(rest)}" if rest else "")
+
+
+def text(value: Any) -> str:
+    """A value for people: 1e-3, 0.2, none; a list of equal values as that value; a long one as a digest."""
+    if isinstance(value, list):
+        texts = [text(item) for item in value]
+        spelled = texts[0] if len(set(texts)) == 1 else ",".join(texts)
+    elif isinstance(value, float):
+        spelled = _float(value)
+    else:
+        spelled = "none" if value is None else str(value)
+    return digest(spelled) if len(spelled) > LONGEST_VALUE else spelled
+
+
+def _float(value: float) -> str:
+    """The shortest text of exactly this number."""
+    if 0 < abs(value) < 0.01:
+        return f"{Decimal(repr(value)):e}"
+    return repr(value).removesuffix(".0")
+
+
+def digest(content: Any) -> str:
+    """Six hexadecimal digits of a value."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:6]
