@@ -26,6 +26,7 @@ class Spec:
     check: Callable[[Any], str | None] = lambda value: None  # message for a wrong value, else None
     convert: Callable[[Any], Any] | None = None  # given value -> value, such as order1 -> its names
     presets: Mapping[str, Preset] = dataclasses.field(default_factory=dict)  # by this field's value
+    yields_to: str = ""  # the field that, given, stands in place of this one's value from a preset
     words: bool = False  # a list of separate words instead of one word with commas
     adds: bool = False  # a list that the flag, given again, extends
     alone: str | None = None  # value of the flag without a value; None: a value is required

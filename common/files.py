@@ -86,6 +86,14 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def unwritable(path: Path | None) -> str | None:
+    """A `check` of options that name a file to write: a message, or None if it can be written or none is given."""
+    if path is None or path.is_dir():
+        return "a folder. Give a file's name." if path else None
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    return None if above.is_dir() and os.access(above, os.W_OK) else f"{above} is no folder that can be written."
+
+
 def _why_not_written(path: Path, error: BaseException) -> str:
     cause: BaseException | None = error
     while cause and not getattr(cause, "errno", None):  # torch.save raises a RuntimeError over the file's error

@@ -49,7 +49,8 @@ class MTILOptions(CLIPOptions, RunOptions):
     beta2: float = option(0.999, "of AdamW", at_least=0, below=1)
     warmup_length: int = option(100, "steps of linear warm-up", at_least=0)
     epochs: int | None = option(None, "training length; excludes --iterations", at_least=1)
-    iterations: list[int] | None = option(None, "training length; one more step is taken", at_least=1)
+    iterations: list[int] | None = option(None, "training length; one more step is taken", at_least=1,
+                                          yields_to="epochs")
     batch_size: int = option(64, "images a step, of references too", at_least=1)
     seed: int = option(42, "set anew for every task", **SEED)
     template: str | None = option(None, "prompt instead of the data set's first, {}: class", check=one_placeholder)
@@ -178,3 +179,12 @@ def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
         *((training and values not in (1, count), f"{flag} has {values} values for {count} data sets; give one, or one "
            "each.") for flag, values in each.items()),
     ]  # fmt: skip
+
+
+def mtil_notes(options: MTILOptions) -> list[str]:
+    """What both papers' options say and a run would not do as it may seem."""
+    shortest = 0 if options.eval_only else min(options.iterations or [0])
+    if not shortest or options.warmup_length <= shortest:
+        return []
+    length = f"--warmup_length {options.warmup_length} is longer than a task of --iterations {shortest}"
+    return [f"{length}: the learning rate never reaches --lr"]

@@ -17,6 +17,7 @@ import inspect
 import json
 import math
 import operator
+import re
 import sys
 import types
 import typing
@@ -46,6 +47,7 @@ RANGES = {  # field of Spec: the comparison that must hold, and its words
     "at_most": (operator.le, "at most {}"),
     "below": (operator.lt, "less than {}"),
 }
+OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|[0-9_]+(:[0-9_]+)+(\.[0-9_]*)?)")  # of YAML 1.1's numbers
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0", "none")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", Path: "a path"}
 
@@ -132,6 +134,7 @@ def read(
             raise
         content, source = {}, ""
     waiting = [*_entries(declarations, content, source), *given]
+    of_presets = set[str]()  # names in messages
     while waiting:
         key, name, value = waiting.pop(0)
         if key in declarations and declarations[key].spec.adds:
@@ -141,7 +144,12 @@ def read(
         presets = declarations[key].spec.presets
         if presets and (preset := presets.get(value)) is not None:
             content = preset(config) if callable(preset) else read_file(preset)
-            waiting[:0] = _entries(declarations, content, f"{name} {value}" if callable(preset) else str(preset))
+            entries = _entries(declarations, content, f"{name} {value}" if callable(preset) else str(preset))
+            of_presets |= {name for _, name, _ in entries}
+            waiting[:0] = entries
+    for key, item in declarations.items():
+        if names.get(key) in of_presets and names.get(item.spec.yields_to, "") not in {"", *of_presets}:
+            OmegaConf.update(config, key, item.default, merge=False)
     if asks_help:
         argument_parser(declarations, program, config).print_help()
         raise SystemExit(0)
@@ -165,13 +173,16 @@ def read_file(path: Path | str) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
-            content = json.loads(text)
+            content = json.loads(text, object_pairs_hook=_without_repeats)
         else:  # OmegaConf's loader, unlike plain YAML, reads 1e-5 as a number
+            _refuse_other_bases(text)
             content = OmegaConf.to_container(OmegaConf.create(text if text.strip() else "[]"), resolve=False)
     except OSError as error:
         names = [other.name for other in path.parent.glob(f"*{path.suffix}")] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, names)
         raise UserError(f"configuration {path}: it can not be read ({error.strerror}).{hint}") from error
+    except UserError as error:
+        raise UserError(f"configuration {path}: {error}") from error
     except (ValueError, AssertionError, RecursionError, yaml.YAMLError, OmegaConfBaseException) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         reason = " ".join(str(error).split())[:200] or "no keys with values"
@@ -179,6 +190,24 @@ def read_file(path: Path | str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"configuration {path}: keys with values are expected.")
     return content
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object's content. Raises UserError for a key that occurs twice, of which JSON keeps the last."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = next(key for number, (key, _) in enumerate(pairs) if key in dict(pairs[:number]))
+        raise UserError(f"the key {repeated} occurs twice. Leave one.")
+    return content
+
+
+def _refuse_other_bases(text: str) -> None:
+    """Raise UserError for a number of YAML 1.1 to base 8 or 60: 010 is 8, and 1:30 is 90."""
+    for event in yaml.parse(text, yaml.SafeLoader):
+        plain = isinstance(event, yaml.ScalarEvent) and event.implicit[0] and OTHER_BASE.fullmatch(event.value)
+        if plain and isinstance(value := yaml.safe_load(event.value), int | float):
+            told = f"line {event.start_mark.line + 1}: YAML reads {event.value} as {value}"
+            raise UserError(f"{told}. Write the number without leading 0 and colon, or a text in quotes.")
 
 
 def named_file(key: str, example: str) -> Callable[[Mapping[str, Any]], tuple[dict[str, Any], str]]:

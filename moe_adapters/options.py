@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common import mini
 from common.machine import RUNS_TWICE
-from common.mtil import MTILOptions, mtil_protocol, mtil_rules
+from common.mtil import MTILOptions, mtil_notes, mtil_protocol, mtil_rules
 from common.options import SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
 from common.processes import world_size
 from common.runs import free_file, mini_folder
@@ -77,6 +77,8 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     options = read(Options, argv, "moe_adapters.main", description, usage)
     check_rules([*mtil_rules(options, tasks(options)), *_rules(options)])
     check_rules([] if options.eval_only or is_sequence(options) else _one_task_rules(options))
+    for note in mtil_notes(options):
+        print(f"note: {note}")
     return options
 
 
@@ -99,6 +101,7 @@ def _rules(options: Options) -> list[Rule]:
         (options.eval_datasets and not (options.autorouter or by_number),
          "how images find their router is missing; give --autorouter, --oracle-task-id or --no-ddas."),
         exclusive(options, "autorouter", "oracle_task_id", "no_ddas"),
+        *(exclusive(options, "ddas_per_image", name) for name in ("oracle_task_id", "no_ddas")),
         (options.ffn_adapt != options.apply_moe,
          "--ffn_adapt and --apply_moe go together: a single adapter without routers is not part of this project."),
         (picks > options.experts_num, f"--topk {picks} is more than --experts_num {options.experts_num}."),

@@ -24,3 +24,20 @@ def test_help_loads_no_heavy_library() -> None:
     loaded = [line for line in done.stdout.splitlines() if line.startswith("loaded by ")]
     assert len(loaded) == 9 and done.stdout.count("usage: python -m ") == 9
     assert [line for line in loaded if not line.endswith(", which ends with 0: []")] == []
+
+
+MODULES = """
+import importlib, pkgutil, sys
+sys.modules |= dict.fromkeys(("fcntl", "grp", "pwd", "resource", "termios"))  # importing one is an ImportError
+for package in ("common", "results", "zscl", "moe_adapters", "inflora", "vq_prompt", "alta"):
+    for module in pkgutil.walk_packages([package], package + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+print(len([name for name in sys.modules if name.startswith("results.")]))
+"""
+
+
+def test_no_module_needs_what_windows_lacks() -> None:
+    done = subprocess.run([sys.executable, "-c", MODULES], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 15

@@ -14,7 +14,7 @@ from common.datasets.layout import CAPTIONS
 from common.errors import exit_cleanly
 from common.kept import fingerprint
 from common.machine import Machine, choose_machine
-from common.options import settings
+from common.options import check_rules, settings
 from common.runs import Run, file_md5
 from zscl.checkpoints import require_fit
 from zscl.evaluation import checkpoint_files, evaluate_one_model, evaluate_sequence, show_results
@@ -24,6 +24,7 @@ from zscl.options import (
     Options,
     distils,
     is_sequence,
+    length_rules,
     parse,
     reference_sources,
     run_folder,
@@ -89,6 +90,9 @@ def open_run(options: Options, machine: Machine) -> Run:
     outputs = [] if options.eval_only else [f"{data}{end}" for data in names for end in (".pth", ".memory.json")]
     decides = settings(options) | {"train_dataset": names or None}  # iCaRL's too
     decides |= {"weights": weight_fingerprints(options), "data": data_fingerprints(options)}
+    if options.epochs and not options.eval_only:  # their length in steps is known only here
+        images = min(decides["data"][task]["train"] for task in names)
+        check_rules(length_rules(options, options.epochs * -(-images // options.batch_size)))
     return runs.open_run(
         options, machine, folder, decides, paper="zscl",
         method=method_label(options) if training else folder_label(options),

@@ -12,7 +12,7 @@ from pathlib import Path
 from common import mini
 from common.datasets import canonical
 from common.datasets.layout import CAPTIONS
-from common.mtil import MTILOptions, mtil_names, mtil_rules
+from common.mtil import MTILOptions, mtil_names, mtil_notes, mtil_rules
 from common.options import LARGEST_COUNT, SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
 from common.runs import mini_folder
 from zscl.reference import CLASS_SETS, IMAGE_SOURCES, SENTENCE_SOURCES, class_count, sentence_sources, subset_size
@@ -117,6 +117,8 @@ def parse(argv: list[str] | None = None) -> Options:
         class_count(options.num, IMAGENET[0])
     if options.ref_dataset == "ImageNetSUB":
         subset_size(options.num, IMAGENET[1])
+    for note in [*notes(options), *mtil_notes(options)]:
+        print(f"note: {note}")
     return options
 
 
@@ -142,8 +144,6 @@ def _method_rules(options: Options) -> list[Rule]:
 def _rules(options: Options) -> list[Rule]:
     training, folder = not options.eval_only, options.load and Path(options.load).is_dir()
     nameless = [name for name in (*tasks(options), *(options.eval_datasets or ())) if name in NAMELESS]
-    averages = any(getattr(options, flag) for flag in ENSEMBLE_FLAGS)
-    shortest = min(options.iterations or [LARGEST_COUNT])
     return [
         (nameless, f"{', '.join(nameless)} has no class names here: it is neither a task nor a test set."),
         (not training and not options.eval_datasets and (folder or not options.save),
@@ -154,11 +154,30 @@ def _rules(options: Options) -> list[Rule]:
         (training and folder, f"--load {options.load}: a folder; training starts from a checkpoint in it."),
         (options.wise_merge and (options.we or options.we_wise),
          "--wise_merge with --we or --we_wise: the saved mean would lose the merge. Give one of them."),
-        (averages and options.avg_freq > shortest,
-         f"--avg_freq {options.avg_freq}: give a number from 1 to --iterations ({shortest}), or nothing is averaged."),
+        *length_rules(options, min(options.iterations or [LARGEST_COUNT])),
         *(exclusive(options, *names) for names in (("eval_interval", "eval_every_epoch"), ("load", "load_federate"),
                                                    ENSEMBLE_FLAGS)),
     ]  # fmt: skip
+
+
+def length_rules(options: Options, shortest: int) -> list[Rule]:
+    """Rules on the number of steps of the shortest task."""
+    averages = any(getattr(options, flag) for flag in ENSEMBLE_FLAGS)
+    frequency = f"--avg_freq {options.avg_freq}: give a number from 1 to"
+    length = f"--iterations ({shortest})" if options.iterations else f"{shortest}, the steps of the shortest task"
+    return [(averages and options.avg_freq > shortest, f"{frequency} {length}, or nothing is averaged.")]
+
+
+def notes(options: Options) -> list[str]:
+    """What is set and has no effect, where that may surprise."""
+    training = not options.eval_only
+    names = ("ref_dataset", "ref_sentences", "text_datasets", "ref_model", "ref_wise", "weight_adjust")
+    idle = [f"--{name}" for name in names if getattr(options, name)] if training and not distils(options) else []
+    of_icarl = options.icarl_lr and options.method != "icarl" and options.scale == "paper"  # the miniature's sets it
+    return [
+        *([f"without effect: {', '.join(idle)} (nothing is distilled; see --method and --image_loss)"] if idle else []),
+        *(["without effect: --icarl_lr (of --method icarl)"] if of_icarl else []),
+    ]
 
 
 # What follows from the options

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.datasets.check import details, inspect, table
+from common.datasets.check import details, inspect, same_files, table
 from common.datasets.layout import PUBLISHED, canonical
 from common.errors import UserError, exit_cleanly
 from common.options import check_rules, option, read, unknown
@@ -29,13 +29,14 @@ def downloaders() -> dict[str, Callable[[Path], object]]:
     }
 
 
-def check(names: list[str], root: Path, verify: bool) -> bool:
+def check(names: list[str], root: Path, verify: bool, decode: bool = False) -> bool:
     """Print the table of the named data sets and their problems below it; True if all are complete."""
     statuses = []
     for name in names:
         if sys.stderr.isatty():
             print(f"\rlooking at {name} ...".ljust(40), end="\r", file=sys.stderr, flush=True)
-        statuses.append(inspect(name, root, verify))
+        statuses.append(inspect(name, root, verify, decode=decode))
+    statuses = same_files(statuses)
     print(f"Data location: {root}{'' if root.is_dir() else ' (this folder does not exist)'}\n")
     print(table(statuses))
     if problems := details(statuses, root):
@@ -79,6 +80,7 @@ class Check(Options):
         False, "accept fewer images than published and skip checksums (cut copies); missing files still count",
         flags=("--no-verify",),
     )  # fmt: skip
+    decode: bool = option(False, "also open every image file, and list those that can not be decoded to their end")
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parse(sys.argv[1:] if argv is None else argv)
     root, names = options.data_location.expanduser(), options.names or list(PUBLISHED)
     if isinstance(options, Check):
-        sys.exit(0 if check(names, root, verify=not options.no_verify) else 1)
+        sys.exit(0 if check(names, root, not options.no_verify, options.decode) else 1)
     failed = download(names, root)
     complete = check(names, root, verify=True)
     if failed:

@@ -2,12 +2,15 @@
 
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from common.datasets import miniature
-from common.datasets.images import ImageFiles
+from common.datasets.images import ImageFiles, read_rgb
 from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, absolute, canonical, how_to_get
 from common.datasets.listing import nearby
 from common.datasets.loading import count_problem, missing_paths, read
@@ -16,6 +19,7 @@ from common.errors import UserError
 from common.mini import MINI
 
 WIDTH = 118
+IMAGES_AT_ONCE = 64  # that a process decodes between two reports
 
 
 @dataclass
@@ -23,7 +27,7 @@ class Status:
     """What exists of a data set. train, test, classes: numbers (None: not counted), of images that exist.
 
     found: "yes", "partial" or "no"; problems: reasons for the latter two; notes: harmless remarks. cut: accepted with
-    other counts than the published ones.
+    other counts than the published ones. also: other names of the same files.
     """
 
     name: str
@@ -34,10 +38,13 @@ class Status:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     cut: bool = False
+    also: list[str] = field(default_factory=list)
 
 
-def inspect(name: str, root: Path, verify: bool = True, options: dict[str, object] | None = None) -> Status:
-    """Status of one data set, without decoding an image; `verify` demands the published counts."""
+def inspect(
+    name: str, root: Path, verify: bool = True, options: dict[str, object] | None = None, decode: bool = False
+) -> Status:
+    """Status of one data set; `verify` demands the published counts, `decode` opens every image file."""
     if name == CAPTIONS:
         return _inspect_captions(root, verify)
     status = Status(name)
@@ -66,6 +73,9 @@ def inspect(name: str, root: Path, verify: bool = True, options: dict[str, objec
         status.problems.append(f"{len(void):,} images are empty files, the first is {void[0]}")
     if litter := sorted({*sum(skipped, [])}):
         status.notes.append(f"{len(litter):,} entries that are no images are passed over, the first is {litter[0]}")
+    if decode:
+        files = {path for part in (data.train, data.test) if isinstance(part, ImageFiles) for path in part.paths}
+        status.problems += undecodable(sorted(files.difference(gone, void)), name)
     problem = count_problem(name, data)
     status.cut = problem is not None and not verify
     if problem and verify:
@@ -74,6 +84,33 @@ def inspect(name: str, root: Path, verify: bool = True, options: dict[str, objec
         status.notes.append("no validation images; only accuracy on ImageNet itself needs them")
     status.found = "partial" if status.problems else "yes"
     return status
+
+
+def undecodable(paths: Sequence[str], name: str) -> list[str]:
+    """What is wrong with each of these image files that can not be decoded to its end; shows a progress bar."""
+    with ProcessPoolExecutor() as pool:
+        found = pool.map(_decoding_problem, paths, chunksize=IMAGES_AT_ONCE)
+        bar = tqdm(found, name, len(paths), leave=False, unit="image", dynamic_ncols=True, disable=None)
+        return [problem for problem in bar if problem]
+
+
+def _decoding_problem(path: str) -> str | None:
+    try:
+        read_rgb(path)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def same_files(statuses: Iterable[Status]) -> list[Status]:
+    """The statuses, those of one set of files under several names as one: two papers spell a data set in two ways."""
+    merged: dict[tuple[object, ...], Status] = {}
+    for status in statuses:
+        published = PUBLISHED[status.name]
+        looks = (published.train, published.test, published.classes, status.found, status.train, status.test)
+        if merged.setdefault(looks, status) is not status:
+            merged[looks].also.append(status.name)
+    return list(merged.values())
 
 
 def _inspect_captions(root: Path, verify: bool) -> Status:
@@ -146,7 +183,7 @@ def table(statuses: Iterable[Status]) -> str:
         if status.name == CAPTIONS:
             expected = f"{CAPTION_ROWS[0]:,} sentences"
         counts = map(_number, (status.train, status.test, status.classes))
-        rows.append((status.name, status.found, *counts, expected, _short(status)))
+        rows.append((", ".join([status.name, *status.also]), status.found, *counts, expected, _short(status)))
     widths = [max(map(len, column)) for column in zip(*rows)]
     sides = "<<>>><<"
     lines = [

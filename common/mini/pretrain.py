@@ -26,6 +26,7 @@ from common.clip.tokenizer import class_prompts, tokenize
 from common.datasets.transforms import clip_normalise
 from common.errors import exit_cleanly
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
+from common.files import atomic_write, unwritable
 from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import (
     DOMAINS,
@@ -39,7 +40,6 @@ from common.mini.domains import (
     web_pool,
 )
 from common.options import LARGEST_SEED, option, read
-from common.runs import atomic_write
 from common.training.schedules import set_lr
 from common.vit import MINI_SIZES
 
@@ -174,7 +174,7 @@ class Options:
     model: str = option(help="what to make", positional=True, choices=("clip", "vit"))
     steps: int | None = option(None, f"steps of training ({DEFAULT_STEPS})", at_least=1)
     seed: int = option(0, "of weights and order", at_least=0, at_most=LARGEST_SEED)
-    out: Path | None = option(None, "weights file, the log beside it (this folder's)")
+    out: Path | None = option(None, "weights file, the log beside it (this folder's)", check=unwritable)
     threads: int = option(2, "CPU threads of torch", at_least=1)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from common.errors import exit_cleanly
+from common.files import atomic_write, unwritable
 from common.mini.domains import DOMAINS, INCREMENTAL, classnames, draw, images, seeded
 from common.options import option, read
-from common.runs import atomic_write
 
 SCALE, GAP, LABEL = 2, 3, 220
 COLUMNS = 6  # images of each style
@@ -52,7 +52,7 @@ def sheet() -> Image.Image:
 
 @dataclass(frozen=True)
 class Options:
-    out: Path = option(help="PNG to write", positional=True)
+    out: Path = option(help="PNG to write", positional=True, check=unwritable)
 
 
 @exit_cleanly

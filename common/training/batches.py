@@ -6,6 +6,7 @@ another number of workers, sees the same pixels as one that was never stopped.
 
 import copy
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -133,3 +134,4 @@ class Batches:
 def leave_signals_to_parent(worker: int) -> None:
     """Ignore Ctrl-C in a loader process: the main process saves, and a worker would print a traceback."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = lambda *_: None  # of the thread that hands tensors over, when the main process has ended

@@ -9,7 +9,6 @@ command's process. So the launcher after one that was killed knows what still ru
 starts a run twice.
 """
 
-import fcntl
 import json
 import os
 import shlex
@@ -91,6 +90,8 @@ class Command:
     def __call__(self) -> int:
         if self.lock is None:
             return self._run()
+        import fcntl  # Windows lacks it: there jobs can be listed, not run
+
         with open(self.lock, "r+") as lock:
             with suppress(OSError):  # a file system without locks, of which the launcher's own has warned
                 fcntl.flock(lock, fcntl.LOCK_EX)  # waits for the run of a launcher that was killed in between
@@ -136,6 +137,8 @@ def is_busy(lock: Path) -> bool:
     """Whether a process holds this lock file."""
     if not lock.exists():
         return False
+    import fcntl
+
     with open(lock) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

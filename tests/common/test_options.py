@@ -40,6 +40,8 @@ class Options(Shared, ignored("fisher fair", "never read")):
     lr: list[float] = option([1e-3], "learning rate", at_least=0)
     schedule: list[float] | None = option(None, "rates", flags=("--lr-schedule",))
     first: int = option(5, "classes", at_least=1)
+    steps: int | None = option(None, "length", yields_to="rounds")
+    rounds: int | None = option(None, "length in rounds")
     increment: int = option(10, "classes", at_least=1, at_most=100)
     beta: float = option(0.9, "of Adam", at_least=0, below=1)
     alpha: float = option(0.5, "of WiSE-FT", above=0)
@@ -56,7 +58,7 @@ class Options(Shared, ignored("fisher fair", "never read")):
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a configuration and a preset."""
     (tmp_path / "digits.yaml").write_text(FILE)
-    (tmp_path / "mini.yaml").write_text("lr: [0.5]\nfirst: 4\n")
+    (tmp_path / "mini.yaml").write_text("lr: [0.5]\nfirst: 4\nsteps: 9\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -120,6 +122,38 @@ def test_the_last_word_counts_and_presets_act_where_they_stand() -> None:
     assert (options.lr, options.first, options.scale) == ([6.0], 4, "mini")
     assert parse("--scale", "mini", "--scale", "paper").first == 4
     assert parse("--first", "3", "scale=half").first == 6 and parse("scale=half", "--first=3").first == 3
+
+
+def test_a_preset_s_value_gives_way() -> None:
+    def steps(*words: str) -> tuple[int | None, int | None]:
+        options = parse(*words)
+        return options.steps, options.rounds
+
+    assert steps("--scale", "mini") == (9, None)
+    assert steps("--scale", "mini", "--rounds", "2") == steps("--rounds", "2", "--scale", "mini") == (None, 2)
+    assert steps("--scale", "mini", "--steps", "3", "--rounds", "2") == (3, 2)  # both by hand: a rule's matter
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.yaml", "dataset: digits\nfirst: 010\n", "line 2: YAML reads 010 as 8. Write "),
+        ("a.yaml", "schedule: [2, -0_7]\n", "line 1: YAML reads -0_7 as -7. Write "),
+        ("a.yaml", "output:\n  folder: 1:30\n", "line 2: YAML reads 1:30 as 90. Write "),
+        ("a.json", '{"first": 1, "output": {"folder": "a", "folder": "b"}}', "the key folder occurs twice. Leave one."),
+    ],
+)
+def test_values_that_a_file_does_not_seem_to_hold(folder: Path, name: str, text: str, told: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_file(name)
+    assert str(caught.value).startswith(f"configuration {name}: {told}")
+
+
+def test_numbers_and_texts_that_look_like_those(folder: Path) -> None:
+    (folder / "a.yaml").write_text("a: '010'\nb: 0\nc: 0.5\nd: -0\ne: 10\nf: 0x10\ng: 09 May\nh: \"1:30\"\n")
+    expected = {"a": "010", "b": 0, "c": 0.5, "d": 0, "e": 10, "f": 16, "g": "09 May", "h": "1:30"}
+    assert read_file("a.yaml") == expected
 
 
 def test_options_do_not_change() -> None:

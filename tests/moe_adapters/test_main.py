@@ -267,6 +267,7 @@ def test_everything_missing_is_listed_at_once(capsys: pytest.CaptureFixture, tmp
     [
         (["--iterations", "5", "--epochs", "1"], "--epochs and --iterations exclude each other"),
         ([], "how long to train is missing"),
+        (["--iterations", "5", "--eval-datasets", "DTD", "--no-ddas", "--ddas_per_image"], "exclude each other"),
         (["--iterations", "5", "--eval-datasets", "MNIST", "--autorouter"], "--autorouter needs --threshold"),
         (["--iterations", "5", "--eval-datasets", "MNIST"], "how images find their router is missing"),
         (["--iterations", "5", "--lr", "1e-3,1e-3"], "--lr has 2 values for 3 data sets"),

@@ -224,6 +224,49 @@ def test_flags_that_nothing_reads_are_noted_and_decide_nothing(
     assert "note:" not in capsys.readouterr().out
 
 
+NO_KD = "(nothing is distilled; see --method and --image_loss)"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--ref-dataset", "DTD", "--weight_adjust"], f"without effect: --ref_dataset, --weight_adjust {NO_KD}"),
+        (["--method", "ZSCL", "--ref-dataset", "DTD", "--text-datasets", "seen"],
+         f"without effect: --ref_dataset, --text_datasets {NO_KD}"),
+        (["--ref-wise"], f"without effect: --ref_wise {NO_KD}"),
+        (["--icarl_lr", "1e-4"], "without effect: --icarl_lr (of --method icarl)"),
+        (["--warmup_length", "5"],
+         "--warmup_length 5 is longer than a task of --iterations 4: the learning rate never reaches --lr"),
+    ],
+)  # fmt: skip
+def test_what_is_set_and_has_no_effect_is_noted(capsys: pytest.CaptureFixture, flags: list[str], told: str) -> None:
+    parse([*LAST, "--warmup_length", "4", *flags])
+    assert capsys.readouterr().out == f"note: {told}\n"
+
+
+def test_what_has_an_effect_is_not_noted(capsys: pytest.CaptureFixture) -> None:
+    distilling = ["--method", "ZSCL", "--image_loss", "--ref-dataset", "DTD", "--weight_adjust"]
+    parse([*LAST, "--warmup_length", "4", *distilling])
+    parse(["--train-dataset", "DTD", "--save", "x", "--scale", "mini"])
+    assert capsys.readouterr().out == ""
+
+
+def test_epochs_stand_in_place_of_the_miniature_s_iterations() -> None:
+    options = parse(["--train-dataset", "DTD", "--save", "x", "--epochs", "2", "--scale", "mini"])
+    assert (options.epochs, options.iterations) == (2, None)
+
+
+def test_samples_further_apart_than_the_epochs_are_long(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], tmp_path: Path
+) -> None:
+    """DTD has 47 training images: six batches an epoch; MNIST's 20 are three."""
+    base = ["--train-dataset", "DTD,MNIST", "--batch-size", "8", "--epochs", "2", "--we", *tiny_world]
+    said = fails(capsys, [*base, "--avg_freq", "7", "--save", str(tmp_path / "run")])
+    assert "--avg_freq 7: give a number from 1 to 6, the steps of the shortest task, or nothing is averaged." in said
+    assert not (tmp_path / "run").exists()
+    main([*base, "--avg_freq", "6", "--save", str(tmp_path / "run"), "--warmup_length", "2"])
+
+
 # Bad input: one clear message, exit code 2, nothing half-written
 
 

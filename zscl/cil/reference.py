@@ -62,8 +62,10 @@ def pretrained_reference(run: Run, options: Options, machine: Machine, task_id: 
     if models.reference is None:
         data = reference_set(options, clip_eval(models.pretrained.visual.input_resolution))
         batches, tokens = reference_batches(data.train, options, machine, task_id), caption_tokens(data.classnames)
-        features = Kept(run.path(IMAGE_FEATURES), kept.fingerprint(models.pretrained.state_dict(), data.fingerprint))
-        models.reference = frozen_reference(models.pretrained, batches, tokens, machine.device, kept_images=features)
+        teacher = models.pretrained
+        key = kept.fingerprint(teacher.state_dict(), teacher.activation, data.fingerprint)
+        features = Kept(run.path(IMAGE_FEATURES), key)
+        models.reference = frozen_reference(teacher, batches, tokens, machine.device, kept_images=features)
     images = models.reference.batches.samples.dataset
     return replace(models.reference, batches=reference_batches(images, options, machine, task_id))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from PIL import Image
 
 from common.datasets.__main__ import main
 from common.datasets.layout import PUBLISHED
@@ -57,13 +58,15 @@ def test_all_found_without_verify_in_one_table(call, fake_root: Path) -> None:
         "is",
         "missing",
     ]
-    rows = {line.split()[0]: line for line in lines[4 : 4 + len(PUBLISHED)]}
-    assert list(rows) == list(PUBLISHED)
-    assert all(row.split()[1] == "yes" for row in rows.values())
+    names = ["TinyImagenet, TinyImageNet", "ImageNet, ImageNet1000"]  # two papers' names of the same files
+    names = [next((both for both in names if both.startswith(f"{name},")), name) for name in PUBLISHED]
+    names = [name for name in names if name not in ("TinyImageNet", "ImageNet1000")]
+    rows = dict(zip(names, lines[4 : 4 + len(names)]))
+    assert all(row.startswith(f"{name} ") and row[len(name) :].split()[0] == "yes" for name, row in rows.items())
     assert (
         rows["SUN397"].split()[2:] == "635 159 397 87,003 / 21,751 / 397 fewer images than published".split()
     )
-    assert lines[-1] == f"{len(PUBLISHED)} of {len(PUBLISHED)} found."
+    assert lines[-1] == f"{len(names)} of {len(names)} found."
     assert max(map(len, lines[1:])) <= 120 and done.stderr == ""
 
 
@@ -87,6 +90,33 @@ def test_missing_and_partial_sets(call, tmp_path: Path) -> None:
     assert f"    looked in: {tmp_path / 'SUN397'}\n" in done.stdout
     assert "    how to get it: By hand: the Princeton host no longer serves it." in done.stdout
     assert call("check", "--data-location", tmp_path, "EuroSAT", "MNIST", "--no-verify").returncode == 0
+
+
+def test_names_of_the_same_files_stand_apart_where_they_differ(call, fake_root: Path, tmp_path: Path) -> None:
+    """ImageNet1000 has a folder of its own that ImageNet does not know."""
+    (tmp_path / "imagenet1000").symlink_to(fake_root / "ImageNet")
+    done = call("check", "--data-location", tmp_path, "--no-verify", "ImageNet", "ImageNet1000", "TinyImageNet")
+    found = [line.split()[:2] for line in done.stdout.splitlines()[4:7]]
+    assert found == [["ImageNet", "no"], ["ImageNet1000", "yes"], ["TinyImageNet", "no"]]
+
+
+def test_decode_lists_every_image_that_can_not_be_decoded(call, tmp_path: Path) -> None:
+    fake_data.write(tmp_path, ["EuroSAT", "MNIST"])
+    images = sorted((tmp_path / "eurosat").rglob("*.jpg"))
+    assert call("check", "--data-location", tmp_path, "--no-verify", "--decode", "EuroSAT", "MNIST").returncode == 0
+    Image.effect_noise((64, 64), 90).save(images[0])
+    images[0].write_bytes(images[0].read_bytes()[:2000])  # cut in transfer
+    images[1].write_text("<html>404</html>")
+    images[2].write_bytes(b"")
+    done = call("check", "--data-location", tmp_path, "--no-verify", "--decode", "EuroSAT", "MNIST")
+    told = " ".join(done.stdout.split())
+    assert done.returncode == 1 and "1 of 2 found." in told
+    assert f"{images[0]}: this image can not be read (image file is truncated" in told
+    assert f"{images[1]}: this image can not be read (cannot identify" in told
+    assert "1 images are empty files" in told and f"{images[2]}: this image" not in told
+    assert told.count("this image can not be read") == 2
+    listed = " ".join(call("check", "--data-location", tmp_path, "--no-verify", "EuroSAT").stdout.split())
+    assert "can not be read" not in listed
 
 
 def test_unknown_name_and_no_location_are_refused(call) -> None:

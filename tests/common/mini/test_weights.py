@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from common.clip.pretrained import find_weights, load_state_dict
 from common.clip.tokenizer import tokenize
 from common.datasets.miniature import load_domain
 from common.datasets.transforms import clip_eval
-from common.errors import UserError
+from common.errors import UserError, exit_cleanly
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
-from common.mini import CLIP_FILE, VIT_FILE
+from common.files import unwritable
+from common.mini import CLIP_FILE, VIT_FILE, pretrain, show
 from common.mini.domains import DOMAINS, INCREMENTAL
 from common.mini.weights import ddas_features
 from common.vit import MINI_SIZES, backbone_weights
@@ -97,3 +99,19 @@ def test_its_name_is_that_of_files():
     assert (find_weights("mini"), vit.find_weights("mini")) == (CLIP_FILE, VIT_FILE)
     with pytest.raises(UserError, match="Did you mean mini"):
         find_weights("mimi")
+
+
+@pytest.mark.parametrize(("program", "words"), [(show, []), (pretrain, ["vit", "--steps", "9999999", "--out"])])
+def test_an_output_that_cannot_be_written_is_told_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture, program: ModuleType, words: list[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert unwritable(tmp_path / "nowhere" / "x.png") is None  # a folder that will be made
+    for path, told in (
+        (tmp_path / "file" / "folder" / "x.png", f"{tmp_path / 'file'} is no folder that can be written."),
+        (tmp_path, "a folder. Give a file's name."),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            exit_cleanly(program.main)([*words, str(path)])
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and said.endswith(f" {path}: {told}\n")
