@@ -1,6 +1,7 @@
 """The exception for a user's mistake, and the wrapper of entry points that prints it instead of a traceback."""
 
 import functools
+import io
 import re
 import sys
 from collections.abc import Callable, Iterable
@@ -70,6 +71,8 @@ def exit_cleanly(main: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(main)
     def wrapped(*args: object, **kwargs: object) -> None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: names of files need not be text
         try:
             main(*args, **kwargs)
         except UserError as error:

@@ -67,7 +67,8 @@ def inspect(
     status.train = len(data.train) - len(absent[0])
     status.test = None if data.test is None else len(data.test) - len(absent[1])
     if gone := sum(absent, []):
-        status.problems.append(f"{len(gone):,} listed images do not exist, the first is {gone[0]}")
+        link = " (a link to nothing)" if os.path.islink(gone[0]) else ""
+        status.problems.append(f"{len(gone):,} listed images do not exist, the first is {gone[0]}{link}")
         status.problems += filter(None, [nearby(absolute(root), os.path.relpath(gone[0], absolute(root)))])
     if void := sum(empty, []):
         status.problems.append(f"{len(void):,} images are empty files, the first is {void[0]}")

@@ -138,7 +138,7 @@ def nearby(root: Path, path: str) -> str:
     higher = [(*parts[:i], *parts[i + 1 :]) for i in range(len(parts) - 1)]  # dtd/images for dtd/dtd/images
     places = [place for other in deeper + higher if os.path.exists(place := os.path.join(root, *other))]
     folder = os.fspath(root)
-    while parts and os.path.exists(os.path.join(folder, parts[0])):
+    while parts and os.path.lexists(os.path.join(folder, parts[0])):
         folder, parts = os.path.join(folder, parts[0]), parts[1:]
     if parts and os.access(folder, os.R_OK) and (other := spelt_otherwise(parts[0], os.listdir(folder), cutoff=1)):
         places.append(os.path.join(folder, other))

@@ -239,3 +239,14 @@ def test_other_weights_of_the_miniature_are_refused(tmp_path: Path) -> None:
     open_run(tmp_path, weights={"model": "0123"})
     with pytest.raises(UserError, match="weights.model: '0123' there"):
         open_run(tmp_path, weights={"model": UNRECORDED[0]})
+
+
+def test_a_run_of_before_the_images_content_was_recorded_goes_on(tmp_path: Path) -> None:
+    data = {"train": 5, "md5": "0123", "notes": []}
+    open_run(tmp_path / "old", data={"DTD": data})
+    open_run(tmp_path / "old", data={"DTD": data | {"content": "4567"}})
+    with pytest.raises(UserError, match="data.DTD.md5: '0123' there, '89' now"):
+        open_run(tmp_path / "old", data={"DTD": data | {"md5": "89", "content": "4567"}})
+    open_run(tmp_path / "new", data={"DTD": data | {"content": "4567"}})
+    with pytest.raises(UserError, match="data.DTD.content: '4567' there, 'ab' now"):
+        open_run(tmp_path / "new", data={"DTD": data | {"content": "ab"}})

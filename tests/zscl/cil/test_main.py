@@ -253,6 +253,9 @@ def test_other_bad_input(cil_world: list[str], tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "empty").mkdir()
     empty = f"ref_dataset={tmp_path / 'empty'}"
     assert "holds no images" in refused(cifar(cil_world, folder, "cifar100_10-10-ZSCL", empty), capsys)
+    (tmp_path / "empty" / "x.jpg").touch()
+    told = refused(cifar(cil_world, folder, "cifar100_10-10-ZSCL", empty), capsys)
+    assert "1 images are empty files or missing, the first is" in told
 
 
 def test_a_folder_with_other_results(cil_world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
