@@ -163,7 +163,7 @@ def fingerprint(
 
 def _add_content(part: ImageFiles | ImageArrays, digest: "hashlib._Hash") -> None:
     if not isinstance(part, ImageFiles):
-        return digest.update(np.ascontiguousarray(part.arrays).data)
+        return digest.update(part.arrays.ravel(order="K").data)  # as they lie in memory: no copy
     sizes = part.states[:, 0]
     digest.update(sizes.astype("<i8").data)
     readable = np.flatnonzero(sizes > 0)

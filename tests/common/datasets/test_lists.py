@@ -251,9 +251,14 @@ def test_a_fingerprint_is_of_the_content_wherever_it_lies(tmp_path: Path, monkey
     image.write_bytes(image.read_bytes() + b"x")
     longer = load("EuroSAT", root, verify=False).fingerprint
     assert longer["content"] != before["content"] and longer | {"content": 0} == before | {"content": 0}
+    contents = []
+    for size in (70_000, 70_001):  # beyond the bytes that are read of a file
+        image.write_bytes(b"x" * size)
+        contents.append(load("EuroSAT", root, verify=False).fingerprint["content"])
+    assert contents[0] != contents[1]
     for image in root.rglob("*.jpg"):
         image.write_bytes(b"x" * image.stat().st_size)
-    assert load("EuroSAT", root, verify=False).fingerprint["content"] not in (longer["content"], before["content"])
+    assert load("EuroSAT", root, verify=False).fingerprint["content"] not in (*contents, before["content"])
 
 
 def test_pixels_of_arrays_are_in_the_fingerprint() -> None:
