@@ -17,7 +17,9 @@ from common.options import flat
 
 TENSORBOARD = "tensorboard"  # folder in the run's folder
 OWN = ("record.jsonl", "state.pth", "accuracy*.csv", "accuracy*.png", "config.yaml")  # of any run
-NO_INPUTS = ("save", "log_dir", "hydra.run.dir", "cache_dir", "config_path")  # options that name folders to write to
+NO_INPUTS = (  # options that name what is written, or no place in the working directory
+    "save", "log_dir", "hydra.run.dir", "cache_dir", "config_path", "log_path", "frozen_path"
+)  # fmt: skip
 
 
 def take_folder(folder: Path, prefix: str, outputs: Iterable[str], overwrite: bool) -> ExitStack:
@@ -55,7 +57,8 @@ def _unusable(folder: Path | str, error: Exception) -> UserError:
 
 def _remove_leftovers(folder: Path, prefix: str, outputs: Iterable[str]) -> None:
     """Delete the temporary files that a killed process of this run has left."""
-    names, patterns = checksums(folder), [*outputs, *(f"{prefix}{name}" for name in OWN)]
+    names = {name for name in checksums(folder) if name.startswith(prefix)}
+    patterns = [*outputs, *(f"{prefix}{name}" for name in OWN)]
     for match in filter(None, map(TEMPORARY.fullmatch, os.listdir(folder))):
         is_own = match[1] in names or any(fnmatchcase(match[1], pattern) for pattern in patterns)
         if is_own and not _is_running(int(match[2])):
@@ -77,7 +80,7 @@ def own_files(folder: Path, prefix: str, outputs: Iterable[str]) -> list[Path]:
 
     outputs: patterns of its checkpoints, also for folders of versions that kept no list.
     """
-    listed = [folder / name for name in checksums(folder) if name.startswith(prefix) and Path(name).name]
+    listed = [folder / name for name in checksums(folder) if name.startswith(prefix) and name == Path(name).name != ""]
     found = [*listed, *matching(folder, [*outputs, *(f"{prefix}{name}" for name in OWN)])]
     # one-task calls may share the folder of a sequence
     configs = [] if prefix else matching(folder, ["*.config.yaml"])
