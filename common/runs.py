@@ -185,8 +185,10 @@ class Run:
         return read_back(path, self._parse_records, list) if path.exists() else []
 
     def _parse_records(self, text: str) -> list[dict[str, Any]]:
-        """The lines of a record. Raises ValueError for one that stands there twice or is of another run."""
+        """The lines of a record. Raises ValueError without any, or for one that stands twice or is of another run."""
         lines, keys = [json.loads(line) for line in text.splitlines()], set[tuple]()
+        if not lines:  # some lines are recorded in training, which is not repeated
+            raise ValueError("no line is left")
         for number, line in enumerate(lines, start=1):
             if any(line.get(name, value) != value for name, value in self.labels.items() if name in ("paper", "seed")):
                 raise ValueError(f"line {number} is of another run")
@@ -203,6 +205,8 @@ class Run:
 
         A line's fields override the run's labels, so a line may name another protocol.
         """
+        if not lines:
+            return
         labels = {"schema": RECORD_SCHEMA, **self.labels, "run": str(self.folder), "commit": commit()}
         new = [{**labels, **line} for line in lines]
         keys = {tuple(line.get(key) for key in RECORD_KEY) for line in new}

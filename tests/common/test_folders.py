@@ -132,7 +132,7 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-TOLD = [("config.yaml", way) for way in WAYS] + [("record.jsonl", way) for way in WAYS if way != "empty"]
+TOLD = [(name, way) for name in ("config.yaml", "record.jsonl") for way in WAYS]
 ALSO_TOLD = [case for case in TOLD if case[1] != "flipped" and case != ("config.yaml", "twice")]  # without checksums
 
 
