@@ -65,6 +65,15 @@ class Protocol:
         return f"{self.kind}-{self.dataset}{suffix}{'-validation' if self.validation else ''}"
 
     @property
+    def length(self) -> int | None:
+        """Number of tasks: 11 for MTIL's orders, 1 for joint training; None if the name does not fix it."""
+        if self.kind in ("mtil", "joint"):
+            return len(self.order) or None if self.kind == "mtil" else 1
+        if self.tasks is None or self.first or self.validation:
+            return None
+        return self.tasks + (self.base is not None)
+
+    @property
     def order(self) -> tuple[str, ...]:
         """Data sets of MTIL's sequence in the order learned; () if the name does not fix it."""
         if self.kind != "mtil":

@@ -132,6 +132,8 @@ def verify(options: Verify) -> bool:
     comparisons = compare(published if SCALES[scale].compares else [], measured)
     terminal.warn(problems)
     terminal.show(comparisons, f"{options.target}, scale {scale}")
+    for folder, how_far in {line.folder: line.unfinished for line in measured if line.unfinished}.items():
+        print(f"{folder} is unfinished, {how_far}: none of its numbers is compared.")
     differing = [item for item in comparisons if item.verdict == DIFFERS]
     # a difference from a likely misprint does not speak against the run
     wrong = any(not item.note.startswith(MISPRINT) for item in differing)

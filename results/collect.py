@@ -45,6 +45,7 @@ class Record:
     file: str  # the record.jsonl that holds the line
     started: str = ""  # when its run started
     note: str = ""  # on its run: that its settings are unknown, or that it stands for several
+    unfinished: str = ""  # of its run, how far it got: "after 3 of 10 tasks"; "" for a whole one
 
     @property
     def folder(self) -> str:
@@ -57,9 +58,10 @@ class Record:
         return self.metric == "accuracy" and self.after_task == 0
 
 
+OF_RUN = ("file", "started", "note", "unfinished")  # what no line says itself
 # Types that the fields' values may have in JSON, where an integer is a number too
 FIELDS: dict[str, Any] = {field.name: field.type | int if field.name in ("value", "seconds") else field.type
-                          for field in fields(Record) if field.name not in ("file", "started", "note")}  # fmt: skip
+                          for field in fields(Record) if field.name not in OF_RUN}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,12 +99,14 @@ class Provenance:
     trainable_parameters: int | None  # None unless the run recorded it
     records: int
     note: str = ""  # as of its records
+    unfinished: str = ""
     older: tuple[str, ...] = ()  # folders of the runs that it stands for
 
     @property
     def remark(self) -> str:
-        """The note, and the runs that take part in nothing because of this one."""
-        return self.note + (f"; left out: {', '.join(self.older)}" if self.older else "")
+        """How far an unfinished run got, the note, and the runs that take part in nothing because of this one."""
+        left_out = f"left out: {', '.join(self.older)}" if self.older else ""
+        return "; ".join(part for part in (self.unfinished, self.note, left_out) if part)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,14 @@ class _Run:
     @property
     def reached(self) -> int:
         """The last task after which something was measured, 0 for a run of which only costs are on record."""
-        return max((line.after_task for line in self.records if line.metric not in COSTS), default=0)
+        return max((line.after_task for line in self.records if not NO_PERCENTAGE.fullmatch(line.metric)), default=0)
+
+    @property
+    def unfinished(self) -> str:
+        """How far it got before the last task of its protocol; "" for a whole run, or of a length that is not known."""
+        length = Protocol.parse(self.setup.protocol).length or 0
+        tasks = self.reached or max(line.after_task for line in self.records)
+        return f"after {tasks} of {length} tasks" if 0 < tasks < length else ""
 
     @property
     def evaluates(self) -> bool:
@@ -307,6 +318,7 @@ def _provenance(run: _Run) -> Provenance:
         trainable_parameters=round(max(parameters)) if parameters else None,
         records=len(records),
         note=run.note,
+        unfinished=run.unfinished,
         older=run.older,
     )
 
@@ -360,6 +372,6 @@ def _renamed(run: _Run) -> _Run:
     """The run with its name on its lines; those of another method, such as the zero-shot row, keep theirs."""
     lines = []
     for line in run.records:
-        own = replace(line, method=run.setup.name, note=run.note) if line.method == run.setup.method else line
-        lines.append(replace(own, started=run.started))
+        own = replace(line, method=run.setup.name, note=run.note, unfinished=run.unfinished)
+        lines.append(replace(own if line.method == run.setup.method else line, started=run.started))
     return replace(run, records=lines)

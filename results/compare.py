@@ -1,6 +1,7 @@
 """Published and measured numbers side by side, with a verdict on each pair."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -23,9 +24,9 @@ WIDEST = 1.5  # percentage points: a wider tolerance would let spread buy a matc
 MISPRINT = "misprint"  # begins a note: the number is shown and judged, but its difference is not held against a run
 MEAN = "mean"
 SAME = 1e-9  # percentage points by which equal sums may differ
-
-# Metrics of which tables show the value after the latest task
-SCALARS = (*labels.REPORTED, "transfer", "forgetting", "trainable_parameters")
+PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
+# Metrics of which tables show the value after the last task
+SCALARS = (*labels.REPORTED, "transfer", "forgetting", PARAMETERS)
 
 LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # fields in which comparable numbers are equal
 RUN = ("folder", "protocol", "method", "backbone", "seed")  # fields in which the cells of a matrix are equal
@@ -109,22 +110,25 @@ def compare(published: list[Published], records: list[Record]) -> list[Compariso
 
     A run is compared with the published numbers of its protocol, method and backbone in all papers; a published number
     without a backbone is compared with every backbone. Miniature runs are compared with none. Cells of accuracy
-    matrices are left to `matrices`.
+    matrices are left to `matrices`. An unfinished run takes part in no number; the note counts it.
     """
+    runs = grouped((line for line in records if line.unfinished), "protocol", "method", "backbone", "file")
+    stopped = Counter(key[:3] for key in runs)
     by_scale = grouped(_measured(records), "scale")
     measured, used, comparisons = grouped(by_scale.get("paper", []), *LIKE), set(), []
     for entry in published:
         if entry.after_task:
             continue
-        keys = [key for key in _keys(entry, measured) if key in measured]
+        keys = _keys(entry, measured)
         used.update(keys)
-        comparisons.append(_comparison(entry.paper, entry, [number for key in keys for number in measured[key]]))
+        numbers = [number for key in keys for number in measured.get(key, [])]
+        comparisons.append(_comparison(entry.paper, entry, numbers, sum(stopped[key[:3]] for key in keys)))
     for scale, words in labels.SCALES.items():
         papers: dict[tuple[str, ...], str] = {}  # runs of several papers measure the zero-shot row: it stands once
         for key, numbers in grouped(by_scale.get(scale, []), *LIKE).items():
             paper = papers.setdefault(key[:3], numbers[0].paper)
             if key not in used or not words.compares:
-                comparisons.append(_comparison(paper, None, numbers))
+                comparisons.append(_comparison(paper, None, numbers, stopped[key[:3]]))
     return in_order(comparisons)
 
 
@@ -177,9 +181,10 @@ def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int,
     return fmean(values), stdev(values) if len(values) > 1 else None, len(values), "; ".join(notes)
 
 
-def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> Comparison:
+def _comparison(paper: str, entry: Published | None, numbers: list[Record], stopped: int) -> Comparison:
     """The comparison of a published number with what was measured, or of measured numbers alone."""
     mean, std, seeds, repeated = _over_seeds(numbers)
+    unfinished = f"{labels.count(stopped, 'run')} unfinished" if stopped else ""
     difference, verdict = None, NOT_RUN if entry else NO_PUBLISHED
     if entry and mean is not None:
         difference = mean - entry.value
@@ -197,13 +202,13 @@ def _comparison(paper: str, entry: Published | None, numbers: list[Record]) -> C
         seeds=seeds,
         difference=difference,
         verdict=verdict,
-        note="; ".join(part for part in (entry.note if entry else "", repeated) if part),
+        note="; ".join(part for part in (entry.note if entry else "", repeated, unfinished) if part),
     )
 
 
 def _measured(records: list[Record]) -> Iterator[Record]:
     """The numbers of each run as records: the scalars and zero-shot accuracies recorded, the means of its matrix."""
-    scalars = [line for line in records if line.metric in SCALARS or line.is_zero_shot]
+    scalars = [line for line in records if line.is_zero_shot or (line.metric in SCALARS and _is_final(line))]
     latest = [max(lines, key=lambda line: line.after_task) for lines in grouped(scalars, "file", *LIKE).values()]
     yield from latest
     recorded = grouped(latest, "folder", *LIKE)
@@ -212,6 +217,12 @@ def _measured(records: list[Record]) -> Iterator[Record]:
             number = replace(line, method=method, metric=metric, dataset=dataset, value=value)
             if attrgetter("folder", *LIKE)(number) not in recorded:
                 yield number
+
+
+def _is_final(line: Record) -> bool:
+    """Whether a number of a whole run is of its protocol's end; trainable parameters are of any task."""
+    length = Protocol.parse(line.protocol).length or 0
+    return not line.unfinished and (line.metric == PARAMETERS or line.after_task >= length)
 
 
 def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]]:

@@ -15,10 +15,10 @@ from common.evaluation.report import heat_map
 from common.files import atomic_write
 from results import labels
 from results.collect import Record
-from results.compare import MEAN, AccuracyMatrix, Comparison, Data, grouped, in_order, matrices
+from results.compare import MEAN, PARAMETERS, AccuracyMatrix, Comparison, Data, grouped, in_order, matrices
 from results.naming import with_distinct_names
 from results.published import Published
-from results.tables import METHOD, PARAMETERS, method_of
+from results.tables import METHOD, method_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -128,8 +128,8 @@ def _heat_maps(measured: list[AccuracyMatrix], scale: labels.Scale) -> list[Figu
 
 
 def _heat_map(runs: list[AccuracyMatrix], scale: labels.Scale) -> Figure:
-    """The mean over a method's runs that learned and tested the same data sets as the first of them."""
-    first = runs[0]
+    """The mean over a method's runs that learned and tested the same data sets as the first that got furthest."""
+    first = max(runs, key=lambda matrix: len(matrix.rows))
     alike = [matrix for matrix in runs if (matrix.rows, matrix.columns) == (first.rows, first.columns)]
     rows, values = list(first.rows), _mean_cells([matrix.values for matrix in alike])
     zero_shot = [[matrix.zero_shot] for matrix in alike if matrix.zero_shot]
@@ -293,11 +293,13 @@ def _mean_curve(lines: Iterable[Record | Published]) -> Curve:
 
 
 def _curve(panel: "Axes", seeds: list[Curve], name: str, colour: str, marker: str, style: str) -> None:
-    """The mean over seeds and, from two on, a band of one standard deviation either side."""
+    """The mean over the seeds that got so far and, from two on, a band of one standard deviation either side."""
     points = sorted(point for curve in seeds for point in curve)
     tasks = {task: [value for _, value in same] for task, same in groupby(points, key=lambda point: point[0])}
     means = [fmean(values) for values in tasks.values()]
-    label = plain(name) + (f" ({len(seeds)} seeds)" if len(seeds) > 1 else "")
+    fewest = min(map(len, tasks.values()))
+    counted = f"{fewest} to {len(seeds)}" if fewest < len(seeds) else str(len(seeds))
+    label = plain(name) + (f" ({counted} seeds)" if len(seeds) > 1 else "")
     panel.plot([*tasks], means, style, color=colour, marker=marker, markersize=5, label=label)
     if len(seeds) > 1:
         band = [stdev(values) if len(values) > 1 else 0.0 for values in tasks.values()]
@@ -352,7 +354,7 @@ def _cost_points(data: Data, protocol: str) -> dict[str, list[Point]]:
     lasts = {method_of(item): item for column, item in _totals(data, protocol) if column == "last"}
     counts = grouped((row for row in data.published if row.metric == PARAMETERS), *METHOD)
     stated = {key: rows[-1].value for key, rows in counts.items()}
-    runs = grouped(data.provenance, *METHOD)
+    runs = grouped((run for run in data.provenance if not run.unfinished), *METHOD)
     seconds, parameters = [], []
     for key, item in lasts.items():
         spent = [run.seconds for run in runs.get(key, []) if run.seconds]

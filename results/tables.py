@@ -6,9 +6,8 @@ from operator import attrgetter
 
 from common.protocols import Protocol
 from results import labels
-from results.compare import MEAN, Comparison, Data, grouped
+from results.compare import MEAN, PARAMETERS, Comparison, Data, grouped
 
-PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 PARAMETER_GROUP = "Trainable parameters"
 COMPARING = ("published", "published_std", "difference", "verdict", "source")  # kinds of column
 ATTRIBUTES = {"measured": "mean", "measured_std": "std"}  # of Comparison; other kinds are its names
@@ -113,7 +112,7 @@ def _parameters(data: Data) -> Callable[[Method], Parameters]:
     """A function from a method to its trainable parameters, published and measured."""
     published = {method_of(item): round(item.value) for item in data.published if item.metric == PARAMETERS}
     measured = {method_of(run): run.trainable_parameters for run in data.provenance
-                if run.trainable_parameters is not None}  # fmt: skip
+                if run.trainable_parameters is not None and not run.unfinished}  # fmt: skip
     for item in data.comparisons:  # a run of two protocols has one provenance
         if item.metric == PARAMETERS and item.mean is not None:
             measured[method_of(item)] = round(item.mean)

@@ -90,16 +90,6 @@ class Job:
     petaflops: float | None
 
 
-def tasks_of(name: str) -> int | None:
-    """Number of tasks of a protocol: 11 for MTIL's orders, 1 for joint training; None if its name does not fix it."""
-    protocol = Protocol.parse(name)
-    if protocol.kind in ("mtil", "joint"):
-        return len(protocol.order) or None if protocol.kind == "mtil" else 1
-    if protocol.tasks is None or protocol.first or protocol.validation:
-        return None
-    return protocol.tasks + (protocol.base is not None)
-
-
 def table_names() -> list[str]:
     """The tables that have a plan."""
     return sorted(path.stem for path in PLANS.glob("*.yaml"))
@@ -134,7 +124,7 @@ def _row(where: str, shared: dict[str, Any], content: Any) -> Row:
     missing = [key for key in ROW if key not in values]
     if missing:
         raise UserError(f"{where}missing {', '.join(missing)}.")
-    if tasks_of(values["protocol"]) is None:
+    if Protocol.parse(values["protocol"]).length is None:
         raise UserError(
             f"{where}protocol {values['protocol']}: its name does not tell the number of tasks, as mtil-order1, "
             "cil-cifar100-10x10 or joint-cifar100 do."

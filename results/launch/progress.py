@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.protocols import Protocol
 from results.collect import Provenance, Record, read_provenance, read_records
-from results.launch.plan import Job, tasks_of
+from results.launch.plan import Job
 from results.settings import text
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
@@ -35,7 +35,7 @@ def progress(job: Job) -> Progress:
     row, path = job.row, job.folder / "record.jsonl"
     records = [record for record in (read_records([path])[0] if path.exists() else []) if _is_of(record, job)]
     protocol = records[0].protocol if records else job.protocol
-    of = tasks_of(protocol)
+    of = Protocol.parse(protocol).length
     # a metric may stand for each data set and for their mean, which counts
     means_last = sorted(records, key=lambda record: record.dataset == "mean")
     last = {record.metric: record.value for record in means_last if record.after_task == of}
@@ -129,7 +129,7 @@ def _is_equal(run: Provenance, job: Job) -> bool:
     if row.backbone and job.scale == "paper" and run.backbone != row.backbone:
         return False
     records = [record for record in read_records([Path(run.folder)])[0] if record.file == run.file]
-    return len({record.after_task for record in records if record.metric == TRAIN_SECONDS}) == tasks_of(run.protocol)
+    return len({record.after_task for record in records if record.metric == TRAIN_SECONDS}) == ours.length
 
 
 # For people

@@ -67,3 +67,11 @@ def test_the_order_of_another_sequence_is_in_its_name() -> None:
     assert Protocol.parse("mtil-custom-SUN397").order == ("SUN397",)
     assert Protocol.parse("mtil-custom-DTD+Food+MNIST-16shot").order == ("DTD", "Food", "MNIST")
     assert Protocol.parse("cil-custom_dtd").order == ()
+
+
+def test_the_number_of_tasks_is_in_the_name() -> None:
+    names = ("mtil-order1-5shot", "cil-cifar100-10x10", "cil-tinyimagenet-100+5x20", "joint-cub200", "cil-vtab", "x")
+    assert [Protocol.parse(name).length for name in names] == [11, 10, 6, 1, None, None]
+    assert Protocol.parse("mtil-custom-DTD+Food+MNIST-5shot").length == 3
+    parts = ("mtil-custom", "cil-cifar100-10x10-first3", "cil-cifar100-10x10-validation")
+    assert [Protocol.parse(name).length for name in parts] == [None, None, None]

@@ -175,8 +175,9 @@ def test_no_tick_without_a_number_over_all_tables(tmp_path: Path) -> None:
         assert (comparison.verdict in judged_ones) == both == (comparison.difference is not None)
 
 
-def test_the_latest_task_stands_for_a_scalar(tmp_path: Path) -> None:
-    lines = [{"metric": "acc", "after_task": task, "value": 90.0 - task} for task in (1, 3, 2)]
+def test_the_latest_task_stands_for_a_scalar_where_no_name_tells_the_last(tmp_path: Path) -> None:
+    about = {"metric": "acc", "protocol": "cil-vtab"}
+    lines = [about | {"after_task": task, "value": 90.0 - task} for task in (1, 3, 2)]
     assert only(compare([], records_of(tmp_path, lines))).mean == 87.0
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from results.launch.plan import read_plan, table_names, tasks_of
+from common.protocols import Protocol
+from results.launch.plan import read_plan, table_names
 from results.published import read_published
 from results.settings import PINNED, Setup, named, pinned
 from tests.results.settings import pinned_content, told
@@ -41,7 +42,7 @@ def test_plan(table: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
             if scale == "paper":
                 assert (run.protocol, run.backbone) == (job.row.protocol, job.row.backbone or run.backbone)
             else:
-                assert tasks_of(run.protocol) in (1, 10, 11)
+                assert Protocol.parse(run.protocol).length in (1, 10, 11)
             assert module.startswith(f"{job.row.paper}.")
         assert len({job.name for job, *_ in runs}) == len({job.title for job, *_ in runs}) == len(runs)
         if scale == "paper":  # a folder is one run's; on the miniature, settings of a method share one
@@ -88,9 +89,3 @@ def test_every_published_row_of_a_planned_method_is_planned(monkeypatch: pytest.
 
 def test_plans_are_shipped() -> None:
     assert {"zscl-mtil-order1", "moe-adapters-mtil-5shot", "inflora-cifar100"} <= set(table_names())
-
-
-def test_tasks_are_read_off_the_protocol() -> None:
-    names = ("mtil-order1-5shot", "cil-cifar100-10x10", "cil-tinyimagenet-100+5x20", "joint-cub200", "cil-vtab", "x")
-    assert [tasks_of(name) for name in names] == [11, 10, 6, 1, None, None]
-    assert [tasks_of(name) for name in ("mtil-custom-DTD+Food+MNIST-5shot", "mtil-custom")] == [3, None]
