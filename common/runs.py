@@ -42,11 +42,6 @@ SAVE_COST_RATIO = 20  # and at least this many times the duration of a save
 LONGEST_NAME = 200  # letters, so that the name of a temporary file is none too long for a file system
 CPU = Machine(torch.device("cpu"))
 RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", CHECKSUMS, TENSORBOARD)
-CPU = Machine(torch.device("cpu"))
-RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", CHECKSUMS, TENSORBOARD)
-OWN = ("record.jsonl", "state.pth", "accuracy*.csv", "accuracy*.png", "config.yaml")  # of any run
-LONGEST_NAME = 200  # letters, so that the name of a temporary file is none too long for a file system
-NO_INPUTS = ("save", "log_dir", "hydra.run.dir", "cache_dir", "config_path")  # options that name folders to write to
 
 # `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
@@ -175,7 +170,8 @@ class Run:
             line | {key: changed[key] for key in changed if line.get(key) == old.get(key)}
             for line in self._read_records()
         ]
-        write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
+        if lines:
+            write_text(self.path("record.jsonl"), "".join(json.dumps(line) + "\n" for line in lines))
         write_text(self.path("config.yaml"), _as_yaml(config | {"labels": self.labels}))
 
     # Records

@@ -23,10 +23,11 @@ from tests.test_fence import MEASURED, RUNS, prepared
 
 SHORTER = ["dataset.n_tasks=2", "dataset.n_classes_per_task=20", "OPTIM.MAX_EPOCH=1"]
 NAMES: dict[str, list[str]] = {  # with words that make them shorter
-    "alta": SHORTER, "inflora_ca": [], "it_prompt_cncm": [], "moe_adapters": [], "moe_adapters_cil": [],
+    "alta": SHORTER, "inflora": [], "it_prompt_cncm": [], "moe_adapters": [], "moe_adapters_cil": [],
     "vq_prompt": [], "zscl_icarl": [], "zscl_cil_icarl": [],
 }  # fmt: skip
 NOT_READ = (".csv", ".png", ".tmp", "lock", "output.log", "args.yaml", "global.yaml", "pt.yaml")
+OF_ALL = ("config.yaml", "record.jsonl", "checksums")  # tests/common/test_folders.py damages them in every way
 
 
 class Left(NamedTuple):
@@ -149,7 +150,7 @@ def test_damaged_files(command: Command, tmp_path: Path) -> None:
     call(command.main, command.on(tmp_path / "run"), kill_after(24))
     left = tmp_path / "run-mini"
     files = [path.relative_to(left) for path in sorted(left.rglob("*")) if path.is_file()]
-    read = {re.sub(r"\d+", "", str(file)): file for file in files if not file.name.endswith(NOT_READ)}
+    read = {re.sub(r"\d+", "", str(file)): file for file in files if not file.name.endswith((*NOT_READ, *OF_ALL))}
     wrong = {}
     for number, file in enumerate(read.values()):
         way = list(WAYS)[number % len(WAYS)]
@@ -157,4 +158,4 @@ def test_damaged_files(command: Command, tmp_path: Path) -> None:
             wrong[str(file), way] = problem
     assert not wrong, "\n".join(f"{key}: {value}" for key, value in wrong.items())
     print(len(read), "files")
-    assert len(read) > 3
+    assert read
