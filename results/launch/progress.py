@@ -5,17 +5,20 @@ themselves name: `transfer`, `avg` and `last` after task 11 on MTIL, `acc` and `
 write these at their very end, or with their last evaluation.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import read_config
 from common.protocols import Protocol
 from results.collect import Provenance, Record, read_provenance, read_records
-from results.launch.plan import Job
-from results.settings import text
+from results.launch.plan import FIXED_FLAGS, Job
+from results.settings import MACHINE
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
 TRAIN_SECONDS = "train_seconds"
+FLAG = re.compile(r"(?:^| )(?=--?[A-Za-z]|[^ =]+=)")  # before a flag, or a setting given as KEY=VALUE
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Progress:
 def progress(job: Job) -> Progress:
     """The state of a job: done, partial (its folder has been opened), or missing."""
     row, path = job.row, job.folder / "record.jsonl"
-    records = [record for record in (read_records([path])[0] if path.exists() else []) if _is_of(record, job)]
+    command = str(read_config(job.folder / "config.yaml")["provenance"].get("command", ""))
+    records = [line for line in (read_records([path])[0] if path.exists() else []) if _is_of(line, job, command)]
     protocol = records[0].protocol if records else job.protocol
     of = Protocol.parse(protocol).length
     # a metric may stand for each data set and for their mean, which counts
@@ -48,42 +52,34 @@ def progress(job: Job) -> Progress:
     return Progress(state, tasks, of, sum(seconds) if seconds else None, values, protocol)
 
 
-def _is_of(record: Record, job: Job) -> bool:
-    """Whether a record is the job's, of a run that differs from the row in nothing but what the job's flags say.
+def _is_of(record: Record, job: Job, command: str) -> bool:
+    """Whether a record is the job's: under the row's name alone, or with what differs from it, if the job asks for it.
 
     A miniature's protocol differs from its row's in the number of classes.
     """
-    method, *differing = record.method.removeprefix(job.row.method).split(", ")
+    differing = record.method.removeprefix(job.row.method)
     is_same = (record.paper, record.seed) == (job.row.paper, job.seed) and record.method.startswith(job.row.method)
-    is_same = is_same and not method and {*differing} <= _flags(job)
+    is_same = is_same and (not differing or _asks(job, command, differing))
     return is_same and record.scale == job.scale and (job.scale == "mini" or record.protocol == job.row.protocol)
 
 
-def _flags(job: Job) -> set[str]:
-    """What the words of a job's command say, as the names of runs spell what differs: "lr 1e-3", "we"."""
-    said: set[str] = set()
-    name, values = "", list[str]()
-    for word in [*job.words, "--"]:
-        flag, equals, given = word.removeprefix("--set=").partition("=")
-        if not (word.startswith("--") or equals):
-            values.append(word)
-            continue
-        truth = {"": {name, f"no {name}"}, "true": {name}, "false": {f"no {name}"}}
-        value = ",".join(values)
-        said |= truth.get(value.lower(), {f"{name} {_as_text(value)}"})
-        name, values = flag.lstrip("-+").replace("-", "_"), [given] if equals else []
-    return said
+def _asks(job: Job, command: str, differing: str) -> bool:
+    """Whether a run's command holds all flags of the job's own, and no other flag that names what differs.
+
+    `differing`: what stands behind the row's method in the run's name.
+    """
+    if MACHINE.sub("", differing.split(", ")[0]):  # another method, whose name begins as the row's
+        return False
+    made = _flags(command)
+    asked = {name: value for name, value in _flags(" ".join(job.words[2:])).items() if name not in FIXED_FLAGS}
+    others = {name.removeprefix("no_") for name in made.keys() - asked.keys()}
+    return bool(asked) and asked.items() <= made.items() and not others & {*re.findall(", (?:no )?([^ ,]+)", differing)}
 
 
-def _as_text(word: str) -> str:
-    """A flag's value as `results.settings.text` spells it."""
-    values: list[str | float] = []
-    for part in word.strip("[]").split(","):
-        try:
-            values.append(float(part))
-        except ValueError:
-            values.append("none" if part == "null" else part)
-    return text(values)
+def _flags(command: str) -> dict[str, str]:
+    """The values of a command's flags by their names, the last one where a flag stands twice."""
+    flags = (re.split("[= ]", part.lstrip("-+"), maxsplit=1) for part in FLAG.split(command)[1:])
+    return {name.replace("-", "_"): "".join(value) for name, *value in flags}
 
 
 # Cost

@@ -53,7 +53,7 @@ ABOUT_MOE = {"paper": "moe_adapters", "method": "MoE-Adapters", "protocol": "mti
 
 def write_run(
     folder: Path, settings: dict[str, Any] | None, value: float = 83.6, started: str = "2025-01-01T00:00:00",
-    name: str = "", lines: list[dict[str, Any]] | None = None, **about: Any
+    name: str = "", lines: list[dict[str, Any]] | None = None, command: str = "python -m x", **about: Any
 ) -> Path:  # fmt: skip
     """A run's folder as `common.runs` leaves it, with one number or these lines."""
     labels = {"paper": "zscl", "method": "ZSCL", "protocol": "mtil-order1", "backbone": "ViT-B/16", "scale": "paper"}
@@ -61,7 +61,7 @@ def write_run(
     lines = [{"value": value}] if lines is None else lines
     write_lines(folder, [labels | line for line in lines], f"{name}record.jsonl")
     if settings is not None:
-        content = {"settings": settings, "labels": labels, "provenance": {"started": started, "command": "python -m x"}}
+        content = {"settings": settings, "labels": labels, "provenance": {"started": started, "command": command}}
         (folder / f"{name}config.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
     return folder
 
@@ -332,22 +332,53 @@ def job_in(folder: Path, flags: list[str]) -> Job:
     return job
 
 
+MANY = {"l2": 0.5, "avg_freq": 7, "text_loss": False, "ref_dataset": "a-set-of-images", "template": "the {}",
+        "ref_sentences": "some-sentences", "image_loss": False, "model": "ViT-L/14"}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changed", "flags", "state"),
     [
         ({}, [], "done"),
+        ({}, ["--threads", "1"], "done"),
         ({"iterations": [5]}, [], "partial"),
         ({"iterations": [5]}, ["--iterations", "5"], "done"),
         ({"iterations": [5], "lr": [1e-3]}, ["--iterations=5", "--lr", "0.001", "--threads", "1"], "done"),
-        ({"iterations": [5], "lr": [1e-3]}, ["--iterations", "5", "--lr", "1e-2"], "partial"),
         ({"weight_adjust": True, "ls": 0.0}, ["--weight-adjust", "ls=0"], "done"),
+        ({"template": "{}, by method"}, ["--template", "{}, by method"], "done"),
+        ({"we": False}, ["--no-we"], "done"),
+        (MANY, ["--preset", "many"], "done"),
+    ],
+)
+def test_a_run_of_other_settings_is_done_where_its_command_holds_the_flags(
+    tmp_path: Path, changed: dict[str, Any], flags: list[str], state: str
+) -> None:
+    command = f"python -m zscl.main --method ZSCL --iterations 1000 --seed 42 {' '.join(flags)}"
+    write_run(tmp_path / "run", ZSCL | changed, command=command)
+    assert progress(job_in(tmp_path, flags)).state == state
+
+
+@pytest.mark.parametrize(
+    ("changed", "by_hand", "flags"),
+    [
+        ({"iterations": [5]}, "--iterations 5 --threads 1", ["--threads", "1"]),
+        ({"iterations": [5], "lr": [1e-3]}, "--iterations 5 --lr 1e-3", ["--iterations", "5", "--lr", "1e-2"]),
+        ({"we": False}, "--no-we --threads 1", ["--threads", "1"]),
+        ({"iterations": [1000], "lr": [1e-3]}, "--iterations 5 --iterations 1000", ["--iterations", "5"]),
     ],
 )
 def test_a_folder_with_other_settings_is_not_done(
-    tmp_path: Path, changed: dict[str, Any], flags: list[str], state: str
+    tmp_path: Path, changed: dict[str, Any], by_hand: str, flags: list[str]
 ) -> None:
-    write_run(tmp_path / "run", ZSCL | changed)
-    assert progress(job_in(tmp_path, flags)).state == state
+    write_run(tmp_path / "run", ZSCL | changed, command=f"python -m zscl.main {by_hand}")
+    assert progress(job_in(tmp_path, flags)).state == "partial"
+
+
+@pytest.mark.parametrize(("method", "state"), [("ZSCL (bf16)", "done"), ("ZSCL+", "partial")])
+def test_a_precision_asked_for_is_no_other_method(tmp_path: Path, method: str, state: str) -> None:
+    command = "python -m zscl.main --precision bf16"
+    write_run(tmp_path / "run", ZSCL | {"precision": "bf16"}, method=method, command=command)
+    assert progress(job_in(tmp_path, ["--precision", "bf16"])).state == state
 
 
 def test_records_know_their_run(tmp_path: Path) -> None:
