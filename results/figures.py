@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
-from common.evaluation.report import heat_map
+from common.evaluation.report import heat_map, lines_of
 from common.files import atomic_write
 from results import labels
 from results.collect import Record
@@ -33,6 +34,7 @@ BARS = ("transfer", "avg", "last")
 CURVES = ("accuracy", "acc", "faa")
 WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
 DPI = 130
+LINE = 38  # characters of a label before it goes on in the next line
 
 Curve = list[tuple[int, float]]  # (after task, accuracy in percent)
 Point = tuple[float, float, str, bool]  # cost, Last, method, whether measured
@@ -95,6 +97,16 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def wrapped(name: str) -> str:
+    """A method's name as a label, in lines that leave room for the plot."""
+    return plain(fill(name, LINE, break_on_hyphens=False))
+
+
+def _height(names: Iterable[str]) -> float:
+    """Inches of these names below one another in a legend."""
+    return 0.19 * sum(wrapped(name).count("\n") + 1 for name in names)
+
+
 def _canvas(columns: int, width: float, height: float, share_y: bool = False) -> tuple["Canvas", list["Axes"]]:
     import matplotlib
 
@@ -114,7 +126,7 @@ def _canvas(columns: int, width: float, height: float, share_y: bool = False) ->
 def _save(figure: "Canvas", path: Path, title: str) -> None:
     from matplotlib import pyplot
 
-    figure.suptitle(plain(title), fontsize=12)
+    figure.suptitle(plain(lines_of(title, figure.get_figwidth())), fontsize=12)
     atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
     pyplot.close(figure)
 
@@ -196,12 +208,12 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
     def draw(path: Path, title: str) -> None:
         from matplotlib.patches import Patch
 
-        height = 1.6 + (0.48 if run else 0.36) * len(rows)
+        height = 1.6 + max(0.48 if run else 0.36, *(_height([name]) for name in rows)) * len(rows)
         figure, panels = _canvas(len(metrics), 2.2 + 3.3 * len(metrics), height, share_y=True)
         for panel, metric in zip(panels, metrics):
             _bar_panel(panel, [numbers.get(metric) for numbers in rows.values()], run, compares)
             panel.set_xlabel(f"{labels.metric(metric)} (%)")
-        panels[0].set_yticks(range(len(rows)), [plain(name) for name in rows])
+        panels[0].set_yticks(range(len(rows)), [wrapped(name) for name in rows])
         panels[0].set_ylim(len(rows) - 0.4, -0.6)
         if run and compares:
             handles = [Patch(facecolor="#E8EBEE", edgecolor=PUBLISHED, hatch="///"), Patch(color=COLOURS[0])]
@@ -247,11 +259,11 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
     def draw(path: Path, title: str) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        figure, (panel,) = _canvas(1, 9.8, 4.8)
+        figure, (panel,) = _canvas(1, 9.8, max(4.8, _height([*ours, *theirs])))
         before = [name for name, curves in ours.items() if max(point[0] for curve in curves for point in curve) == 0]
         for name in before:  # never trained: its only point is the level to start from
             level = fmean(point[1] for curve in ours[name] for point in curve)
-            panel.axhline(level, color=PUBLISHED, linestyle=":", label=f"{plain(name)}, before any task")
+            panel.axhline(level, color=PUBLISHED, linestyle=":", label=wrapped(f"{name}, before any task"))
         for position, name in enumerate(name for name in ours if name not in before):
             _curve(panel, ours[name], name, *_look(position), "-" if position < len(COLOURS) else "-.")
         for position, (name, curves) in enumerate(theirs.items()):
@@ -299,7 +311,7 @@ def _curve(panel: "Axes", seeds: list[Curve], name: str, colour: str, marker: st
     means = [fmean(values) for values in tasks.values()]
     fewest = min(map(len, tasks.values()))
     counted = f"{fewest} to {len(seeds)}" if fewest < len(seeds) else str(len(seeds))
-    label = plain(name) + (f" ({counted} seeds)" if len(seeds) > 1 else "")
+    label = wrapped(name + (f" ({counted} seeds)" if len(seeds) > 1 else ""))
     panel.plot([*tasks], means, style, color=colour, marker=marker, markersize=5, label=label)
     if len(seeds) > 1:
         band = [stdev(values) if len(values) > 1 else 0.0 for values in tasks.values()]
@@ -319,15 +331,15 @@ def _costs(data: Data, protocol: str) -> list[Figure]:
     def draw(path: Path, title: str) -> None:
         from matplotlib.lines import Line2D
 
-        figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), 4.6)
         names = dict.fromkeys(point[2] for points in panels.values() for point in points)
+        figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), max(4.6, 1 + _height(names)))
         looks = {name: _look(position) for position, name in enumerate(names)}
         for panel, (name, points) in zip(axes, panels.items()):
             _cost_panel(panel, points, looks)
             panel.set_xlabel(f"{name}, log scale")
         handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
                    for colour, marker in looks.values()]  # fmt: skip
-        figure.legend(handles, [plain(name) for name in names], loc="outside right center", frameon=False, fontsize=9)
+        figure.legend(handles, [wrapped(name) for name in names], loc="outside right center", frameon=False, fontsize=9)
         fillings = "\nfilled: measured, hollow: published" if data.words.compares else ""
         _save(figure, path, title + fillings + _brackets(names))
 

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,7 +140,9 @@ def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[
 
     labelled = len(columns) <= MOST_LABELLED
     width, height = (0.82, 0.5) if labelled else (0.3, 0.2)
-    size = (1.6 + width * len(columns), 1.4 + height * len(rows))
+    wide = max(5.0, 1.6 + width * len(columns))
+    title = lines_of(title, wide)
+    size = (wide, 1.2 + 0.2 * title.count("\n") + height * len(rows))
     figure, axes = pyplot.subplots(figsize=size, layout="constrained")
     image = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=100, aspect="auto")
     axes.set_xticks(range(len(columns)), columns, rotation=35, ha="right", rotation_mode="anchor")
@@ -153,7 +156,12 @@ def heat_map(path: Path, matrix: Matrix, rows: Sequence[str], columns: Sequence[
                 axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=9, color=color)
             if rows[y] == columns[x]:
                 axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor="white", linewidth=2))
-    axes.set_title(title)
+    figure.suptitle(title)
     figure.colorbar(image, label="accuracy (%)")
     atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=130))
     pyplot.close(figure)
+
+
+def lines_of(title: str, width: float) -> str:
+    """A title broken into lines that fit a figure of so many inches."""
+    return "\n".join(part for line in title.split("\n") for part in wrap(line, int(9 * width)))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -152,3 +153,17 @@ def test_backbones_and_papers_are_never_one_curve_or_bar():
     }  # fmt: skip
     alone = with_distinct_names(build("mini", lines[:2]))
     assert list(figures._measured_curves(alone, protocol)) == ["Zero-shot CLIP"]
+
+
+LONG = "InfLoRA, init_cls 11, increment 11, total_sessions 11, epochs 21, init_epoch 21, batch_size 129, rank 11"
+
+
+def test_long_names_leave_room_for_the_plots(tmp_path: Path):
+    """Bars of some 85 percent, and a curve over all tasks, take a good part of their figure's width."""
+    records = [replace(line, method=LONG) for line in sample("mini").records if line.method == "InfLoRA"]
+    for path in figures.write(tmp_path, build("mini", records)):
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        blue = (pixels == (0x00, 0x72, 0xB2)).all(axis=2).any(axis=0)
+        assert blue.sum() > 0.4 * len(blue), path.name
+        assert (pixels[:, [0, -1]] == 255).all(), path.name  # nothing is cut off

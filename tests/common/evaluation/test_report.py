@@ -4,9 +4,19 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from common.evaluation.report import ZERO_SHOT, accuracy_lines, accuracy_matrix, matrix_table, show_matrix, show_triple
+from common.evaluation.report import (
+    ZERO_SHOT,
+    accuracy_lines,
+    accuracy_matrix,
+    heat_map,
+    matrix_table,
+    show_matrix,
+    show_triple,
+)
 from common.runs import Run
 
 SETS = ["MNIST", "EuroSAT", "DTD"]
@@ -76,3 +86,14 @@ def test_a_single_task_has_no_transfer(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_table_of_fewer_rows_than_sets_has_no_triple(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="square"):
         show_triple(Run(tmp_path, {}, {}), CELLS[:3], SETS, "Ours")
+
+
+def test_a_long_title_stands_whole_in_the_figure(tmp_path: Path) -> None:
+    sets = ["Aircraft", "DTD"]
+    title = "ZSCL, mtil-custom-Aircraft+Caltech101+CIFAR100+DTD+EuroSAT+Flowers+Food+MNIST, MINIATURE scale"
+    heat_map(tmp_path / "accuracy.png", [[50.0, 40.0], [30.0, 60.0]], sets, sets, title)
+    with Image.open(tmp_path / "accuracy.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert (pixels[:, [0, -1]] == 255).all() and (pixels[[0, -1]] == 255).all()
+    coloured = np.ptp(pixels, axis=2) > 30
+    assert coloured.any(axis=1).mean() > 0.4 and coloured.any(axis=0).mean() > 0.6  # is left to the cells
