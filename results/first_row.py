@@ -39,13 +39,15 @@ def first_row(
 ) -> FirstRow:
     """The first row of the run in `folder`, whose good lines are `records`, beside published ones.
 
-    methods: the published rows to show; None for the row of the run's method, ["all"] for every row. Raises UserError
-    for no run, more than one, a miniature, a missing cell, and when no row was published to compare with.
+    methods: the published rows to show; None for that of the run's method, whatever its settings; ["all"] for every
+    row. Raises UserError for no run, more than one, a miniature, a missing cell, and when no row was published to
+    compare with.
     """
     cells = _only_run(folder, [line for line in records if line.metric == "accuracy" and line.after_task == 1])
     record = cells[0]
     rows = _published_rows(published, record.protocol, record.backbone)
-    names = list(rows) if methods == [ALL] else methods or [record.method]
+    own = [name for name in rows if f"{record.method}, ".startswith(f"{name}, ")]
+    names = list(rows) if methods == [ALL] else methods or [max(own, key=len, default=record.method)]
     _check_methods(names, rows, record)
     accuracies = {line.dataset: line.value for line in cells}
     sets = task_order(record.protocol)

@@ -83,17 +83,19 @@ def class_files(
     within: str = "",
     pattern: str = "*",
     more: Collection[str] | None = (),
+    cut: bool = False,
 ) -> ImageFiles:
     """The images of a folder's class folders, or of the folders `within` each, by class, then by file name.
 
     A label is the position in `classes`. more: other folders that may be there; None: any. Raises UserError unless
-    there is a folder for each class and no other one, and for a class without an image.
+    there is a folder for each class and no other one, and for a class without an image, unless it is a `cut` copy.
     """
     top = list_folder(folder)
     found = [entry for entry in top.folders if more is None or entry not in more]
     match_classes(name, folder, found, classes, more is None)
     listings = [list_folder(os.path.join(folder, label, within).rstrip("/"), pattern) for label in classes]
-    if bare := [listing for listing in listings if not listing.images]:
+    bare = [listing for listing in listings if not listing.images]
+    if bare and not cut:
         raise UserError(no_image(name, bare))
     labels = [label for label, listing in enumerate(listings) for _ in listing.images]
     skipped = [path for listing in (top, *listings) for path in listing.skipped]

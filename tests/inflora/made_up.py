@@ -20,6 +20,7 @@ from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
+from common.datasets.names import read_names
 from inflora.main import main
 from tests.fake_data import write
 from tests.inflora.plain import Branch, Model
@@ -84,11 +85,11 @@ SHAPES = ((40, 32), (32, 50), (36, 36))
 def imagenet_r(root: Path) -> dict[str, Pictures]:
     """In train/ and test/, as the original's code leaves the files."""
     sets = {split: Pictures([], []) for split in ("train", "test")}
-    for label in range(200):
+    for label, wnid in enumerate(read_names("imagenet_r_wnids")):
         for split, pictures in sets.items():
             for copy in copies(label, split):
                 image = picture(label, copy, SHAPES[(label + copy) % 3])
-                put(root / "imagenet-r" / split / f"n{1_000_000 + 3 * label:08d}" / f"{split}_{copy}.jpg", image)
+                put(root / "imagenet-r" / split / wnid / f"{split}_{copy}.jpg", image)
                 pictures.images.append(image)
                 pictures.labels.append(label)
     return sets

@@ -175,7 +175,7 @@ def test_a_wrong_backbone_file(configured, capsys, tmp_path):
     with pytest.raises(SystemExit):
         main([*configured("cifar100_inflora"), "--backbone", str(tmp_path / "wrong.pth")])
     said = capsys.readouterr().err
-    assert "149 keys missing: blocks.0.attn.proj.bias" in said and "1 keys not of a ViT: extra" in said
+    assert "149 keys missing: blocks.0.attn.proj.bias" in said and "1 keys unexpected: extra" in said
 
 
 def comparable(folder):

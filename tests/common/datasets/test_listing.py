@@ -148,7 +148,8 @@ def test_a_class_without_an_image_is_never_accepted(tmp_path: Path, name: str) -
     for image in folder.iterdir():
         image.unlink()
     (folder / "a.txt").write_bytes(b"x")
-    text = told(lambda: load(name, tmp_path, verify=False))
+    # a run on a cut TinyImageNet looks itself at the classes that it learns
+    text = told(lambda: load(name, tmp_path, verify=name == "TinyImageNet"))
     if name != "SUN397":  # where a folder without images is no class folder
         assert f"1 class folders hold no image, the first is {folder}. It holds 1 other entries" in text
     else:
