@@ -192,8 +192,11 @@ def runs(by_file: Mapping[str, list[Record]]) -> list[RunFiles]:
         group = dict(sorted(files.items(), key=lambda item: len(item[1].order)))
         parts: dict[str, list[str]] = {}
         for file, protocol in group.items():
-            before = [each for each in parts if _begins(group[each], protocol)]
-            parts[file] = [*parts[before[-1]], before[-1]] if before and _goes_on(Path(file), protocol) else []
+            start = _start(Path(file)) if parts else None
+            before = [each for each in parts if _begins(group[each], protocol)
+                      and start in (None, (Path(each).absolute().parent.name, f"{group[each].order[-1]}.pth"))
+            ]  # fmt: skip
+            parts[file] = [*parts[before[-1]], before[-1]] if before else []
         continued = {part for before in parts.values() for part in before}
         for file, protocol in group.items():
             if file not in continued or Path(file).name == RECORD_FILE or protocol.dataset in MTIL_ORDERS:
@@ -206,10 +209,10 @@ def _begins(part: Protocol, whole: Protocol) -> bool:
     return 0 < len(part.order) < len(whole.order) and whole.order[: len(part.order)] == part.order
 
 
-def _goes_on(file: Path, protocol: Protocol) -> bool:
-    """Whether a call may have started from its own folder's checkpoint of the task before its last one."""
+def _start(file: Path) -> tuple[str, ...] | None:
+    """The folder's name and the name of the checkpoint that a call started from; None where it is not on record."""
     load = _config(file)["settings"].get("load")
-    return load is None or Path(str(load)).parts[-2:] == (file.resolve().parent.name, f"{protocol.order[-2]}.pth")
+    return None if load is None else Path(str(load)).parts[-2:]
 
 
 def _config(file: Path) -> dict[str, dict[str, Any]]:

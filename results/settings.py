@@ -180,7 +180,7 @@ def _cut(setup: Setup) -> Settings:
             counts.setdefault(match["name"] or "", {})[match["part"]] = count
     published = {_plain(name): entry for name, entry in PUBLISHED.items()}
     differing = {}
-    for name, found in counts.items():
+    for name, found in sorted(counts.items()):
         known = published.get(_plain(name or Protocol.parse(setup.protocol).dataset), {})
         if any(known.get(part) not in (None, count) for part, count in found.items()):
             differing[f"{name} images".strip()] = " + ".join(f"{count:,}" for count in found.values())

@@ -165,7 +165,7 @@ def test_one_task_calls_with_means_alone_are_no_run(tmp_path: Path) -> None:
 
 
 def test_a_call_that_started_elsewhere_is_a_run_of_its_own(tmp_path: Path) -> None:
-    loads = [None, "runs/one/Aircraft.pth", "/elsewhere/one/Aircraft.pth", "quick/Caltech101.pth", "one/DTD.pth"]
+    loads = [None, "runs/one/Aircraft.pth", "/elsewhere/two/Caltech101.pth", "quick/Caltech101.pth", "one/DTD.pth"]
     sets = ["Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT"]
     for place, (name, load) in enumerate(zip(sets, loads)):
         protocol = f"mtil-custom-{'+'.join(sets[: place + 1])}"

@@ -161,7 +161,7 @@ def test_the_zero_shot_row_keeps_its_name(tmp_path: Path) -> None:
 def test_names_stay_short_and_distinct(tmp_path: Path) -> None:
     many = {key: 0.123 for key in ("wd", "ls", "beta2", "T", "ref_wise_alpha", "num", "we_wise_alpha", "alpha")}
     write_run(tmp_path / "a", ZSCL | many, 1.0)
-    write_run(tmp_path / "b", ZSCL | many | {"alpha": 0.124}, 2.0)
+    write_run(tmp_path / "b", ZSCL | many | {"beta2": 0.124}, 2.0)  # the last of them
     write_run(tmp_path / "c", ZSCL | {"template": "a photograph of the thing that is called {}"}, 3.0)
     write_run(tmp_path / "d", ZSCL | {"template": "a photograph of the thing that was called {}"}, 4.0)
     names = values(tmp_path)
