@@ -127,7 +127,11 @@ def test_one_task_calls_give_checkpoints_and_matrix_of_the_sequence(
     assert Path("frozen_list").read_text() == (finished_run / "frozen_list").read_text()
     (matrix, numbers), (whole, expected) = shown(tmp_path / "ckpt" / "exp"), shown(finished_run)
     assert matrix.rows == matrix.columns == TASKS and matrix.protocol == "mtil-custom-MNIST+EuroSAT+DTD"
-    assert (matrix.method, matrix.values, matrix.zero_shot) == (whole.method, whole.values, whole.zero_shot)
+    assert (matrix.values, matrix.zero_shot) == (whole.values, whole.zero_shot)
+    numbers, expected = (  # cut data sets are named, of the sequence those of its autoencoders too
+        {(method.split(", ")[0], *rest): value for (method, *rest), value in each.items()}
+        for each in (numbers, expected)
+    )
     assert numbers == pytest.approx(expected, abs=1e-9) and len(expected) == 9 + 2 + 9 + 2 + 4 + 1
     (one, _), (other, _) = read_records([tmp_path / "ckpt" / "exp"]), read_records([finished_run])
     routed = [
