@@ -145,7 +145,7 @@ def test_one_task_calls_give_checkpoints_and_matrix_of_the_sequence(
 def test_a_router_out_of_turn_is_told(
     tiny_world: list[str], finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    call = [*METHOD, *tiny_world, "--train-dataset", "MNIST", "--iterations", "1", "--task_id", "0"]
+    call = [*METHOD, *tiny_world, "--train-dataset", "MNIST", "--iterations", "2", "--task_id", "0"]
     call += ["--load", str(finished_run / "EuroSAT.pth"), "--save", str(tmp_path / "a")]
     call += ["--frozen-path", str(tmp_path / "list")]
     main(call)  # without --repeat_train the checkpoint is not started from
@@ -375,6 +375,16 @@ def test_checkpoint_on_another_clip(
     torch.save({"state_dict": weights}, tmp_path / "other.pth")
     message = fails(capsys, [*one_checkpoint(tmp_path / "other.pth"), *tiny_world])
     assert "holds another CLIP" in message and "visual.proj" in message
+
+
+def test_checkpoint_on_another_activation(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    told = "DTD.pth was trained with quickgelu, but --model computes with gelu. Add --activation quickgelu."
+    assert told in fails(capsys, [*one_checkpoint(finished_run / "DTD.pth"), *tiny_world, "--activation", "gelu"])
+    training = [*METHOD, *tiny_world, "--train-dataset", "MNIST", "--iterations", "2", "--task_id", "1", "--activation"]
+    training += ["gelu", "--load", str(finished_run / "DTD.pth"), "--repeat_train", "--save", str(tmp_path / "a")]
+    assert told in fails(capsys, training)
 
 
 def test_output_folder_that_cannot_be_written(
