@@ -1,6 +1,7 @@
 """Atomic writes, what a run reads back, its config.yaml, and the key of a line of record.jsonl. Needs no torch."""
 
 import errno
+import json
 import os
 import re
 import warnings
@@ -178,10 +179,14 @@ def read_back(path: Path, parse: Callable[[str], Any], kind: type) -> Any:
 
 
 def read_config(path: Path) -> dict[str, dict[str, Any]]:
-    """The sections settings, labels, provenance of a run's config.yaml; {} for one that is missing or unreadable."""
+    """The sections settings, labels, provenance of a run's config.yaml; {} for one that is missing or unreadable.
+
+    What JSON cannot hold, such as a value that contains itself, was not written by a run either.
+    """
     try:
         content = yaml.load(path.read_bytes(), YAML_LOADER)
-    except (OSError, yaml.YAMLError):
+        json.dumps(content, default=str)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
         content = {}
     sections = content if isinstance(content, dict) else {}
     found = {name: sections.get(name) for name in SECTIONS}

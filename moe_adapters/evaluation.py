@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from common import mtil
+from common.clip.activation import require_same
 from common.clip.model import CLIP
-from common.clip.pretrained import load_state_dict
+from common.clip.pretrained import openai_weights
 from common.datasets.transforms import clip_normalise
 from common.errors import UserError
 from common.evaluation.report import accuracy_lines, show_row, show_sequence, write_table
@@ -28,7 +29,8 @@ from common.files import metric_lines
 from common.machine import Machine
 from common.protocols import Protocol
 from common.runs import Run
-from common.state_dicts import require_match
+from common.state_dicts import require_match, unwrapped
+from common.weight_files import read
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
 from moe_adapters.ddas import (
     autoencoder_input,
@@ -70,10 +72,12 @@ def is_unused(key: str) -> bool:
 def read_adapters(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     """The adapter tensors of an official checkpoint file, after holding every key against the model.
 
-    Raises UserError that names missing, unexpected or misshapen keys, and when the file's CLIP is not the model's:
-    adapters only mean something on the CLIP they were trained on.
+    Raises UserError that names missing, unexpected or misshapen keys, and when the file's CLIP or activation is
+    not the model's: adapters only mean something on the CLIP they were trained on.
     """
-    state_dict = load_state_dict(path)
+    content = read(path)
+    loaded = unwrapped(content, path)
+    state_dict = openai_weights(loaded)
     expected, used = ({key: sd[key] for key in sd if not is_unused(key)} for sd in (model.state_dict(), state_dict))
     require_match(expected, used, path, "this model", " Check --model, --experts_num, --ffn_num and --task_num.")
     changed = [
@@ -83,6 +87,7 @@ def read_adapters(path: str | Path, model: CLIP) -> dict[str, Tensor]:
     ]
     if changed:
         raise UserError(f"{path} holds another CLIP than --model ({len(changed)} tensors differ, first {changed[0]}).")
+    require_same(model.activation, Path(path), content, loaded)
     return {key: value for key, value in state_dict.items() if is_adapter_key(key) and ".adaptmlp." not in key}
 
 

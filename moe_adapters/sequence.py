@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from common import clip
+from common.clip.activation import ACTIVATION
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
 from common.datasets import ImageSet
@@ -123,7 +124,7 @@ def learn_task(
     write_text(frozen_list, "".join(f"{line}\n" for line in frozen_before + freezes))
     after_task = first_number(run, tasks(options)) + tasks(options).index(name)  # task_id is the router's number
     run.record(cost_records(name, after_task, run.seconds, machine.device))
-    save_tensors(run.folder / f"{name}.pth", {"state_dict": model.state_dict()})
+    save_tensors(run.folder / f"{name}.pth", {"state_dict": model.state_dict(), ACTIVATION: model.activation})
 
 
 def training_options(options: Options, task_id: int, epoch: int) -> TrainingOptions:

@@ -20,7 +20,6 @@ COSTS = ("train_seconds", "peak_memory_mib", "trainable_parameters")  # metrics 
 NO_PERCENTAGE = re.compile(r".*(seconds.*|_mib|_parameters|_seed)|routed_to/.*")
 CHANGES = ("forgetting", "bwt")  # differences of percentages, which may be negative
 ROUNDING = 1e-4  # by which a mean of percentages may pass the end of their range
-UNKNOWN = "settings not on record"
 RECORD_FILE = "record.jsonl"
 RECORD_FILES = f"*{RECORD_FILE}"  # one-task calls prefix theirs: Aircraft.record.jsonl
 
@@ -124,8 +123,7 @@ class _Run:
     records: list[Record]
     configs: list[dict[str, dict[str, Any]]]
     setup: Setup
-    started: str
-    note: str
+    note: str = ""
     older: tuple[str, ...] = ()
 
     @property
@@ -179,7 +177,8 @@ def runs(by_file: Mapping[str, list[Record]]) -> list[RunFiles]:
     """The runs that record files belong to, from the good lines of each file.
 
     On MTIL, a file whose tasks are the beginning of those of another file in its folder is part of that one's run, of
-    the same method, backbone and seed. What one process learned as a sequence, and a whole order of the paper, is a run
+    the same method, backbone and seed, unless that one's config.yaml says that it started from another checkpoint than
+    this folder's of the task before. What one process learned as a sequence, and a whole order of the paper, is a run
     of its own as well.
     """
     lasts = {file: max(lines, key=lambda line: line.after_task) for file, lines in by_file.items()}
@@ -191,7 +190,13 @@ def runs(by_file: Mapping[str, list[Record]]) -> list[RunFiles]:
     found = {}
     for files in alike.values():
         group = dict(sorted(files.items(), key=lambda item: len(item[1].order)))
-        parts = {file: [each for each in group if _begins(group[each], protocol)] for file, protocol in group.items()}
+        parts: dict[str, list[str]] = {}
+        for file, protocol in group.items():
+            start = _start(Path(file)) if parts else None
+            before = [each for each in parts if _begins(group[each], protocol)
+                      and start in (None, (Path(each).absolute().parent.name, f"{group[each].order[-1]}.pth"))
+            ]  # fmt: skip
+            parts[file] = [*parts[before[-1]], before[-1]] if before else []
         continued = {part for before in parts.values() for part in before}
         for file, protocol in group.items():
             if file not in continued or Path(file).name == RECORD_FILE or protocol.dataset in MTIL_ORDERS:
@@ -202,6 +207,17 @@ def runs(by_file: Mapping[str, list[Record]]) -> list[RunFiles]:
 def _begins(part: Protocol, whole: Protocol) -> bool:
     """Whether the tasks of one protocol are the first of more tasks of another."""
     return 0 < len(part.order) < len(whole.order) and whole.order[: len(part.order)] == part.order
+
+
+def _start(file: Path) -> tuple[str, ...] | None:
+    """The folder's name and the name of the checkpoint that a call started from; None where it is not on record."""
+    load = _config(file)["settings"].get("load")
+    return None if load is None else Path(str(load)).parts[-2:]
+
+
+def _config(file: Path) -> dict[str, dict[str, Any]]:
+    """The config.yaml of a record file."""
+    return read_config(file.with_name(file.name.removesuffix(RECORD_FILE) + "config.yaml"))
 
 
 def joined(run: RunFiles, by_file: Mapping[str, list[Record]]) -> list[Record]:
@@ -331,37 +347,47 @@ def _kept(by_file: Mapping[str, list[Record]]) -> list[_Run]:
 
     Runs that measured nothing but costs stay, such as a training whose checkpoints another run evaluated.
     """
-    found = [_run(run, joined(run, by_file)) for run in runs(by_file)]
+    found = [_run(run, lines) for run in runs(by_file) if (lines := joined(run, by_file))]
     equal: dict[object, list[_Run]] = {}
     for run, setup in zip(found, named(run.setup for run in found)):
         # of one-task calls, which share a folder, settings tell which are equal
-        comparable = setup.settings is not None or Path(run.records[0].file).name == RECORD_FILE
+        comparable = bool(setup.settings) or Path(run.records[0].file).name == RECORD_FILE
         key = (*setup.row, run.records[0].seed) if run.reached and comparable else id(run)
-        equal.setdefault(key, []).append(replace(run, setup=setup))
+        equal.setdefault(key, []).append(replace(run, setup=setup, note=setup.note))
     return [_renamed(_newest(same)) for same in equal.values()]
 
 
 def _run(files: RunFiles, records: list[Record]) -> _Run:
-    configs = [read_config(Path(file.removesuffix(RECORD_FILE) + "config.yaml")) for file in files.files]
-    settings = [known for config in configs if (known := settings_of(config["settings"], Path(records[0].folder)))]
+    configs = [_config(Path(file)) for file in files.files]
+    known, notes = zip(*(settings_of(config["settings"], Path(records[0].folder)) for config in configs))
+    settings, labelled = of_sequence([each for each in known if each] or [{}]), configs[-1]["labels"]
+    seed = settings.get("seed")
+    if any(config["settings"].get("eval_only") for config in configs) and isinstance(seed, int):  # the training's
+        records = [replace(line, seed=seed) for line in records]
     # the first lines may be of the zero-shot row, which is another method
     first = next((line for line in records if line.after_task > 0), records[0])
-    own = configs[-1]["labels"] if len(configs) == 1 else {"method": configs[-1]["labels"].get("method", first.method)}
-    labelled: dict[str, Any] = {name: str(own.get(name, getattr(first, name))) for name in ("method", "protocol")}
-    about = {name: getattr(first, name) for name in ("paper", "scale", "backbone")}
-    setup = Setup(**about, **labelled, settings=of_sequence(settings) if settings else None)
+    method = labelled.get("method")
     modified = datetime.fromtimestamp(Path(files.files[-1]).stat().st_mtime).isoformat()
-    started = str(configs[-1]["provenance"].get("started") or modified)
-    return _Run(records, configs, setup, started, "" if settings else UNKNOWN)
+    setup = Setup(
+        paper=first.paper,
+        scale=first.scale,
+        protocol=str(labelled.get("protocol", first.protocol)) if len(configs) == 1 else first.protocol,
+        method=method if method in [line.method for line in records] else first.method,
+        backbone=first.backbone,
+        settings=settings,
+        seed=first.seed,
+        started=str(configs[-1]["provenance"].get("started") or modified),
+        note=min(notes),
+    )
+    return _Run(records, configs, setup)
 
 
 def _newest(same: list[_Run]) -> _Run:
-    """The run that stands for all of these, with a note: known settings first, and training before evaluation."""
+    """The run that stands for all of these, with a note: training before evaluation."""
     if len(same) == 1:
         return same[0]
-    known = [run for run in same if run.setup.settings is not None] or same
-    chosen = max(known, key=lambda run: (run.reached, not run.evaluates, run.started))
-    newest = max(same, key=lambda run: run.started) is chosen
+    chosen = max(same, key=lambda run: (run.reached, not run.evaluates, run.setup.started))
+    newest = max(same, key=lambda run: run.setup.started) is chosen
     what = ("the newer of" if len(same) == 2 else "the newest of") if newest else "one of"
     note = f"{what} {len(same)} runs of seed {chosen.records[0].seed}"
     older = tuple(run.records[0].folder for run in same if run is not chosen)
@@ -373,5 +399,5 @@ def _renamed(run: _Run) -> _Run:
     lines = []
     for line in run.records:
         own = replace(line, method=run.setup.name, note=run.note, unfinished=run.unfinished)
-        lines.append(replace(own if line.method == run.setup.method else line, started=run.started))
+        lines.append(replace(own if line.method == run.setup.method else line, started=run.setup.started))
     return replace(run, records=lines)

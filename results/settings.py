@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import cache
@@ -19,8 +20,13 @@ import yaml
 
 from common.files import YAML_LOADER, read_config
 from common.options import flat
+from common.protocols import Protocol
 
 PINNED = Path(__file__).parent / "papers" / "settings.yaml"
+COUNT = re.compile(r"data\.((?P<name>.+)\.)?(?P<part>train|test)")  # the key of a data set's number of images
+# The entries of common.datasets.layout, which imports torch
+PUBLISHED = yaml.load((Path(__file__).parents[1] / "common/datasets/published.yaml").read_bytes(), YAML_LOADER)
+UNKNOWN, IN_PART = "settings not on record", "settings only in part on record"
 LONGEST_VALUE = 40  # characters of a value that is spelled out
 LONGEST_SUFFIX = 100  # characters of a name's differences; names are parts of files' names
 # What an evaluation of finished checkpoints reads; all else that decides its numbers decided them in training
@@ -28,7 +34,9 @@ EVALUATION = (
     "eval_datasets", "batch_size_eval", "model", "template", "autorouter", "threshold", "load_autochooser",
     "chooser_features", "ddas_per_image", "oracle_task_id", "no_ddas", "task_id", "non_text", "topk", "precision",
 )  # fmt: skip
+OF_ONE_CALL = ("load", "weights.load", "task_id")  # of one-task calls, but not of their sequence
 WITHOUT_FIRST = ("ref_model", "repeat_train")  # of which a first one-task call, with nothing before it, says nothing
+OPTIONAL = {*OF_ONE_CALL, "eval_datasets"}  # which a whole run may lack
 FINGERPRINTS = ("weights", "data", "reference")  # sections of checksums and counts, shown as one digest each
 MACHINE = re.compile(r"( \((bf16|tf32)\))+$")  # what a machine's precision adds to a label
 Settings = dict[str, Any]  # by dotted key
@@ -36,14 +44,17 @@ Settings = dict[str, Any]  # by dotted key
 
 @dataclass(frozen=True)
 class Setup:
-    """A run by its label, and its settings; None where they are not on record."""
+    """A run by its label, and its settings."""
 
     paper: str
     scale: str
     protocol: str
     method: str
     backbone: str
-    settings: Settings | None
+    settings: Settings  # {} where they are not on record
+    seed: int
+    started: str
+    note: str = ""  # on what of its settings is on record
     differing: Settings = field(default_factory=dict)  # from the row's, or from those of other runs
 
     @property
@@ -60,24 +71,37 @@ class Setup:
 # Reading
 
 
-def settings_of(recorded: Mapping[str, Any], folder: Path) -> Settings | None:
-    """The settings on record of a run in `folder`, by dotted key; None if there are none.
+def settings_of(recorded: Mapping[str, Any], folder: Path) -> tuple[Settings, str]:
+    """The settings on record of a run in `folder`, by dotted key, and a note if there are none.
 
-    An evaluation of finished checkpoints has those of the training that left them, where its config.yaml is found: in
-    the folder loaded, or in the one above `folder`; else only the ones that it reads itself.
+    An evaluation of finished checkpoints has those and the seed of the training that left them, where its config.yaml
+    is found: in the folder loaded, which may be relative to any folder above, or in the one above `folder`; else only
+    the ones that it reads itself.
     """
-    own = flat(recorded)
-    if not own or not own.get("eval_only"):
-        return own or None
+    own = _flat(recorded)
+    if not own.get("eval_only"):
+        return own, "" if own else UNKNOWN
     read = {key: value for key, value in own.items() if key in EVALUATION}
-    for place in (Path(own.get("load") or folder), *([folder.parent] if folder.name == "evaluation" else [])):
-        whole = place / "config.yaml"
-        configs = [read_config(path) for path in ([whole] if whole.is_file() else place.glob("*.config.yaml"))]
-        configs.sort(key=lambda config: str(config["provenance"].get("started", "")))
-        trained = [flat(config["settings"]) for config in configs if config["settings"]]
-        if trained and not any(settings.get("eval_only") for settings in trained):
-            return of_sequence(trained) | read
-    return read
+    if own.get("load") is None:  # the pre-trained model
+        return read, ""
+    load, beside = Path(str(own["load"])), [folder.parent] if folder.name == "evaluation" else []
+    load = load.parent if load.suffix == ".pth" else load
+    for place in (*(above / load for above in folder.absolute().parents), load, *beside):
+        with suppress(OSError):  # a name that is too long
+            whole = place / "config.yaml"
+            configs = [read_config(path) for path in ([whole] if whole.is_file() else place.glob("*.config.yaml"))]
+            configs = [config for config in configs if config["settings"]]
+            configs.sort(key=lambda config: str(config["provenance"].get("started", "")))
+            trained = [_flat(config["settings"]) for config in configs]
+            if trained and not any(settings.get("eval_only") for settings in trained):
+                seed = configs[-1]["labels"].get("seed", trained[-1].get("seed"))
+                return of_sequence(trained) | read | {"seed": seed}, ""
+    return read, UNKNOWN
+
+
+def _flat(recorded: Mapping[str, Any]) -> Settings:
+    """Recorded settings by dotted key; what is tested is none of a training that tested nothing."""
+    return {key: value for key, value in flat(recorded).items() if key != "eval_datasets" or value is not None}
 
 
 def of_sequence(calls: Sequence[Settings]) -> Settings:
@@ -106,9 +130,10 @@ def of_sequence(calls: Sequence[Settings]) -> Settings:
 
 def _as_in_sequence(call: Settings) -> Settings:
     """A call's settings with `current` and `previous` for its own data set and checkpoint as references."""
-    words = {(call.get("train_dataset") or [None])[0]: "current", call.get("load"): "previous"}
-    kept = {key: value for key, value in call.items() if key not in ("load", "weights.load", "task_id")}
-    own = {key: words[value] for key, value in kept.items() if key.startswith("ref_") and value and value in words}
+    words = {text(call.get("load")): "previous", text(call.get("train_dataset")): "current"}
+    kept = {key: value for key, value in call.items() if key not in OF_ONE_CALL}
+    own = {key: words[text(value)] for key, value in kept.items()
+           if key.startswith("ref_") and value and text(value) in words}  # fmt: skip
     return kept | own
 
 
@@ -132,31 +157,71 @@ def named(setups: Iterable[Setup]) -> list[Setup]:
     rows: dict[tuple[str, ...], list[Setup]] = {}
     for setup in first:
         rows.setdefault(setup.row, []).append(setup)
-    telling = {row: _telling(same) for row, same in rows.items()}
-    return [_from_others(setup, telling[setup.row]) for setup in first]
+    others = {row: (_telling(same), _usual(same), any(setup.note != UNKNOWN for setup in same))
+              for row, same in rows.items()}  # fmt: skip
+    return [_from_others(setup, *others[setup.row]) for setup in first]
 
 
 def _from_row(setup: Setup) -> Setup:
-    """The run with what differs from the nearest settings of its row."""
-    if setup.settings is None:
-        return setup
-    return replace(setup, differing=min((_unlike(setup, row) for row in _row_settings(setup)), key=len, default={}))
+    """The run with what differs from the nearest settings of its row, and from the published counts of images."""
+    rows, settings = _row_settings(setup), setup.settings
+    unlike = [{key: value for key, value in settings.items() if key in row and text(value) != text(row[key])}
+              for row in rows]  # fmt: skip
+    differing, lacking = min(unlike, key=len, default={}), bool(rows and rows[0].keys() - settings.keys() - OPTIONAL)
+    note = setup.note or (IN_PART if lacking else "")
+    return replace(setup, differing=differing | _cut(setup), note=note)
+
+
+def _cut(setup: Setup) -> Settings:
+    """At paper scale, the images of data sets that hold not as many as published, as read without the check."""
+    counts: dict[str, dict[str, int]] = {}
+    for key, count in setup.settings.items() if setup.scale == "paper" else ():
+        if (match := COUNT.fullmatch(key)) and isinstance(count, int) and count:
+            counts.setdefault(match["name"] or "", {})[match["part"]] = count
+    published = {_plain(name): entry for name, entry in PUBLISHED.items()}
+    differing = {}
+    for name, found in sorted(counts.items()):
+        known = published.get(_plain(name or Protocol.parse(setup.protocol).dataset), {})
+        if any(known.get(part) not in (None, count) for part, count in found.items()):
+            differing[f"{name} images".strip()] = " + ".join(f"{count:,}" for count in found.values())
+    return differing
+
+
+def _plain(name: str) -> str:
+    """A data set's name as all spell it: imagenetr for ImageNet_R, ImageNet-R and ImageNetR."""
+    return re.sub("[_-]", "", name.lower())
 
 
 def _telling(same: Sequence[Setup]) -> set[str]:
     """The keys in which runs of one name differ, as far as they have them; the seed has a column of its own."""
     texts: dict[str, set[str]] = {}
-    for key, value in (item for setup in same for item in (setup.settings or {}).items()):
+    for key, value in (item for setup in same for item in setup.settings.items()):
         texts.setdefault(key, set()).add(text(value))
     return {key for key, spelled in texts.items() if len(spelled) > 1} - {"seed"}
 
 
-def _from_others(setup: Setup, telling: set[str]) -> Setup:
-    """The run with what tells it from others of its name, unless that is as in the row itself."""
-    row, settings = next(iter(_row_settings(setup)), {}), setup.settings or {}
-    as_in_row = {key for key in telling & row.keys() & settings.keys() if text(row[key]) == text(settings[key])}
-    differing = {key: value for key, value in settings.items() if key in telling - as_in_row}
-    return replace(setup, differing=setup.differing | differing)
+def _usual(same: Sequence[Setup]) -> Settings:
+    """The settings that need no name among runs of one name: the row's, and of most seeds, or the newest, the others.
+
+    Without a row all that differs is named.
+    """
+    if not (rows := _row_settings(same[0])):
+        return {}
+    telling = _telling(same) - rows[0].keys()
+    groups: dict[tuple[tuple[str, str], ...], list[Setup]] = {}
+    for setup in same:
+        key = tuple((key, text(value)) for key, value in setup.settings.items() if key in telling)
+        groups.setdefault(key, []).append(setup)
+    most = max(groups.values(), key=lambda group: (len({setup.seed for setup in group}), max(s.started for s in group)))
+    return most[0].settings | rows[0]
+
+
+def _from_others(setup: Setup, telling: set[str], usual: Settings, beside_known: bool) -> Setup:
+    """The run with what tells it from others of its name."""
+    differing = {key: value for key, value in setup.settings.items()
+                 if key in telling and (key not in usual or text(value) != text(usual[key]))}  # fmt: skip
+    unknown = {UNKNOWN: True} if beside_known and setup.note == UNKNOWN else {}
+    return replace(setup, differing=setup.differing | unknown | differing)
 
 
 def _row_settings(setup: Setup) -> list[Settings]:
@@ -168,13 +233,6 @@ def _row_settings(setup: Setup) -> list[Settings]:
         for (*others, backbone), entries in rows.items() if tuple(others) == wanted
         for settings in entries
     ]  # fmt: skip
-
-
-def _unlike(setup: Setup, row: Settings) -> Settings:
-    """The run's values of the keys that both have and that differ; rows pin no seed."""
-    settings = setup.settings or {}
-    return {key: value for key, value in settings.items()
-            if key in row and text(value) != text(row[key])}  # fmt: skip
 
 
 def suffix(differing: Settings) -> str:

@@ -96,7 +96,8 @@ def load_data(
     """
     entry, reader, verify = data_set(options), reader_options(options), not options.no_verify
     data = datasets.load(entry.reader, entry.root, train_transform, eval_transform, verify, options=reader)
-    data.fingerprint |= {key: str(value) for key, value in reader.items()}
+    # the lists' contents are in the fingerprint, however their folder is spelt
+    data.fingerprint |= {key: "lists" if isinstance(value, str) else str(value) for key, value in reader.items()}
     if options.validation:  # after numpy's permutation under the run's seed (the original's generator is not recorded)
         train, order = data.train, np.random.RandomState(seed).permutation(len(data.train))
         labels, first = np.asarray(train.labels), int(TRAIN_SHARE * len(order))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common.clip.activation import ACTIVATION, told_activation
+from common.clip.activation import ACTIVATION, require_same
 from common.clip.model import CLIP
 from common.clip.pretrained import openai_weights
 from common.errors import UserError, all_checked
@@ -37,11 +37,9 @@ def read_weights(path: str | Path, model: CLIP) -> dict[str, Tensor]:
             f"{path} is a checkpoint of the class-incremental run {content[PROTOCOL]!r}, not of MTIL. Use `python -m "
             "zscl.cil` for it, or give another --load."
         )
-    weights, told = openai_weights(loaded), told_activation(Path(path), content, loaded)
+    weights = openai_weights(loaded)
     require_match(model.state_dict(), weights, path, "--model")
-    if told not in (None, model.activation):
-        raise UserError(f"{path} was trained with {told}, but --model computes with {model.activation}. Add "
-                        f"--activation {told}.")  # fmt: skip
+    require_same(model.activation, Path(path), content, loaded)
     return {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
 
 

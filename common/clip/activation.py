@@ -14,6 +14,7 @@ from typing import Any
 
 from common.clip import transformers_keys
 from common.clip.model import GELU, QUICKGELU, SIZE_KEYS
+from common.errors import UserError
 from common.options import option
 
 ACTIVATION = "activation"  # a key that checkpoints of this project carry beside "state_dict"
@@ -53,6 +54,14 @@ def settled(chosen: str, path: Path, content: Mapping[str, Any], weights: Mappin
 def told_activation(path: Path, content: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None:
     """The activation that a file tells for certain. weights: the state dict in its content, or the content itself."""
     return _of_content(content, weights) or _of_configuration(path, weights) or _of_path(path)
+
+
+def require_same(activation: str, path: Path, content: Mapping[str, Any], weights: Mapping[str, Any]) -> None:
+    """Raise UserError if a file tells of another activation than this one, the model's."""
+    told = told_activation(path, content, weights)
+    if told not in (None, activation):
+        raise UserError(f"{path} was trained with {told}, but --model computes with {activation}. Add --activation "
+                        f"{told}.")  # fmt: skip
 
 
 def _of_content(about: Mapping[str, Any], weights: Mapping[str, Any]) -> str | None:

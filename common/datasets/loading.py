@@ -1,5 +1,6 @@
 """Loads any data set by name: from a folder and two transforms to an ImageSet."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -114,24 +115,37 @@ def read(name: str, root: Path, verify: bool, options: dict[str, object] | None 
         if part is not None and len(part) == 0:
             raise UserError(f"{name}: no {split} images below {root}. {how_to_get(name, str(root))}")
         refuse_outside(getattr(part, "paths", ()), root, "a list of it", name)
-    if verify or name not in CUT_BY_CLASS:
-        _refuse_bare_classes(name, data, root)
+    _refuse_labels(name, data, root, cut=not verify and name in CUT_BY_CLASS)
+    _refuse_repeated(name, data)
     return data
 
 
-def _refuse_bare_classes(name: str, data: ImageSet, root: Path) -> None:
-    """Raise UserError unless each class has a training image; in the sets of ANY_PART, any image."""
-    parts = (data.train, data.test) if name in ANY_PART else (data.train,)
-    labels, classes = {label for part in parts if part for label in part.labels}, PUBLISHED[name].classes
-    if labels == {*range(classes)}:
+def _refuse_labels(name: str, data: ImageSet, root: Path, cut: bool) -> None:
+    """Raise UserError for a label beyond the classes, and for a class without a training image.
+
+    In the sets of ANY_PART any image will do; a `cut` copy may lack classes.
+    """
+    known = {*range(PUBLISHED[name].classes)}
+    train, test = ({*part.labels} if part is not None else set() for part in (data.train, data.test))
+    bare, beyond = sorted(known - train - (test if name in ANY_PART else set())), sorted((train | test) - known)
+    if not beyond and (cut or not bare):
         return
-    bare, beyond = sorted({*range(classes)} - labels), sorted(labels - {*range(classes)})
     told = [f"label {label}{f' ({data.classnames[label]})' if data.classnames else ''}" for label in bare[:10]]
     raise UserError(
-        f"{name}: of {classes} classes {len(bare)} have no training image below {root}"
+        f"{name}: of {len(known)} classes {len(bare)} have no training image below {root}"
         f"{': ' * bool(told)}{', '.join(told)}{f'; there are labels beyond, as {beyond[0]}' if beyond else ''}. "
         "Get a complete copy, or the lists that belong to it."
     )
+
+
+def _refuse_repeated(name: str, data: ImageSet) -> None:
+    """Raise UserError for an image that stands twice among the training and test images."""
+    paths = [path for part in (data.train, data.test) for path in getattr(part, "paths", ())]
+    if len({*paths}) < len(paths):
+        first = next(path for path, count in Counter(paths).items() if count > 1)
+        raise UserError(
+            f"{name}: {first} stands twice among the images for training and test. Get the lists anew from one source."
+        )
 
 
 def missing_paths(name: str, root: Path) -> list[str]:

@@ -18,7 +18,7 @@ from results.launch.progress import progress
 from results.options import Build, Verify
 from results.page import html
 from results.published import read_published
-from results.settings import EVALUATION, text
+from results.settings import EVALUATION, PINNED, text
 from results.spreadsheet import workbook
 from tests.results.lines import matrix_lines, write_lines
 from zscl.options import Options as ZSCLOptions
@@ -29,8 +29,10 @@ ZSCL = {  # of zscl/scripts/ZSCL.sh 1
     "method": "ZSCL", "train_dataset": ORDER, "eval_datasets": ORDER, "lr": RATES, "iterations": [1000], "ls": 0.2,
     "we": True, "avg_freq": 100, "l2": 1.0, "image_loss": True, "text_loss": True, "ref_dataset": "ImageNet",
     "ref_sentences": "conceptual_captions", "ref_model": None, "load": None, "eval_only": False, "seed": 42,
-    "template": None, "model": "ViT-B/16",
+    "template": None, "model": "ViT-B/16", "dataset_order": None, "wise_merge": False,
 }  # fmt: skip
+SHARED = yaml.safe_load(PINNED.read_text())[0]["shared"]  # by the rows of zscl.main
+ZSCL |= {key: value for key, value in SHARED.items() if key not in ZSCL}
 MOE_EXPERTS = {"ffn_adapt": True, "apply_moe": True, "experts_num": 22, "autorouter": True, "load_autochooser": None}
 MOE = MOE_EXPERTS | {  # of moe_adapters/scripts/train_few_shot_order1.sh
     "train_dataset": ORDER, "eval_datasets": ORDER, "few_shot": 5, "iterations": [500], "ls": 0.2, "threshold": 0.0585,
@@ -139,9 +141,9 @@ def test_other_images_or_weights_are_another_row(tmp_path: Path, section: str) -
     write_run(tmp_path / "a", CIL | {section: {"one": 1, "two": 2}}, 80.0, **ABOUT_CIL)
     write_run(tmp_path / "b", CIL | {section: {"one": 1, "two": 3}}, 60.0, **ABOUT_CIL)
     write_run(tmp_path / "c", CIL | {section: {"one": 1}, "seed": 43}, 70.0, **ABOUT_CIL)  # nothing known to differ
-    names = sorted(values(tmp_path).items(), key=lambda item: item[1])
-    assert [numbers for _, numbers in names] == [[60.0], [70.0], [80.0]]
-    assert [bool(re.fullmatch(f"ZSCL, {section} [0-9a-f]{{6}}", name)) for name, _ in names] == [True, False, True]
+    (usual, numbers), (other, [lowest]) = sorted(values(tmp_path).items())
+    assert (usual, numbers, lowest) == ("ZSCL", [80.0, 70.0], 60.0)
+    assert re.fullmatch(f"ZSCL, {section} [0-9a-f]{{6}}", other)
 
 
 def test_a_machines_precision_is_no_other_setting(tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_the_zero_shot_row_keeps_its_name(tmp_path: Path) -> None:
 def test_names_stay_short_and_distinct(tmp_path: Path) -> None:
     many = {key: 0.123 for key in ("wd", "ls", "beta2", "T", "ref_wise_alpha", "num", "we_wise_alpha", "alpha")}
     write_run(tmp_path / "a", ZSCL | many, 1.0)
-    write_run(tmp_path / "b", ZSCL | many | {"alpha": 0.124}, 2.0)
+    write_run(tmp_path / "b", ZSCL | many | {"beta2": 0.124}, 2.0)  # the last of them
     write_run(tmp_path / "c", ZSCL | {"template": "a photograph of the thing that is called {}"}, 3.0)
     write_run(tmp_path / "d", ZSCL | {"template": "a photograph of the thing that was called {}"}, 4.0)
     names = values(tmp_path)
@@ -220,7 +222,7 @@ def test_a_run_without_its_configuration_says_so(tmp_path: Path) -> None:
     (comparison,) = compare([], read_records([tmp_path])[0])
     assert comparison.note == "settings not on record"
     write_run(tmp_path / "b", ZSCL, 83.0, started="2000-01-01T00:00:00")
-    assert values(tmp_path) == {"ZSCL": [83.0]}  # what is known goes before what is new
+    assert values(tmp_path) == {"ZSCL, settings not on record": [60.0], "ZSCL": [83.0]}
 
 
 def test_one_task_calls_without_configurations_are_no_seeds(tmp_path: Path) -> None:
@@ -272,7 +274,8 @@ def test_an_evaluation_is_named_by_its_own_options_over_these(tmp_path: Path) ->
     assert both.keys() == {"MoE-Adapters"}
     (tmp_path / "far/record.jsonl").unlink()
     (tmp_path / "released/record.jsonl").unlink()
-    assert values(tmp_path) == {"MoE-Adapters": [50.0], "MoE-Adapters, threshold 0.06": [60.0]}
+    named = "MoE-Adapters, settings not on record, threshold 0.06"
+    assert values(tmp_path) == {"MoE-Adapters": [50.0], named: [60.0]}
 
 
 def test_what_an_evaluation_reads_are_declared_options() -> None:
@@ -283,9 +286,10 @@ def test_what_an_evaluation_reads_are_declared_options() -> None:
 def one_task_calls(folder: Path, changed: dict[str, Any]) -> Path:
     """The eleven calls of the original's ZSCL script, MNIST's with these settings besides."""
     for place, name in enumerate(MTIL_ORDER_1):
-        own = {"train_dataset": [name], "lr": [RATES[place]], "load": f"ckpt/{ORDER[place - 1]}.pth" if place else None}
+        load = f"ckpt/{folder.name}/{ORDER[place - 1]}.pth" if place else None
+        own = {"train_dataset": [name], "lr": [RATES[place]], "load": load}
         protocol = "mtil-order1" if name == ORDER[-1] else f"mtil-custom-{'+'.join(ORDER[: place + 1])}"
-        settings = ZSCL | own | (changed if name == "MNIST" else {}) | {"data": {name: {"train": place}}}
+        settings = ZSCL | own | (changed if name == "MNIST" else {}) | {"data": {name: {"md5": place}}}
         write_run(folder, settings, started=f"2025-01-01T00:00:{place:02}", name=f"{name}.", protocol=protocol,
                   lines=[{"dataset": name, "after_task": place + 1, "metric": "accuracy", "value": 50.0 + place}])  # fmt: skip
     return folder
@@ -294,6 +298,7 @@ def one_task_calls(folder: Path, changed: dict[str, Any]) -> Path:
 def test_one_task_calls_are_one_run_with_the_settings_of_their_sequence(tmp_path: Path) -> None:
     one_task_calls(tmp_path / "calls", {})
     assert values(tmp_path) == {"ZSCL": [50.0 + place for place in range(11)]}
+    assert {record.note for record in read_records([tmp_path])[0]} == {""}
     one_task_calls(tmp_path / "slow", {"lr": [1e-4]})
     one_task_calls(tmp_path / "short", {"iterations": [10]})
     iterations, rates, usual = sorted(values(tmp_path), key=lambda name: (name == "ZSCL", name))

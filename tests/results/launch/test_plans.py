@@ -56,8 +56,9 @@ def test_a_row_that_is_run_as_planned_has_its_name_alone(table: str, monkeypatch
     for scale in ("paper", "mini"):
         for job, _, run in told(table, scale):
             about = (job.row.paper, scale, run.label_protocol, run.method, run.backbone)
-            (setup,) = named([Setup(*about, run.settings | {"data.train": 5, "lr_of_another_version": 1})])
-            assert about in pinned() and setup.name == job.row.method
+            settings = run.settings | {"data.md5": 5, "lr_of_another_version": 1}
+            (setup,) = named([Setup(*about, settings, run.seed, "")])
+            assert about in pinned() and (setup.name, setup.note) == (job.row.method, "")
 
 
 def test_the_pinned_settings_are_those_of_the_scripts(monkeypatch: pytest.MonkeyPatch) -> None:
