@@ -118,10 +118,10 @@ def require_files(*paths: str | Path | None) -> None:
         raise UserError("\n".join(missing))
 
 
-def require_checkpoints(*paths: Path) -> None:
+def require_checkpoints(*paths: Path, advice: str = "") -> None:
     """Raise UserError with every checkpoint of a sequence that does not exist."""
     if missing := [str(path) for path in paths if not path.exists()]:
-        raise UserError(f"checkpoints are missing: {', '.join(missing)}")
+        raise UserError(f"checkpoints are missing: {', '.join(missing)}.{advice}")
 
 
 def check_inputs(

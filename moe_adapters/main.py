@@ -66,10 +66,14 @@ def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
         return None
 
     files = [options.load, options.load_autochooser]
-    folder = Path(options.load or "")
-    both = checkpoint_files(options, folder) if options.eval_only and options.load and folder.is_dir() else []
-    sequence = [path for paths in both for path in paths[: 1 + options.autorouter]]
-    checks = (extractor, lambda: mtil.require_checkpoints(*sequence))
+    training = not options.eval_only
+    folder = Path(output_folder(options) if training else options.load or "")
+    evaluates = options.eval_datasets and (training or options.load and folder.is_dir())
+    made = (training and options.ffn_adapt, training and options.train_chooser or not options.autorouter)
+    both = checkpoint_files(options, folder) if evaluates else []
+    evaluated = [path for paths in both for path, here in zip(paths, made) if not here]
+    advice = " Add --train_chooser, give --load_autochooser, or leave --eval-datasets out." if training else ""
+    checks = (extractor, lambda: mtil.require_checkpoints(*evaluated, advice=advice))
     features, _ = mtil.check_inputs(options, data_names(options), files, *checks)
     return features
 

@@ -328,6 +328,23 @@ def test_an_evaluation_that_could_not_be_computed_is_refused_first(
     assert not (tmp_path / "test").exists()
 
 
+def test_files_of_the_evaluation_that_no_step_makes_are_missed_before_training(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    call = [*(flag for flag in SEQUENCE if flag != "--train_chooser"), *tiny_world, "--save", str(run)]
+    message = fails(capsys, call)
+    assert all(f"{run / name}_autochooser.pth" in message for name in TASKS) and f"{run / 'DTD'}.pth" not in message
+    assert ". Add --train_chooser, give --load_autochooser, or leave --eval-datasets out." in message
+    assert not run.exists()
+    main([*call, "--load_autochooser", str(finished_run)])
+    capsys.readouterr()
+    call = [*METHOD[2:], *tiny_world, "--train-dataset", "DTD", "--iterations", "5", "--task_id", "1", "--train_chooser"]
+    call += ["--eval-datasets", "DTD", "--autorouter", "--threshold", "0.0005", "--save", str(tmp_path / "one")]
+    assert f"checkpoints are missing: {tmp_path / 'one' / 'DTD.pth'}." in fails(capsys, call)
+    assert not (tmp_path / "one").exists()
+
+
 def test_flags_that_upstream_never_reads_are_named(capsys: pytest.CaptureFixture, tmp_path: Path) -> None:
     given = ["--eval-only", "--no-ddas", "--eval-datasets", "DTD", "--data-location", str(tmp_path), "--model", "mini"]
     with pytest.raises(SystemExit):
