@@ -179,13 +179,11 @@ def test_labels_come_from_the_lists(fake_root):
 def official_lists(folder, root):
     """The twelve lists, quickdraw's empty: a made-up copy has five domains."""
     folder.mkdir()
-    for cut, domain in zip(range(0, 18, 3), ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")):
-        rows = [  # test images of other classes in each domain
-            f"{'/'.join(path.parts[-3:])} {int(path.name.split('_')[1]) - 1}"
-            for path in sorted((root / domain).rglob("*.jpg"))
-        ]
-        (folder / f"{domain}_train.txt").write_text("\n".join(rows[:cut] + rows[cut + 3 :]))
-        (folder / f"{domain}_test.txt").write_text("\n".join(rows[cut : cut + 3]))
+    for first, domain in enumerate(("clipart", "infograph", "painting", "quickdraw", "real", "sketch")):
+        paths = sorted((root / domain).rglob("*.jpg"))
+        rows = [f"{'/'.join(path.parts[-3:])} {int(path.name.split('_')[1]) - 1}" for path in paths]
+        (folder / f"{domain}_train.txt").write_text("\n".join(rows[:first] + rows[first + 3 :]))
+        (folder / f"{domain}_test.txt").write_text("\n".join(rows[first : first + 3]))
 
 
 def test_official_lists(fake_root, tmp_path):
