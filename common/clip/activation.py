@@ -91,16 +91,18 @@ def _of_path(path: Path) -> str | None:
 
     path = path.absolute()
     cached = [part for part in path.parts if part.startswith("models--")]
-    words = _words(" ".join([*cached, path.parent.name, path.name]))
+    own, words = (_words(" ".join([*cached, *names])) for names in ([path.name], [path.parent.name, path.name]))
     if "-quickgelu-" in words:
         return QUICKGELU
     found = []
     for model, tag in list_pretrained():
         published, names = get_pretrained_cfg(model, tag), [tag]
         if tag != OPENAI:
-            names += [Path(published["url"]).stem, Path(published["hf_hub"]).name]
+            names += [Path(published["url"]).stem, *Path(published["hf_hub"]).parts[1:2]]
         if any(len(name) >= LEAST_TAG and _words(name) in words for name in names):
-            found.append((model, QUICKGELU if published.get("quick_gelu") else _of_model(model)))
+            anyones = tag == OPENAI and _words(tag) not in own  # a folder "openai", which may hold others'
+            activation = QUICKGELU if published.get("quick_gelu") else _of_model(model)
+            found.append((model, None if anyones else activation))
     narrowed = [entry for entry in found if _words(entry[0]) in words] or found
     activations = {activation for _, activation in narrowed}
     return activations.pop() if len(activations) == 1 else None

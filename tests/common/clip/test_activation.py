@@ -63,6 +63,7 @@ NAMES = {  # of a file and its folder, as open_clip and its hub publish them
     "models--laion--CLIP-ViT-B-16-DataComp.XL-s13B-b90K/snapshots/0123/open_clip_pytorch_model.bin": "gelu",
     "models--apple--DFN2B-CLIP-ViT-B-16/snapshots/0123/open_clip_pytorch_model.bin": "quickgelu",
     "x/b16_400m.pt": "quickgelu",  # MetaCLIP's
+    "models--timm--vit_base_patch16_clip_224.openai/snapshots/0123/open_clip_pytorch_model.bin": "quickgelu",
     "x/ViT-B-32-laion400m_e31.pt": "quickgelu",
     "x/ViT-B-16-openai.pt": "quickgelu",
 }
@@ -76,8 +77,12 @@ def test_published_name_decides(name, models, tmp_path):
     assert told_by_warning(path, models) == (NAMES[name], [])
 
 
-@pytest.mark.parametrize("name", ["mine.pt", "laion400m_e32.pt", "ViT-B-16.pt", "checkpoint-v1.pt"])
+UNTOLD = ["mine.pt", "laion400m_e32.pt", "ViT-B-16.pt", "checkpoint-v1.pt", "openai/ViT-B-16-laion400m.pt"]
+
+
+@pytest.mark.parametrize("name", UNTOLD)
 def test_bare_weights_are_quickgelu_with_a_warning_and_the_option_decides(name, models, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     torch.save({"state_dict": models["gelu"].state_dict()}, tmp_path / name)
     found, (warning,) = told_by_warning(tmp_path / name, models)
     assert found == "quickgelu" and str(tmp_path / name) in warning and "QuickGELU" in warning
