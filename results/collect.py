@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
+from common.evaluation.report import ZERO_SHOT
 from common.files import RECORD_KEY, RECORD_SCHEMA, read_config
 from common.protocols import MTIL_ORDERS, Protocol
 from results import labels
@@ -395,9 +396,10 @@ def _newest(same: list[_Run]) -> _Run:
 
 
 def _renamed(run: _Run) -> _Run:
-    """The run with its name on its lines; those of another method, such as the zero-shot row, keep theirs."""
+    """The run with its name on its lines; the zero-shot row has one by what it was tested with, others keep theirs."""
     lines = []
     for line in run.records:
         own = replace(line, method=run.setup.name, note=run.note, unfinished=run.unfinished)
-        lines.append(replace(own if line.method == run.setup.method else line, started=run.setup.started))
+        other = replace(line, method=run.setup.zero_shot) if line.method == ZERO_SHOT else line
+        lines.append(replace(own if line.method == run.setup.method else other, started=run.setup.started))
     return replace(run, records=lines)

@@ -173,7 +173,7 @@ def _over_seeds(numbers: list[Record]) -> tuple[float | None, float | None, int,
         return None, None, 0, ""
     newest = {number.seed: number for number in sorted(numbers, key=lambda number: number.started)}
     values = [number.value for number in newest.values()]
-    if numbers[0].method == ZERO_SHOT:
+    if numbers[0].method.startswith(ZERO_SHOT):
         low, high = (choose(number.value for number in numbers) for choose in (min, max))
         differs = f"{len(numbers)} runs, {low:.2f} to {high:.2f}" if high - low > SAME else ""
         return fmean(values), None, 1, differs
@@ -212,8 +212,9 @@ def _measured(records: list[Record]) -> Iterator[Record]:
     latest = [max(lines, key=lambda line: line.after_task) for lines in grouped(scalars, "file", *LIKE).values()]
     yield from latest
     recorded = grouped(latest, "folder", *LIKE)
+    names = {line.folder: line.method for line in records if line.is_zero_shot}
     for line, matrix in _run_matrices(records):
-        for method, metric, dataset, value in _from_matrix(matrix):
+        for method, metric, dataset, value in _from_matrix(matrix, names.get(line.folder, ZERO_SHOT)):
             number = replace(line, method=method, metric=metric, dataset=dataset, value=value)
             if attrgetter("folder", *LIKE)(number) not in recorded:
                 yield number
@@ -225,7 +226,7 @@ def _is_final(line: Record) -> bool:
     return not line.unfinished and (line.metric == PARAMETERS or line.after_task >= length)
 
 
-def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]]:
+def _from_matrix(matrix: AccuracyMatrix, zero_shot: str) -> Iterator[tuple[str, str, str, float]]:
     """(method, metric, data set, value) of Transfer, Avg, Last and the zero-shot means of a matrix of MTIL."""
     if not labels.is_mtil(matrix.protocol):
         return
@@ -235,9 +236,9 @@ def _from_matrix(matrix: AccuracyMatrix) -> Iterator[tuple[str, str, str, float]
     sets = list(task_order(matrix.protocol)) or matrix.rows
     row = [value for value in (matrix.zero_shot or [])[: len(sets)] if value is not None]
     if row and len(row) == len(sets) and matrix.columns[: len(sets)] == sets:
-        yield ZERO_SHOT, "accuracy", MEAN, fmean(row)
+        yield zero_shot, "accuracy", MEAN, fmean(row)
         # a model that never learns has the same row after every task
-        yield from ((ZERO_SHOT, *cell) for cell in _triple_rows(sets, mtil_triple([row] * len(row))))
+        yield from ((zero_shot, *cell) for cell in _triple_rows(sets, mtil_triple([row] * len(row))))
 
 
 def _triple_rows(sets: list[str], triple: MTILTriple) -> Iterator[tuple[str, str, float]]:

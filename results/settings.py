@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from common.evaluation.report import ZERO_SHOT
 from common.files import YAML_LOADER, read_config
 from common.options import flat
 from common.protocols import Protocol
@@ -61,6 +62,13 @@ class Setup:
     def name(self) -> str:
         """The method with what differs."""
         return self.method + suffix(self.differing)
+
+    @property
+    def zero_shot(self) -> str:
+        """The method of the pre-trained model's lines, with the machine's precision and what differs in its test."""
+        machine = MACHINE.search(self.method)
+        differing = {key: value for key, value in self.differing.items() if key in ("template", "eval_transform")}
+        return ZERO_SHOT + (machine[0] if machine else "") + suffix(differing)
 
     @property
     def row(self) -> tuple[str, ...]:

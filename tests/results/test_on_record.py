@@ -8,6 +8,7 @@ import yaml
 
 from results.collect import read_provenance, read_records
 from results.compare import compare
+from tests.results.lines import matrix_lines
 from tests.results.test_settings import EVALUATED, ZSCL, values, write_run
 
 COSTS = [{"metric": "train_seconds", "after_task": 11, "value": 5.0}]
@@ -48,6 +49,17 @@ def test_evaluations_are_of_their_trainings_seeds(tmp_path: Path) -> None:
     assert sorted(run.seed for run in read_provenance([tmp_path])) == [0, 0, 1, 1, 2, 2]
     last = next(item for item in compare([], read_records([tmp_path])[0]) if item.metric == "last")
     assert (last.mean, last.seeds, last.note) == (84.0, 3, "")
+
+
+# The pre-trained model
+
+
+def test_the_zero_shot_row_is_named_by_its_test(tmp_path: Path) -> None:
+    lines = matrix_lines([50.0] * 11, [[60.0] * 11] * 11, metric="accuracy")
+    write_run(tmp_path / "a", ZSCL | {"template": "{} and noise", "ls": 0.0}, lines=lines)
+    write_run(tmp_path / "b", ZSCL | {"ls": 0.0}, lines=[{"method": "ZSCL (bf16)"} | line for line in lines])
+    found = {item.method for item in compare([], read_records([tmp_path])[0]) if item.mean == pytest.approx(50.0)}
+    assert found == {"Zero-shot CLIP, template {} and noise", "Zero-shot CLIP (bf16)"}
 
 
 # Other data
