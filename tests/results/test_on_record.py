@@ -70,8 +70,8 @@ def test_the_most_seeds_keep_the_papers_name(tmp_path: Path, section: str) -> No
     write_run(tmp_path / "other", ZSCL | {section: {"md5": "b"}, "seed": 9}, 60.0, started="2025-03-01T00:00:00")
     for seed in range(3):
         write_run(tmp_path / str(seed), ZSCL | {section: {"md5": "a"}, "seed": seed}, 80.0 + seed)
-    write_run(tmp_path / "again", ZSCL | {section: {"md5": "c"}, "seed": 0}, 70.0)
-    write_run(tmp_path / "more", ZSCL | {section: {"md5": "c"}, "seed": 0}, 71.0)
+    for name in ("again", "once more", "often", "too often"):
+        write_run(tmp_path / name, ZSCL | {section: {"md5": "c"}, "seed": 0}, 70.0)
     found = values(tmp_path)
     assert found.pop("ZSCL") == [80.0, 81.0, 82.0]
     assert sorted(map(tuple, found.values())) == [(60.0,), (70.0,)] and all(section in name for name in found)
@@ -177,7 +177,7 @@ def test_one_task_calls_with_means_alone_are_no_run(tmp_path: Path) -> None:
 
 
 def test_a_call_that_started_elsewhere_is_a_run_of_its_own(tmp_path: Path) -> None:
-    loads = [None, "runs/one/Aircraft.pth", "/elsewhere/two/Caltech101.pth", "quick/Caltech101.pth", "one/DTD.pth"]
+    loads = [None, "runs/one/Aircraft.pth", "runs/one/best.pth", "quick/CIFAR100.pth", "one/DTD.pth"]
     sets = ["Aircraft", "Caltech101", "CIFAR100", "DTD", "EuroSAT"]
     for place, (name, load) in enumerate(zip(sets, loads)):
         protocol = f"mtil-custom-{'+'.join(sets[: place + 1])}"
