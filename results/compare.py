@@ -212,7 +212,7 @@ def _measured(records: list[Record]) -> Iterator[Record]:
     latest = [max(lines, key=lambda line: line.after_task) for lines in grouped(scalars, "file", *LIKE).values()]
     yield from latest
     recorded = grouped(latest, "folder", *LIKE)
-    names = {line.folder: line.method for line in records if line.is_zero_shot}
+    names = {line.folder: line.method for line in records if line.method.startswith(ZERO_SHOT)}
     for line, matrix in _run_matrices(records):
         for method, metric, dataset, value in _from_matrix(matrix, names.get(line.folder, ZERO_SHOT)):
             number = replace(line, method=method, metric=metric, dataset=dataset, value=value)
