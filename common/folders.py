@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.files import CHECKSUMS, SECTIONS, TEMPORARY, checksums, held_lock, read_back
+from common.files import CHECKSUMS, SECTIONS, TEMPORARY, begin_list, checksums, held_lock, read_back
 from common.options import flat
 
 TENSORBOARD = "tensorboard"  # folder in the run's folder
-OWN = ("record.jsonl", "state.pth", "accuracy*.csv", "accuracy*.png", "config.yaml")  # of any run
+OWN = ("record.jsonl", "state.pth", "accuracy.csv", "accuracy.png", "config.yaml")  # of any run
 NO_INPUTS = (  # options that name what is written, or no place in the working directory
     "save", "log_dir", "hydra.run.dir", "cache_dir", "config_path", "log_path", "frozen_path"
 )  # fmt: skip
@@ -42,7 +42,7 @@ def take_folder(folder: Path, prefix: str, outputs: Iterable[str], overwrite: bo
             remove([*map(Path, curves), *own, config])  # without the last nothing more is deleted
             if not prefix:
                 remove([folder / CHECKSUMS])
-        (folder / CHECKSUMS).touch()
+        begin_list(folder)
         return held
     except (OSError, ValueError) as error:
         raise _unusable(folder, error) from error
@@ -80,7 +80,7 @@ def own_files(folder: Path, prefix: str, outputs: Iterable[str]) -> list[Path]:
 
     outputs: patterns of its checkpoints, also for folders of versions that kept no list.
     """
-    listed = [folder / name for name in checksums(folder) if name.startswith(prefix) and name == Path(name).name != ""]
+    listed = [folder / name for name in checksums(folder) if name.startswith(prefix)]
     found = [*listed, *matching(folder, [*outputs, *(f"{prefix}{name}" for name in OWN)])]
     # one-task calls may share the folder of a sequence
     configs = [] if prefix else matching(folder, ["*.config.yaml"])
