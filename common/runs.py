@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError, machine_fault
-from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, read_back, write_alone, write_text
+from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, begin_list, note, read_back, write_alone, write_text
 from common.folders import TENSORBOARD, matching, read_back_config, refuse_inputs, take_folder
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
@@ -129,7 +129,12 @@ class Run:
         self.settings = settings | machine.settings
         self._settle_config(self.settings, machine.provenance)
         self.records: list[dict[str, Any]] = self._read_records()
-        self.writer = writer(str(self.folder / TENSORBOARD / name)) if writer and is_main_process() else None
+        curves = self.folder / TENSORBOARD / name
+        self.writer = writer(str(curves)) if writer and is_main_process() else None
+        if self.writer:
+            begin_list(curves)
+            for path in curves.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+                note(path, path)
 
     def path(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}"

@@ -307,6 +307,34 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, name: bytes) -> N
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
+@pytest.mark.parametrize("name", ["state.pth", "record.jsonl", "A.pth", "accuracy.csv", ".run-checksums"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_in_a_files_place_is_named_at_the_start(tmp_path: Path, name: str, overwrite: bool) -> None:
+    finished(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} is a folder, in the place of a file of the run"):
+        open_run(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name).is_dir() and (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_link_to_a_missing_folder_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="link is a link to nowhere, which does not exist"):
+        open_run(tmp_path / "link" / below)
+
+
+def test_a_locale_without_the_letters_of_a_folder_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from common.runs import Run; Run(Path(sys.argv[1]), {}, {'method': 'm'})"
+    )
+    words = [sys.executable, "-X", "utf8=0", "-c", code, os.fsencode(tmp_path) + b"/\xc3\x9c"]
+    locale = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(words, env=locale, capture_output=True, cwd=Path(runs.__file__).parents[1])
+    assert b"its name is UTF-8, the locale is not" in done.stderr and b"set LC_ALL=C.UTF-8" in done.stderr
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o300)
