@@ -5,6 +5,7 @@ import json
 import os
 import re
 import warnings
+import zipfile
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -20,9 +21,11 @@ from common.processes import is_main_process, world_size
 
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
-CHECKSUMS = "checksums"  # in a run's folder, of all that was ever written there
+CHECKSUMS = ".run-checksums"  # in a run's folder, of all that was ever written there
+LIST_BEGINS = "checksums of what runs wrote into this folder"
+ENTRY = re.compile(r"([0-9a-f]{8})  (?!\.|(?:.*\.)?lock$)([^/\0]{1,250})")  # a checksum, and a name in the folder
 TEMPORARY = re.compile(r"\.(.+)\.(\d{1,7})\.tmp")  # of a file's name and the process that writes it
-READ_BACK = ("", ".json", ".jsonl", ".yaml")  # suffixes of the texts among them; tensors come with sums of their own
+PUT_BACK = "Put back a copy of it, or give another output folder"
 SECTIONS = ("settings", "labels", "provenance")  # of config.yaml; a cut file lacks the last ones
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
 
@@ -62,7 +65,7 @@ def write_alone(path: Path | str, write: Callable[[BinaryIO], object]) -> None:
         with open(temporary, "wb") as file:
             write(file)
             _to_disk(file)
-        _note(path, temporary)
+        note(path, temporary)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
@@ -133,28 +136,54 @@ def checksums(folder: Path) -> dict[str, set[str]]:
     """
     found: dict[str, set[str]] = defaultdict(set)
     with suppress(OSError):
-        for line in (folder / CHECKSUMS).read_text(errors="replace").splitlines():
-            checksum, _, name = line.partition("  ")
-            found[name].add(checksum)
+        begins, *lines = (folder / CHECKSUMS).read_text(errors="replace").split("\n")
+        for entry in filter(None, map(ENTRY.fullmatch, lines if begins == LIST_BEGINS else [])):
+            found[entry[2]].add(entry[1])
     return found
 
 
-def _sums(path: Path, content: bytes) -> list[str]:
-    """Of each line of a record, as lines may be taken out to measure them anew; else of the whole content."""
-    parts = content.splitlines() if path.suffix == ".jsonl" else [content]
+def begin_list(folder: Path) -> None:
+    """Have the checksums of what is written into the folder from now on noted, after those of before."""
+    with open(folder / CHECKSUMS, "ab") as file:
+        if file.tell() == 0:
+            file.write(f"{LIST_BEGINS}\n".encode())
+
+
+def _sums(path: Path, written: Path) -> list[str]:
+    """Checksums of the file `written` for `path`: one, or one for each line of a record, which may lose lines.
+
+    Of YAML what it holds counts, comments do not; of a zip archive, as torch.save's, the sums that stand in it.
+    """
+    if zipfile.is_zipfile(written):
+        with zipfile.ZipFile(written) as archive:
+            parts = [repr([(item.filename, item.file_size, item.CRC) for item in archive.infolist()]).encode()]
+    else:
+        content = written.read_bytes()
+        parts = content.splitlines() if path.suffix == ".jsonl" else [content]
+        if path.suffix == ".yaml":
+            with suppress(yaml.YAMLError):
+                parts = [repr(yaml.load(content, YAML_LOADER)).encode(errors="surrogatepass")]
     return [f"{zlib.crc32(part):08x}" for part in parts]
 
 
-def _note(path: Path, written: Path) -> None:
+def note(path: Path, written: Path) -> None:
     """Add what was written for `path` to its folder's list, if there is one: only appended to, for many at a time."""
-    folder, is_text = path.parent, path.suffix in READ_BACK
-    if (folder / CHECKSUMS).is_file():
-        known = checksums(folder).get(path.name, set())
-        found = _sums(path, written.read_bytes()) if is_text else ["-" * 8]
-        if new := [checksum for checksum in found if checksum not in known]:
-            with open(folder / CHECKSUMS, "ab") as file:  # each on a line that begins anew, after a half one too
-                file.write("".join(f"\n{checksum}  {path.name}" for checksum in new).encode())
+    if (path.parent / CHECKSUMS).is_file():
+        known = checksums(path.parent).get(path.name, set())
+        if new := [checksum for checksum in _sums(path, written) if checksum not in known]:
+            with open(path.parent / CHECKSUMS, "ab") as file:  # each on a line of its own, after a half one too
+                file.write("".join(f"\n{checksum}  {path.name}\n" for checksum in new).encode())
                 _to_disk(file)
+
+
+def require_written(path: Path) -> None:
+    """Raise UserError for a file that its folder's list has, but with other contents."""
+    known = checksums(path.parent).get(path.name)
+    if known and not known.issuperset(_sums(path, path)):
+        raise UserError(
+            f"{path} is not as it was written: damaged, changed by hand, or another file's copy. {PUT_BACK}; "
+            f"to go on with it as it is, delete {path.with_name(CHECKSUMS)}."
+        )
 
 
 def read_back(path: Path, parse: Callable[[str], Any], kind: type) -> Any:
@@ -162,19 +191,14 @@ def read_back(path: Path, parse: Callable[[str], Any], kind: type) -> Any:
 
     Raises UserError if it was not written so.
     """
-    advice = "Put back a copy of it, or give another output folder"
     try:
-        content = path.read_bytes()
-        parsed = parse(content.decode())
+        parsed = parse(path.read_bytes().decode())
         if not isinstance(parsed, kind):
             raise TypeError(f"{type(parsed).__name__} instead of {kind.__name__}")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise UserError(f"{path} was not written by this program, or is damaged ({reason}). {advice}.") from error
-    known = checksums(path.parent).get(path.name)
-    if known and not known.issuperset(_sums(path, content)):
-        kept = f"to go on with it as it is, delete {path.with_name(CHECKSUMS)}"
-        raise UserError(f"{path} is not as it was written: damaged, or changed by hand. {advice}; {kept}.")
+        raise UserError(f"{path} was not written by this program, or is damaged ({reason}). {PUT_BACK}.") from error
+    require_written(path)
     return parsed
 
 

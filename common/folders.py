@@ -12,11 +12,11 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.files import CHECKSUMS, SECTIONS, TEMPORARY, checksums, held_lock, read_back
+from common.files import CHECKSUMS, SECTIONS, TEMPORARY, begin_list, checksums, held_lock, read_back
 from common.options import flat
 
 TENSORBOARD = "tensorboard"  # folder in the run's folder
-OWN = ("record.jsonl", "state.pth", "accuracy*.csv", "accuracy*.png", "config.yaml")  # of any run
+OWN = ("record.jsonl", "state.pth", "accuracy.csv", "accuracy.png", "config.yaml")  # of any run
 NO_INPUTS = (  # options that name what is written, or no place in the working directory
     "save", "log_dir", "hydra.run.dir", "cache_dir", "config_path", "log_path", "frozen_path"
 )  # fmt: skip
@@ -33,26 +33,38 @@ def take_folder(folder: Path, prefix: str, outputs: Iterable[str], overwrite: bo
         folder.mkdir(parents=True, exist_ok=True)
         lock, config = folder / f"{prefix}lock", folder / f"{prefix}config.yaml"
         lock.touch()
+        for path in own_files(folder, prefix, [CHECKSUMS, *(name for name in outputs if os.sep not in name)]):
+            if path.is_dir():
+                raise UserError(f"{path} is a folder, in the place of a file of the run. Move it away.")
         held = held_lock(lock, f"another process is working in {folder}. Wait for it, or choose another folder.")
         _remove_leftovers(folder, prefix, outputs)  # also finds out whether the folder can be listed
         if overwrite and config.exists():  # nothing from a folder without it
             read_back_config(config)
-            curves = glob.glob(str(folder / TENSORBOARD / prefix.removesuffix(".") / "events.out.tfevents.*"))
+            curves = folder / TENSORBOARD / prefix.removesuffix(".")
+            drawn = [curves / name for name in checksums(curves)]
             own = [path for path in own_files(folder, prefix, outputs) if path != config]
-            remove([*map(Path, curves), *own, config])  # without the last nothing more is deleted
+            remove([*drawn, curves / CHECKSUMS, *own, config])  # without the last nothing more is deleted
             if not prefix:
                 remove([folder / CHECKSUMS])
-        (folder / CHECKSUMS).touch()
+        begin_list(folder)
         return held
     except (OSError, ValueError) as error:
         raise _unusable(folder, error) from error
 
 
-def _unusable(folder: Path | str, error: Exception) -> UserError:
-    reason = getattr(error, "strerror", None) or "its name is not UTF-8"
-    return UserError(
-        f"the output folder {folder} cannot be written ({reason}). Choose another one or change its permissions."
-    )
+def _unusable(folder: Path, error: Exception) -> UserError:
+    reason, advice = getattr(error, "strerror", None) or "its name is not UTF-8", "change its permissions"
+    if lost := [path for path in (folder, *folder.parents) if os.path.islink(path) and not os.path.exists(path)]:
+        reason, advice = f"{lost[0]} is a link to {os.readlink(lost[0])}, which does not exist", "make that folder"
+    elif isinstance(error, UnicodeEncodeError) and _is_utf8(folder):
+        reason, advice = "its name is UTF-8, the locale is not", "set LC_ALL=C.UTF-8"
+    return UserError(f"the output folder {folder} cannot be written ({reason}). Choose another one or {advice}.")
+
+
+def _is_utf8(path: Path) -> bool:
+    with suppress(UnicodeDecodeError):
+        return bool(os.fsencode(path).decode())
+    return False
 
 
 def _remove_leftovers(folder: Path, prefix: str, outputs: Iterable[str]) -> None:
@@ -80,7 +92,7 @@ def own_files(folder: Path, prefix: str, outputs: Iterable[str]) -> list[Path]:
 
     outputs: patterns of its checkpoints, also for folders of versions that kept no list.
     """
-    listed = [folder / name for name in checksums(folder) if name.startswith(prefix) and name == Path(name).name != ""]
+    listed = [folder / name for name in checksums(folder) if name.startswith(prefix)]
     found = [*listed, *matching(folder, [*outputs, *(f"{prefix}{name}" for name in OWN)])]
     # one-task calls may share the folder of a sequence
     configs = [] if prefix else matching(folder, ["*.config.yaml"])

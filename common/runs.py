@@ -4,7 +4,7 @@
     <folder>/<task>.pth      a finished task, {"state_dict": ...}
     <folder>/state.pth       the unfinished stage: step, state, generators
     <folder>/record.jsonl    one tidy line a number
-    <folder>/checksums       of the texts above, and the name of every file that the run wrote
+    <folder>/.run-checksums  of every file that the run wrote
 
 The same command on the same folder goes on where it stopped. Training loops stay those of their papers, with
 `for step in run.steps("train/Aircraft", total, state): ...`.
@@ -25,7 +25,7 @@ import yaml
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError, machine_fault
-from common.files import CHECKSUMS, RECORD_KEY, RECORD_SCHEMA, atomic_write, read_back, write_alone, write_text
+from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, begin_list, note, read_back, write_alone, write_text
 from common.folders import TENSORBOARD, matching, read_back_config, refuse_inputs, take_folder
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
@@ -41,7 +41,7 @@ SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
 SAVE_COST_RATIO = 20  # and at least this many times the duration of a save
 LONGEST_NAME = 200  # letters, so that the name of a temporary file is none too long for a file system
 CPU = Machine(torch.device("cpu"))
-RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", CHECKSUMS, TENSORBOARD)
+RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", TENSORBOARD)
 
 # `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
@@ -129,7 +129,12 @@ class Run:
         self.settings = settings | machine.settings
         self._settle_config(self.settings, machine.provenance)
         self.records: list[dict[str, Any]] = self._read_records()
-        self.writer = writer(str(self.folder / TENSORBOARD / name)) if writer and is_main_process() else None
+        curves = self.folder / TENSORBOARD / name
+        self.writer = writer(str(curves)) if writer and is_main_process() else None
+        if self.writer:
+            begin_list(curves)
+            for path in curves.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
+                note(path, path)
 
     def path(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}"

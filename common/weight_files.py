@@ -12,7 +12,7 @@ import torch
 
 from common.command_line import Parsed, did_you_mean
 from common.errors import UserError, machine_fault
-from common.files import home_path
+from common.files import home_path, require_written
 
 SAFETENSORS, TORCHSCRIPT, TORCH = "safetensors", "torchscript", "torch"
 TORCH_PICKLE = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the number with which torch.save began before it wrote zip archives
@@ -40,12 +40,14 @@ FOREIGN = (  # first bytes, and how a sentence about such a file goes on
 def read(path: str | Path) -> Any:
     """Content of a file of torch.save, or the tensors of safetensors or of a TorchScript archive; on the CPU.
 
-    Raises UserError for a file that is missing, cut, or something else, and for one that holds pickled objects, which
-    are not executed; argparse's options, which many checkpoints hold, are let through.
+    Raises UserError for a file that is missing, cut, or something else, for one not as its folder's run wrote it, and
+    for one that holds pickled objects, which are not executed; argparse's options, which many checkpoints
+    hold, are let through.
     """
     path = Path(path)
     try:
         kind = _kind(path)
+        require_written(path)
         if kind == SAFETENSORS:
             from safetensors.torch import load_file
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import runs
+from common import runs, weight_files
 from common.errors import UserError
 from common.files import read_back, write_text
 from common.machine import RunOptions
 from common.options import option
-from common.runs import CPU, Run, load_tensors, save_tensors
+from common.runs import CPU, Run, Tensors, load_tensors, save_tensors
 
 LINE = {"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 10.0}
 LABELS = {"paper": "none", "method": "m", "protocol": "p", "backbone": "b", "scale": "mini", "seed": 1}
@@ -42,7 +42,7 @@ def finished(folder: Path, name: str = "") -> None:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {"lock", "checksums"}
+    return {path.name for path in folder.iterdir()} - {"lock", ".run-checksums"}
 
 
 # --overwrite
@@ -76,10 +76,26 @@ def test_overwrite_leaves_the_calls_that_share_the_folder(tmp_path: Path) -> Non
 
 def test_overwrite_knows_the_files_of_a_folder_without_a_list(tmp_path: Path) -> None:
     finished(tmp_path)
-    (tmp_path / "checksums").unlink()
+    (tmp_path / ".run-checksums").unlink()
     (tmp_path / "notes.txt").write_text("mine")
     open_run(tmp_path, overwrite=True)
     assert names(tmp_path) == {"notes.txt", "ranks.pth", "config.yaml"}
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_overwrite_leaves_tables_of_other_names(tmp_path: Path, listed: bool) -> None:
+    finished(tmp_path)
+    run, mine = open_run(tmp_path), {"accuracy_paper.png", "accuracy-old-run.csv", "accuracyX.csv"}
+    for name in ("accuracy.csv", "accuracy.png", "accuracy_order_2.csv"):
+        write_text(run.path(name), "")
+    del run
+    for name in mine:
+        (tmp_path / name).write_text("mine")
+    if not listed:
+        (tmp_path / ".run-checksums").unlink()
+    open_run(tmp_path, overwrite=True)
+    found = {name for name in names(tmp_path) if name.startswith("accuracy")}
+    assert found == (mine if listed else mine | {"accuracy_order_2.csv"})  # which the new run writes over
 
 
 @pytest.mark.parametrize("given", [{"load": "A.pth"}, {"load": "."}, {"data_location": "images"}])
@@ -133,7 +149,8 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
 
 
 TOLD = [(name, way) for name in ("config.yaml", "record.jsonl") for way in WAYS]
-ALSO_TOLD = [case for case in TOLD if case[1] != "flipped" and case != ("config.yaml", "twice")]  # without checksums
+TOLD.remove(("config.yaml", "twice"))  # says the same
+ALSO_TOLD = [case for case in TOLD if case[1] != "flipped"]  # without checksums
 
 
 @pytest.mark.parametrize("name, way, listed", [(*case, True) for case in TOLD] + [(*case, False) for case in ALSO_TOLD])
@@ -143,7 +160,7 @@ def test_a_damaged_text_is_named(tmp_path: Path, name: str, way: str, listed: bo
     content = WAYS[way](path.read_bytes())
     path.write_bytes(content)
     if not listed:
-        (tmp_path / "checksums").unlink()
+        (tmp_path / ".run-checksums").unlink()
     with pytest.raises(UserError) as told:
         open_run(tmp_path)
     assert str(told.value).startswith(str(path)) and "Put back a copy of it" in str(told.value)
@@ -159,18 +176,107 @@ def test_a_record_may_lose_lines_and_gains_none(tmp_path: Path) -> None:
     path.write_text(first + second.replace("20.0", "99.0"))
     with pytest.raises(UserError, match="record.jsonl is not as it was written.*to go on with it as it is, delete"):
         open_run(tmp_path)
-    (tmp_path / "checksums").unlink()
+    (tmp_path / ".run-checksums").unlink()
     assert open_run(tmp_path).find(dataset="B")[0]["value"] == 99.0
-    (tmp_path / "checksums").unlink()
+    (tmp_path / ".run-checksums").unlink()
     path.write_text(first + second.replace('"seed": 1', '"seed": 2'))
     with pytest.raises(UserError, match="line 2 is of another run"):
         open_run(tmp_path)
 
 
+def test_a_checkpoint_of_another_name_or_run_is_told(tmp_path: Path) -> None:
+    """Only where the folder's list has the file; a killed process has left the older one."""
+    finished(tmp_path)
+    path, first = tmp_path / "A.pth", (tmp_path / "A.pth").read_bytes()
+    path.write_bytes((tmp_path / "ranks.pth").read_bytes())
+    for read in (load_tensors, weight_files.read):
+        with pytest.raises(UserError, match="A.pth is not as it was written.*another file's copy"):
+            read(path)
+    save_tensors(path, {"state_dict": {"w": torch.zeros(1000)}})
+    path.write_bytes(first)
+    assert load_tensors(path)["state_dict"]["w"][9] == 9
+    torch.save({"state_dict": {}}, tmp_path / "mine.pth")
+    assert load_tensors(tmp_path / "mine.pth") == {"state_dict": {}}
+    path.write_bytes((tmp_path / "ranks.pth").read_bytes())
+    (tmp_path / ".run-checksums").unlink()
+    assert load_tensors(path) == {}
+
+
+def test_an_unfinished_stage_of_another_run_is_told(tmp_path: Path) -> None:
+    def stopped(folder: Path, start: float) -> Run:
+        run = Run(folder, {}, LABELS, save_interval=0)
+        state = {"weights": Tensors({"w": torch.full((3,), start)})}
+        for step in run.steps("train", 2, state):
+            if step == 1:
+                break
+        return run
+
+    stopped(tmp_path / "other", 5.0)
+    run = stopped(tmp_path / "run", 1.0)
+    (tmp_path / "run/state.pth").write_bytes((tmp_path / "other/state.pth").read_bytes())
+    with pytest.raises(UserError, match="state.pth is not as it was written"):
+        next(run.steps("train", 2, {"weights": Tensors({"w": torch.zeros(3)})}))
+
+
+def test_a_comment_in_the_configuration_changes_nothing(tmp_path: Path) -> None:
+    finished(tmp_path)
+    path = tmp_path / "config.yaml"
+    text = path.read_text()
+    path.write_text(f"# my first run\n{text}\n")
+    assert len(open_run(tmp_path).records) == 2
+    path.write_text(text.replace("method: m", "method: n"))
+    with pytest.raises(UserError, match="config.yaml is not as it was written"):
+        open_run(tmp_path)
+
+
+MD5 = "d41d8cd98f00b204e9800998ecf8427e"
+
+
+def test_a_list_of_a_user_is_no_list_of_a_run(tmp_path: Path) -> None:
+    finished(tmp_path)
+    listing = "".join(f"{MD5}  {name}\n" for name in ("notes.txt", "A.pth", "config.yaml", "record.jsonl"))
+    for name in ("notes.txt", "checksums"):
+        (tmp_path / name).write_text(listing)
+    assert len(open_run(tmp_path).records) == 2
+    (tmp_path / ".run-checksums").write_text("00000000  notes.txt\n00000000  record.jsonl\n")  # begins in another way
+    assert len(open_run(tmp_path).records) == 2
+    open_run(tmp_path, overwrite=True)
+    assert {"notes.txt", "checksums"} <= names(tmp_path)
+
+
+@pytest.mark.parametrize("entry", [f"{MD5}  notes.txt", "00000000  ../notes.txt", "00000000  sub/notes.txt",
+                                   "00000000  lock", "00000000  .hidden",
+                                   "00000000  DTD.lock", "00000000  ..", "00000000 notes.txt", "notes.txt",
+                                   "00000000  " + "n" * 5000, "00000000  a\0b"])  # fmt: skip
+def test_only_entries_of_its_own_form_count_in_a_list(tmp_path: Path, entry: str) -> None:
+    folder = tmp_path / "run"
+    finished(folder)
+    kept = [tmp_path / "notes.txt", *(folder / name for name in ("notes.txt", "lock", "DTD.lock", ".hidden"))]
+    kept.append(folder / "sub/notes.txt")
+    for path in kept:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    with open(folder / ".run-checksums", "a") as file:
+        file.write(f"\n{entry}\n")
+    assert len(open_run(folder).records) == 2
+    open_run(folder, overwrite=True)
+    assert all(path.exists() for path in kept) and "A.pth" not in names(folder)
+
+
+def test_half_an_entry_accuses_no_file(tmp_path: Path) -> None:
+    run = open_run(tmp_path)
+    run.record([LINE])
+    run.record([LINE | {"dataset": "B"}])
+    del run
+    with open(tmp_path / ".run-checksums", "a") as file:
+        file.write("1234abcd")
+    assert len(open_run(tmp_path).records) == 2
+
+
 def test_a_list_of_checksums_that_is_cut_or_written_by_many_serves_on(tmp_path: Path) -> None:
     open_run(tmp_path)
     write_text(tmp_path / "a.json", "[1]")
-    with open(tmp_path / "checksums", "a") as file:
+    with open(tmp_path / ".run-checksums", "a") as file:
         file.write("\n1234")  # a process was killed here
     write_text(tmp_path / "a.json", "[1, 2]")
     assert read_back(tmp_path / "a.json", str.split, list) == ["[1,", "2]"]
@@ -199,6 +305,34 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, name: bytes) -> N
     with pytest.raises(UserError, match="the output folder .* cannot be written"):
         open_run(folder)
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+@pytest.mark.parametrize("name", ["state.pth", "record.jsonl", "A.pth", "accuracy.csv", ".run-checksums"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_in_a_files_place_is_named_at_the_start(tmp_path: Path, name: str, overwrite: bool) -> None:
+    finished(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} is a folder, in the place of a file of the run"):
+        open_run(tmp_path, overwrite=overwrite)
+    assert (tmp_path / name).is_dir() and (tmp_path / "config.yaml").exists()
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_a_link_to_a_missing_folder_is_named(tmp_path: Path, below: str) -> None:
+    (tmp_path / "link").symlink_to("nowhere")
+    with pytest.raises(UserError, match="link is a link to nowhere, which does not exist"):
+        open_run(tmp_path / "link" / below)
+
+
+def test_a_locale_without_the_letters_of_a_folder_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from common.runs import Run; Run(Path(sys.argv[1]), {}, {'method': 'm'})"
+    )
+    words = [sys.executable, "-X", "utf8=0", "-c", code, os.fsencode(tmp_path) + b"/\xc3\x9c"]
+    locale = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(words, env=locale, capture_output=True, cwd=Path(runs.__file__).parents[1])
+    assert b"its name is UTF-8, the locale is not" in done.stderr and b"set LC_ALL=C.UTF-8" in done.stderr
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may list any folder")

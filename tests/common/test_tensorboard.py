@@ -47,7 +47,10 @@ def test_curves_go_on_where_a_run_was_stopped(tmp_path: Path) -> None:
         "accuracy/A": [(1, 50.0)],
         "til-a/accuracy/A": [(1, 75.0)],
     }
+    mine = tmp_path / "tensorboard/events.out.tfevents.1.mine"
+    mine.write_bytes(b"")
     Run(tmp_path, {}, {"method": "ZSCL"}, overwrite=True, tensorboard=True)
+    assert mine.exists()
     assert curves(tmp_path / "tensorboard") == {}
 
 
