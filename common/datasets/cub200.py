@@ -59,7 +59,7 @@ def _numbered(path: Path) -> dict[str, str]:
     """Values of a list by number, in the list's order."""
     entries: dict[str, str] = {}
     for row, line in text_lines(path, "CUB200"):
-        number, _, value = line.partition(" ")
+        number, value = (*line.split(maxsplit=1), "")[:2]
         if not number.isdecimal() or not value:
             raise UserError(f"CUB200: {path}, line {row} ({line!r}): expected a number and a value.")
         if number in entries:

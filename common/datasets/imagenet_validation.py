@@ -1,13 +1,14 @@
 """ImageNet's validation images: in class folders, or in one folder as the archive unpacks them."""
 
-import csv
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.datasets.images import ImageFiles, class_files
 from common.datasets.listing import list_folder
-from common.datasets.lists import text_lines
+from common.datasets.lists import parsed_lines
+from common.datasets.names import read_names
 from common.errors import UserError
 
 DEVKIT = "ILSVRC2012_devkit_t12"
@@ -20,17 +21,19 @@ def validation_files(name: str, folder: Path, wnids: Sequence[str], more: bool =
     A flat folder is read with Kaggle's LOC_val_solution.csv, or with the devkit's ground truth and meta.mat; None
     without them. more: there may be other classes, which are left out.
     """
-    place = folder / ("val_in_folder" if os.path.isdir(folder / "val_in_folder") else "val")
-    if not os.path.isdir(place):
+    places = [list_folder(folder / entry) for entry in ("val_in_folder", "val") if os.path.isdir(folder / entry)]
+    listing = next((listing for listing in places if listing.images or listing.folders), None)
+    if listing is None:
         return None
-    listing = list_folder(place)
+    place = Path(listing.folder)
     if not listing.images or {*listing.folders} & {*wnids}:
-        return class_files(name, place, wnids, more=None if more else ()) if listing.folders else None
+        return class_files(name, place, wnids, more=None if more else ())
     wnid_of = _ground_truth(name, folder, place)
     if wnid_of is None:
         return None
-    if unknown := [image for image in listing.images if Path(image).stem not in wnid_of]:
-        raise UserError(f"{name}: {place / unknown[0]} is not in the ground truth of ImageNet. Remove it.")
+    published = {*read_names("imagenet_wnids")}
+    if unknown := [image for image in listing.images if wnid_of.get(Path(image).stem) not in published]:
+        raise UserError(f"{name}: the ground truth gives {place / unknown[0]} no class of ImageNet. Remove it.")
     label = {wnid: number for number, wnid in enumerate(wnids)}
     rows = sorted((label.get(wnid_of[Path(image).stem], -1), image) for image in listing.images)
     rows = [row for row in rows if row[0] >= 0]
@@ -44,6 +47,11 @@ def no_validation(name: str, folder: Path) -> UserError:
     )
 
 
+def _solution(line: str) -> tuple[str, str]:
+    image, classes = line.replace('"', "").split(",")
+    return image, classes.split()[0]
+
+
 def _ground_truth(name: str, folder: Path, place: Path) -> dict[str, str] | None:
     """The wnid of each validation image by its name without ending, or None without a file that tells them."""
     folders = (folder, place, folder / DEVKIT / "data", folder / DEVKIT, folder / "devkit/data", folder / "data")
@@ -54,8 +62,11 @@ def _ground_truth(name: str, folder: Path, place: Path) -> dict[str, str] | None
         if (parent / file).is_file()
     }
     if SOLUTION in found:
-        rows = csv.reader(line for _, line in text_lines(found[SOLUTION], name))
-        return {row[0]: row[1].split()[0] for row in rows if row[0] != "ImageId"}
+        rows = parsed_lines(found[SOLUTION], name, _solution)
+        solution, twice = dict(rows), Counter(image for image, _ in rows).most_common(1)
+        if twice and twice[0][1] > 1:
+            raise UserError(f"{name}: {found[SOLUTION]} has {twice[0][0]} twice. Get it anew from its source.")
+        return solution
     if NUMBERS not in found:
         return None
     if SYNSETS not in found:
@@ -67,5 +78,5 @@ def _ground_truth(name: str, folder: Path, place: Path) -> dict[str, str] | None
 
     synsets = loadmat(found[SYNSETS], squeeze_me=True)["synsets"]
     wnid = {str(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"])}
-    lines = text_lines(found[NUMBERS], name)
-    return {f"ILSVRC2012_val_{image:08d}": wnid[line] for image, (_, line) in enumerate(lines, start=1)}
+    classes = parsed_lines(found[NUMBERS], name, lambda line: wnid[line])
+    return {f"ILSVRC2012_val_{image:08d}": label for image, label in enumerate(classes, start=1)}

@@ -90,13 +90,19 @@ def class_files(
     A label is the position in `classes`. more: other folders that may be there; None: any. Raises UserError unless
     there is a folder for each class and no other one, and for a class without an image, unless it is a `cut` copy.
     """
-    top = list_folder(folder)
+    top, known = list_folder(folder), {*classes}
     found = [entry for entry in top.folders if more is None or entry not in more]
     match_classes(name, folder, found, classes, more is None)
     listings = [list_folder(os.path.join(folder, label, within).rstrip("/"), pattern) for label in classes]
     bare = [listing for listing in listings if not listing.images]
     if bare and not cut:
         raise UserError(no_image(name, bare))
+    for label, listing in zip(classes, listings):  # as Forest_1.jpg, n01440764_1.JPEG in the folder of another class
+        if stray := [file for file in listing.images if (of := file.partition("_")[0]) != label and of in known]:
+            raise UserError(
+                f"{name}: {listing.folder}/{stray[0]} has the name of another class. Move it there, or get a complete "
+                "copy."
+            )
     labels = [label for label, listing in enumerate(listings) for _ in listing.images]
     skipped = [path for listing in (top, *listings) for path in listing.skipped]
     return ImageFiles([path for listing in listings for path in listing.paths], labels, skipped=skipped)

@@ -15,8 +15,15 @@ from common.errors import UserError
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 # of Windows, macOS, NAS boxes and ext4; hidden entries (.DS_Store, ._name.jpg, .ipynb_checkpoints) are litter anyway
-LITTER = {"thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir", "#recycle", "lost+found"}
-COPY = re.compile(r"( ?\(\d+\)| - Copy( \(\d+\))?| copy( \d+)?)(?=\.\w+$)")  # name (1).jpg beside name.jpg
+LITTER = {
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information"),
+    *("__macosx", "network trash folder", "temporary items", "lost+found", "__pycache__"),
+    *("@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "~snapshot"),
+}
+COPY = re.compile(  # name (1).jpg, name (another copy).jpg, name 2.jpg, name.jpg.jpg ... beside name.jpg
+    r"( ?\(\d+\)| - (Copy|Kopie|Copie)( \(\d+\))?| copy( \d+)?| \([^()]*copy[^()]*\)| \d+|\.jpe?g"
+    r"|\.sync-conflict-[\w-]+)(?=\.\w+$)"
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,7 @@ class Listing:
 
 
 def list_folder(folder: Path | str, pattern: str = "*") -> Listing:
-    """The entries of a folder; images have a name like `pattern` and an ending of images.
+    """The entries of a folder; images have a name like `pattern`, in any case, and an ending of images.
 
     Links are followed; one to nothing counts as a file, to be told as missing by whoever reads its image. Raises
     UserError for a folder that is not there or that this user may not list.
@@ -48,14 +55,14 @@ def list_folder(folder: Path | str, pattern: str = "*") -> Listing:
                     skipped.append(name)
                 elif os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                     folders.append(name)
-                elif name.lower().endswith(IMAGE_ENDINGS) and fnmatchcase(name, pattern):
+                elif name.lower().endswith(IMAGE_ENDINGS) and fnmatchcase(name.lower(), pattern):
                     images.append(name)
                 else:
                     skipped.append(name)
     except OSError as error:
         raise UserError(unlisted(folder, error)) from error
     images.sort()
-    if copies := [name for name in images if " " in name or "(" in name]:
+    if copies := [name for name in images if " " in name or "(" in name or name.count(".") > 1]:
         present = set(images)
         copies = [name for name in copies if COPY.search(name) and COPY.sub("", name) in present]
         images = [name for name in images if name not in set(copies)]
@@ -71,7 +78,7 @@ def unlisted(path: Path | str, error: OSError) -> str:
 
 
 def walk(folder: Path | str, pattern: str = "*") -> Iterator[Listing]:
-    """The listings of a folder and of all below it, links followed, each folder once."""
+    """The listings of a folder and of all below it, each folder once; links are followed after all else."""
     seen: set[str] = set()
     waiting = [os.fspath(folder)]
     while waiting:
@@ -80,7 +87,9 @@ def walk(folder: Path | str, pattern: str = "*") -> Iterator[Listing]:
             continue
         seen.add(real)
         listing = list_folder(path, pattern)
-        waiting += [f"{path}/{name}" for name in reversed(listing.folders)]
+        below = [f"{path}/{name}" for name in reversed(listing.folders)]
+        links = [folder for folder in below if os.path.islink(folder)]
+        waiting = [*links, *waiting, *(folder for folder in below if folder not in links)]
         yield listing
 
 

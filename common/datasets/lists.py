@@ -1,13 +1,16 @@
 """Lists of images and labels, as text and as YAML."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from common.datasets.images import ImageFiles
 from common.errors import UserError
+
+Row = TypeVar("Row")
 
 
 def text_lines(path: Path, name: str) -> list[tuple[int, str]]:
@@ -18,6 +21,19 @@ def text_lines(path: Path, name: str) -> list[tuple[int, str]]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"{name}: the list {path} can not be read ({reason}). Get it anew from its source.") from error
     return [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def parsed_lines(path: Path, name: str, parse: Callable[[str], Row]) -> list[Row]:
+    """What `parse` makes of each of a list's `text_lines`. Raises UserError with the first line that it fails for."""
+    rows = []
+    for number, line in text_lines(path, name):
+        try:
+            rows.append(parse(line))
+        except (ValueError, LookupError) as error:
+            raise UserError(
+                f"{name}: {path}: not as published (line {number}: {line[:80]!r}). Get it anew from its source."
+            ) from error
+    return rows
 
 
 def read_list(path: Path, name: str) -> tuple[list[str], list[int]]:

@@ -108,7 +108,7 @@ def read(name: str, root: Path, verify: bool, options: dict[str, object] | None 
             raise
         # torchvision, scipy, json and pickle each raise other exceptions for a damaged list
         raise UserError(
-            f"{name}: its files below {root} can not be read ({type(error).__name__}: {error}). "
+            f"{name}: its files below {root} can not be read{f' ({error})' if str(error) else ''}. "
             f"Something is missing or damaged there. {how_to_get(name, str(root))}"
         ) from error
     for part, split in ((data.train, "train"), (data.test, "test")):

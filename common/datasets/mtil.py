@@ -17,7 +17,7 @@ import torch
 
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet, class_files
 from common.datasets.listing import match_classes, walk
-from common.datasets.lists import text_lines
+from common.datasets.lists import parsed_lines, text_lines
 from common.datasets.names import agreed_names, read_names, read_templates
 from common.datasets.pickles import load_pickle
 from common.errors import UserError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torchvision import datasets
 
 CALTECH = Path("caltech101/101_ObjectCategories")
+MNIST_IMAGES = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]  # for training, of each digit
 
 
 def split_80_20(n: int) -> tuple[list[int], list[int]]:
@@ -102,6 +103,15 @@ def caltech101(root: Path, verify: bool) -> ImageSet:
     return ImageSet("Caltech101", *_split_files(files), read_names("caltech101"), read_templates("caltech101"))
 
 
+def _arrays(name: str, pixels: np.ndarray, labels: list[int]) -> ImageArrays:
+    if pixels.dtype != np.uint8 or np.asarray(labels).dtype.kind not in "iu" or len(pixels) != len(labels):
+        raise UserError(
+            f"{name}: {len(pixels):,} images of {pixels.dtype} with {len(labels):,} labels of "
+            f"{np.asarray(labels).dtype}, not as many bytes and whole numbers. Get a complete copy."
+        )
+    return ImageArrays(pixels, labels)
+
+
 def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
     """The files of torchvision's reader, which would execute what they hold."""
     from torchvision.datasets.utils import check_integrity
@@ -120,7 +130,7 @@ def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, v
         batches = [content(*file) for file in files]
         pixels = np.vstack([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = [batch["labels"] if "labels" in batch else batch["fine_labels"] for batch in batches]
-        return ImageArrays(pixels, chain.from_iterable(labels))
+        return _arrays(name, pixels, [*chain.from_iterable(labels)])
 
     train, test = part(reader.train_list), part(reader.test_list)
     names = agreed_names(name, stem, content(reader.meta["filename"], reader.meta["md5"])[reader.meta["key"]])
@@ -156,7 +166,7 @@ def dtd(root: Path, verify: bool) -> ImageSet:
     """Describable textures, train1 and test1 lists; the val list is not used, as upstream."""
     folder, rows = root / "dtd/dtd", {}
     for split in ("train", "test"):
-        files = [line for _, line in text_lines(folder / f"labels/{split}1.txt", "DTD")]
+        files = [line.removeprefix("./") for _, line in text_lines(folder / f"labels/{split}1.txt", "DTD")]
         rows[split] = [(file, file.partition("/")[0]) for file in files]
     return _from_lists("DTD", "dtd", _same_classes("DTD", rows, folder / "labels"), rows, folder / "images")
 
@@ -192,6 +202,10 @@ def food(root: Path, verify: bool) -> ImageSet:
     for split in ("train", "test"):
         lists = json.loads((meta / f"{split}.json").read_text(encoding="utf-8-sig"))
         rows[split] = [(f"{file}.jpg", entry) for entry, files in lists.items() for file in files]
+        if stray := [row for row in rows[split] if not row[0].startswith(f"{row[1]}/")]:
+            raise UserError(
+                f"Food: {meta / f'{split}.json'} lists {stray[0][0]} under {stray[0][1]!r}. Get a complete copy."
+            )
     return _from_lists("Food", "food", _same_classes("Food", rows, meta), rows, root / "food-101/images")
 
 
@@ -199,8 +213,13 @@ def mnist(root: Path, verify: bool) -> ImageSet:
     """MNIST; its names are "0 - zero" to "9 - nine", which the prompts contain literally."""
     from torchvision import datasets
 
-    train, test = (datasets.MNIST(root, train=part) for part in (True, False))
-    train, test = (ImageArrays(part.data.numpy(), part.targets.tolist()) for part in (train, test))
+    parts = [datasets.MNIST(root, train=part) for part in (True, False)]
+    train, test = (_arrays("MNIST", part.data.numpy(), part.targets.tolist()) for part in parts)
+    if verify and np.bincount(train.labels).tolist() != MNIST_IMAGES:  # Fashion-MNIST has the same files, 6000 each
+        raise UserError(
+            f"MNIST: {root / 'MNIST/raw'} does not hold the published digits: the classes have other numbers of "
+            "training images. Download it again, or take it as it is with --no-verify (verify=False)."
+        )
     return ImageSet("MNIST", train, test, read_names("mnist"), read_templates("mnist"))
 
 
@@ -211,12 +230,20 @@ def oxford_pet(root: Path, verify: bool) -> ImageSet:
     the number, each word capitalised, in the order of the ids in the list.
     """
     folder = root / "oxford-iiit-pet"
-    parts, titles = [], {}
+    parts: list[ImageFiles] = []
+    titles: dict[int, str] = {}
+
+    def image(line: str) -> tuple[Path, int]:
+        """Raises ValueError where the class is not that of the same title so far."""
+        file, label = line.split()[0], int(line.split()[1]) - 1
+        title = Path(file).name.rsplit("_", 1)[0].replace("_", " ").title()
+        if titles.setdefault(label, title) != title:
+            raise ValueError(f"class {label + 1} is {titles[label]}")
+        return folder / "images" / f"{file}.jpg", label
+
     for split in ("trainval", "test"):
-        rows = [line.split() for _, line in text_lines(folder / f"annotations/{split}.txt", "OxfordPet")]
-        labels = [int(row[1]) - 1 for row in rows]
-        parts.append(ImageFiles([folder / "images" / f"{row[0]}.jpg" for row in rows], labels))
-        titles.update({label: row[0].rsplit("_", 1)[0].replace("_", " ").title() for row, label in zip(rows, labels)})
+        rows = parsed_lines(folder / f"annotations/{split}.txt", "OxfordPet", image)
+        parts.append(ImageFiles([path for path, _ in rows], [label for _, label in rows]))
     names = agreed_names("OxfordPet", "oxford_pet", [titles[label] for label in sorted(titles)])
     return ImageSet("OxfordPet", parts[0], parts[1], names, read_templates("oxford_pet"))
 

@@ -9,7 +9,7 @@ from common.datasets.imagenet_validation import validation_files
 from common.datasets.images import ImageFiles, ImageSet, Transform, class_files, fingerprint
 from common.datasets.layout import CAPTION_FILES, CAPTIONS, absolute, how_to_get
 from common.datasets.listing import list_folder, match_classes
-from common.datasets.lists import refuse_outside, text_lines
+from common.datasets.lists import parsed_lines, refuse_missing, refuse_outside, text_lines
 from common.datasets.miniature import load_captioned
 from common.datasets.names import read_names
 from common.errors import UserError
@@ -95,8 +95,12 @@ def _tiny_validation(folder: Path, wnids: list[str], cut: bool) -> ImageFiles:
     images = folder / "images"
     if os.path.isdir(images) and list_folder(images).images:
         label = {wnid: number for number, wnid in enumerate(wnids)}
-        rows = [line.split("\t") for _, line in text_lines(folder / "val_annotations.txt", "TinyImageNet")]
-        return ImageFiles([images / row[0] for row in rows], [label[row[1]] for row in rows])
+        listed = folder / "val_annotations.txt"
+        rows = parsed_lines(listed, "TinyImageNet", lambda line: (line.split("\t")[0], label[line.split("\t")[1]]))
+        part = ImageFiles([images / file for file, _ in rows], [number for _, number in rows])
+        if os.path.isdir(folder / wnids[0]):  # half sorted: the others are in folders by class
+            refuse_missing(part, listed, "TinyImageNet")
+        return part
     within = "images" if os.path.isdir(folder / wnids[0] / "images") else ""
     part = class_files("TinyImageNet", folder, wnids, within, more=("images",), cut=cut)
     name = [os.path.basename(path) for path in part.paths]

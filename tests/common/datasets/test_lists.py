@@ -74,8 +74,8 @@ def change_first(path: Path, old: str, new: str) -> None:
 
 LEADING_OUT = [  # data set, list, first entry, what it becomes, options of the reader
     ("DTD", "dtd/dtd/labels/train1.txt", "banded/banded_0001.jpg", "banded/../../../../../out/x.jpg", {}),
-    ("Food", "food-101/meta/train.json", "apple_pie/1000000", "../../../out/x", {}),
-    ("OxfordPet", "oxford-iiit-pet/annotations/trainval.txt", "Abyssinian_1 ", "../../../out/x ", {}),
+    ("Food", "food-101/meta/train.json", "apple_pie/1000000", "apple_pie/../../../../out/x", {}),
+    ("OxfordPet", "oxford-iiit-pet/annotations/trainval.txt", "Abyssinian_1 ", "../../../out/x/Abyssinian_1 ", {}),
     ("Aircraft", "fgvc-aircraft-2013b/data/images_variant_train.txt", "0034310 ", "{out}/x ", {}),
     ("CUB200", "CUB_200_2011/images.txt", "001.Made_up_Bird0/Made_Up_Bird0_0000_1.jpg", "../../../out/x.jpg", {}),
     ("DomainNet", "domainnet/domainnet_train.yaml", "data/domainnet/clipart", "{out}/clipart", {}),
