@@ -23,6 +23,7 @@ from common.machine import Machine, RunOptions
 from common.options import SEED, Rule, exclusive, one_placeholder, option
 from common.protocols import CUSTOM, MTIL_ORDERS, Protocol
 from common.runs import Run
+from common.weight_files import absent
 
 
 def mtil_names(names: list[str]) -> list[str]:
@@ -114,7 +115,7 @@ def task_iterations(options: MTILOptions, task_id: int, epoch_length: int) -> in
 
 def require_files(*paths: str | Path | None) -> None:
     """Raise UserError with every path that does not exist; None and "" are skipped."""
-    if missing := [f"{path} does not exist." for path in paths if path and not Path(path).exists()]:
+    if missing := [absent(Path(path)) for path in paths if path and not Path(path).exists()]:
         raise UserError("\n".join(missing))
 
 

@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from common.errors import UserError
 
-FAULTS = ("keys missing", "keys unexpected", "keys of another shape")
+FAULTS = ("keys missing", "keys unexpected", "keys of another shape", "keys without plain numbers of their kind")
 # entries of training programs' checkpoints that hold the weights; iBOT's and DINO's have a student's as well
 WRAPPERS = ("state_dict", "model", "teacher", "model_state_dict", "module", "net", "network", "weights")
+AVERAGED = "n_averaged"  # what torch's AveragedModel counts beside the weights
 MOMENTUM = "momentum_"  # begins the name of MoCo's second encoder
 SIZES = {192: "Ti", 384: "S", 512: "M", 768: "B", 1024: "L", 1280: "H", 1408: "g", 1664: "G"}  # of a ViT, by width
 NETWORKS = {  # the end of a key of theirs; "ViT-" is followed by the size, which that key's shape tells
@@ -34,13 +36,16 @@ def unwrapped(content: Any, path: object) -> dict[str, Tensor]:
     Raises UserError, which names the entries of the file `path`, if there is none.
     """
     found = content
-    while isinstance(found, dict) and (inner := [found[key] for key in WRAPPERS if isinstance(found.get(key), dict)]):
-        found = inner[0]
-    if isinstance(found, dict) and found and all(isinstance(value, Tensor) for value in found.values()):
-        return found
+    for _ in WRAPPERS:  # not without end: a dictionary may hold itself
+        inner = [found[key] for key in WRAPPERS if isinstance(found.get(key), dict)] if isinstance(found, dict) else []
+        found = inner[0] if inner else found
     if isinstance(found, dict):
+        unnamed = [repr(key) for key in found if not isinstance(key, str)]
         others = [str(key) for key, value in found.items() if not isinstance(value, Tensor)]
-        held = f"entries that are no tensors, {', '.join(others[:10])}" if others else "an empty dictionary"
+        if found and not others and not unnamed:
+            return {key: value for key, value in found.items() if key != AVERAGED}
+        held = f"keys that are no names, {', '.join(unnamed[:10])}" if unnamed else "an empty dictionary"
+        held = f"entries that are no tensors, {', '.join(others[:10])}" if others else held
     else:
         held = f"a {type(found).__name__}"
     raise UserError(
@@ -61,11 +66,19 @@ def prefix_of(state_dict: Mapping[str, Tensor], anchor: str) -> str:
 def misfits(
     expected: Mapping[str, Tensor], weights: Mapping[str, Tensor], faults: tuple[str, ...] = FAULTS
 ) -> dict[str, list[str]]:
-    """Sorted keys by fault, {} if there is none; keys of another shape are followed by the shape in `weights`."""
+    """Sorted keys by fault, {} if there is none; those of another shape or kind are followed by what `weights` has."""
     shared = expected.keys() & weights.keys()
     reshaped = [f"{key} {tuple(weights[key].shape)}" for key in shared if expected[key].shape != weights[key].shape]
-    keys = (expected.keys() - shared, weights.keys() - shared, reshaped)
+    kinds = [f"{key} {kind}" for key in shared if (kind := _odd_kind(expected[key], weights[key]))]
+    keys = (expected.keys() - shared, weights.keys() - shared, reshaped, kinds)
     return {fault: sorted(wrong) for fault, wrong in zip(faults, keys) if wrong}
+
+
+def _odd_kind(expected: Tensor, value: Tensor) -> str:
+    """What a tensor is that can not stand for the expected one, such as int8 for float32; "" for one that can."""
+    if value.is_meta or value.layout != torch.strided:
+        return "meta" if value.is_meta else str(value.layout)
+    return str(value.dtype) if expected.is_floating_point() and not value.is_floating_point() else ""
 
 
 def listed(faults: Mapping[str, list[str]], shown: int = 4) -> str:

@@ -90,7 +90,7 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         raise UserError(f"{path} is a folder.{_inside(path)}")
     if not path.exists():
-        raise UserError(f"{path} does not exist.")
+        raise UserError(absent(path))
     with open(path, "rb") as file:
         start = file.read(512)
     size, text = path.stat().st_size, start.removeprefix(b"\xef\xbb\xbf").lstrip()
@@ -117,6 +117,13 @@ def _kind(path: Path) -> str:
         f"{path} is no file of weights ({size:,} bytes that begin with {start[:8].hex(' ')}): neither torch.save's nor "
         "safetensors. Give such a file."
     )
+
+
+def absent(path: Path) -> str:
+    """The sentence about a file that does not exist, which a link may point to."""
+    if path.is_symlink():
+        return f"{path} is a link to {path.readlink()}, which does not exist. Repair the link or give the file itself."
+    return f"{path} does not exist."
 
 
 def _kind_of_zip(path: Path) -> str:
@@ -148,5 +155,7 @@ def named_file(name: str, what: str, packaged: Mapping[str, Path], known: Iterab
         return path
     if path.is_dir():
         raise UserError(f"{what} {path} is a folder.{_inside(path)}")
+    if path.is_symlink():
+        raise UserError(f"{what} {absent(path)}")
     hint, names = did_you_mean(name, known := list(known)), ", ".join(known)
     raise UserError(f"{what} {name!r}: neither a file nor a known name.{hint} Known names: {names}.")

@@ -151,6 +151,9 @@ def check_keys(state_dict: dict[str, Tensor], path: str | Path) -> None:
         with torch.device("meta"):
             model = CLIP(config)
     except KeyError as error:
+        if not looks and not any(key.startswith(("visual.", "transformer.")) for key in state_dict):
+            raise UserError(f"{what} but another model, whose keys are {', '.join(list(state_dict)[:4])}. Give another "
+                            "file.") from error  # fmt: skip
         raise UserError(f"{what}: the key {error.args[0]!r} is missing. Give another file.") from error
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise UserError(f"{what}: its shapes do not fit together ({error}). Give another file.") from error

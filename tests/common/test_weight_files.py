@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from common import clip, vit
+from common.clip.model import build_model
 from common.errors import UserError
 from common.runs import load_tensors
 from common.weight_files import read
@@ -175,3 +176,55 @@ def test_alexnet_and_autoencoders_lose_wrappers_and_prefixes(tmp_path):
     with pytest.raises(UserError, match=r"does not fit 3 autoencoders.*4 keys missing: 2.decoder.0.bias"):
         read_autoencoders(tmp_path / "b.pth", build_autoencoders(3, 4))
     assert isinstance(stored, nn.ModuleList)
+
+
+def jit_linear(path):
+    torch.jit.script(nn.Linear(2, 2)).save(str(path))
+
+
+def holding_itself(path):
+    content = {}
+    content["model"] = content
+    torch.save(content, path)
+
+
+ODD = {  # what is done to a CLIP's weights, and what is told
+    "numbers for names": (lambda weights, path: torch.save({1: torch.zeros(2)}, path), "but keys that are no names, 1. Exp"),
+    "itself": (lambda weights, path: holding_itself(path), "but entries that are no tensors, model. Expected"),
+    "int8": (
+        lambda weights, path: torch.save(weights | {"visual.proj": weights["visual.proj"].to(torch.int8)}, path),
+        "1 keys without plain numbers of their kind: visual.proj torch.int8.",
+    ),
+    "meta": (
+        lambda weights, path: torch.save(weights | {"visual.proj": weights["visual.proj"].to("meta")}, path),
+        "1 keys without plain numbers of their kind: visual.proj meta.",
+    ),
+    "sparse": (
+        lambda weights, path: torch.save(weights | {"visual.proj": weights["visual.proj"].to_sparse()}, path),
+        "1 keys without plain numbers of their kind: visual.proj torch.sparse_coo.",
+    ),
+    "archive of another model": (
+        lambda weights, path: jit_linear(path),
+        "is not a CLIP but another model, whose keys are weight, bias.",
+    ),
+    "link": (lambda weights, path: path.symlink_to("gone.pt"), "is a link to gone.pt, which does not exist. Repair"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_weights_that_no_model_can_take(kind, tmp_path):
+    write, told = ODD[kind]
+    write(golden_weights("vit_tiny"), tmp_path / "odd.pt")
+    with pytest.raises(UserError) as caught:
+        clip.load(tmp_path / "odd.pt")
+    message = str(caught.value)
+    assert f"{tmp_path / 'odd.pt'} " in message and told in message and "\n" not in message
+
+
+def test_average_of_torch(tmp_path):
+    weights = golden_weights("vit_tiny")
+    averaged = torch.optim.swa_utils.AveragedModel(build_model(weights)).state_dict()
+    assert "n_averaged" in averaged
+    torch.save({"state_dict": averaged}, tmp_path / "averaged.pt")
+    found = clip.load(tmp_path / "averaged.pt")[0].state_dict()
+    assert all(torch.equal(found[key], weights[key].float()) for key in found)
