@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.datasets.check import details, inspect, same_files, table
+from common.datasets.check import absence, details, inspect, same_files, table
 from common.datasets.layout import PUBLISHED, canonical
 from common.errors import UserError, exit_cleanly
 from common.options import check_rules, option, read, unknown
@@ -37,7 +37,7 @@ def check(names: list[str], root: Path, verify: bool, decode: bool = False) -> b
             print(f"\rlooking at {name} ...".ljust(40), end="\r", file=sys.stderr, flush=True)
         statuses.append(inspect(name, root, verify, decode=decode))
     statuses = same_files(statuses)
-    print(f"Data location: {root}{'' if root.is_dir() else ' (this folder does not exist)'}\n")
+    print(f"Data location: {root}{absence(root)}\n")
     print(table(statuses))
     if problems := details(statuses, root):
         print(f"\n{problems}")

@@ -151,12 +151,19 @@ def require(
     statuses = [inspect(name, root, verify, options) for name in names]
     incomplete = [status for status in statuses if status.found != "yes"]
     if incomplete:
-        absent_root = "" if root.is_dir() else " (this folder does not exist)"
         raise UserError(
-            f"{len(incomplete)} of {len(names)} data sets are missing or incomplete in {root}{absent_root}:\n"
+            f"{len(incomplete)} of {len(names)} data sets are missing or incomplete in {root}{absence(root)}:\n"
             f"{details(incomplete, root)}\n"
             f"See them all: python -m common.datasets check --data-location {root}"
         )
+
+
+def absence(root: Path) -> str:
+    """What a sentence about a folder adds where it does not exist or can not be reached; "" of one that exists."""
+    try:
+        return "" if root.is_dir() else " (this folder does not exist)"
+    except OSError as error:  # of a folder above it
+        return f" (it can not be reached: {error.strerror})"
 
 
 def details(statuses: Iterable[Status], root: Path) -> str:

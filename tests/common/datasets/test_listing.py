@@ -12,7 +12,7 @@ from timm.data import ImageNetInfo
 
 from common.datasets import load, require
 from common.datasets.__main__ import main
-from common.datasets.check import inspect
+from common.datasets.check import inspect, require
 from common.datasets.listing import list_folder, walk
 from common.datasets.names import read_names
 from common.errors import UserError
@@ -250,6 +250,14 @@ def test_a_folder_that_may_not_be_listed(locked: Path) -> None:
     text = as_another(lambda: "; ".join(inspect("DTD", root, verify=False).problems))
     root.chmod(0o755)
     assert text.startswith(f"{root}/dtd/dtd/images: this user may not look into it.")
+
+
+def test_a_location_below_a_folder_that_may_not_be_searched(locked: Path) -> None:
+    root = locked.parents[3]
+    root.chmod(0o000)
+    text = as_another(lambda: require(["DTD"], root / "dtd"))
+    root.chmod(0o755)
+    assert text.startswith("UserError: ") and f"in {root}/dtd (it can not be reached: Permission denied):" in text
 
 
 def test_a_file_name_that_is_no_utf8(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
