@@ -1,5 +1,6 @@
 """Copies as people have them: litter, links, empty files, other spellings, folders that may not be listed."""
 
+import encodings.utf_8_sig  # noqa: F401  # as a user who may not look into Python's folder can not import it
 import os
 import shutil
 import tempfile
