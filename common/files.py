@@ -21,7 +21,7 @@ from common.processes import is_main_process, world_size
 
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
-CHECKSUMS = ".run-checksums"  # in a run's folder, of all that was ever written there
+CHECKSUMS = "run-checksums"  # in a run's folder, of all that was ever written there
 LIST_BEGINS = "checksums of what runs wrote into this folder"
 ENTRY = re.compile(r"([0-9a-f]{8})  (?!\.|(?:.*\.)?lock$)([^/\0]{1,250})")  # a checksum, and a name in the folder
 TEMPORARY = re.compile(r"\.(.+)\.(\d{1,7})\.tmp")  # of a file's name and the process that writes it

@@ -4,7 +4,7 @@
     <folder>/<task>.pth      a finished task, {"state_dict": ...}
     <folder>/state.pth       the unfinished stage: step, state, generators
     <folder>/record.jsonl    one tidy line a number
-    <folder>/.run-checksums  of every file that the run wrote
+    <folder>/run-checksums   of every file that the run wrote
 
 The same command on the same folder goes on where it stopped. Training loops stay those of their papers, with
 `for step in run.steps("train/Aircraft", total, state): ...`.

@@ -27,7 +27,7 @@ NAMES: dict[str, list[str]] = {  # with words that make them shorter
     "vq_prompt": [], "zscl_icarl": [], "zscl_cil_icarl": [],
 }  # fmt: skip
 NOT_READ = (".csv", ".png", ".tmp", "lock", "output.log", "args.yaml", "global.yaml", "pt.yaml")
-OF_ALL = ("config.yaml", "record.jsonl", ".run-checksums")  # tests/common/test_folders.py damages them in every way
+OF_ALL = ("config.yaml", "record.jsonl", "run-checksums")  # tests/common/test_folders.py damages them in every way
 
 
 class Left(NamedTuple):

@@ -42,7 +42,7 @@ def finished(folder: Path, name: str = "") -> None:
 
 
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {"lock", ".run-checksums"}
+    return {path.name for path in folder.iterdir()} - {"lock", "run-checksums"}
 
 
 # --overwrite
@@ -76,7 +76,7 @@ def test_overwrite_leaves_the_calls_that_share_the_folder(tmp_path: Path) -> Non
 
 def test_overwrite_knows_the_files_of_a_folder_without_a_list(tmp_path: Path) -> None:
     finished(tmp_path)
-    (tmp_path / ".run-checksums").unlink()
+    (tmp_path / "run-checksums").unlink()
     (tmp_path / "notes.txt").write_text("mine")
     open_run(tmp_path, overwrite=True)
     assert names(tmp_path) == {"notes.txt", "ranks.pth", "config.yaml"}
@@ -92,7 +92,7 @@ def test_overwrite_leaves_tables_of_other_names(tmp_path: Path, listed: bool) ->
     for name in mine:
         (tmp_path / name).write_text("mine")
     if not listed:
-        (tmp_path / ".run-checksums").unlink()
+        (tmp_path / "run-checksums").unlink()
     open_run(tmp_path, overwrite=True)
     found = {name for name in names(tmp_path) if name.startswith("accuracy")}
     assert found == (mine if listed else mine | {"accuracy_order_2.csv"})  # which the new run writes over
@@ -160,7 +160,7 @@ def test_a_damaged_text_is_named(tmp_path: Path, name: str, way: str, listed: bo
     content = WAYS[way](path.read_bytes())
     path.write_bytes(content)
     if not listed:
-        (tmp_path / ".run-checksums").unlink()
+        (tmp_path / "run-checksums").unlink()
     with pytest.raises(UserError) as told:
         open_run(tmp_path)
     assert str(told.value).startswith(str(path)) and "Put back a copy of it" in str(told.value)
@@ -176,9 +176,9 @@ def test_a_record_may_lose_lines_and_gains_none(tmp_path: Path) -> None:
     path.write_text(first + second.replace("20.0", "99.0"))
     with pytest.raises(UserError, match="record.jsonl is not as it was written.*to go on with it as it is, delete"):
         open_run(tmp_path)
-    (tmp_path / ".run-checksums").unlink()
+    (tmp_path / "run-checksums").unlink()
     assert open_run(tmp_path).find(dataset="B")[0]["value"] == 99.0
-    (tmp_path / ".run-checksums").unlink()
+    (tmp_path / "run-checksums").unlink()
     path.write_text(first + second.replace('"seed": 1', '"seed": 2'))
     with pytest.raises(UserError, match="line 2 is of another run"):
         open_run(tmp_path)
@@ -198,7 +198,7 @@ def test_a_checkpoint_of_another_name_or_run_is_told(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "mine.pth")
     assert load_tensors(tmp_path / "mine.pth") == {"state_dict": {}}
     path.write_bytes((tmp_path / "ranks.pth").read_bytes())
-    (tmp_path / ".run-checksums").unlink()
+    (tmp_path / "run-checksums").unlink()
     assert load_tensors(path) == {}
 
 
@@ -238,7 +238,7 @@ def test_a_list_of_a_user_is_no_list_of_a_run(tmp_path: Path) -> None:
     for name in ("notes.txt", "checksums"):
         (tmp_path / name).write_text(listing)
     assert len(open_run(tmp_path).records) == 2
-    (tmp_path / ".run-checksums").write_text("00000000  notes.txt\n00000000  record.jsonl\n")  # begins in another way
+    (tmp_path / "run-checksums").write_text("00000000  notes.txt\n00000000  record.jsonl\n")  # begins in another way
     assert len(open_run(tmp_path).records) == 2
     open_run(tmp_path, overwrite=True)
     assert {"notes.txt", "checksums"} <= names(tmp_path)
@@ -256,7 +256,7 @@ def test_only_entries_of_its_own_form_count_in_a_list(tmp_path: Path, entry: str
     for path in kept:
         path.parent.mkdir(exist_ok=True)
         path.write_text("mine")
-    with open(folder / ".run-checksums", "a") as file:
+    with open(folder / "run-checksums", "a") as file:
         file.write(f"\n{entry}\n")
     assert len(open_run(folder).records) == 2
     open_run(folder, overwrite=True)
@@ -268,7 +268,7 @@ def test_half_an_entry_accuses_no_file(tmp_path: Path) -> None:
     run.record([LINE])
     run.record([LINE | {"dataset": "B"}])
     del run
-    with open(tmp_path / ".run-checksums", "a") as file:
+    with open(tmp_path / "run-checksums", "a") as file:
         file.write("1234abcd")
     assert len(open_run(tmp_path).records) == 2
 
@@ -276,7 +276,7 @@ def test_half_an_entry_accuses_no_file(tmp_path: Path) -> None:
 def test_a_list_of_checksums_that_is_cut_or_written_by_many_serves_on(tmp_path: Path) -> None:
     open_run(tmp_path)
     write_text(tmp_path / "a.json", "[1]")
-    with open(tmp_path / ".run-checksums", "a") as file:
+    with open(tmp_path / "run-checksums", "a") as file:
         file.write("\n1234")  # a process was killed here
     write_text(tmp_path / "a.json", "[1, 2]")
     assert read_back(tmp_path / "a.json", str.split, list) == ["[1,", "2]"]
@@ -307,7 +307,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, name: bytes) -> N
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
 
 
-@pytest.mark.parametrize("name", ["state.pth", "record.jsonl", "A.pth", "accuracy.csv", ".run-checksums"])
+@pytest.mark.parametrize("name", ["state.pth", "record.jsonl", "A.pth", "accuracy.csv", "run-checksums"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_folder_in_a_files_place_is_named_at_the_start(tmp_path: Path, name: str, overwrite: bool) -> None:
     finished(tmp_path)

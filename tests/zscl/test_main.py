@@ -40,7 +40,7 @@ def fails(capsys: pytest.CaptureFixture, arguments: list[str]) -> str:
 
 def test_sequence_leaves_matrix_records_checkpoints_and_pictures(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
-    files = {"accuracy.csv", "accuracy.png", "record.jsonl", "config.yaml", "lock", ".run-checksums"}
+    files = {"accuracy.csv", "accuracy.png", "record.jsonl", "config.yaml", "lock", "run-checksums"}
     assert names == {f"{task}.pth" for task in TASKS} | files
     assert set(accuracies(finished_run)) == {(after, task) for after in range(4) for task in TASKS}
     fields = "schema paper method protocol backbone scale seed run commit dataset after_task metric value seconds"
