@@ -17,13 +17,14 @@ from tqdm import tqdm
 
 from common.errors import UserError, exit_cleanly
 from results import terminal
-from results.collect import Problem, Record, read_provenance, read_records
+from results.collect import Provenance, read_runs
 from results.compare import DIFFERS, MISPRINT, Data, compare
 from results.first_row import as_text, first_row
 from results.labels import SCALES
 from results.launch.run import run
 from results.options import RUNS, Build, Compared, FirstRow, Run, Verify, parse
 from results.published import Published, read_curves, read_published
+from results.records import Problem, Record
 
 
 @exit_cleanly
@@ -45,11 +46,11 @@ def build(options: Build) -> bool:
     from results import csv_table, figures, page, spreadsheet  # pandas, openpyxl and matplotlib: only needed here
 
     folders, scale = run_folders(options.runs), options.scale or "paper"
-    everything, problems = read_records(folders)
+    everything, runs, problems = read_runs(folders)
     records, left_out = select(everything, scale, options)
     published = read_published(options.paper, options.protocol)
     check_names(options, everything)
-    data = gather(records, published, problems, folders, scale)
+    data = gather(records, published, problems, runs, scale)
     try:
         options.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -101,7 +102,7 @@ def nearest(name: str, names: set[str]) -> str:
 
 
 def gather(
-    records: list[Record], published: list[Published], problems: list[Problem], folders: list[Path], scale: str
+    records: list[Record], published: list[Published], problems: list[Problem], runs: list[Provenance], scale: str
 ) -> Data:
     """The data of one scale, of the miniature without published numbers."""
     papers, protocols = {entry.paper for entry in published}, {entry.protocol for entry in published}
@@ -109,7 +110,7 @@ def gather(
     if not SCALES[scale].compares:
         published, curves = [], []
     files = {record.file for record in records}
-    provenance = [entry for entry in read_provenance(folders) if entry.file in files]
+    provenance = [entry for entry in runs if entry.file in files]
     return Data(scale, records, published, compare(published, records), provenance, problems, curves)
 
 
@@ -117,7 +118,7 @@ def verify(options: Verify) -> bool:
     """Print measured numbers beside published ones; True if one differs, or a line is damaged with --strict."""
     target = Path(options.target)
     is_run = target.exists()
-    records, problems = read_records([target] if is_run else run_folders(options.runs))
+    records, _, problems = read_runs([target] if is_run else run_folders(options.runs))
     if is_run and not records:
         raise UserError(f"{target} holds no readable record.jsonl. Give a run's folder or a protocol's name.")
     protocols = {record.protocol for record in records} if is_run else {options.target}
@@ -144,7 +145,7 @@ def show_first_row(options: FirstRow) -> bool:
     """Print a run's accuracies after its first task beside published ones; True if they differ, or as `verify`."""
     if not options.run.exists():
         raise UserError(f"no such run: {options.run}. Give the folder of a run, or its record.jsonl.")
-    records, problems = read_records([options.run])
+    records, _, problems = read_runs([options.run])
     terminal.warn(problems)
     row = first_row(options.run, records, read_published(), options.method)
     print(as_text(row))

@@ -12,8 +12,9 @@ from common.evaluation.metrics import MTILTriple, mtil_triple
 from common.evaluation.report import ZERO_SHOT
 from common.protocols import Protocol
 from results import labels
-from results.collect import Problem, Provenance, Record
+from results.collect import Provenance
 from results.published import Published
+from results.records import Problem, Record
 
 MATCHES, DIFFERS, TOO_NOISY, NOT_RUN = "matches", "differs", "too noisy", "not run"
 NOT_STATED = "setting not stated"  # also how the note begins of a published number that never is judged for it

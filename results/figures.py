@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 from common.evaluation.report import heat_map, lines_of
 from common.files import atomic_write
 from results import labels
-from results.collect import Record
 from results.compare import MEAN, PARAMETERS, AccuracyMatrix, Comparison, Data, grouped, in_order, matrices
 from results.naming import with_distinct_names
 from results.published import Published
+from results.records import Record
 from results.tables import METHOD, method_of
 
 if TYPE_CHECKING:

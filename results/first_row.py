@@ -11,9 +11,9 @@ from statistics import fmean
 
 from common.errors import UserError
 from results import labels
-from results.collect import Record
 from results.compare import task_order, tolerance
 from results.published import Published
+from results.records import Record
 
 ALL = "all"
 Row = dict[str, float]  # data set -> accuracy in percent

@@ -13,8 +13,9 @@ from openpyxl.worksheet.worksheet import Worksheet
 from common.files import atomic_write
 from results import cells, labels
 from results.cells import put
-from results.collect import Problem, Provenance
+from results.collect import Provenance
 from results.compare import VERDICTS, AccuracyMatrix, Data, matrices, published_matrices
+from results.records import Problem
 from results.tables import METRIC, NAME, Column, Row, Table, tables
 
 Contents = list[tuple[str, str, Table | None]]  # title of a sheet, description, its table if it has one

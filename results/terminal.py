@@ -4,9 +4,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from results.collect import Problem
 from results.compare import NOT_RUN, VERDICTS, Comparison, Data
 from results.options import RUNS
+from results.records import Problem
 
 HEADS = ("method", "backbone", "number from", "metric", "data set",
          "published", "std", "ours", "std", "n", "diff", "verdict")  # fmt: skip

@@ -6,14 +6,16 @@ write these at their very end, or with their last evaluation.
 """
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import read_config
 from common.protocols import Protocol
-from results.collect import Provenance, Record, read_provenance, read_records
+from results.collect import Provenance, read_runs
 from results.launch.plan import FIXED_FLAGS, Job
+from results.records import Record
 from results.settings import MACHINE
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
@@ -37,7 +39,7 @@ def progress(job: Job) -> Progress:
     """The state of a job: done, partial (its folder has been opened), or missing."""
     row, path = job.row, job.folder / "record.jsonl"
     command = str(read_config(job.folder / "config.yaml")["provenance"].get("command", ""))
-    records = [line for line in (read_records([path])[0] if path.exists() else []) if _is_of(line, job, command)]
+    records = [line for line in (read_runs([path])[0] if path.exists() else []) if _is_of(line, job, command)]
     protocol = records[0].protocol if records else job.protocol
     of = Protocol.parse(protocol).length
     # a metric may stand for each data set and for their mean, which counts
@@ -95,8 +97,11 @@ class Estimate:
 
 def estimates(jobs: Sequence[Job], folders: list[Path], tflops: float | None) -> list[Estimate]:
     """What each job costs from its start: as measured on equal runs below `folders` or its folder, else as counted."""
-    runs = read_provenance([*folders, *(job.folder for job in jobs if job.folder.is_dir())])
-    return [_estimate(job, runs, tflops) for job in jobs]
+    records, runs, _ = read_runs([*folders, *(job.folder for job in jobs if job.folder.is_dir())])
+    trained = {(line.file, line.after_task) for line in records if line.metric == TRAIN_SECONDS}
+    tasks = Counter(file for file, _ in trained)
+    whole = [run for run in runs if tasks[run.file] == Protocol.parse(run.protocol).length]
+    return [_estimate(job, whole, tflops) for job in jobs]
 
 
 def _estimate(job: Job, runs: Sequence[Provenance], tflops: float | None) -> Estimate:
@@ -115,17 +120,14 @@ def _estimate(job: Job, runs: Sequence[Provenance], tflops: float | None) -> Est
 
 
 def _is_equal(run: Provenance, job: Job) -> bool:
-    """Whether a run is of the job's row and scale, under any seed, and has learned all tasks."""
+    """Whether a run is of the job's row and scale, under any seed."""
     row = job.row
     is_same, ours, theirs = run.protocol == row.protocol, Protocol.parse(run.protocol), Protocol.parse(row.protocol)
     if job.scale == "mini" and theirs.kind != "mtil":
         is_same = (ours.dataset, ours.kind) == ("characters", theirs.kind)
     if not is_same or (run.paper, run.method, run.scale) != (row.paper, row.method, job.scale) or not run.seconds:
         return False
-    if row.backbone and job.scale == "paper" and run.backbone != row.backbone:
-        return False
-    records = [record for record in read_records([Path(run.folder)])[0] if record.file == run.file]
-    return len({record.after_task for record in records if record.metric == TRAIN_SECONDS}) == ours.length
+    return not (row.backbone and job.scale == "paper" and run.backbone != row.backbone)
 
 
 # For people

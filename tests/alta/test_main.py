@@ -20,7 +20,7 @@ from alta.heads import METHODS, Head
 from alta.main import main
 from alta.options import parse
 from common.errors import UserError
-from results.collect import read_file
+from results.records import read_file
 from results.labels import sheet
 from tests.alta.conftest import CONFIGS
 

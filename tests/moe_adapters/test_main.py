@@ -8,7 +8,7 @@ import torch
 
 from moe_adapters.main import main
 from moe_adapters.options import parse, scale_of
-from results.collect import read_records
+from results.collect import read_runs
 from tests.moe_adapters.conftest import METHOD, SEQUENCE
 from tests.results.lines import shown
 
@@ -133,7 +133,7 @@ def test_one_task_calls_give_checkpoints_and_matrix_of_the_sequence(
         for each in (numbers, expected)
     )
     assert numbers == pytest.approx(expected, abs=1e-9) and len(expected) == 9 + 2 + 9 + 2 + 4 + 1
-    (one, _), (other, _) = read_records([tmp_path / "ckpt" / "exp"]), read_records([finished_run])
+    (one, *_), (other, *_) = read_runs([tmp_path / "ckpt" / "exp"]), read_runs([finished_run])
     routed = [
         {(line.after_task, line.dataset, line.metric): line.value for line in lines if "routed" in line.metric}
         for lines in (one, other)

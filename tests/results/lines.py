@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.protocols import MTIL_ORDER_1
-from results.collect import read_records
+from results.collect import read_runs
 from results.compare import AccuracyMatrix, compare, matrices
 
 LINE = {
@@ -48,7 +48,7 @@ def matrix_lines(zero_shot: list[float], rows: list[list[float]], **fields: Any)
 
 def shown(folder: Path) -> tuple[AccuracyMatrix, dict[tuple[str, str, str], float]]:
     """The only accuracy matrix of a run's folder, and its numbers by method, metric and data set."""
-    records, problems = read_records([folder])
+    records, _, problems = read_runs([folder])
     assert problems == []
     (matrix,) = matrices(records)
     return matrix, {(item.method, item.metric, item.dataset): item.mean for item in compare([], records)}

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from common.protocols import MTIL_ORDER_1
-from results.collect import Problem, Provenance, Record
+from results.collect import Provenance
 from results.compare import ZERO_SHOT, Data, compare
 from results.published import read_curves, read_published
+from results.records import Problem, Record
 
 HOSTILE = '=HYPERLINK("http://x")<b>&$x$'  # a method's name that must stay a name
 METHODS = ["Fine-tuning", "LwF", "iCaRL", "LwF-VR", "WiSE-FT", "WC", "ZSCL-", "ZSCL*", "ZSCL", "MoE-Adapters"]

@@ -10,8 +10,9 @@ from common.errors import UserError
 from common.runs import Run
 from results import labels
 from results.__main__ import select
-from results.collect import Problem, read_provenance, read_records
+from results.collect import read_runs
 from results.options import Compared
+from results.records import Problem
 from tests.results.lines import LINE, write_lines
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -21,7 +22,7 @@ def only_problem(tmp_path: Path, line: dict | str) -> Problem:
     """The problem of a bad second line between two good ones."""
     good = [{"dataset": "Aircraft"}, {"dataset": "Caltech101"}]
     path = write_lines(tmp_path, [good[0], line, good[1]])
-    records, problems = read_records([tmp_path])
+    records, _, problems = read_runs([tmp_path])
     assert [record.dataset for record in records] == ["Aircraft", "Caltech101"]
     assert [(problem.file, problem.line) for problem in problems] == [(str(path), 2)]
     return problems[0]
@@ -31,7 +32,7 @@ def test_what_a_run_records_is_read_back(tmp_path: Path) -> None:
     labels = {key: LINE[key] for key in ("paper", "method", "protocol", "backbone", "scale", "seed")}
     run = Run(tmp_path / "run", {"lr": 0.1}, labels)
     run.record([{"dataset": "Aircraft", "after_task": 1, "metric": "accuracy", "value": 62.5, "seconds": 1.5}])
-    (record,), problems = read_records([tmp_path])
+    (record,), _, problems = read_runs([tmp_path])
     assert problems == []
     assert (record.method, record.dataset, record.after_task, record.value) == ("ZSCL, lr 0.1", "Aircraft", 1, 62.5)
     assert (record.seed, record.seconds, record.run) == (42, 1.5, str(tmp_path / "run"))
@@ -100,12 +101,12 @@ def test_the_ends_of_a_metrics_range_are_in_it(tmp_path: Path) -> None:
             ("ffm", 0), ("train_seconds", 90061.5), ("seconds_per_batch", 250.0), ("peak_memory_mib", 81920.0),
             ("trainable_parameters", 149620736), ("routed_to/Aircraft", 3333), ("split_seed", 1993)]  # fmt: skip
     write_lines(tmp_path, [{"metric": metric, "value": value} for metric, value in ends])
-    records, problems = read_records([tmp_path])
+    records, _, problems = read_runs([tmp_path])
     assert problems == [] and [(record.metric, record.value) for record in records] == ends
 
 
 def test_every_recorded_number_of_the_programs_is_in_range() -> None:
-    records, problems = read_records([GOLDEN / "first_edition"])
+    records, _, problems = read_runs([GOLDEN / "first_edition"])
     assert problems == [] and {record.paper for record in records} == {*labels.PAPERS}
     assert len({record.metric for record in records}) > 25
 
@@ -113,26 +114,26 @@ def test_every_recorded_number_of_the_programs_is_in_range() -> None:
 def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     path = write_lines(tmp_path, [{}])
     path.write_bytes(path.read_bytes() + b"\xff\xfe{}\n")
-    records, problems = read_records([tmp_path])
+    records, _, problems = read_runs([tmp_path])
     assert len(records) == 1 and [problem.line for problem in problems] == [2]
 
 
 def test_a_bad_line_does_not_make_the_next_one_a_duplicate(tmp_path: Path) -> None:
     write_lines(tmp_path, [{"value": float("nan")}, {"value": 1.0}])
-    records, problems = read_records([tmp_path])
+    records, _, problems = read_runs([tmp_path])
     assert [record.value for record in records] == [1.0] and len(problems) == 1
 
 
 def test_the_same_key_in_two_runs_is_no_duplicate(tmp_path: Path) -> None:
     write_lines(tmp_path / "a", [{"seed": 1}])
     write_lines(tmp_path / "b", [{"seed": 2}])
-    records, problems = read_records([tmp_path])
+    records, _, problems = read_runs([tmp_path])
     assert [record.seed for record in records] == [1, 2] and problems == []
 
 
 def test_lines_from_before_the_schema_field_are_of_version_1(tmp_path: Path) -> None:
     write_lines(tmp_path, [without("schema")])
-    records, problems = read_records([tmp_path])
+    records, _, problems = read_runs([tmp_path])
     assert len(records) == 1 and problems == []
 
 
@@ -144,7 +145,7 @@ def test_filters_keep_telling_problems(tmp_path: Path) -> None:
         "{\n",
     ]
     write_lines(tmp_path, lines)
-    everything, problems = read_records([tmp_path])
+    everything, _, problems = read_runs([tmp_path])
     assert [record.scale for record in select(everything, "mini", Compared())[0]] == ["mini"]
     second = select(everything, "paper", Compared(protocol="mtil-order2"))[0]
     assert [record.dataset for record in second] == ["DTD"]
@@ -156,13 +157,13 @@ def test_filters_keep_telling_problems(tmp_path: Path) -> None:
 def test_folders_are_searched_once_and_prefixed_files_found(tmp_path: Path) -> None:
     write_lines(tmp_path / "run", [{"dataset": "Aircraft"}], "Aircraft.record.jsonl")
     write_lines(tmp_path / "run", [{"dataset": "DTD"}], "DTD.record.jsonl")
-    records, _ = read_records([tmp_path, tmp_path / "run", tmp_path / "run" / "DTD.record.jsonl"])
+    records, *_ = read_runs([tmp_path, tmp_path / "run", tmp_path / "run" / "DTD.record.jsonl"])
     assert [record.dataset for record in records] == ["Aircraft", "DTD"]
 
 
 def test_a_missing_folder_is_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        read_records([tmp_path / "nowhere"])
+        read_runs([tmp_path / "nowhere"])
 
 
 def test_provenance_sums_seconds_and_takes_the_peak(tmp_path: Path) -> None:
@@ -177,7 +178,7 @@ def test_provenance_sums_seconds_and_takes_the_peak(tmp_path: Path) -> None:
         {"metric": "trainable_parameters", "dataset": "all", "after_task": 2, "value": 149620736},
     ]
     run.record([line | {"seconds": None} for line in lines])
-    (entry,) = read_provenance([tmp_path])
+    (entry,) = read_runs([tmp_path])[1]
     assert (entry.method, entry.seed, entry.records) == ("ZSCL, lr 0.1", 42, 6)
     assert (entry.seconds, entry.peak_memory_mib, entry.trainable_parameters) == (30.5, 900.0, 149620736)
     assert entry.command == " ".join(sys.orig_argv) and entry.versions["torch"] and entry.started and entry.machine
@@ -188,7 +189,7 @@ def test_provenance_survives_a_config_that_tells_nothing(tmp_path: Path, config:
     write_lines(tmp_path, [{}])
     if config is not None:
         (tmp_path / "config.yaml").write_text(config)
-    (entry,) = read_provenance([tmp_path])
+    (entry,) = read_runs([tmp_path])[1]
     assert (entry.method, entry.commit, entry.command) == ("ZSCL", "0" * 40, "")
     assert entry.versions == {} and entry.seconds is None and entry.trainable_parameters is None
 
@@ -197,5 +198,5 @@ def test_provenance_of_prefixed_files_is_their_own_config(tmp_path: Path) -> Non
     for name in ("Aircraft", "DTD"):
         write_lines(tmp_path, [{"dataset": name}], f"{name}.record.jsonl")
         (tmp_path / f"{name}.config.yaml").write_text(f"provenance: {{command: learn {name}, device: cpu}}\n")
-    assert [entry.command for entry in read_provenance([tmp_path])] == ["learn Aircraft", "learn DTD"]
-    assert {entry.device for entry in read_provenance([tmp_path])} == {"cpu"}
+    assert [entry.command for entry in read_runs([tmp_path])[1]] == ["learn Aircraft", "learn DTD"]
+    assert {entry.device for entry in read_runs([tmp_path])[1]} == {"cpu"}

@@ -9,9 +9,10 @@ import pytest
 
 from common.evaluation.metrics import mtil_triple
 from results import labels
-from results.collect import Record, read_records
+from results.collect import read_runs
 from results.compare import Comparison, compare, matrices, mtil_means, published_matrices, tolerance
 from results.published import Published, read_published
+from results.records import Record
 from tests.results.lines import matrix_lines, write_lines
 
 PRINTED = Published(
@@ -33,7 +34,7 @@ PRINTED = Published(
 def records_of(folder: Path, *runs: list[dict]) -> list[Record]:
     for number, lines in enumerate(runs):
         write_lines(folder / str(number), lines)
-    records, problems = read_records([folder])
+    records, _, problems = read_runs([folder])
     assert problems == []
     return records
 
@@ -122,11 +123,11 @@ def test_two_runs_of_one_seed_count_once(tmp_path: Path) -> None:
     write_lines(tmp_path / "a", [{"value": 84.0, "seed": 1}])
     write_lines(tmp_path / "b", [{"value": 83.0, "seed": 1}])
     os.utime(tmp_path / "b/record.jsonl", (0, 0))
-    comparison = only(compare([PRINTED], read_records([tmp_path])[0]))
+    comparison = only(compare([PRINTED], read_runs([tmp_path])[0]))
     assert (comparison.mean, comparison.std, comparison.seeds) == (84.0, None, 1)
     assert "the newer of 2 runs of seed 1" in comparison.note
     write_lines(tmp_path / "c", [{"value": 87.0, "seed": 2}])
-    other = only(compare([PRINTED], read_records([tmp_path])[0]))
+    other = only(compare([PRINTED], read_runs([tmp_path])[0]))
     assert (other.mean, other.seeds) == (85.5, 2)  # of 84 and 87, not of three runs
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from results.collect import read_provenance, read_records
+from results.collect import read_runs
 from results.compare import compare
 from tests.results.lines import matrix_lines
 from tests.results.test_settings import EVALUATED, ZSCL, values, write_run
@@ -15,7 +15,7 @@ COSTS = [{"metric": "train_seconds", "after_task": 11, "value": 5.0}]
 
 
 def notes(folder: Path) -> set[str]:
-    return {record.note for record in read_records([folder])[0]}
+    return {record.note for record in read_runs([folder])[0]}
 
 
 # Evaluations of finished checkpoints
@@ -46,8 +46,8 @@ def test_evaluations_are_of_their_trainings_seeds(tmp_path: Path) -> None:
         folder = write_run(tmp_path / str(seed), ZSCL | {"seed": seed, "eval_datasets": None}, lines=COSTS)
         write_run(folder / "evaluation", EVALUATED | {"load": str(folder)}, 83.0 + seed, seed=42)
     assert values(tmp_path) == {"ZSCL": [83.0, 5.0, 84.0, 5.0, 85.0, 5.0]}
-    assert sorted(run.seed for run in read_provenance([tmp_path])) == [0, 0, 1, 1, 2, 2]
-    last = next(item for item in compare([], read_records([tmp_path])[0]) if item.metric == "last")
+    assert sorted(run.seed for run in read_runs([tmp_path])[1]) == [0, 0, 1, 1, 2, 2]
+    last = next(item for item in compare([], read_runs([tmp_path])[0]) if item.metric == "last")
     assert (last.mean, last.seeds, last.note) == (84.0, 3, "")
 
 
@@ -58,7 +58,7 @@ def test_the_zero_shot_row_is_named_by_its_test(tmp_path: Path) -> None:
     lines = matrix_lines([50.0] * 11, [[60.0] * 11] * 11, metric="accuracy")
     write_run(tmp_path / "a", ZSCL | {"template": "{} and noise", "ls": 0.0}, lines=lines)
     write_run(tmp_path / "b", ZSCL | {"ls": 0.0}, lines=[{"method": "ZSCL (bf16)"} | line for line in lines])
-    found = {item.method for item in compare([], read_records([tmp_path])[0]) if item.mean == pytest.approx(50.0)}
+    found = {item.method for item in compare([], read_runs([tmp_path])[0]) if item.mean == pytest.approx(50.0)}
     assert found == {"Zero-shot CLIP, template {} and noise", "Zero-shot CLIP (bf16)"}
 
 
@@ -164,13 +164,13 @@ def test_odd_configurations_are_read(tmp_path: Path, config: str, names: list[st
         lines = [{"dataset": "DTD", "after_task": place, "metric": "accuracy", "value": 50.0 + place}]
         write_run(tmp_path, None, lines=lines, name=name, protocol=protocol)
         (tmp_path / f"{name}config.yaml").write_text(config)
-    assert [record.value for record in read_records([tmp_path])[0]] == [51.0, 52.0][: len(names)]
+    assert [record.value for record in read_runs([tmp_path])[0]] == [51.0, 52.0][: len(names)]
 
 
 def test_one_task_calls_with_means_alone_are_no_run(tmp_path: Path) -> None:
     write_run(tmp_path, None, name="Aircraft.", protocol="mtil-custom-Aircraft")
     write_run(tmp_path, None, name="DTD.", protocol="mtil-custom-Aircraft+DTD")
-    assert read_records([tmp_path]) == ([], []) and read_provenance([tmp_path]) == []
+    assert read_runs([tmp_path]) == ([], [], [])
 
 
 # One-task calls
@@ -184,5 +184,5 @@ def test_a_call_that_started_elsewhere_is_a_run_of_its_own(tmp_path: Path) -> No
         lines = [{"dataset": name, "after_task": place + 1, "metric": "accuracy", "value": 50.0 + place}]
         write_run(tmp_path / "one", ZSCL | {"train_dataset": [name], "load": load}, lines=lines, name=f"{name}.",
                   protocol=protocol)  # fmt: skip
-    found = [(run.protocol.count("+") + 1, run.records) for run in read_provenance([tmp_path])]
+    found = [(run.protocol.count("+") + 1, run.records) for run in read_runs([tmp_path])[1]]
     assert sorted(found) == [(2, 2), (3, 1), (5, 2)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.protocols import MTIL_ORDER_1
-from results.collect import read_file, read_provenance, read_records, runs
+from results.collect import read_runs
 from results.compare import Data, compare, matrices
 from results.first_row import first_row
 from results.published import read_published
@@ -48,22 +48,22 @@ def test_eleven_calls_are_order_1(tmp_path: Path) -> None:
     assert matrix.values == whole.values == VALUES[1:] and matrix.zero_shot == whole.zero_shot == VALUES[0]
     assert numbers.pop(("ZSCL", "trainable_parameters", "all")) == 149_620_736
     assert numbers == expected and len(expected) == 35 + 35 + 12
-    records, _ = read_records([tmp_path / "calls"])
+    records, *_ = read_runs([tmp_path / "calls"])
     met = [item for item in compare(read_published("zscl"), records) if item.mean is not None and item.method == "ZSCL"]
     assert {item.protocol for item in met} == {"mtil-order1"}
     assert sum(item.published is not None for item in met) >= 3
 
 
 def test_eleven_calls_are_one_entry_of_costs(tmp_path: Path) -> None:
-    (entry,) = read_provenance([eleven_calls(tmp_path)])
+    (entry,) = read_runs([eleven_calls(tmp_path)])[1]
     assert (entry.protocol, entry.method, entry.seconds, entry.peak_memory_mib) == ("mtil-order1", "ZSCL", 660.0, 899.0)
     assert entry.command == " && ".join(f"learn {name}" for name in MTIL_ORDER_1) and entry.started == "2025-01-01"
     assert entry.file == str(tmp_path / "SUN397.record.jsonl") and entry.trainable_parameters == 149_620_736
-    assert entry.records == len(read_records([tmp_path])[0]) == 11 * 3 + 12 * 11
+    assert entry.records == len(read_runs([tmp_path])[0]) == 11 * 3 + 12 * 11
 
 
 def test_the_first_row_of_eleven_calls(tmp_path: Path) -> None:
-    records, _ = read_records([eleven_calls(tmp_path)])
+    records, *_ = read_runs([eleven_calls(tmp_path)])
     row = first_row(tmp_path, records, read_published())
     assert row.ours == dict(zip(MTIL_ORDER_1, VALUES[1], strict=True))
 
@@ -78,8 +78,8 @@ def test_three_calls_are_a_sequence_of_their_own(tmp_path: Path) -> None:
 
 
 def test_a_sequence_of_ones_own_is_on_no_sheet_of_the_eleven_data_sets(tmp_path: Path) -> None:
-    records, _ = read_records([eleven_calls(tmp_path / "own", 3), eleven_calls(tmp_path / "order")])
-    data = Data("paper", records, [], compare([], records), read_provenance([tmp_path]), [], [])
+    records, runs, _ = read_runs([eleven_calls(tmp_path / "own", 3), eleven_calls(tmp_path / "order")])
+    data = Data("paper", records, [], compare([], records), runs, [], [])
     sheets = {table.sheet: {row.method[0] for row in table.rows} for table in tables(data)}
     own = {sheet for sheet, protocols in sheets.items() if custom("Aircraft", "Caltech101", "CIFAR100") in protocols}
     assert own == {"Other protocols"} and sheets["MTIL"] == sheets["MTIL order 1"] == {"mtil-order1"}
@@ -90,10 +90,9 @@ def test_a_task_that_was_learned_twice_is_in_two_runs(tmp_path: Path) -> None:
     call(tmp_path, 1, custom("Aircraft"))
     call(tmp_path, 2, custom("Aircraft", "Caltech101"))
     call(tmp_path, 4, custom("Aircraft", "DTD"))
-    by_file = {str(path): read_file(path)[0] for path in sorted(tmp_path.glob("*.record.jsonl"))}
-    found = [([Path(file).name.split(".")[0] for file in run.files], run.protocol) for run in runs(by_file)]
-    assert found == [(["Aircraft", "Caltech101"], custom("Aircraft", "Caltech101")),
-                     (["Aircraft", "DTD"], custom("Aircraft", "DTD"))]  # fmt: skip
+    one, other = read_runs([tmp_path])[1]
+    assert (one.protocol, one.command) == (custom("Aircraft", "Caltech101"), "learn Aircraft && learn Caltech101")
+    assert (other.protocol, other.command) == (custom("Aircraft", "DTD"), "learn Aircraft && learn DTD")
 
 
 @pytest.mark.parametrize("field", ["method", "backbone", "seed", "paper", "scale"])
@@ -101,14 +100,14 @@ def test_only_calls_of_one_method_backbone_and_seed_are_one_run(tmp_path: Path, 
     other = {"method": "LwF", "backbone": "RN50", "seed": 7, "paper": "moe_adapters", "scale": "mini"}
     call(tmp_path, 1, custom("Aircraft"))
     call(tmp_path, 2, custom("Aircraft", "Caltech101"), **{field: other[field]})
-    assert len(read_provenance([tmp_path])) == 2
+    assert len(read_runs([tmp_path])[1]) == 2
 
 
 def test_calls_of_other_folders_and_shots_are_other_runs(tmp_path: Path) -> None:
     call(tmp_path / "a", 1, custom("Aircraft"))
     call(tmp_path / "b", 2, custom("Aircraft", "Caltech101"))
     call(tmp_path / "b", 1, custom("Aircraft") + "-5shot")
-    assert len(read_provenance([tmp_path])) == 3
+    assert len(read_runs([tmp_path])[1]) == 3
 
 
 def test_a_whole_order_stays_a_run_when_it_goes_on(tmp_path: Path) -> None:
@@ -116,10 +115,10 @@ def test_a_whole_order_stays_a_run_when_it_goes_on(tmp_path: Path) -> None:
     lines = [{"metric": "accuracy", "dataset": "CIFAR10", "after_task": 12, "value": 50.0}]
     protocol = custom(*MTIL_ORDER_1, "CIFAR10")
     write_lines(tmp_path, [line | {"protocol": protocol} for line in lines], "CIFAR10.record.jsonl")
-    found = {matrix.protocol: matrix for matrix in matrices(read_records([tmp_path])[0])}
+    found = {matrix.protocol: matrix for matrix in matrices(read_runs([tmp_path])[0])}
     assert found["mtil-order1"].values == VALUES[1:]
     assert len(found[protocol].rows) == 12 and len(found) == 2
-    assert [entry.seconds for entry in read_provenance([tmp_path])] == [660.0, 660.0]
+    assert [entry.seconds for entry in read_runs([tmp_path])[1]] == [660.0, 660.0]
 
 
 def test_a_sequence_stays_a_run_when_it_goes_on(tmp_path: Path) -> None:
@@ -127,9 +126,9 @@ def test_a_sequence_stays_a_run_when_it_goes_on(tmp_path: Path) -> None:
     cells = [line | {"protocol": protocol} for line in matrix_lines(VALUES[0][:2], [row[:2] for row in VALUES[1:3]])]
     write_lines(tmp_path, [*cells, {"metric": "last", "after_task": 2, "value": 1.0, "protocol": protocol}])
     call(tmp_path, 3, custom("Aircraft", "Caltech101", "CIFAR100"))
-    two, three = sorted(matrices(read_records([tmp_path])[0]), key=lambda matrix: len(matrix.rows))
+    two, three = sorted(matrices(read_runs([tmp_path])[0]), key=lambda matrix: len(matrix.rows))
     assert two.rows == two.columns == sets and two.values == [row[:2] for row in VALUES[1:3]]
     assert three.rows == [*sets, "CIFAR100"] and three.values[2] == VALUES[3]
-    last = {item.protocol: item.mean for item in compare([], read_records([tmp_path])[0]) if item.metric == "last"
+    last = {item.protocol: item.mean for item in compare([], read_runs([tmp_path])[0]) if item.metric == "last"
             and item.method == "ZSCL" and item.dataset == "mean"}  # fmt: skip
     assert last == {protocol: 1.0}  # of the whole, a cell is missing

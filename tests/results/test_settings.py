@@ -11,13 +11,14 @@ from common.options import declared
 from common.protocols import MTIL_ORDER_1
 from moe_adapters.options import Options as MoEOptions
 from results.__main__ import build, gather, verify
-from results.collect import Record, read_provenance, read_records
+from results.collect import read_runs
 from results.compare import compare, matrices
 from results.launch.plan import Job, jobs_of, read_plan
 from results.launch.progress import progress
 from results.options import Build, Verify
 from results.page import html
 from results.published import read_published
+from results.records import Record
 from results.settings import EVALUATION, PINNED, text
 from results.spreadsheet import workbook
 from tests.results.lines import matrix_lines, write_lines
@@ -71,7 +72,7 @@ def write_run(
 def values(folder: Path) -> dict[str, list[float]]:
     """The numbers read from a folder by method."""
     found: dict[str, list[float]] = {}
-    for record in read_records([folder])[0]:
+    for record in read_runs([folder])[0]:
         found.setdefault(record.method, []).append(record.value)
     return found
 
@@ -97,14 +98,14 @@ def test_what_differs_from_the_paper_names_the_row(
     write_run(tmp_path / "as published", settings, 80.0, **usual, **({"backbone": "RN50"} if settings is ALTA else {}))
     write_run(tmp_path / "other", settings | changed, 60.0, **about)
     assert values(tmp_path) == {name.split(",")[0]: [80.0], name: [60.0]}
-    assert {run.method for run in read_provenance([tmp_path])} == {name.split(",")[0], name}
-    assert {c.mean for c in compare([], read_records([tmp_path])[0])} == {80.0, 60.0}
+    assert {run.method for run in read_runs([tmp_path])[1]} == {name.split(",")[0], name}
+    assert {c.mean for c in compare([], read_runs([tmp_path])[0])} == {80.0, 60.0}
 
 
 def test_another_setting_is_held_against_no_published_number(tmp_path: Path) -> None:
     write_run(tmp_path / "a", ZSCL)
     write_run(tmp_path / "b", ZSCL | {"iterations": [5]})
-    judged = {c.method: c.verdict for c in compare(read_published("zscl"), read_records([tmp_path])[0]) if c.mean}
+    judged = {c.method: c.verdict for c in compare(read_published("zscl"), read_runs([tmp_path])[0]) if c.mean}
     assert judged == {"ZSCL": "matches", "ZSCL, iterations 5": "no published value"}
 
 
@@ -155,11 +156,11 @@ def test_a_machines_precision_is_no_other_setting(tmp_path: Path) -> None:
 def test_the_zero_shot_row_keeps_its_name(tmp_path: Path) -> None:
     lines = matrix_lines([50.0] * 11, [[60.0] * 11] * 11, method="ZSCL", metric="accuracy")
     write_run(tmp_path, ZSCL | {"ls": 0.0}, lines=lines)
-    assert {record.method for record in read_records([tmp_path])[0]} == {"Zero-shot CLIP", "ZSCL, ls 0"}
+    assert {record.method for record in read_runs([tmp_path])[0]} == {"Zero-shot CLIP", "ZSCL, ls 0"}
 
 
 def test_names_stay_short_and_distinct(tmp_path: Path) -> None:
-    many = {key: 0.123 for key in ("wd", "ls", "beta2", "T", "ref_wise_alpha", "num", "we_wise_alpha", "alpha")}
+    many = dict.fromkeys(("wd", "ls", "beta2", "T", "ref_wise_alpha", "num", "we_wise_alpha", "alpha"), 0.123)
     write_run(tmp_path / "a", ZSCL | many, 1.0)
     write_run(tmp_path / "b", ZSCL | many | {"beta2": 0.124}, 2.0)  # the last of them
     write_run(tmp_path / "c", ZSCL | {"template": "a photograph of the thing that is called {}"}, 3.0)
@@ -187,11 +188,11 @@ def test_of_equal_runs_the_newer_one_counts(tmp_path: Path) -> None:
         lines = [*cells, {"value": value}, {"metric": "train_seconds", "dataset": "Aircraft", "value": 5.0}]
         write_run(tmp_path / name, ZSCL, started=started, lines=lines)
     write_run(tmp_path / "c", ZSCL | {"seed": 43}, 85.0)
-    records, _ = read_records([tmp_path])
+    records, *_ = read_runs([tmp_path])
     (last,) = [c for c in compare([], records) if (c.method, c.metric, c.dataset) == ("ZSCL", "last", "mean")]
     assert (last.mean, last.seeds, last.note) == (84.0, 2, "the newer of 2 runs of seed 42")
     assert [matrix.source for matrix in matrices(records)] == [str(tmp_path / "a")]
-    runs = read_provenance([tmp_path])
+    runs = read_runs([tmp_path])[1]
     assert [Path(run.folder).name for run in runs] == ["a", "c"]
     assert runs[0].remark == f"the newer of 2 runs of seed 42; left out: {tmp_path / 'b'}"
 
@@ -206,8 +207,8 @@ def test_the_sheet_the_page_and_the_terminal_say_so(tmp_path: Path, capsys: pyte
     for day, name in enumerate("abc", start=1):
         write_run(tmp_path / "runs" / name, ZSCL, 80.0 + day, started=f"2025-01-0{day}T00:00:00")
     said = f"the newest of 3 runs of seed 42; left out: {tmp_path / 'runs/a'}, {tmp_path / 'runs/b'}"
-    records, problems = read_records([tmp_path / "runs"])
-    data = gather(records, read_published("zscl"), problems, [tmp_path / "runs"], "paper")
+    records, runs, problems = read_runs([tmp_path / "runs"])
+    data = gather(records, read_published("zscl"), problems, runs, "paper")
     cells = [cell.value for row in workbook(data)["Runs"].iter_rows() for cell in row]
     assert said in cells
     assert said in html(data, tmp_path)
@@ -219,7 +220,7 @@ def test_the_sheet_the_page_and_the_terminal_say_so(tmp_path: Path, capsys: pyte
 
 def test_a_run_without_its_configuration_says_so(tmp_path: Path) -> None:
     write_run(tmp_path / "a", None, 60.0)
-    (comparison,) = compare([], read_records([tmp_path])[0])
+    (comparison,) = compare([], read_runs([tmp_path])[0])
     assert comparison.note == "settings not on record"
     write_run(tmp_path / "b", ZSCL, 83.0, started="2000-01-01T00:00:00")
     assert values(tmp_path) == {"ZSCL, settings not on record": [60.0], "ZSCL": [83.0]}
@@ -228,7 +229,7 @@ def test_a_run_without_its_configuration_says_so(tmp_path: Path) -> None:
 def test_one_task_calls_without_configurations_are_no_seeds(tmp_path: Path) -> None:
     for name, value in (("Aircraft", 60.0), ("DTD", 70.0)):
         write_run(tmp_path, None, value, name=f"{name}.")
-    (comparison,) = compare([], read_records([tmp_path])[0])
+    (comparison,) = compare([], read_runs([tmp_path])[0])
     assert (comparison.mean, comparison.seeds, comparison.std) == (70.0, 1, None)
 
 
@@ -256,7 +257,7 @@ def test_a_training_stands_for_a_later_evaluation_of_its_checkpoints(tmp_path: P
     write_run(tmp_path, ZSCL, 83.0, started="2025-01-01T00:00:00")
     write_run(tmp_path / "evaluation", EVALUATED | {"load": str(tmp_path)}, 83.1, started="2025-01-02T00:00:00")
     assert values(tmp_path) == {"ZSCL": [83.0]}
-    (run,) = read_provenance([tmp_path])
+    (run,) = read_runs([tmp_path])[1]
     assert run.remark == f"one of 2 runs of seed 42; left out: {tmp_path / 'evaluation'}"
 
 
@@ -298,7 +299,7 @@ def one_task_calls(folder: Path, changed: dict[str, Any]) -> Path:
 def test_one_task_calls_are_one_run_with_the_settings_of_their_sequence(tmp_path: Path) -> None:
     one_task_calls(tmp_path / "calls", {})
     assert values(tmp_path) == {"ZSCL": [50.0 + place for place in range(11)]}
-    assert {record.note for record in read_records([tmp_path])[0]} == {""}
+    assert {record.note for record in read_runs([tmp_path])[0]} == {""}
     one_task_calls(tmp_path / "slow", {"lr": [1e-4]})
     one_task_calls(tmp_path / "short", {"iterations": [10]})
     iterations, rates, usual = sorted(values(tmp_path), key=lambda name: (name == "ZSCL", name))
@@ -388,5 +389,5 @@ def test_a_precision_asked_for_is_no_other_method(tmp_path: Path, method: str, s
 
 def test_records_know_their_run(tmp_path: Path) -> None:
     write_run(tmp_path, ZSCL, started="2025-03-01T00:00:00")
-    (record,) = read_records([tmp_path])[0]
+    (record,) = read_runs([tmp_path])[0]
     assert isinstance(record, Record) and (record.started, record.note) == ("2025-03-01T00:00:00", "")

@@ -1,7 +1,7 @@
 """A run that is evaluated under two protocols: class-IL and task-IL of the same training."""
 
 from common.runs import Run
-from results.collect import read_provenance, read_records
+from results.collect import read_runs
 from results.compare import Data, compare
 from results.published import read_published
 from results.tables import tables
@@ -25,12 +25,12 @@ def test_both_rows_stand_on_their_sheets(tmp_path):
             numbers = {"last": last if value is None else value, "avg": last + 1, "trainable_parameters": 134_208}
             run.record([about | {"metric": metric, "value": number} for metric, number in numbers.items()])
     assert len(run.records) == 6 and len(run.find(protocol="til-cifar100-10x10")) == 3
-    records, problems = read_records([tmp_path])
+    records, _, problems = read_runs([tmp_path])
     assert not problems and {(line.protocol, line.value) for line in records if line.metric == "last"} == {
         *LAST.items()
     }
     published = read_published()
-    data = Data("paper", records, published, compare(published, records), read_provenance([tmp_path]), [], [])
+    data = Data("paper", records, published, compare(published, records), read_runs([tmp_path])[1], [], [])
     shown = {}
     for table in tables(data):
         for row in table.rows:

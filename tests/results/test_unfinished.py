@@ -7,7 +7,7 @@ import pytest
 
 from results import figures
 from results.__main__ import gather, main
-from results.collect import read_provenance, read_records
+from results.collect import read_runs
 from results.compare import NOT_RUN, Comparison, Data, compare
 from results.page import html
 from results.published import read_published
@@ -30,12 +30,12 @@ def write_run(folder: Path, seed: int, tested: int, parameters: int = 500, **abo
 
 
 def data_of(folder: Path) -> Data:
-    records, problems = read_records([folder])
-    return gather(records, read_published("inflora", "cil-cifar100-10x10"), problems, [folder], "paper")
+    records, runs, problems = read_runs([folder])
+    return gather(records, read_published("inflora", "cil-cifar100-10x10"), problems, runs, "paper")
 
 
 def acc_of(folder: Path) -> Comparison:
-    found = compare(read_published("inflora", "cil-cifar100-10x10"), read_records([folder])[0])
+    found = compare(read_published("inflora", "cil-cifar100-10x10"), read_runs([folder])[0])
     (acc,) = [item for item in found if (item.method, item.metric, item.backbone[-7:]) == ("InfLoRA", "acc", "Sup-21K")]
     return acc
 
@@ -53,7 +53,7 @@ def test_seeds_that_stopped_early_are_counted_and_not_averaged(tmp_path: Path) -
 @pytest.mark.parametrize("protocol", ["cil-cifar100-10x10", "cil-characters-10x4"])
 def test_alone_they_are_no_number_with_or_without_a_published_one(tmp_path: Path, protocol: str) -> None:
     write_run(tmp_path, 0, 9, protocol=protocol)
-    records, _ = read_records([tmp_path])
+    records, *_ = read_runs([tmp_path])
     assert [item for item in compare([], records) if item.mean is not None] == []
     if protocol == ABOUT["protocol"]:
         acc = acc_of(tmp_path)
@@ -66,7 +66,7 @@ def test_no_number_of_an_earlier_task_stands_for_a_lost_last_line(tmp_path: Path
     lines = (tmp_path / "record.jsonl").read_text().splitlines(keepends=True)
     (lost,) = [line for line in lines if '"after_task": 10' in line and '"acc"' in line]
     (tmp_path / "record.jsonl").write_text("".join(lines).replace(lost, lost[:40] + "\n"))
-    by_metric = {item.metric: item.mean for item in compare([], read_records([tmp_path])[0])}
+    by_metric = {item.metric: item.mean for item in compare([], read_runs([tmp_path])[0])}
     assert by_metric == {"avg_acc": 89.0, "trainable_parameters": 500.0}
 
 
@@ -80,7 +80,7 @@ def test_tested_comes_before_trained_and_newer(tmp_path: Path) -> None:
                                                         "metric": "seconds_per_batch", "value": 0.1}])  # fmt: skip
         file.write(last.read_text())
     last.unlink()
-    (run,) = read_provenance([tmp_path])
+    (run,) = read_runs([tmp_path])[1]
     assert run.folder == str(tmp_path / "old") and acc_of(tmp_path).mean == 89.0
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from common.kept import Kept
-from results.collect import read_provenance
+from results.collect import read_runs
 from tests.results.lines import shown
 from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, flags_of, same_weights, tensors
 from zscl.main import main
@@ -55,7 +55,7 @@ def test_one_task_calls_are_shown_as_the_sequence(finished_run: Path, one_task_c
     assert matrix.rows == matrix.columns == TASKS and matrix.protocol == "mtil-custom-MNIST+EuroSAT+DTD"
     assert (matrix.method, matrix.values, matrix.zero_shot) == (whole.method, whole.values, whole.zero_shot)
     assert numbers == pytest.approx(expected, abs=1e-9) and len(expected) == 9 + 2 + 9 + 2 + 4 + 1
-    (entry,) = read_provenance([one_task_calls])
+    (entry,) = read_runs([one_task_calls])[1]
     files = [one_task_calls / f"{name}.record.jsonl" for name in TASKS]
     lines = [json.loads(line) for path in files for line in path.open()]
     assert entry.seconds == sum(line["value"] for line in lines if line["metric"] == "train_seconds") > 0
@@ -149,7 +149,7 @@ def test_sentences_of_all_tasks_seen_and_of_the_current_one(tiny_world: list[str
         per_task=lambda before, name: ["--text-datasets", ",".join(TASKS[: TASKS.index(name) + 1])],
     )
     assert all(same_weights(tmp_path / "listed" / f"{name}.pth", seen / f"{name}.pth") for name in TASKS)
-    (calls,), (whole,) = read_provenance([tmp_path / "listed"]), read_provenance([seen])
+    (calls,), (whole,) = read_runs([tmp_path / "listed"])[1], read_runs([seen])[1]
     label, *cut = whole.method.split(", CIFAR10 images ")  # whose data sets are cut
     assert calls.method == whole.method and label == "ZSCL- (CIFAR10 images, all prompts seen)" and cut
     current = learn(tiny_world, tmp_path / "current", *TRAINING, *common, "--ref-sentences", "current")

@@ -11,10 +11,11 @@ import pytest
 
 from common.incremental.sets import SETS
 from common.protocols import MTIL_ORDERS, Protocol
-from results.collect import Record, read_records
+from results.collect import read_runs
 from results.compare import compare
 from results.launch.plan import table_names
 from results.published import read_published
+from results.records import Record
 from tests.results.lines import write_lines
 from tests.results.settings import ROOT, told
 
@@ -71,7 +72,7 @@ def records_of(module: str, folder: Path, **about: Any) -> list[Record]:
     protocol = Protocol.parse(about["protocol"])
     lines = (mtil if protocol.kind == "mtil" else incremental)(recorded(module), protocol)
     write_lines(folder, [line | about | ({} if line["after_task"] else {"method": ZERO_SHOT}) for line in lines])
-    records, problems = read_records([folder])
+    records, _, problems = read_runs([folder])
     assert records and problems == []
     return records
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from results.collect import read_file
+from results.records import read_file
 from tests.metrics_json import read_metrics
 from tests.zscl.cil.runs import cifar, named
 from zscl.cil.__main__ import main
