@@ -10,10 +10,12 @@ from pathlib import Path
 from statistics import fmean
 
 from common.errors import UserError
+from common.protocols import Protocol
 from results import labels
-from results.compare import task_order, tolerance
+from results.compare import grouped, task_order, tolerance
 from results.published import Published
 from results.records import Record
+from results.terminal import aligned
 
 ALL = "all"
 Row = dict[str, float]  # data set -> accuracy in percent
@@ -24,6 +26,7 @@ class FirstRow:
     """Accuracies after the first task, by data set in task order, beside published rows."""
 
     record: Record  # a line of the run
+    protocol: str  # of the published rows
     ours: Row
     shown: dict[str, Row]  # the published rows asked for, by method
     nearest: str  # the method of the nearest published row, and the mean absolute difference, in words
@@ -39,18 +42,20 @@ def first_row(
 ) -> FirstRow:
     """The first row of the run in `folder`, whose good lines are `records`, beside published ones.
 
+    The first task alone decides a row, so the run of another sequence that begins as a published one has its row.
+
     methods: the published rows to show; None for that of the run's method, whatever its settings; ["all"] for every
     row. Raises UserError for no run, more than one, a miniature, a missing cell, and when no row was published to
     compare with.
     """
     cells = _only_run(folder, [line for line in records if line.metric == "accuracy" and line.after_task == 1])
     record = cells[0]
-    rows = _published_rows(published, record.protocol, record.backbone)
+    protocol, rows = _published_rows(published, record)
     own = [name for name in rows if f"{record.method}, ".startswith(f"{name}, ")]
     names = list(rows) if methods == [ALL] else methods or [max(own, key=len, default=record.method)]
-    _check_methods(names, rows, record)
+    _check_methods(names, rows, record, protocol)
     accuracies = {line.dataset: line.value for line in cells}
-    sets = task_order(record.protocol)
+    sets = task_order(protocol)
     if missing := [name for name in sets if name not in accuracies]:
         raise UserError(
             f"{record.file} lacks {labels.count(len(missing), 'cell')} of the row after task 1: {', '.join(missing)}. "
@@ -59,7 +64,7 @@ def first_row(
     ours = {name: accuracies[name] for name in sets}
     nearest = min(rows, key=lambda name: distance(ours, rows[name]))
     nearest += f" (mean |diff| {distance(ours, rows[nearest]):.2f})"
-    return FirstRow(record, ours, {name: rows[name] for name in names}, nearest)
+    return FirstRow(record, protocol, ours, {name: rows[name] for name in names}, nearest)
 
 
 def differences(ours: Row, theirs: Row) -> Row:
@@ -93,51 +98,51 @@ def _only_run(folder: Path, cells: list[Record]) -> list[Record]:
     return cells
 
 
-def _published_rows(published: Iterable[Published], protocol: str, backbone: str) -> dict[str, Row]:
-    """The published rows after task 1 by method; UserError if there is none."""
+def _published_rows(published: Iterable[Published], record: Record) -> tuple[str, dict[str, Row]]:
+    """The protocol that begins as the run's, and its published rows after task 1 by method; UserError for none."""
     entries = [entry for entry in published if entry.metric == "accuracy" and entry.after_task == 1]
-    rows: dict[str, Row] = {}
-    for entry in entries:
-        if entry.protocol == protocol and entry.backbone in ("", backbone):
-            rows.setdefault(entry.method, {})[entry.dataset] = entry.value
-    if not rows:
+    alike = [entry for entry in entries if entry.backbone in ("", record.backbone)
+             and _first_task(entry.protocol) == _first_task(record.protocol)]  # fmt: skip
+    if not alike:
         settings = sorted({f"{entry.protocol} with {entry.backbone}" for entry in entries})
         raise UserError(
-            f"no row after task 1 was published for {protocol} with {backbone}, only for {', '.join(settings)}. "
-            "`python -m results verify` compares what else was published."
+            f"no row after task 1 was published for {record.protocol} with {record.backbone}, only for "
+            f"{', '.join(settings)}. `python -m results verify` compares what else was published."
         )
-    return rows
+    rows = {method: {entry.dataset: entry.value for entry in same} for method, same in grouped(alike, "method").items()}
+    return alike[0].protocol, rows
 
 
-def _check_methods(names: list[str], rows: dict[str, Row], record: Record) -> None:
+def _first_task(name: str) -> tuple[tuple[str, ...], int | None]:
+    protocol = Protocol.parse(name)
+    return protocol.order[:1], protocol.shots
+
+
+def _check_methods(names: list[str], rows: dict[str, Row], record: Record, protocol: str) -> None:
     """Raise UserError for a method without a published row; it names the methods that have one."""
     if unknown := [name for name in names if name not in rows]:
         run = f" The run's method is {record.method}." if record.method not in rows else ""
         raise UserError(
-            f"no row after task 1 was published for {', '.join(unknown)} under {record.protocol}.{run} "
+            f"no row after task 1 was published for {', '.join(unknown)} under {protocol}.{run} "
             f"Name a published one with --method: {', '.join(rows)}, or {ALL}."
         )
 
 
 def as_text(row: FirstRow) -> str:
     """The row as an aligned table: ours, then each published row and its difference."""
-    record, ours = row.record, f"ours {row.record.method}"
-    label = max(len("difference"), *(len(f"published {name}") for name in row.shown), len(ours)) + 2
-    heads = [*row.ours, "mean |diff|"]
-    widths = [max(len(head), len("+00.00")) + 2 for head in heads]
-
-    def line(title: str, texts: Iterable[str]) -> str:
-        return (f"{title:<{label}}" + "".join(f"{text:>{width}}" for text, width in zip(texts, widths))).rstrip()
-
-    about = f"{labels.protocol(record.protocol)}, seed {record.seed}{f' ({record.note})' if record.note else ''}"
-    lines = [f"{record.file}: after {heads[0]}, {about}", ""]
-    lines += [line("", heads), line(ours, (f"{value:.2f}" for value in row.ours.values()))]
+    record, note = row.record, f" ({row.record.note})" if row.record.note else ""
+    title = f"{record.file}: after {next(iter(row.ours))}, {labels.protocol(record.protocol)}, seed {record.seed}{note}"
+    title += "" if row.protocol == record.protocol else f", beside the first row of {labels.protocol(row.protocol)}"
+    lines = [["", *(f"{name:>6}" for name in row.ours), "mean |diff|"]]  # no column narrower than +00.00
+    lines.append([f"ours {record.method}", *(f"{value:.2f}" for value in row.ours.values()), ""])
     for method, theirs in row.shown.items():
-        lines += ["", line(f"published {method}", (f"{theirs[name]:.2f}" for name in row.ours))]
         numbers = [f"{value:+.2f}" for value in differences(row.ours, theirs).values()]
-        lines.append(line("difference", [*numbers, f"{distance(row.ours, theirs):.2f}"]))
-    lines += ["", *(f"{method}: {_verdict(row.ours, theirs)}" for method, theirs in row.shown.items())]
-    return "\n".join([*lines, f"nearest published row: {row.nearest}"])
+        lines.append([f"published {method}", *(f"{theirs[name]:.2f}" for name in row.ours), ""])
+        lines.append(["difference", *numbers, f"{distance(row.ours, theirs):.2f}"])
+    heads, ours, *others = aligned(lines, "<>")
+    pairs = [line for place, text in enumerate(others) for line in ([text] if place % 2 else ["", text])]
+    verdicts = [f"{method}: {_verdict(row.ours, theirs)}" for method, theirs in row.shown.items()]
+    return "\n".join([title, "", heads, ours, *pairs, "", *verdicts, f"nearest published row: {row.nearest}"])
 
 
 def _verdict(ours: Row, theirs: Row) -> str:

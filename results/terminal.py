@@ -2,6 +2,7 @@
 
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from results.compare import NOT_RUN, VERDICTS, Comparison, Data
@@ -41,13 +42,18 @@ def show(comparisons: list[Comparison], title: str) -> None:
     """Print the measured numbers as a text table, and of the numbers not run the count and the methods."""
     run = [comparison for comparison in comparisons if comparison.verdict != NOT_RUN]
     if run:
-        lines = [HEADS, *map(_texts, run)]
-        widths = [max(map(len, texts)) for texts in zip(*lines)]
         print(f"{title}\n")
-        for line in lines:
-            print("  ".join(f"{text:{side}{width}}" for text, side, width in zip(line, SIDES, widths)).rstrip())
+        print(*aligned([HEADS, *map(_texts, run)], SIDES), sep="\n")
     missing = sorted({comparison.method for comparison in comparisons if comparison.verdict == NOT_RUN})
     print(f"\n{title}: {_verdicts(comparisons)}" + (f" (of {', '.join(missing)})" if missing else ""))
+
+
+def aligned(lines: Sequence[Sequence[str]], sides: str = "<") -> list[str]:
+    """Lines of texts as a table; `sides` are those to which each column is aligned, the last one's all further ones."""
+    widths = [max(map(len, texts)) for texts in zip(*lines)]
+    sides = sides.ljust(len(widths), sides[-1])
+    return ["  ".join(f"{text:{side}{width}}" for text, side, width in zip(line, sides, widths)).rstrip()
+            for line in lines]  # fmt: skip
 
 
 def _texts(item: Comparison) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from results.collect import Provenance, read_runs
 from results.launch.plan import FIXED_FLAGS, Job
 from results.records import Record
 from results.settings import MACHINE
+from results.terminal import aligned
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
 TRAIN_SECONDS = "train_seconds"
@@ -144,5 +145,4 @@ def status_table(jobs: Sequence[Job], states: Sequence[str], reached: Sequence[P
         protocol = [job.row.protocol] if several else []
         lines.append([job.row.label, *protocol, str(job.seed), state, f"{at.tasks}/{at.of or '?'}", seconds, *numbers,
                       str(log) if log.exists() else "-"])  # fmt: skip
-    widths = [max(map(len, texts)) for texts in zip(*lines)]
-    return "\n".join("  ".join(f"{text:<{width}}" for text, width in zip(line, widths)).rstrip() for line in lines)
+    return "\n".join(aligned(lines))

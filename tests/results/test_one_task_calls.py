@@ -1,15 +1,17 @@
 """Record files of one-task calls in one folder: together they are the run of a sequence."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from common.errors import UserError
 from common.protocols import MTIL_ORDER_1
 from results.collect import read_runs
 from results.compare import Data, compare, matrices
-from results.first_row import first_row
+from results.first_row import as_text, first_row
 from results.published import read_published
 from results.tables import tables
 from tests.results.lines import matrix_lines, shown, write_lines
@@ -62,10 +64,20 @@ def test_eleven_calls_are_one_entry_of_costs(tmp_path: Path) -> None:
     assert entry.records == len(read_runs([tmp_path])[0]) == 11 * 3 + 12 * 11
 
 
-def test_the_first_row_of_eleven_calls(tmp_path: Path) -> None:
-    records, *_ = read_runs([eleven_calls(tmp_path)])
+@pytest.mark.parametrize("count", [11, 2, 1])
+def test_the_first_row_of_a_sequence_is_that_of_the_order_that_begins_as_it(tmp_path: Path, count: int) -> None:
+    records, *_ = read_runs([eleven_calls(tmp_path, count)])
     row = first_row(tmp_path, records, read_published())
-    assert row.ours == dict(zip(MTIL_ORDER_1, VALUES[1], strict=True))
+    assert row.ours == dict(zip(MTIL_ORDER_1, VALUES[1], strict=True)) and [*row.shown] == ["ZSCL"]
+    assert row.shown["ZSCL"]["Aircraft"] == pytest.approx(55.12, abs=0.005)  # in order II it is learned later
+    assert ("beside the first row of MTIL, order I" in as_text(row)) == (count < 11)
+
+
+@pytest.mark.parametrize("protocol", [custom("DTD"), custom("Aircraft") + "-5shot", custom("CIFAR100", "Aircraft")])
+def test_no_first_row_is_of_another_task_or_of_few_shots(tmp_path: Path, protocol: str) -> None:
+    call(tmp_path, 1, protocol)
+    with pytest.raises(UserError, match=f"was published for {re.escape(protocol)} with"):
+        first_row(tmp_path, read_runs([tmp_path])[0], read_published())
 
 
 def test_three_calls_are_a_sequence_of_their_own(tmp_path: Path) -> None:
