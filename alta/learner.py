@@ -11,7 +11,7 @@ from alta.buffer import Buffer
 from alta.data import SOURCES, load, load_clip, weights_of
 from alta.heads import Head, PromptOptions
 from alta.options import Options, data_set, method_label, protocols, replays, run_folder
-from common import datasets, runs
+from common import datasets
 from common.clip.model import CLIP, ModifiedResNet
 from common.clip.pretrained import find_weights, fingerprint
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
@@ -97,7 +97,7 @@ def build(options: Options, machine: Machine) -> Learner:
     buffer = Buffer(options.buffer_size, options.seed, device) if replays(options) else None
     if buffer is None and options.model.use_replay and optimizer is not None:
         print(f"note: {options.method} trains prompts alone and does not replay; --buffer_size has no effect")
-    run = open_run(options, machine, data)
+    run = open_run(options, machine, data, len(scenario.tasks))
     return Learner(options, machine, scenario, data.train, data.test, head, optimizer, buffer, run)
 
 
@@ -141,15 +141,17 @@ def encoding_on(device: torch.device, options: Options) -> str:
     return {"auto": "full" if halved else "cut"}.get(options.encoding, options.encoding)
 
 
-def open_run(options: Options, machine: Machine, data: ImageSet) -> Run:
+def open_run(options: Options, machine: Machine, data: ImageSet, tasks: int) -> Run:
     """The run in --save or in a folder that names its options. Raises UserError if another run lies there."""
     scale, device = scale_of(options.scale, options.dataset.name, options.visual), machine.device
     decides = settings(options) | {"buffer_size": options.buffer_size if replays(options) else None}
     decides |= {"precision": precision_on(device, options), "encoding": encoding_on(device, options)}
     weights = fingerprint(weights_of(options.visual, options.clip_weights), options.activation)
     decides |= {"weights": weights, "data": data.fingerprint}
-    return runs.open_run(
-        options, machine, mini_folder(run_folder(options), scale) or "", decides, paper="alta",
-        method=method_label(options), protocol=protocols(options)["class-il"], backbone=options.visual, scale=scale,
-        seed=options.seed, outputs=["task_*.pth", "tsne.png"],
-    )  # fmt: skip
+    labels = {
+        "paper": "alta", "method": method_label(options), "protocol": protocols(options)["class-il"],
+        "backbone": options.visual, "scale": scale, "seed": options.seed,
+    }  # fmt: skip
+    outputs = [*(f"task_{task_id}.pth" for task_id in range(tasks)), "tsne.png"]
+    folder = mini_folder(run_folder(options), scale) or ""
+    return Run(folder, decides, labels, options=options, machine=machine, outputs=outputs)

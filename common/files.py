@@ -22,8 +22,7 @@ from common.processes import is_main_process, world_size
 RECORD_KEY = ("protocol", "dataset", "after_task", "metric")  # one run may be evaluated under two protocols
 RECORD_SCHEMA = 1  # the `schema` of every line; another number when a field changes its name or meaning
 CHECKSUMS = "run-checksums"  # in a run's folder, of all that was ever written there
-LIST_BEGINS = "checksums of what runs wrote into this folder"
-ENTRY = re.compile(r"([0-9a-f]{8})  (?!\.|(?:.*\.)?lock$)([^/\0]{1,250})")  # a checksum, and a name in the folder
+ENTRY = re.compile(r"([0-9a-f]{8})  (?!\.|.*/\.|(?:.*[./])?lock$)([^\0]{1,250})")  # a checksum, a name in the folder
 TEMPORARY = re.compile(r"\.(.+)\.(\d{1,7})\.tmp")  # of a file's name and the process that writes it
 PUT_BACK = "Put back a copy of it, or give another output folder"
 SECTIONS = ("settings", "labels", "provenance")  # of config.yaml; a cut file lacks the last ones
@@ -136,17 +135,16 @@ def checksums(folder: Path) -> dict[str, set[str]]:
     """
     found: dict[str, set[str]] = defaultdict(set)
     with suppress(OSError):
-        begins, *lines = (folder / CHECKSUMS).read_text(errors="replace").split("\n")
-        for entry in filter(None, map(ENTRY.fullmatch, lines if begins == LIST_BEGINS else [])):
+        for entry in filter(None, map(ENTRY.fullmatch, (folder / CHECKSUMS).read_text(errors="replace").split("\n"))):
             found[entry[2]].add(entry[1])
     return found
 
 
-def begin_list(folder: Path) -> None:
-    """Have the checksums of what is written into the folder from now on noted, after those of before."""
-    with open(folder / CHECKSUMS, "ab") as file:
-        if file.tell() == 0:
-            file.write(f"{LIST_BEGINS}\n".encode())
+def _entry(path: Path) -> tuple[Path, str, set[str]]:
+    """The list in a file's folder or, of VQ-Prompt's models, three above; the file's name and checksums there."""
+    folder = next((folder for folder in path.parents[:4:3] if (folder / CHECKSUMS).is_file()), path.parent)
+    name = path.relative_to(folder).as_posix()
+    return folder / CHECKSUMS, name, checksums(folder).get(name, set())
 
 
 def _sums(path: Path, written: Path) -> list[str]:
@@ -168,21 +166,20 @@ def _sums(path: Path, written: Path) -> list[str]:
 
 def note(path: Path, written: Path) -> None:
     """Add what was written for `path` to its folder's list, if there is one: only appended to, for many at a time."""
-    if (path.parent / CHECKSUMS).is_file():
-        known = checksums(path.parent).get(path.name, set())
-        if new := [checksum for checksum in _sums(path, written) if checksum not in known]:
-            with open(path.parent / CHECKSUMS, "ab") as file:  # each on a line of its own, after a half one too
-                file.write("".join(f"\n{checksum}  {path.name}\n" for checksum in new).encode())
-                _to_disk(file)
+    listing, name, known = _entry(path)
+    if listing.is_file() and (new := [checksum for checksum in _sums(path, written) if checksum not in known]):
+        with open(listing, "ab") as file:  # each on a line of its own, after a half one too
+            file.write("".join(f"\n{checksum}  {name}\n" for checksum in new).encode())
+            _to_disk(file)
 
 
 def require_written(path: Path) -> None:
     """Raise UserError for a file that its folder's list has, but with other contents."""
-    known = checksums(path.parent).get(path.name)
+    listing, _, known = _entry(path)
     if known and not known.issuperset(_sums(path, path)):
         raise UserError(
             f"{path} is not as it was written: damaged, changed by hand, or another file's copy. {PUT_BACK}; "
-            f"to go on with it as it is, delete {path.with_name(CHECKSUMS)}."
+            f"to go on with it as it is, delete {listing}."
         )
 
 

@@ -1,18 +1,16 @@
 """An output folder: which files in it are a run's own, and what --overwrite may delete. Needs no torch."""
 
-import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from common.errors import UserError
-from common.files import CHECKSUMS, SECTIONS, TEMPORARY, begin_list, checksums, held_lock, read_back
+from common.files import CHECKSUMS, SECTIONS, TEMPORARY, checksums, held_lock, note, read_back, write_alone
 from common.options import flat
 
 TENSORBOARD = "tensorboard"  # folder in the run's folder
@@ -22,34 +20,60 @@ NO_INPUTS = (  # options that name what is written, or no place in the working d
 )  # fmt: skip
 
 
-def take_folder(folder: Path, prefix: str, outputs: Iterable[str], overwrite: bool) -> ExitStack:
-    """The lock of a run's folder, without the files of a killed process and, to `overwrite`, of an earlier run.
+def take_folder(folder: Path, prefix: str, outputs: Iterable[str], models: Iterable[str], options: Any) -> ExitStack:
+    """The lock of a run's folder, without the files of a killed process and, to --overwrite, of an earlier run.
 
-    prefix: of the run's own files, where one-task calls share the folder. `outputs`: see `own_files`. Raises UserError
-    if the folder cannot be written, is another process's, or to be overwritten and another program's.
+    prefix: of the run's own files, where one-task calls share the folder. `outputs`, `models`: names of its checkpoints
+    in the folder and in ../models/<the folder's name>/. Raises UserError if the folder cannot be written, is another
+    process's, or holds a file of such a name that no run wrote, or if --overwrite might delete an input.
     """
+    below, config, lock = f"models/{folder.name}/", folder / f"{prefix}config.yaml", folder / f"{prefix}lock"
+    places: list[tuple[Path, str, list[str]]] = [  # with lists; how own names begin in them; those a run may write
+        (folder / TENSORBOARD / prefix.removesuffix("."), "", []),
+        (folder.parent, below, [f"{below}{name}" for name in models]),
+        (folder, prefix, [*outputs, *(f"{prefix}{name}" for name in OWN)]),
+    ]
+    possible = [place / name for place, _, names in places for name in names]
     try:
         str(folder).encode()  # as the records will hold it
-        folder.mkdir(parents=True, exist_ok=True)
-        lock, config = folder / f"{prefix}lock", folder / f"{prefix}config.yaml"
-        lock.touch()
-        for path in own_files(folder, prefix, [CHECKSUMS, *(name for name in outputs if os.sep not in name)]):
-            if path.is_dir():
-                raise UserError(f"{path} is a folder, in the place of a file of the run. Move it away.")
-        held = held_lock(lock, f"another process is working in {folder}. Wait for it, or choose another folder.")
-        _remove_leftovers(folder, prefix, outputs)  # also finds out whether the folder can be listed
-        if overwrite and config.exists():  # nothing from a folder without it
+        goes_on = config.exists()
+        own = {place: _own_names(place, beginning, names) for place, beginning, names in places if goes_on}
+        if goes_on:  # its config.yaml is deleted last: without it nothing more would be
+            own[folder] = [*(name for name in own[folder] if name != config.name), config.name]
+        written = {place / name for place, names in own.items() for name in names}
+        _refuse_folders([folder / CHECKSUMS, *possible])
+        if options.overwrite and goes_on:
             read_back_config(config)
-            curves = folder / TENSORBOARD / prefix.removesuffix(".")
-            drawn = [curves / name for name in checksums(curves)]
-            own = [path for path in own_files(folder, prefix, outputs) if path != config]
-            remove([*drawn, curves / CHECKSUMS, *own, config])  # without the last nothing more is deleted
-            if not prefix:
-                remove([folder / CHECKSUMS])
-        begin_list(folder)
+            _refuse_inputs(options, {folder, *(path.parent for path in written)}, prefix)
+        if options.overwrite or not goes_on:
+            _refuse_files(path for path in possible if path not in written)
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+        held = held_lock(lock, f"another process is working in {folder}. Wait for it, or choose another folder.")
+        _remove_leftovers({*written, *possible})  # also finds out whether the folder can be listed
+        for place, _, names in places:
+            if options.overwrite and goes_on:
+                _remove(place, own.pop(place))
+            if names:
+                (place / CHECKSUMS).touch()
+            for name in {*own.get(place, [])} - checksums(place).keys():  # of a version that kept no list
+                note(place / name, place / name)
         return held
     except (OSError, ValueError) as error:
         raise _unusable(folder, error) from error
+
+
+def _refuse_folders(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.is_dir():
+            raise UserError(f"{path} is a folder, in the place of a file of the run. Move it away.")
+
+
+def _refuse_files(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            reason = f"{path.parent} already holds {path.name}, which no run recorded there made"
+            raise UserError(f"{reason}. Choose another output folder.")
 
 
 def _unusable(folder: Path, error: Exception) -> UserError:
@@ -67,14 +91,12 @@ def _is_utf8(path: Path) -> bool:
     return False
 
 
-def _remove_leftovers(folder: Path, prefix: str, outputs: Iterable[str]) -> None:
-    """Delete the temporary files that a killed process of this run has left."""
-    names = {name for name in checksums(folder) if name.startswith(prefix)}
-    patterns = [*outputs, *(f"{prefix}{name}" for name in OWN)]
-    for match in filter(None, map(TEMPORARY.fullmatch, os.listdir(folder))):
-        is_own = match[1] in names or any(fnmatchcase(match[1], pattern) for pattern in patterns)
-        if is_own and not _is_running(int(match[2])):
-            (folder / match[0]).unlink(missing_ok=True)
+def _remove_leftovers(paths: Collection[Path]) -> None:
+    """Delete the temporary files for these paths that a killed process has left."""
+    for folder in {path.parent for path in paths}:
+        for match in filter(None, map(TEMPORARY.fullmatch, os.listdir(folder) if folder.is_dir() else [])):
+            if folder / match[1] in paths and not _is_running(int(match[2])):
+                (folder / match[0]).unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
@@ -87,35 +109,35 @@ def _is_running(process: int) -> bool:
     return True
 
 
-def own_files(folder: Path, prefix: str, outputs: Iterable[str]) -> list[Path]:
-    """The files that a run has written: those on its folder's list, and those that fit a pattern.
+def _own_names(place: Path, beginning: str, names: Collection[str]) -> list[str]:
+    """What a run wrote into a folder, by its list; a run of a version that kept none, those of the `names` there."""
+    starts = [path.name.removesuffix("config.yaml") for path in place.glob("*.config.yaml")]
+    others = tuple(start for start in starts if start != beginning and start.startswith(beginning))
 
-    outputs: patterns of its checkpoints, also for folders of versions that kept no list.
-    """
-    listed = [folder / name for name in checksums(folder) if name.startswith(prefix)]
-    found = [*listed, *matching(folder, [*outputs, *(f"{prefix}{name}" for name in OWN)])]
-    # one-task calls may share the folder of a sequence
-    configs = [] if prefix else matching(folder, ["*.config.yaml"])
-    others = tuple(path.name.removesuffix("config.yaml") for path in configs)
-    return [path for path in found if not path.name.startswith(others)]
+    def is_own(name: str) -> bool:  # one-task calls may share the folder
+        return name.startswith(beginning) and not name.startswith(others) and ("/" in name) == ("/" in beginning)
 
-
-def matching(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    """Paths that fit patterns, which are relative to `folder`."""
-    places = [os.path.normpath(os.path.join(glob.escape(str(folder)), pattern)) for pattern in patterns]
-    return [Path(path) for place in places for path in sorted(glob.glob(place))]
+    listed = list(filter(is_own, checksums(place)))
+    return listed or [name for name in filter(is_own, names) if (place / name).is_file()]
 
 
-def remove(paths: Iterable[Path]) -> None:
-    """Delete these files in this order, of links the links themselves, and their folders if nothing else is in them."""
-    for path in paths:
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-            with suppress(OSError):
-                path.parent.rmdir()
+def _remove(place: Path, names: Collection[str]) -> None:
+    """Delete files of a folder in this order, of links the links themselves, and take them off its list."""
+    for name in names:
+        path = place
+        for part in name.split("/"):
+            path /= part
+            if path.is_symlink() or path.is_file():
+                path.unlink()
+                with suppress(OSError):  # unless anything else is in it
+                    path.parent.rmdir()
+                break
+    if (place / CHECKSUMS).exists():
+        rest = [f"{sum_}  {name}\n" for name, sums in checksums(place).items() if name not in names for sum_ in sums]
+        write_alone(place / CHECKSUMS, lambda file: file.write("".join(rest).encode()))
 
 
-def refuse_inputs(options: Any, folders: Iterable[Path], prefix: str = "") -> None:
+def _refuse_inputs(options: Any, folders: Iterable[Path], prefix: str) -> None:
     """Raise UserError if an option names what --overwrite may delete: a folder, or what begins with `prefix` in it."""
     for key, value in flat(asdict(options)).items():
         named = [] if key in NO_INPUTS else value if isinstance(value, list | tuple) else [value]

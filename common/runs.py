@@ -15,7 +15,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ import yaml
 from tqdm import tqdm
 
 from common.errors import Interrupted, UserError, machine_fault
-from common.files import RECORD_KEY, RECORD_SCHEMA, atomic_write, begin_list, note, read_back, write_alone, write_text
-from common.folders import TENSORBOARD, matching, read_back_config, refuse_inputs, take_folder
+from common.files import CHECKSUMS, RECORD_KEY, RECORD_SCHEMA, atomic_write, note, read_back, write_alone, write_text
+from common.folders import TENSORBOARD, read_back_config, take_folder
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
 from common.options import flat
@@ -37,10 +37,9 @@ from common.training.distributed import any_rank, barrier, world_size
 from common.training.finite import require_finite, require_finite_state
 from common.weight_files import read
 
-SAVE_INTERVAL = 10.0  # seconds between two saves of an unfinished stage
-SAVE_COST_RATIO = 20  # and at least this many times the duration of a save
+SAVE_COST_RATIO = 20  # between two saves of an unfinished stage at least this many times the duration of one
 LONGEST_NAME = 200  # letters, so that the name of a temporary file is none too long for a file system
-CPU = Machine(torch.device("cpu"))
+CPU, OPTIONS = Machine(torch.device("cpu")), RunOptions()
 RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", TENSORBOARD)
 
 # `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
@@ -103,8 +102,9 @@ class Run:
 
     `settings` decide the numbers: a folder with other settings is refused. `labels` are fields of every record line.
     The machine's precision, unless fp32, is added to both, and the machine to the provenance. `name` prefixes the files
-    of a run that shares its folder, as the originals' one-task calls do. `outputs`: patterns of the checkpoints' names,
-    for folders of versions that kept no list of what they wrote.
+    of a run that shares its folder, as the originals' one-task calls do. `outputs`, `models`: names of all checkpoints
+    in the folder, and of those that lie in ../models/<the folder's name>/. Raises UserError if one of them is there
+    without a recorded run, or an input where --overwrite deletes.
     """
 
     def __init__(
@@ -113,18 +113,17 @@ class Run:
         settings: dict[str, Any],
         labels: dict[str, Any],
         name: str = "",
-        overwrite: bool = False,
-        save_interval: float = SAVE_INTERVAL,
+        options: RunOptions = OPTIONS,
         machine: Machine = CPU,
-        tensorboard: bool = False,
-        outputs: Iterable[str] = ("*.pth",),
+        outputs: Sequence[str] = (),
+        models: Sequence[str] = (),
     ) -> None:
-        writer = writer_class() if tensorboard else None
+        writer = writer_class() if options.tensorboard else None
         self.folder, self.prefix = Path(folder), f"{name}." if name else ""
         self.labels = labels | {"method": labels["method"] + machine.label} if machine.label else labels
-        self.save_interval, self.seconds = save_interval, 0.0  # seconds: of the latest stage, all its resumes together
+        self.save_interval, self.seconds = options.save_interval, 0.0  # seconds: of the latest stage, with its resumes
         if is_main_process():
-            self._lock = take_folder(self.folder, self.prefix, outputs, overwrite)  # released with the last such Run
+            self._lock = take_folder(self.folder, self.prefix, outputs, models, options)  # until the last such Run ends
         barrier()
         self.settings = settings | machine.settings
         self._settle_config(self.settings, machine.provenance)
@@ -132,7 +131,7 @@ class Run:
         curves = self.folder / TENSORBOARD / name
         self.writer = writer(str(curves)) if writer and is_main_process() else None
         if self.writer:
-            begin_list(curves)
+            (curves / CHECKSUMS).touch()
             for path in curves.glob(f"events.out.tfevents.*.{os.getpid()}.*"):
                 note(path, path)
 
@@ -294,39 +293,6 @@ class Run:
         """Delete the resume state: its results are in checkpoints and records."""
         if is_main_process():
             self.path("state.pth").unlink(missing_ok=True)
-
-
-def open_run(
-    options: RunOptions,
-    machine: Machine,
-    folder: Path | str,
-    settings: dict[str, Any],
-    *,
-    paper: str,
-    method: str,
-    protocol: str,
-    backbone: str,
-    scale: str,
-    seed: int,
-    name: str = "",
-    outputs: Sequence[str] = (),
-) -> Run:
-    """The run of an entry point's options, whose checkpoints have the names `outputs`, or fit these patterns.
-
-    Raises UserError if one of them is in the folder without a recorded run, or an input where --overwrite deletes.
-    """
-    config = os.path.join(folder, f"{name}.config.yaml" if name else "config.yaml")
-    present = [path for path in matching(Path(folder), outputs) if path.is_file()]
-    if present and not os.path.exists(config):
-        reason = f"{present[0].parent} already holds {present[0].name}, which no run recorded there made"
-        raise UserError(f"{reason}. Choose another output folder.")
-    if options.overwrite and os.path.exists(config):
-        refuse_inputs(options, [Path(folder), *(path.parent for path in present)], f"{name}." if name else "")
-    barrier()  # every process has looked before the first one starts the folder anew
-    labels = {"paper": paper, "method": method, "protocol": protocol, "backbone": backbone, "scale": scale}
-    overwrite, interval = bool(options.overwrite), options.save_interval
-    curves = options.tensorboard
-    return Run(folder, settings, labels | {"seed": seed}, name, overwrite, interval, machine, curves, outputs)
 
 
 def _as_yaml(content: dict[str, Any]) -> str:

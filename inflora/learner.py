@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from common import datasets, runs, vit
+from common import datasets, vit
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.errors import all_checked
 from common.incremental.scenario import Scenario, protocol
@@ -120,8 +120,9 @@ def open_run(options: Options, machine: Machine, seed: int, scenario: Scenario, 
     decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
     folder = Path(mini_folder(options.save, scale) or "") / log_folder(options) / str(seed)
     backbone = vit.LABELS.get(options.backbone, options.backbone)
-    return runs.open_run(
-        options, machine, folder, decides, paper="inflora", method=options.method.label,
-        protocol=protocol(options.data_set.label, scenario), backbone=backbone, scale=scale, seed=seed,
-        outputs=["task_*.pth", "classes_*.pth", "design.pth"],
-    )  # fmt: skip
+    labels = {
+        "paper": "inflora", "method": options.method.label, "protocol": protocol(options.data_set.label, scenario),
+        "backbone": backbone, "scale": scale, "seed": seed,
+    }  # fmt: skip
+    outputs = [f"{kind}_{task_id}.pth" for kind in ("task", "classes") for task_id in range(len(scenario.tasks))]
+    return Run(folder, decides, labels, options=options, machine=machine, outputs=[*outputs, "design.pth"])

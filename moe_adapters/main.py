@@ -5,12 +5,11 @@ the adapters task after task, all checkpoints on all data sets. One data set is 
 the same checkpoint as that task of the sequence, because every task starts from the same seed and the file before it.
 """
 
-import glob
 from pathlib import Path
 
 from torch import nn
 
-from common import mtil, runs
+from common import mtil
 from common.clip import pretrained
 from common.errors import exit_cleanly
 from common.machine import Machine, choose_machine
@@ -84,7 +83,7 @@ def open_run(options: Options, machine: Machine) -> Run:
     outputs: list[str] = []
     if not options.eval_only and is_sequence(options):
         outputs = [file for data in [*names, REFERENCE_SET] for file in (f"{data}.pth", autoencoder_file(data))]
-        outputs += [*(f"{data}.json" for data in names), glob.escape(Path(options.frozen_path).name)]
+        outputs += [*(f"{data}.json" for data in names), Path(options.frozen_path).name]
     elif not options.eval_only:
         name = Path(autoencoder_file(names[0])).stem if options.train_chooser else names[0]
         outputs = [f"{name}.pth", f"{name}.json"]
@@ -99,11 +98,11 @@ def open_run(options: Options, machine: Machine) -> Run:
     decides = settings(options) | {"weights": weights}
     prompted = [*tasks(options), *(options.eval_datasets or [])]
     decides |= {"data": mtil.fingerprints(options, data_names(options), prompted)}
-    return runs.open_run(
-        options, machine, folder, decides, paper="moe_adapters", method=method_label(options),
-        protocol=protocol(options, before), backbone=options.model, scale=scale_of(options), seed=options.seed,
-        name=name, outputs=outputs,
-    )  # fmt: skip
+    labels = {
+        "paper": "moe_adapters", "method": method_label(options), "protocol": protocol(options, before),
+        "backbone": options.model, "scale": scale_of(options), "seed": options.seed,
+    }  # fmt: skip
+    return Run(folder, decides, labels, name, options, machine, outputs)
 
 
 def data_names(options: Options) -> list[str]:

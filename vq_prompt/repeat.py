@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from common import runs, vit
+from common import vit
 from common.datasets.images import ImageSet, Transform
 from common.evaluation.metrics import vq_prompt_metrics
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
@@ -26,7 +26,7 @@ from common.training.device import cost_records
 from vq_prompt.data import data_set, load_data, protocol_name, reader_options, scenario, task_count, under
 from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
 
-MODELS = ("", "/task-*", "/task-*/class.pth", "/task-*/statistics.pth")  # links to folders are among what is replaced
+MODELS = ("class.pth", "statistics.pth")  # of a task
 PURPOSES = ("training", "statistics", "retraining")  # each draws a random stream of its own
 
 
@@ -97,12 +97,13 @@ def open_repeat(
     name = f"repeat-{run_seeds(options).index(seed) + 1}"
     folder, models = Path(log_dir_of(options)) / name, Path(log_dir_of(options)) / "models" / name
     weights = options.backbone_weights
-    run = runs.open_run(
-        options, machine, folder, settings(options) | decides | {"seed": seed, "data": data.fingerprint},
-        paper="vq_prompt", method=method, protocol=protocol_name(options, tasks),
-        backbone=vit.LABELS.get(weights, weights), scale=scale_of(options), seed=seed,
-        outputs=["features.pth", *(f"../models/{name}{part}" for part in MODELS)],
-    )  # fmt: skip
+    labels = {
+        "paper": "vq_prompt", "method": method, "protocol": protocol_name(options, tasks),
+        "backbone": vit.LABELS.get(weights, weights), "scale": scale_of(options), "seed": seed,
+    }  # fmt: skip
+    decides = settings(options) | decides | {"seed": seed, "data": data.fingerprint}
+    files = [f"task-{task}/{file}" for task in range(1, len(tasks.tasks) + 1) for file in MODELS]
+    run = Run(folder, decides, labels, "", options, machine, ["features.pth"], files)
     return Repeat(options, machine, seed, tasks, data, run, models)
 
 

@@ -8,7 +8,7 @@ checkpoint as that task of the sequence, since every task starts from the same s
 from pathlib import Path
 from typing import Any
 
-from common import datasets, mtil, runs
+from common import datasets, mtil
 from common.clip import pretrained
 from common.datasets.layout import CAPTIONS
 from common.errors import exit_cleanly
@@ -93,12 +93,12 @@ def open_run(options: Options, machine: Machine) -> Run:
     if options.epochs and not options.eval_only:  # their length in steps is known only here
         images = min(decides["data"][task]["train"] for task in names)
         check_rules(length_rules(options, options.epochs * -(-images // options.batch_size)))
-    return runs.open_run(
-        options, machine, folder, decides, paper="zscl",
-        method=method_label(options) if training else folder_label(options),
-        protocol=mtil.mtil_protocol([*before, *sequence(options)]), backbone=options.model, scale=scale_of(options),
-        seed=options.seed, name=name, outputs=outputs,
-    )  # fmt: skip
+    labels = {
+        "paper": "zscl", "method": method_label(options) if training else folder_label(options),
+        "protocol": mtil.mtil_protocol([*before, *sequence(options)]), "backbone": options.model,
+        "scale": scale_of(options), "seed": options.seed,
+    }  # fmt: skip
+    return Run(folder, decides, labels, name, options, machine, outputs)
 
 
 def weight_fingerprints(options: Options) -> dict[str, str]:

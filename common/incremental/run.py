@@ -1,6 +1,5 @@
 """A class-incremental run of ZSCL or MoE-Adapters: its folder, its checkpoints, its records."""
 
-import glob
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common import mini, runs
+from common import mini
 from common.clip.activation import ACTIVATION
 from common.clip.model import CLIP
 from common.clip.pretrained import fingerprint
@@ -25,7 +24,7 @@ from common.options import settings
 from common.runs import Run, fitting, load_tensors, mini_folder, save_tensors
 
 PREDICTIONS = "predictions.pth"  # of every test so far; metrics.json is computed from it
-OUTPUTS = ("task_*.pth", "task_*.memory.json", PREDICTIONS, "reference_features.pth")  # of both papers
+OUTPUTS = (PREDICTIONS, "reference_features.pth")  # of both papers, besides the files of each task
 
 
 def scale_of(options: CILOptions) -> str:
@@ -50,11 +49,13 @@ def open_run(
     weights = {"model": fingerprint(options.model_name, options.activation)}
     decides = settings(options) | {"class_order": list(data.scenario.class_order), "weights": weights}
     decides |= {"data": data.fingerprint} | (more or {})
-    return runs.open_run(
-        options, machine, folder, decides, paper=paper, method=method,
-        protocol=data.protocol, backbone=options.model_name, scale=scale, seed=options.seed,
-        outputs=[glob.escape(options.log_path), *OUTPUTS],
-    )  # fmt: skip
+    labels = {
+        "paper": paper, "method": method, "protocol": data.protocol, "backbone": options.model_name, "scale": scale,
+        "seed": options.seed,
+    }  # fmt: skip
+    tasks = [f"task_{task_id}" for task_id in range(len(data.scenario.tasks))]
+    outputs = [options.log_path, *OUTPUTS, *(f"{task}{end}" for task in tasks for end in (".pth", ".memory.json"))]
+    return Run(folder, decides, labels, options=options, machine=machine, outputs=outputs)
 
 
 def save_checkpoint(run: Run, task_id: int, state_dict: dict[str, Tensor], activation: str) -> None:

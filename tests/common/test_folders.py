@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from common.errors import UserError
 from common.files import read_back, write_text
 from common.machine import RunOptions
 from common.options import option
-from common.runs import CPU, Run, Tensors, load_tensors, save_tensors
+from common.runs import Run, Tensors, load_tensors, save_tensors
 
 LINE = {"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 10.0}
 LABELS = {"paper": "none", "method": "m", "protocol": "p", "backbone": "b", "scale": "mini", "seed": 1}
@@ -31,7 +32,7 @@ class Options(RunOptions):
 
 def open_run(folder: Path, name: str = "", **given: object) -> Run:
     options = Options(save=str(folder), **given)
-    return runs.open_run(options, CPU, folder, {}, **LABELS, name=name, outputs=[f"{name or 'A'}.pth"])
+    return Run(folder, {}, LABELS, name, options, outputs=[f"{name or 'A'}.pth"])
 
 
 def finished(folder: Path, name: str = "") -> None:
@@ -60,18 +61,35 @@ def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(tmp_path: Path) -
     (folder / "more").symlink_to(elsewhere)
     assert open_run(folder, overwrite=True).records == []
     assert names(folder) == {"notes.txt", "best.pth", "more", "config.yaml"}
-    assert (elsewhere / "A.pth").read_text() == "mine"
+    assert (elsewhere / "A.pth").read_text() == "mine" and "A.pth" not in (folder / "run-checksums").read_text()
+
+
+@pytest.mark.parametrize("name", ["A.pth", "state.pth"])
+def test_what_no_run_wrote_is_not_deleted_and_no_checkpoint_of_a_new_run(tmp_path: Path, name: str) -> None:
+    open_run(tmp_path).record([LINE])
+    torch.save({}, tmp_path / name)
+    for folder in (tmp_path, tmp_path / "without a run"):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text("mine")
+        with pytest.raises(UserError, match=f"{folder} already holds {name}, which no run recorded there made"):
+            open_run(folder, overwrite=True)
+        assert (folder / name).read_text() == "mine"
+    (tmp_path / name).unlink()
+    assert len(open_run(tmp_path).records) == 1
 
 
 def test_overwrite_leaves_the_calls_that_share_the_folder(tmp_path: Path) -> None:
     finished(tmp_path, "DTD")
-    finished(tmp_path, "MNIST")
+    finished(tmp_path, "DTD.x")
     before = names(tmp_path)
     open_run(tmp_path, "DTD", overwrite=True)
     assert names(tmp_path) == before - {"DTD.record.jsonl", "DTD.pth", "DTD.ranks.pth"}
     finished(tmp_path)
     open_run(tmp_path, overwrite=True)
-    assert {"MNIST.pth", "MNIST.record.jsonl", "MNIST.ranks.pth"} <= names(tmp_path) and "A.pth" not in names(tmp_path)
+    others = {"DTD.x.pth", "DTD.x.record.jsonl", "DTD.x.ranks.pth"}
+    assert others <= names(tmp_path) and "A.pth" not in names(tmp_path)
+    open_run(tmp_path, "DTD.x", overwrite=True)
+    assert not others & names(tmp_path)
 
 
 def test_overwrite_knows_the_files_of_a_folder_without_a_list(tmp_path: Path) -> None:
@@ -120,11 +138,17 @@ def test_overwrite_takes_the_file_of_the_task_before_from_the_folder(tmp_path: P
         open_run(tmp_path, "DTD", overwrite=True, load=str(tmp_path / "DTD.pth"))
 
 
+def gone() -> int:
+    """Number of a process that has ended."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
 def test_leftovers_of_others_stay(tmp_path: Path) -> None:
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    mine = {".x.tmp", ".tmp", ".notes.tmp", f".notes.txt.{gone.pid}.tmp", ".state.pth.99999999999.tmp"}
-    for name in [*mine, f".A.pth.{gone.pid}.tmp", f".config.yaml.{gone.pid}.tmp"]:
+    process = gone()
+    mine = {".x.tmp", ".tmp", ".notes.tmp", f".notes.txt.{process}.tmp", ".state.pth.99999999999.tmp"}
+    for name in [*mine, f".A.pth.{process}.tmp", f".config.yaml.{process}.tmp"]:
         (tmp_path / name).write_text("half")
     open_run(tmp_path)
     assert names(tmp_path) == mine | {"config.yaml"}
@@ -202,9 +226,37 @@ def test_a_checkpoint_of_another_name_or_run_is_told(tmp_path: Path) -> None:
     assert load_tensors(path) == {}
 
 
+def test_models_beside_a_runs_folder_are_its_own(tmp_path: Path) -> None:
+    """Where VQ-Prompt's original puts them; checked and deleted as those in the folder."""
+
+    def start(repeat: str, overwrite: bool = False) -> Path:
+        models = [f"task-{task}/class.pth" for task in (1, 2)]
+        Run(tmp_path / repeat, {}, LABELS, options=RunOptions(overwrite=overwrite), models=models)
+        return tmp_path / "models" / repeat / "task-1/class.pth"
+
+    one, other, notes = start("repeat-1"), start("repeat-2"), tmp_path / "notes.txt"
+    for value, path in enumerate((one, other, other.parents[1] / "task-2/class.pth")):
+        save_tensors(path, {"w": torch.full((9,), float(value))})
+    shutil.copy(other, one)
+    with pytest.raises(UserError, match="models/repeat-1/task-1/class.pth is not as it was written"):
+        load_tensors(one)
+    with open(tmp_path / "run-checksums", "a") as file:
+        file.write("00000000  models/repeat-1/../../notes.txt\n00000000  models/repeat-1/task-3/class.pth\n")
+    for path in (notes, one.parents[1] / "mine/class.pth", one.with_name(f".class.pth.{gone()}.tmp")):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (one.parents[1] / "task-3").symlink_to("mine")
+    start("repeat-1", overwrite=True)
+    assert sorted(path.name for path in one.parents[1].rglob("*")) == ["class.pth", "mine"] and notes.exists()
+    assert load_tensors(other)["w"][0] == 1
+    shutil.copytree(other.parents[1], tmp_path / "models/repeat-3")
+    with pytest.raises(UserError, match="task-1 already holds class.pth, which no run recorded"):
+        start("repeat-3", overwrite=True)
+
+
 def test_an_unfinished_stage_of_another_run_is_told(tmp_path: Path) -> None:
     def stopped(folder: Path, start: float) -> Run:
-        run = Run(folder, {}, LABELS, save_interval=0)
+        run = Run(folder, {}, LABELS, options=RunOptions(save_interval=0))
         state = {"weights": Tensors({"w": torch.full((3,), start)})}
         for step in run.steps("train", 2, state):
             if step == 1:
@@ -238,14 +290,14 @@ def test_a_list_of_a_user_is_no_list_of_a_run(tmp_path: Path) -> None:
     for name in ("notes.txt", "checksums"):
         (tmp_path / name).write_text(listing)
     assert len(open_run(tmp_path).records) == 2
-    (tmp_path / "run-checksums").write_text("00000000  notes.txt\n00000000  record.jsonl\n")  # begins in another way
+    (tmp_path / "run-checksums").write_text(listing)
     assert len(open_run(tmp_path).records) == 2
     open_run(tmp_path, overwrite=True)
     assert {"notes.txt", "checksums"} <= names(tmp_path)
 
 
 @pytest.mark.parametrize("entry", [f"{MD5}  notes.txt", "00000000  ../notes.txt", "00000000  sub/notes.txt",
-                                   "00000000  lock", "00000000  .hidden",
+                                   "00000000  lock", "00000000  .hidden", "00000000  sub/../../notes.txt",
                                    "00000000  DTD.lock", "00000000  ..", "00000000 notes.txt", "notes.txt",
                                    "00000000  " + "n" * 5000, "00000000  a\0b"])  # fmt: skip
 def test_only_entries_of_its_own_form_count_in_a_list(tmp_path: Path, entry: str) -> None:

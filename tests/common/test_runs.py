@@ -12,15 +12,16 @@ import pytest
 import torch
 import yaml
 
-from common import runs
 from common.errors import Interrupted, UserError
 from common.machine import RunOptions
 from common.mini import UNRECORDED
-from common.runs import CPU, Run, Tensors, atomic_write, load_tensors, save_tensors, write_text
+from common.runs import Run, Tensors, atomic_write, load_tensors, save_tensors, write_text
+
+ANEW = RunOptions(overwrite=True)
 
 
 def open_run(folder: Path, **settings: object) -> Run:
-    return Run(folder, settings, {"paper": "none", "seed": 1}, save_interval=0.0)
+    return Run(folder, settings, {"paper": "none", "seed": 1}, options=RunOptions(save_interval=0.0))
 
 
 def test_a_failing_write_leaves_the_old_content(tmp_path: Path) -> None:
@@ -116,19 +117,19 @@ def test_another_configuration_is_refused_with_the_keys(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="lr: 0.1 there, 0.2 now"):
         open_run(tmp_path, lr=0.2, name="a")
     open_run(tmp_path, lr=0.1, name="a")
-    Run(tmp_path, {"lr": 0.2}, {}, overwrite=True)
+    Run(tmp_path, {"lr": 0.2}, {}, options=ANEW)
     with pytest.raises(UserError):
         open_run(tmp_path, lr=0.1, name="a")
 
 
 def test_overwrite_removes_a_run_and_never_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("three years of work")
-    Run(tmp_path, {}, {}, overwrite=True)
+    Run(tmp_path, {}, {}, options=ANEW)
     assert (tmp_path / "thesis.tex").exists()
-    (tmp_path / "run").mkdir()
-    write_text(tmp_path / "run" / "task.pth", "")
-    open_run(tmp_path / "run").record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 1.0}])
-    assert not Run(tmp_path / "run", {}, {}, overwrite=True).records
+    run = open_run(tmp_path / "run")
+    run.record([{"dataset": "A", "after_task": 1, "metric": "accuracy", "value": 1.0}])
+    write_text(run.path("task.pth"), "")
+    assert not Run(tmp_path / "run", {}, {}, options=ANEW).records
     assert not (tmp_path / "run" / "task.pth").exists()
 
 
@@ -155,10 +156,10 @@ def test_files_that_no_run_recorded_are_refused_again_and_again(tmp_path: Path) 
     write_text(tmp_path / "A.pth", "")
     for _ in range(2):
         with pytest.raises(UserError, match="already holds A.pth, which no run recorded"):
-            runs.open_run(RunOptions(), CPU, tmp_path, {}, **labels, outputs=["A.pth"])
-    run = runs.open_run(RunOptions(), CPU, tmp_path / "new", {}, **labels, outputs=["A.pth"])
+            Run(tmp_path, {}, labels, outputs=["A.pth"])
+    run = Run(tmp_path / "new", {}, labels, outputs=["A.pth"])
     write_text(run.folder / "A.pth", "")
-    assert runs.open_run(RunOptions(), CPU, tmp_path / "new", {}, **labels, outputs=["A.pth"]).labels == labels
+    assert Run(tmp_path / "new", {}, labels, outputs=["A.pth"]).labels == labels
 
 
 def train(run: Run, stop_at: int | None = None, interrupt_at: int | None = None) -> torch.nn.Module:
@@ -203,7 +204,7 @@ def test_a_state_of_another_version_is_refused_with_what_it_lacks(tmp_path: Path
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path: Path) -> None:
-    run, before = Run(tmp_path, {}, {}, save_interval=1000), signal.getsignal(signal.SIGINT)
+    run, before = Run(tmp_path, {}, {}, options=RunOptions(save_interval=1000)), signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match="after step 4 of 20.*goes on from there"):
         train(run, interrupt_at=3)
     assert load_tensors(tmp_path / "state.pth")["step"] == 4

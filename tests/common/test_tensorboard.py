@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.errors import Interrupted, UserError
+from common.machine import RunOptions
 from common.runs import Run, Tensors
 
 
@@ -32,10 +33,10 @@ def learn(run: Run, interrupt_at: int | None = None) -> None:
 
 def test_curves_go_on_where_a_run_was_stopped(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    run = Run(tmp_path, {}, {"method": "ZSCL"}, tensorboard=True)
+    run = Run(tmp_path, {}, {"method": "ZSCL"}, options=RunOptions(tensorboard=True))
     with pytest.raises(Interrupted):
         learn(run, interrupt_at=3)
-    run = Run(tmp_path, {}, {"method": "ZSCL"}, tensorboard=True)
+    run = Run(tmp_path, {}, {"method": "ZSCL"}, options=RunOptions(tensorboard=True))
     learn(run)
     about = {"after_task": 1, "seconds": 0.0}
     run.record([about | {"dataset": "A", "metric": "accuracy", "value": 50.0},
@@ -49,7 +50,7 @@ def test_curves_go_on_where_a_run_was_stopped(tmp_path: Path) -> None:
     }
     mine = tmp_path / "tensorboard/events.out.tfevents.1.mine"
     mine.write_bytes(b"")
-    Run(tmp_path, {}, {"method": "ZSCL"}, overwrite=True, tensorboard=True)
+    Run(tmp_path, {}, {"method": "ZSCL"}, options=RunOptions(overwrite=True, tensorboard=True))
     assert mine.exists()
     assert curves(tmp_path / "tensorboard") == {}
 
@@ -62,4 +63,4 @@ def test_nothing_is_written_unasked(tmp_path: Path) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="it is installed")
 def test_a_missing_package_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="pip install tensorboard"):
-        Run(tmp_path, {}, {"method": "ZSCL"}, tensorboard=True)
+        Run(tmp_path, {}, {"method": "ZSCL"}, options=RunOptions(tensorboard=True))

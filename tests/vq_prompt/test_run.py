@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -355,7 +356,13 @@ def test_the_workbook_keeps_a_row_once_and_text_as_text(command, tmp_path):
 
 
 def test_another_configuration_is_refused_and_models_nobody_recorded(run, command, capsys, tmp_path):
-    run("cub-200", "--no_ca")
+    out = run("cub-200", "--no_ca")
+    one, other = (out / f"models/repeat-1/task-{task}/class.pth" for task in (1, 2))
+    shutil.copy(other, one)
+    (out / "repeat-1/record.jsonl").unlink()
+    with pytest.raises(SystemExit):
+        main(command("cub-200", "--no_ca"))
+    assert f"{one} is not as it was written" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(command("cub-200", "--no_ca", batch_size=8))
     assert "batch_size: 16 there, 8 now" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.machine import RunOptions
 from common.runs import Run, Tensors, load_tensors
 from common.training.finite import require_finite
 
@@ -31,7 +32,7 @@ def steps_until(run: Run, weight: torch.Tensor, log: torch.Tensor, broken: torch
 @pytest.mark.parametrize("what, told", [("log", "the loss is not finite at step 3"), ("weight", "the parameters are")])
 def test_a_run_saves_nothing_that_is_not_finite(tmp_path: Path, what: str, told: str) -> None:
     tensors = {"weight": torch.zeros(1), "log": torch.zeros(5)}
-    run = Run(tmp_path, {}, LABELS, save_interval=0.0)
+    run = Run(tmp_path, {}, LABELS, options=RunOptions(save_interval=0.0))
     with pytest.raises(UserError, match=f"task: {told}"):
         steps_until(run, **tensors, broken=tensors[what], at=3)
     saved = load_tensors(tmp_path / "state.pth")
@@ -40,6 +41,6 @@ def test_a_run_saves_nothing_that_is_not_finite(tmp_path: Path, what: str, told:
 
 def test_parameters_are_looked_at_after_the_last_step(tmp_path: Path) -> None:
     tensors = {"weight": torch.zeros(1), "log": torch.zeros(5)}
-    run = Run(tmp_path, {}, LABELS, save_interval=1000.0)
+    run = Run(tmp_path, {}, LABELS, options=RunOptions(save_interval=1000.0))
     with pytest.raises(UserError, match="task: the parameters are not finite after step 4"):
         steps_until(run, **tensors, broken=tensors["weight"], at=4)

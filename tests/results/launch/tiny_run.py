@@ -19,6 +19,7 @@ import time  # noqa: E402
 import torch  # noqa: E402
 
 from common.errors import exit_cleanly  # noqa: E402
+from common.machine import RunOptions
 from common.runs import Run  # noqa: E402
 
 TASKS = 2
@@ -28,7 +29,7 @@ TASKS = 2
 def main() -> None:
     print(f"devices: {os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
     labels = {"paper": "tiny", "method": method, "protocol": "cil-tiny-2x5", "backbone": "none", "scale": "paper"}
-    run = Run(f"{method}-{seed}", {"method": method, "seed": seed}, labels | {"seed": seed}, save_interval=0)
+    run = Run(f"{method}-{seed}", {"method": method, "seed": seed}, labels | {"seed": seed}, options=RunOptions(save_interval=0))
     for task in range(1, TASKS + 1):
         if run.find(after_task=task, metric="acc"):
             continue
