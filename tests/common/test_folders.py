@@ -54,13 +54,18 @@ def test_overwrite_deletes_what_the_run_wrote_and_nothing_else(tmp_path: Path) -
     finished(folder)
     (folder / "notes.txt").write_text("mine")
     (folder / "best.pth").write_text("mine")
+    (folder / "tensorboard").mkdir()
+    (folder / "tensorboard/run-checksums").touch()  # as a run with --tensorboard does
+    write_text(folder / "tensorboard/events.1", "")
+    (folder / "tensorboard/events.2").write_text("mine")
     elsewhere.mkdir()
     (elsewhere / "A.pth").write_text("mine")
     (folder / "A.pth").unlink()
     (folder / "A.pth").symlink_to(elsewhere / "A.pth")
     (folder / "more").symlink_to(elsewhere)
     assert open_run(folder, overwrite=True).records == []
-    assert names(folder) == {"notes.txt", "best.pth", "more", "config.yaml"}
+    assert names(folder) == {"notes.txt", "best.pth", "more", "config.yaml", "tensorboard"}
+    assert names(folder / "tensorboard") == {"events.2"}
     assert (elsewhere / "A.pth").read_text() == "mine" and "A.pth" not in (folder / "run-checksums").read_text()
 
 
