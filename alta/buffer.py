@@ -33,7 +33,7 @@ class Buffer:
         return min(self.num_seen, self.size)
 
     def add_data(self, labels: Tensor, logits: Tensor, image_features: Tensor) -> None:
-        """Offer a batch: (B,), (B, C), (B, D); what is stored keeps the dtypes of the first batch."""
+        """Offer a batch on the buffer's device: (B,), (B, C), (B, D); what is stored keeps the first batch's dtypes."""
         batch = {"labels": labels, "logits": logits.detach(), "image_features": image_features.detach()}
         if not self.fields:
             self.fields = {
@@ -42,11 +42,9 @@ class Buffer:
             }
         slots = self.slots(len(labels))
         kept, last = np.unique(slots[::-1], return_index=True)  # of several samples for one slot the last one stays
-        last = len(slots) - 1 - last[kept >= 0]
-        index = torch.from_numpy(kept[kept >= 0]).to(self.device)
+        index, rows = self._on_device(np.stack([kept, len(slots) - 1 - last])[:, kept >= 0])
         for name, values in batch.items():
-            rows = values[torch.from_numpy(last).to(values.device)]
-            self.fields[name][index] = rows.to(self.device, self.fields[name].dtype)
+            self.fields[name][index] = values[rows].to(self.fields[name].dtype)
 
     def slots(self, count: int) -> np.ndarray:
         """Slots (count,) of the next `count` samples, -1 for those that are dropped; counts them as seen.
@@ -68,8 +66,13 @@ class Buffer:
 
     def get_data(self, count: int) -> Replay:
         """The samples of `choose(count)`, in its order."""
-        index = torch.from_numpy(self.choose(count)).to(self.device)
+        index = self._on_device(self.choose(count))
         return Replay(*(self.fields[name][index] for name in Replay._fields))
+
+    def _on_device(self, index: np.ndarray) -> Tensor:
+        """A copy on the device, for which the host does not wait."""
+        copy = torch.from_numpy(index)
+        return (copy.pin_memory() if self.device.type == "cuda" else copy).to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         name, keys, *rest = self.random.get_state(legacy=True)

@@ -100,12 +100,14 @@ class PromptLearner(nn.Module):
     """Soft prompts "{context} {name}." as token embeddings (models/coop.py:L161-L352).
 
     ctx (n, W), or (C, n, W) with a context a class; token_prefix (C, 1, W), the start token; token_suffix
-    (C, 76 - n, W), the rest behind the context; tokens (C, 77) and the end token's position in each, end (C,). All of
-    CLIP's dtype.
+    (C, 76 - n, W), the rest behind the context, all of CLIP's dtype. tokens (C, 77) on the host; end (C,), where the
+    end token is in each, and order on the device, so that no step sends them there.
     """
 
     token_prefix: Tensor
     token_suffix: Tensor
+    end: Tensor
+    order: Tensor  # (C, 77), where in [start, context, name, rest] each position of `middle` and `front` is
 
     def __init__(self, clip: CLIP, classnames: Sequence[str], options: PromptOptions) -> None:
         super().__init__()
@@ -114,7 +116,8 @@ class PromptLearner(nn.Module):
         count = len(words.split(" ")) if words else options.count
         prefix = words or " ".join(["X"] * count)
         self.tokens = tokenize([f"{prefix} {name}." for name in names], clip.context_length)
-        self.end, self.position = self.tokens.argmax(dim=-1), options.position
+        end, self.position = self.tokens.argmax(dim=-1), options.position
+        self.longest = int(end.max()) + 1
         self.name_lengths = [len(encode(name)) for name in names]
         with torch.no_grad():
             embeddings = clip.token_embedding(self.tokens.to(clip.logit_scale.device)).to(clip.dtype)
@@ -128,6 +131,8 @@ class PromptLearner(nn.Module):
         self.ctx = nn.Parameter(context)
         self.register_buffer("token_prefix", embeddings[:, :1])
         self.register_buffer("token_suffix", embeddings[:, 1 + count :])
+        self.register_buffer("end", end.to(embeddings.device), persistent=False)
+        self.register_buffer("order", self._order(count).to(embeddings.device), persistent=False)
 
     def forward(self, first: int = 0, length: int | None = None, ctx: Tensor | None = None) -> Tensor:
         """Prompts (C - first, length, W) of the classes from `first` on, with this context instead of the live one."""
@@ -139,15 +144,14 @@ class PromptLearner(nn.Module):
         if self.position == "end":
             return prompts
         rows = torch.arange(classes - first, device=prompts.device)[:, None]
-        return prompts[rows, self._order(ctx.shape[1], first, length).to(prompts.device)]
+        return prompts[rows, self.order[first:, :length]]
 
-    def _order(self, count: int, first: int, length: int) -> Tensor:
-        """Where in [start, context, name, rest] each position of `middle` and `front` is, (C - first, length)."""
+    def _order(self, count: int) -> Tensor:
         half = count // 2 if self.position == "middle" else 0
         orders = []
-        for name in self.name_lengths[first:]:
+        for name in self.name_lengths:
             before, after = range(1, 1 + half), range(1 + half, 1 + count)
-            rest = range(1 + count + name, length)
+            rest = range(1 + count + name, self.tokens.shape[1])
             orders.append([0, *before, *range(1 + count, 1 + count + name), *after, *rest])
         return torch.tensor(orders)
 
@@ -219,11 +223,11 @@ class Head(nn.Module):
         return self.prompts(self.last_context["ctx"])[:classes]
 
     def _length(self) -> int:
-        return int(self.prompt_learner.end.max()) + 1 if self.cut else self.clip.context_length
+        return self.prompt_learner.longest if self.cut else self.clip.context_length
 
     def _encode(self, prompts: Tensor, classes: slice) -> Tensor:
         """Normalised texts of prompts (n, L, W), those of these classes."""
-        return normalised(self.clip.encode_prompts(prompts, self.prompt_learner.end[classes].to(prompts.device)))
+        return normalised(self.clip.encode_prompts(prompts, self.prompt_learner.end[classes]))
 
     def prompts(self, ctx: Tensor | None = None) -> Tensor:
         """P (C, 77, W): frozen rows of past classes, which pass no gradient, then those of this or the live context."""
