@@ -34,8 +34,9 @@ def assign_(weights: Weights, values: Weights) -> None:
 
 def interpolate_(weights: Weights, other: Weights, alpha: float) -> None:
     """weights <- alpha x weights + (1 - alpha) x other: WiSE-FT, and every pull towards a reference."""
-    for name, weight in weights.items():
-        weight.mul_(alpha).add_(other[name], alpha=1 - alpha)
+    tensors, others = zip(*((weight, other[name]) for name, weight in weights.items()))
+    torch._foreach_mul_(tensors, alpha)
+    torch._foreach_add_(tensors, others, alpha=1 - alpha)
 
 
 class WeightEnsemble:
@@ -53,8 +54,10 @@ class WeightEnsemble:
     @torch.no_grad()
     def add(self, weights: Weights) -> None:
         self.samples += 1
-        for name, mean in self.mean.items():
-            mean.mul_(self.samples).add_(weights[name]).div_(self.samples + 1)
+        means, sample = zip(*((mean, weights[name]) for name, mean in self.mean.items()))
+        torch._foreach_mul_(means, self.samples)
+        torch._foreach_add_(means, sample)
+        torch._foreach_div_(means, self.samples + 1)
         if self.start is not None:
             interpolate_(self.mean, self.start, self.alpha)
 
@@ -73,13 +76,12 @@ def consolidate_(parameters: Iterable[tuple[Tensor, Tensor]], strength: float) -
     `parameters` yields (theta, theta0). The closed form 2 strength (theta - theta0), added after the backward pass,
     is what autograd would give, without a graph over all weights. Call it before the optimiser's step.
     """
-    squares = []
-    for theta, theta0 in parameters:
-        difference = theta.detach() - theta0
-        squares.append(difference.square().sum())
-        if theta.grad is not None:
-            theta.grad.add_(difference, alpha=2 * strength)
-    return torch.stack(squares).sum()
+    thetas, theta0s = zip(*parameters)
+    differences = torch._foreach_sub(thetas, theta0s)
+    gradients = [(theta.grad, part) for theta, part in zip(thetas, differences) if theta.grad is not None]
+    torch._foreach_add_(*zip(*gradients), alpha=2 * strength)
+    norms = torch._foreach_norm(differences, 2, torch.float64)  # in float32 the CPU's is off by thousandths
+    return torch.stack(norms).square().sum().to(differences[0].dtype)
 
 
 class MovingAverage:
