@@ -133,7 +133,8 @@ def train_task(
         targets = labels - first_class
         logits = call(task_logits, task_id, images, len(labels))
         loss = F.cross_entropy(logits, targets)  # among the task's own classes
-        optimizer.zero_grad(set_to_none=False)  # a gradient of zero, not none: see finished_parameters
+        for parameter in trained.values():  # what is finished keeps its gradient of zero: see finished_parameters
+            parameter.grad = None
         loss.backward()
         optimizer.step()
         log["loss"][step] = loss.detach()
