@@ -1,4 +1,4 @@
-"""From task to task: the autoencoders of DDAS, then the adapters. Each task starts from the file of the one before."""
+"""From task to task: the autoencoders of DDAS, then the adapters. Each task goes on from what the one before left."""
 
 import json
 from pathlib import Path
@@ -84,14 +84,16 @@ def learn_ddas(run: Run, options: Options, machine: Machine, extractor: nn.Modul
 
 
 def learn_adapters(run: Run, options: Options, machine: Machine, model: CLIP) -> None:
-    """Learn the tasks in order, each from the checkpoint of the one before it; finished ones are skipped."""
+    """Learn the tasks in order, each from the adapters of the one before it; finished ones are skipped."""
     sequence = is_sequence(options)
     checkpoint = Path(options.load) if options.load and options.repeat_train and not sequence else None
     for task_id, name in enumerate(tasks(options), 0 if sequence else options.task_id):
         path = run.folder / f"{name}.pth"
-        if not path.exists():
+        if path.exists():
+            checkpoint = path
+        else:
             learn_task(run, options, machine, model, task_id, name, checkpoint)
-        checkpoint = path
+            checkpoint = None  # the model has them
 
 
 def learn_task(
