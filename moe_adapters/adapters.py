@@ -261,17 +261,26 @@ def trainable_parameters(model: CLIP, task_id: int, frozen: set[str]) -> dict[st
 
 
 @torch.no_grad()
-def count_choices(model: CLIP) -> Tensor:
-    """Read and zero the choice counts of all blocks: (blocks, E), image blocks first. One host read.
+def count_choices(model: CLIP) -> Callable[[], Tensor]:
+    """Take and zero the choice counts of all blocks; what comes back gives them: (blocks, E), image blocks first.
 
+    They are copied to the host, which only waits for them when it asks, and not for what the device was given since.
     Each process sees its own images, but all texts.
     """
     blocks = moe_blocks(model)
-    counts = torch.stack([block.choices for block in blocks]).cpu()
+    counts = torch.stack([block.choices for block in blocks])
+    copy = counts.to("cpu", non_blocking=True)  # into pinned memory
+    copied = torch.cuda.current_stream(counts.device).record_event() if counts.is_cuda else None
     for block in blocks:
         block.choices.zero_()
-    sum_over_processes(counts[: len(image_blocks(model))])
-    return counts
+
+    def read() -> Tensor:
+        if copied:
+            copied.synchronize()
+        sum_over_processes(copy[: len(image_blocks(model))])
+        return copy
+
+    return read
 
 
 def drop_unchosen_gradients(model: CLIP, counts: Tensor) -> None:

@@ -55,7 +55,7 @@ def train_task(
         parameters.values(), lr=options.lr, betas=(0.9, options.beta2), weight_decay=options.weight_decay, fused=True
     )
     use_router(model, task_id, noise=options.router_noise, keep_balance=options.balance_loss_weight > 0)
-    choose_map = torch.zeros_like(count_choices(model))  # the call also sets the blocks' counts to zero
+    choose_map = torch.zeros_like(count_choices(model)())  # the call also sets the blocks' counts to zero
     losses = torch.full((options.iterations + 1,), torch.nan, device=model.logit_scale.device)
     state = {"parameters": Tensors(parameters), "optimizer": optimizer, "choose_map": Tensors({"counts": choose_map})}
     state |= {"log": Tensors({"loss": losses})}
@@ -69,8 +69,9 @@ def train_task(
         balance = sum(block.balance for block in moe_blocks(model))  # 0 unless it is asked for
         loss = ce + options.balance_loss_weight * balance
         optimizer.zero_grad()
-        counts = count_choices(model)  # before the backward pass, whose end on the device the host need not await
+        read_counts = count_choices(model)  # before the backward pass, whose end on the device the host need not await
         loss.backward()
+        counts = read_counts()
         drop_unchosen_gradients(model, counts)
         optimizer.step()
         choose_map += counts

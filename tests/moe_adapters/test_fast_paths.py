@@ -75,7 +75,7 @@ def test_gathered_experts_and_cut_prompts_give_the_plain_gradients(routing: str,
             texts, images = model.encode_text(prompt, cut=False), model.encode_image(batch.images)
         logits = 10 * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).t()
         F.cross_entropy(logits, batch.labels).backward()
-        counts = count_choices(model)
+        counts = count_choices(model)()
         drop_unchosen_gradients(model, counts)
         assert (counts.sum(dim=1) == topk * torch.tensor([8.0, 8, 6, 6])).all()
         assert (counts == 0).any() and (counts > 0).any()
