@@ -93,7 +93,8 @@ def read_runs(folders: list[Path]) -> tuple[list[Record], list[Provenance], list
         problems += bad
         if good:
             by_file[str(path)] = good
-    kept = _kept(by_file, {file: _config(file) for file in by_file})
+    configs = {file: read_config(Path(file.removesuffix(RECORD_FILE) + "config.yaml")) for file in by_file}
+    kept = _kept(by_file, configs)
     return [line for run in kept for line in run.records], [_provenance(run) for run in kept], problems
 
 
@@ -107,11 +108,6 @@ def record_files(folders: list[Path]) -> list[Path]:
         raise UserError(f"no such folder of runs: {', '.join(missing)}. Give existing ones with --runs.")
     paths = [path for folder in folders for path in ([folder] if folder.is_file() else folder.rglob(RECORD_FILES))]
     return list({path.resolve(): path for path in sorted(paths)}.values())
-
-
-def _config(file: str) -> Config:
-    """The config.yaml of a record file."""
-    return read_config(Path(file.removesuffix(RECORD_FILE) + "config.yaml"))
 
 
 # One-task calls
@@ -238,24 +234,19 @@ def _renamed(run: _Run) -> _Run:
 
 
 def _provenance(run: _Run) -> Provenance:
-    first, path = run.records[0], Path(run.records[0].file)
+    first = run.records[0]
     calls, provenance = [config["provenance"] for config in run.configs], run.configs[-1]["provenance"]
     versions = provenance.get("versions")
     seconds, memory, parameters = ([line.value for line in run.records if line.metric == name] for name in COSTS)
+    names = ("folder", "file", "paper", "protocol", "backbone", "scale", "seed")
+    shared: dict[str, Any] = {name: getattr(first, name) for name in names}
+    shared |= {name: str(provenance.get(name, "")) for name in ("machine", "device")}
     return Provenance(
-        folder=str(path.parent),
-        file=str(path),
-        paper=first.paper,
+        **shared,
         method=run.setup.name,
-        protocol=first.protocol,
-        backbone=first.backbone,
-        scale=first.scale,
-        seed=first.seed,
         command=" && ".join(str(call.get("command", "")) for call in calls),
         commit=str(provenance.get("commit", first.commit)),
         versions={str(name): str(text) for name, text in versions.items()} if isinstance(versions, dict) else {},
-        machine=str(provenance.get("machine", "")),
-        device=str(provenance.get("device", "")),
         started=str(calls[0].get("started", "")),
         seconds=sum(seconds) if seconds else None,
         peak_memory_mib=max(memory) if memory else None,

@@ -234,7 +234,7 @@ def _from_matrix(matrix: AccuracyMatrix, zero_shot: str) -> Iterator[tuple[str, 
     triple = mtil_means(matrix)
     if triple is not None:
         yield from ((matrix.method, *row) for row in _triple_rows(matrix.rows, triple))
-    sets = list(task_order(matrix.protocol)) or matrix.rows
+    sets = list(Protocol.parse(matrix.protocol).order) or matrix.rows
     row = [value for value in (matrix.zero_shot or [])[: len(sets)] if value is not None]
     if row and len(row) == len(sets) and matrix.columns[: len(sets)] == sets:
         yield zero_shot, "accuracy", MEAN, fmean(row)
@@ -253,7 +253,7 @@ def _triple_rows(sets: list[str], triple: MTILTriple) -> Iterator[tuple[str, str
 
 def mtil_means(matrix: AccuracyMatrix) -> MTILTriple | None:
     """Transfer, Avg and Last over the learned data sets, unrounded; None if a task or one of their cells is missing."""
-    count, order = len(matrix.rows), task_order(matrix.protocol)
+    count, order = len(matrix.rows), Protocol.parse(matrix.protocol).order
     cells = [[value for value in row[:count] if value is not None] for row in matrix.values]
     unfinished = bool(order) and tuple(matrix.rows) != order
     if not count or unfinished or matrix.columns[:count] != matrix.rows or any(len(row) < count for row in cells):
@@ -283,7 +283,7 @@ def _run_matrices(records: list[Record]) -> Iterator[tuple[Record, AccuracyMatri
         yield lines[0], _matrix(by_task or lines, learned, zero_shot.get((folder, seed), []))
     folders = {line.folder for line in tested}
     for lines in grouped((line for line in before if line.folder not in folders), "paper", *RUN).values():
-        if task_order(lines[0].protocol):
+        if Protocol.parse(lines[0].protocol).order:
             yield lines[0], _matrix(lines, {}, lines)
 
 
@@ -298,11 +298,6 @@ def published_matrices(published: list[Published]) -> list[AccuracyMatrix]:
     ]
 
 
-def task_order(protocol: str) -> tuple[str, ...]:
-    """The data sets of a protocol in the order learned; () if its name does not fix the order."""
-    return Protocol.parse(protocol).order
-
-
 def _matrix(
     lines: Sequence[Record | Published], learned: dict[int, str], zero_shot: Sequence[Record | Published]
 ) -> AccuracyMatrix:
@@ -310,7 +305,7 @@ def _matrix(
     first = lines[0]
     cells = {(line.after_task or 0, line.dataset): line.value for line in lines}
     tasks = sorted({task_id for task_id, _ in cells if task_id})
-    names = dict(enumerate(task_order(first.protocol), start=1)) or learned
+    names = dict(enumerate(Protocol.parse(first.protocol).order, start=1)) or learned
     rows = [names.get(task_id, f"task {task_id}") for task_id in tasks]
     datasets = dict.fromkeys(dataset for _, dataset in cells)
     in_sequence = [name for _, name in sorted(names.items()) if name in datasets]

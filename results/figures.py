@@ -57,7 +57,6 @@ def write(out: Path, data: Data) -> list[Path]:
     """Draw every figure that has data into `out`/figures; their paths."""
     planned = plan(data)
     for figure in planned:
-        figure.path(out).parent.mkdir(parents=True, exist_ok=True)
         figure.draw(figure.path(out), figure.title)
     return [figure.path(out) for figure in planned]
 

@@ -12,7 +12,7 @@ from statistics import fmean
 from common.errors import UserError
 from common.protocols import Protocol
 from results import labels
-from results.compare import grouped, task_order, tolerance
+from results.compare import grouped, tolerance
 from results.published import Published
 from results.records import Record
 from results.terminal import aligned
@@ -55,7 +55,7 @@ def first_row(
     names = list(rows) if methods == [ALL] else methods or [max(own, key=len, default=record.method)]
     _check_methods(names, rows, record, protocol)
     accuracies = {line.dataset: line.value for line in cells}
-    sets = task_order(protocol)
+    sets = Protocol.parse(protocol).order
     if missing := [name for name in sets if name not in accuracies]:
         raise UserError(
             f"{record.file} lacks {labels.count(len(missing), 'cell')} of the row after task 1: {', '.join(missing)}. "

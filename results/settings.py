@@ -22,11 +22,10 @@ from common.evaluation.report import ZERO_SHOT
 from common.files import YAML_LOADER, read_config
 from common.options import flat
 from common.protocols import Protocol
+from common.published_sets import PUBLISHED
 
 PINNED = Path(__file__).parent / "papers" / "settings.yaml"
 COUNT = re.compile(r"data\.((?P<name>.+)\.)?(?P<part>train|test)")  # the key of a data set's number of images
-# The entries of common.datasets.layout, which imports torch
-PUBLISHED = yaml.load((Path(__file__).parents[1] / "common/datasets/published.yaml").read_bytes(), YAML_LOADER)
 UNKNOWN, IN_PART = "settings not on record", "settings only in part on record"
 LONGEST_VALUE = 40  # characters of a value that is spelled out
 LONGEST_SUFFIX = 100  # characters of a name's differences; names are parts of files' names
@@ -189,8 +188,8 @@ def _cut(setup: Setup) -> Settings:
     published = {_plain(name): entry for name, entry in PUBLISHED.items()}
     differing = {}
     for name, found in sorted(counts.items()):
-        known = published.get(_plain(name or Protocol.parse(setup.protocol).dataset), {})
-        if any(known.get(part) not in (None, count) for part, count in found.items()):
+        known = published.get(_plain(name or Protocol.parse(setup.protocol).dataset))
+        if any(getattr(known, part, None) not in (None, count) for part, count in found.items()):
             differing[f"{name} images".strip()] = " + ".join(f"{count:,}" for count in found.values())
     return differing
 

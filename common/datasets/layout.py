@@ -1,29 +1,13 @@
-"""Facts about the published data sets: paths of their files, numbers of images, how to get them."""
+"""Facts about the published data sets: paths of their files, how to get them."""
 
 import difflib
 import os
 from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from common.errors import UserError
-
-
-@dataclass(frozen=True)
-class Published:
-    """A data set of published.yaml, where the fields are explained."""
-
-    needs: list[str]
-    train: int | None
-    test: int | None
-    classes: int
-    how: str
-    instead: list[str] | None = None
-    each: list[int] | None = None
-
+from common.published_sets import PUBLISHED
 
 CAPTIONS = "ConceptualCaptions"
 CAPTION_FILES = tuple(
@@ -33,8 +17,6 @@ CAPTION_FILES = tuple(
 )
 # Announced as 15,840 rows; the copies that can be had today hold 15,833.
 CAPTION_ROWS = (15_833, 15_840)
-_ENTRIES = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
-PUBLISHED = {name: Published(**entry) for name, entry in _ENTRIES.items()}
 
 
 def absolute(root: str | Path) -> Path:
