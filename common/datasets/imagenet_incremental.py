@@ -34,14 +34,14 @@ def imagenet100(root: Path, verify: bool, lists: str | Path | None = None) -> Im
     has all images of these wnids, sorted: the same as val_100.txt; train_100.txt was never released. Names are the
     first 100 of CLIP's.
     """
-    wnids, folder = read_names("imagenet100_wnids"), root / "ImageNet"
+    wnids, others, folder = read_names("imagenet100_wnids"), read_names("imagenet_wnids"), root / "ImageNet"
     paths = {split: Path(lists or "").expanduser() / f"{split}_100.txt" for split in ("train", "val")}
     listed = {split for split, path in paths.items() if lists and path.is_file()}
     if lists and not listed:
         raise UserError(f"ImageNet100: {lists} holds neither train_100.txt nor val_100.txt.")
     parts = {split: _listed_images(paths[split], folder, wnids) for split in listed}
-    train = parts.get("train") or class_files("ImageNet100", folder / "train", wnids, more=None)
-    test = parts.get("val") or validation_files("ImageNet100", folder, wnids, more=True)
+    train = parts.get("train") or class_files("ImageNet100", folder / "train", wnids, more=others)
+    test = parts.get("val") or validation_files("ImageNet100", folder, wnids, more=others)
     if test is None:
         raise no_validation("ImageNet100", folder)
     return ImageSet("ImageNet100", train, test, imagenet_names_and_templates()[0][:100], [])

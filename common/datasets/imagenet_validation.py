@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from common.datasets.images import ImageFiles, class_files
@@ -15,11 +15,11 @@ DEVKIT = "ILSVRC2012_devkit_t12"
 NUMBERS, SYNSETS, SOLUTION = "ILSVRC2012_validation_ground_truth.txt", "meta.mat", "LOC_val_solution.csv"
 
 
-def validation_files(name: str, folder: Path, wnids: Sequence[str], more: bool = False) -> ImageFiles | None:
+def validation_files(name: str, folder: Path, wnids: Sequence[str], more: Collection[str] = ()) -> ImageFiles | None:
     """The validation images of the classes below val_in_folder, else val, by class; None where there are none.
 
     A flat folder is read with Kaggle's LOC_val_solution.csv, or with the devkit's ground truth and meta.mat; None
-    without them. more: there may be other classes, which are left out.
+    without them. more: other classes that may be there, and are left out.
     """
     places = [list_folder(folder / entry) for entry in ("val_in_folder", "val") if os.path.isdir(folder / entry)]
     listing = next((listing for listing in places if listing.images or listing.folders), None)
@@ -27,7 +27,7 @@ def validation_files(name: str, folder: Path, wnids: Sequence[str], more: bool =
         return None
     place = Path(listing.folder)
     if not listing.images or {*listing.folders} & {*wnids}:
-        return class_files(name, place, wnids, more=None if more else ())
+        return class_files(name, place, wnids, more=more)
     wnid_of = _ground_truth(name, folder, place)
     if wnid_of is None:
         return None

@@ -77,25 +77,18 @@ class ImageFiles(Dataset):
 
 
 def class_files(
-    name: str,
-    folder: Path,
-    classes: Sequence[str],
-    within: str = "",
-    pattern: str = "*",
-    more: Collection[str] | None = (),
-    cut: bool = False,
+    name: str, folder: Path, classes: Sequence[str], within: str = "", pattern: str = "*", more: Collection[str] = ()
 ) -> ImageFiles:
     """The images of a folder's class folders, or of the folders `within` each, by class, then by file name.
 
-    A label is the position in `classes`. more: other folders that may be there; None: any. Raises UserError unless
-    there is a folder for each class and no other one, and for a class without an image, unless it is a `cut` copy.
+    A label is the position in `classes`. more: other folders that may be there. Raises UserError unless
+    there is a folder for each class and no other one, and for a class without an image.
     """
     top, known = list_folder(folder), {*classes}
-    found = [entry for entry in top.folders if more is None or entry not in more]
-    match_classes(name, folder, found, classes, more is None)
+    match_classes(name, folder, [entry for entry in top.folders if entry in known or entry not in more], classes)
     listings = [list_folder(os.path.join(folder, label, within).rstrip("/"), pattern) for label in classes]
     bare = [listing for listing in listings if not listing.images]
-    if bare and not cut:
+    if bare:
         raise UserError(no_image(name, bare))
     for label, listing in zip(classes, listings):  # as Forest_1.jpg, n01440764_1.JPEG in the folder of another class
         if stray := [file for file in listing.images if (of := file.partition("_")[0]) != label and of in known]:

@@ -104,16 +104,14 @@ def no_image(name: str, bare: Sequence[Listing]) -> str:
     )
 
 
-def match_classes(
-    name: str, folder: Path | str, found: Iterable[str], known: Sequence[str], more: bool = False
-) -> None:
-    """Raise UserError unless the class folders `found` are the `known` ones; `more`: others may be there as well.
+def match_classes(name: str, folder: Path | str, found: Iterable[str], known: Sequence[str]) -> None:
+    """Raise UserError unless the class folders `found` are the `known` ones.
 
     The message tells which are missing, spelt otherwise, and not known: labels are positions among the known ones.
     """
     found, expected = set(found), set(known)
     missing, extra = [label for label in known if label not in found], sorted(found - expected)
-    if not missing and (more or not extra):
+    if not missing and not extra:
         return
     respelt = {label: other for label in missing if (other := spelt_otherwise(label, extra))}
     stray = sorted({*extra} - {*respelt.values()})
@@ -123,7 +121,7 @@ def match_classes(
     if respelt:
         pairs = [f"{other} is published as {label}" for label, other in respelt.items()]
         told.append(f"spells {len(respelt)} classes otherwise: {_some(pairs)}")
-    if stray and not more:
+    if stray:
         told.append(f"holds {len(stray)} folders that are no class: {_some(stray)}")
     inner = [f"{folder}/{other}" for other in extra if os.path.isdir(os.path.join(folder, other, known[0]))]
     deeper = f"The classes are in {inner[0]}: move them up. " if inner else ""

@@ -48,7 +48,7 @@ def imagenet_names_and_templates() -> tuple[list[str], list[str]]:
 
 def tiny_imagenet_sorted(root: Path, verify: bool) -> ImageSet:
     """TinyImageNet for DDAS of MoE-Adapters (its task 0): label = position of the sorted wnid. No names."""
-    train, test = _tiny_imagenet_parts(root, sorted(_tiny_wnids(root)), not verify)
+    train, test = _tiny_imagenet_parts(root, sorted(_tiny_wnids(root)))
     return ImageSet("TinyImagenet", train, test, [], [])
 
 
@@ -63,7 +63,7 @@ def tiny_imagenet(root: Path, verify: bool) -> ImageSet:
             f"TinyImageNet: {root / 'tiny-imagenet-200/wnids.txt'} is not in the published order, by "
             "which classes are numbered and named. Unpack the original archive again."
         )
-    train, test = _tiny_imagenet_parts(root, wnids, not verify)
+    train, test = _tiny_imagenet_parts(root, wnids)
     return ImageSet("TinyImageNet", train, test, read_names("tinyimagenet_cil"), [])
 
 
@@ -74,9 +74,9 @@ def _tiny_wnids(root: Path) -> list[str]:
     return list(dict.fromkeys(wnids))
 
 
-def _tiny_imagenet_parts(root: Path, wnids: list[str], cut: bool) -> tuple[ImageFiles, ImageFiles]:
+def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, ImageFiles]:
     folder = root / "tiny-imagenet-200"
-    listed = class_files("TinyImageNet", folder / "train", wnids, "images", cut=cut)
+    listed = class_files("TinyImageNet", folder / "train", wnids, "images")
     paths, labels = [], []
     for label, wnid in enumerate(wnids):
         # The order of <wnid>_boxes.txt is continuum's; some copies come without these files.
@@ -87,10 +87,10 @@ def _tiny_imagenet_parts(root: Path, wnids: list[str], cut: bool) -> tuple[Image
             files = [path for path, other in zip(listed.paths, listed.labels) if other == label]
         paths += files
         labels += [label] * len(files)
-    return ImageFiles(paths, labels, skipped=listed.skipped), _tiny_validation(folder / "val", wnids, cut)
+    return ImageFiles(paths, labels, skipped=listed.skipped), _tiny_validation(folder / "val", wnids)
 
 
-def _tiny_validation(folder: Path, wnids: list[str], cut: bool) -> ImageFiles:
+def _tiny_validation(folder: Path, wnids: list[str]) -> ImageFiles:
     """The validation images in the order of their numbers, as published or already sorted into class folders."""
     images = folder / "images"
     if os.path.isdir(images) and list_folder(images).images:
@@ -102,7 +102,7 @@ def _tiny_validation(folder: Path, wnids: list[str], cut: bool) -> ImageFiles:
             refuse_missing(part, listed, "TinyImageNet")
         return part
     within = "images" if os.path.isdir(folder / wnids[0] / "images") else ""
-    part = class_files("TinyImageNet", folder, wnids, within, more=("images",), cut=cut)
+    part = class_files("TinyImageNet", folder, wnids, within, more=("images",))
     name = [os.path.basename(path) for path in part.paths]
     order = sorted(range(len(part)), key=lambda i: (len(name[i]), name[i]))  # val_9.JPEG before val_10.JPEG
     return ImageFiles([part.paths[i] for i in order], [part.labels[i] for i in order], skipped=part.skipped)

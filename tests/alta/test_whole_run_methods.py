@@ -91,17 +91,17 @@ def test_tinyimagenet(place):
     """Labels by the lines of wnids.txt, of two names the first, validation images for testing; mirrored."""
     told = Numbers(
         "mlp", [[0.03] * 3] * 2, {"momentum": 0.8, "weight_decay": 0.02, "dampening": 0.1}, 100, alpha=0.7, beta=0.3,
-        buffer_size=6, replay_size=2, seed=9, test_epochs=2,
+        buffer_size=30, replay_size=20, seed=9, test_epochs=2,
     )  # fmt: skip
-    flags = ["--method", "mlp", "--lr_policy", "constant", "--buffer_size", "6", "--seed", "9"]
-    changes = {"OPTIM": {"LR": 0.03}, "train": {"batch_size": 2}, "eval": {"batch_size": 7}}
+    flags = ["--method", "mlp", "--lr_policy", "constant", "--buffer_size", "30", "--seed", "9"]
+    changes = {"OPTIM": {"LR": 0.03}, "train": {"batch_size": 20}, "eval": {"batch_size": 7}}
     with float64():
         run = whole_run(place, "tiny", (2, 100), *flags, **changes)
         plain = plain_twin(run, place, told)
-    check_batches(run, told, size=2)
+    check_batches(run, told, size=20)
     check_crops(run, is_mirrored=True)
     check_steps(run, plain, told)
     check_checkpoints(run, plain, ADAPTER)
     check_tests(run, told, size=7)
-    check_records(run, plain, ("cil-tinyimagenet-2x100-buffer6", "til-tinyimagenet-2x100-buffer6"), "TinyImageNet")
+    check_records(run, plain, ("cil-tinyimagenet-2x100-buffer30", "til-tinyimagenet-2x100-buffer30"), "TinyImageNet")
     check_printed(run, plain, setting=0, epochs=3)

@@ -35,7 +35,7 @@ def methods(run):
 RELEASED = Numbers(
     method=ALTA, rates=[[0.02, 0.02]] * 4, task_size=25, context="one picture of", position="middle",
     sgd={"momentum": 0.6, "weight_decay": 0.03, "nesterov": True}, alpha=0.2, beta=0.9,
-    buffer_size=200, replay_size=3, seed=42, test_epochs=2,
+    buffer_size=200, replay_size=12, seed=42, test_epochs=2,
 )  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def released(place):
     optim = {"LR": 0.7, "MAX_EPOCH": 2, "WARMUP_CONS_LR": 0.02, "WEIGHT_DECAY": 0.03, "MOMENTUM": 0.6}
     changes = {
         "OPTIM": optim | {"SGD_DAMPNING": 0, "SGD_NESTEROV": True}, "COOP": {"CLASS_TOKEN_POSITION": "middle"},
-        "train": {"batch_size": 3, "alpha": 0.2, "beta": 0.9}, "eval": {"batch_size": 7},
+        "train": {"batch_size": 12, "alpha": 0.2, "beta": 0.9}, "eval": {"batch_size": 7},
     }  # fmt: skip
     with float64():
         run = whole_run(place, "cifar100", (4, 25), **changes)
@@ -54,7 +54,7 @@ def released(place):
 def test_what_a_command_leaves_out(released):
     """ALTA on 200 remembered samples, seed 42, one rate, class-IL printed; the usual buffer is not told."""
     run, plain = released
-    check_batches(run, RELEASED, size=3)
+    check_batches(run, RELEASED, size=12)
     check_crops(run, is_mirrored=False)
     check_steps(run, plain, RELEASED)
     check_checkpoints(run, plain, KEYS)

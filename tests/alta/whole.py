@@ -76,7 +76,7 @@ class Place:
         return self.folder / "clip.pt"
 
 
-# by data set, the classes that have images, and how many each has: for training, for testing
+# by data set, some classes and how many images each has, for training and for testing; any other has one for training
 IMAGES = {
     "cifar10": (range(10), [3, 4, 2, 7, 3, 3, 5, 1, 2, 2], [6, 5, 7, 3, 4, 6, 3, 5, 8, 4]),
     "cifar100": ([1, 9, 24, 30, 41, 54, 61, 80, 99], [2, 1, 1, 3, 2, 3, 1, 2, 1], [5, 4, 6, 7, 8, 5, 4, 6, 3]),
@@ -89,7 +89,8 @@ def make_place(folder: Path) -> Place:
     random, pictures = np.random.RandomState(5), {}
     for name, (classes, *counts) in IMAGES.items():
         train, test = (random.permutation(np.repeat(classes, count)).tolist() for count in counts)
-        pictures[name] = Pictures(folder / name, name, train, test)
+        others = [label for label in range(len(classnames(name))) if label not in classes]
+        pictures[name] = Pictures(folder / name, name, [*train, *others], test)
     write_clip(folder / "clip.pt")
     return Place(folder, pictures)
 

@@ -68,8 +68,8 @@ def vit_view(image: Image.Image) -> Tensor:
     return TF.to_tensor(TF.center_crop(TF.resize(image, 36), 32))
 
 
-def write_cifar100(root: Path, train: dict[int, int], test: dict[int, int]) -> Pictures:
-    """CIFAR-100 with that many pictures of each label, in a mixed order."""
+def write_cifar100(root: Path, train: dict[int, int], test: dict[int, int], rest: str = "train") -> Pictures:
+    """CIFAR-100 with that many pictures of each label, in a mixed order; a black one of each other label, in `rest`."""
     names = read_names("cifar100")
     made = Pictures(names)
     folder = root / "cifar-100-python"
@@ -81,6 +81,10 @@ def write_cifar100(root: Path, train: dict[int, int], test: dict[int, int]) -> P
         images += [(picture(label, number, 32, 32), label) for label, number in rows]
         data = np.stack([np.asarray(image).transpose(2, 0, 1).reshape(-1) for image, _ in images])
         content = {"data": data, "fine_labels": [label for _, label in images]}
+        if split == rest:
+            others = sorted({*range(100)} - {*train} - {*test})
+            content["data"] = np.concatenate([data, np.zeros((len(others), data.shape[1]), np.uint8)])
+            content["fine_labels"] += others
         (folder / split).write_bytes(pickle.dumps(content))
     written = [name.replace(" ", "_") for name in names]
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": written}))

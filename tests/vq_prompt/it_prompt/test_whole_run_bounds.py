@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("it_bounds")
     labels = sorted({label for seed in SEEDS for label in shuffled(seed)[:11]})
     birds = write_cub200(root / "data", *({label: 2 + (label + add) % 3 for label in labels} for add in (0, 1)))
-    things = write_cifar100(root / "data", dict.fromkeys(CIFAR_ORDER, 6), dict.fromkeys(CIFAR_ORDER, 1))
+    things = write_cifar100(root / "data", dict.fromkeys(CIFAR_ORDER, 6), dict.fromkeys(CIFAR_ORDER, 1), rest="test")
     write_clip(root / "clip.pt", labels, NAMES, "a photo of {}")
     weights = {key: value.double() for key, value in torch.load(root / "clip.pt", weights_only=True).items()}
     return root, birds, things, weights
