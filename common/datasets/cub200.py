@@ -7,7 +7,7 @@ Each line of three lists starts with an image's number: images.txt gives its fil
 from pathlib import Path
 
 from common.datasets.images import ImageFiles, ImageSet
-from common.datasets.lists import refuse_missing, refuse_outside, text_lines
+from common.datasets.lists import listed_classes, refuse_missing, refuse_outside, text_lines
 from common.errors import UserError
 
 FOLDER, CLASSES = "CUB_200_2011", 200
@@ -30,7 +30,6 @@ def cub200(root: Path, verify: bool) -> ImageSet:
                 f"only, the first is number {differing[0]}. Get both from the same archive."
             )
     refuse_outside(files.values(), folder / "images", folder / "images.txt", "CUB200")
-    names: dict[int, str] = {}
     rows: dict[str, list[tuple[Path, int]]] = {"1": [], "0": []}
     for number, file in files.items():
         label, flag, bird = classes[number], flags[number], file.split("/")[0]
@@ -38,21 +37,18 @@ def cub200(root: Path, verify: bool) -> ImageSet:
             raise UserError(f"CUB200: image_class_labels.txt gives image {number} the class {label!r}, not 1 to 200.")
         if flag not in rows:
             raise UserError(f"CUB200: train_test_split.txt gives image {number} the flag {flag!r}, not 0 or 1.")
-        if names.setdefault(int(label) - 1, bird) != bird:
-            raise UserError(f"CUB200: class {label} has images in the folders {names[int(label) - 1]} and {bird}.")
         if bird.split(".")[0].lstrip("0") != label:
             raise UserError(
                 f"CUB200: images.txt has image {number} in the folder {bird}, whose number is not its class {label}. "
                 "Get both lists and the folders from the same archive."
             )
         rows[flag].append((folder / "images" / file, int(label) - 1))
-    if len(names) != CLASSES:
-        raise UserError(f"CUB200: the lists in {folder} name {len(names)} classes, {CLASSES} are expected.")
     parts = []
     for part in rows.values():
         parts.append(ImageFiles([path for path, _ in part], [label for _, label in part]))
         refuse_missing(parts[-1], folder / "images.txt", "CUB200")
-    return ImageSet("CUB200", parts[0], parts[1], [_bird(names[label]) for label in range(CLASSES)], [])
+    birds = listed_classes("CUB200", folder, parts, CLASSES)
+    return ImageSet("CUB200", parts[0], parts[1], [_bird(bird) for bird in birds], [])
 
 
 def _numbered(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import torch
 
 from common.datasets.images import ImageFiles, ImageSet
 from common.datasets.listing import list_folder, match_classes, no_image
-from common.datasets.lists import read_list, read_text_list, refuse_missing, refuse_outside
+from common.datasets.lists import listed_classes, read_list, read_text_list, refuse_missing, refuse_outside
 from common.datasets.names import read_names
 from common.errors import UserError
 
@@ -81,22 +81,16 @@ def _files(rows: list[tuple[Path, str, int]], skipped: list[str]) -> ImageFiles:
 
 
 def _split_by_lists(folder: Path, lists: Path) -> tuple[list[ImageFiles], list[str]]:
-    wnid_of: dict[int, str] = {}
     parts = []
     for file in _list_files(lists):
         names, labels = read_list(file, "ImageNetR") if file.suffix == ".yaml" else read_text_list(file, "ImageNetR")
         refuse_outside(names, folder, file, "ImageNetR")
         paths = [_listed(folder, Path(name)) for name in names]
-        for path, label in zip(paths, labels):
-            if wnid_of.setdefault(label, path.parent.name) != path.parent.name:
-                raise UserError(f"ImageNetR: {file} gives label {label} to {wnid_of[label]} and {path.parent.name}.")
         parts.append(ImageFiles(paths, labels))
         refuse_missing(parts[-1], file, "ImageNetR")
-    if sorted(wnid_of) != list(range(CLASSES)) or len(set(wnid_of.values())) != CLASSES:
-        raise UserError(
-            f"ImageNetR: the lists in {lists} do not give the labels 0 to {CLASSES - 1} to as many classes."
-        )
-    return parts, [wnid_of[label] for label in range(CLASSES)]
+    wnids = listed_classes("ImageNetR", lists, parts, CLASSES)
+    match_classes("ImageNetR", lists, wnids, read_names("imagenet_r_wnids"))
+    return parts, wnids
 
 
 def has_lists(folder: Path) -> bool:

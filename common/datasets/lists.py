@@ -1,7 +1,7 @@
 """Lists of images and labels, as text and as YAML."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,3 +84,22 @@ def refuse_missing(images: ImageFiles, source: Path, name: str) -> None:
             f"{name}: {source} names {len(missing):,} of {len(images):,} files that do not exist: "
             f"{', '.join(missing[:10])}{more}. Unpack the data set there, or give the lists that belong to it."
         )
+
+
+def listed_classes(name: str, folder: Path, parts: Sequence[ImageFiles], count: int) -> list[str]:
+    """The class folder of each label 0 to count - 1. Raises UserError unless the lists in `folder` give each its own."""
+    classes: dict[int, str] = {}
+    for part in parts:
+        for path, label in zip(part.paths, part.labels):
+            entry = os.path.basename(os.path.dirname(path))
+            if classes.setdefault(label, entry) != entry:
+                raise UserError(
+                    f"{name}: the lists in {folder} give label {label} to {classes[label]} and {entry}, as for {path}. "
+                    "Get them anew from one source."
+                )
+    if sorted(classes) != [*range(count)] or len({*classes.values()}) < count:
+        raise UserError(
+            f"{name}: the lists in {folder} give {len(classes)} labels to {len({*classes.values()})} class folders, "
+            f"not 0 to {count - 1} to as many. Get them anew from one source."
+        )
+    return [classes[label] for label in range(count)]

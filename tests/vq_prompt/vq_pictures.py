@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from common.datasets.names import read_names
 from tests.fake_data import write
 
 WIDTH, HEIGHT = 50, 40
@@ -86,9 +87,9 @@ def _others(pictures: Pictures, classes: int) -> list[Picture]:
 
 def write_imagenet_r(root: Path, pictures: Pictures) -> None:
     """With lists whose labels run against the order of the class folders."""
-    folder = root / "imagenet-r"
+    folder, wnids = root / "imagenet-r", read_names("imagenet_r_wnids")
     for split, part in (("train", [*pictures.train, *_others(pictures, 200)]), ("test", pictures.test)):
-        rows = [(f"n{9_000_000 - 7 * picture.label:08d}/art_{picture.code}.jpg", picture) for picture in part]
+        rows = [(f"{wnids[199 - picture.label]}/art_{picture.code}.jpg", picture) for picture in part]
         for name, picture in rows:
             _file(folder / name, picture)
         (folder / f"imagenet-r_{split}.txt").write_text("".join(f"{name} {one.label}\n" for name, one in rows))

@@ -33,7 +33,11 @@ def test_official_split_and_names(fake_root):
 DAMAGE = [
     ("images", lambda lines: lines[:-1], "do not list the same images; 1 stand in one only, the first is number 800"),
     ("image_class_labels", lambda lines: [*lines[:-1], "800 201"], "gives image 800 the class '201', not 1 to 200"),
-    ("image_class_labels", lambda lines: [*lines[:-1], "800 3"], "class 3 has images in the folders 003"),
+    (
+        "image_class_labels",
+        lambda lines: [*lines[:-1], "800 3"],
+        "has image 800 in the folder 200.Made_up_Bird199, whose number is not its class 3",
+    ),
     ("train_test_split", lambda lines: ["1 2", *lines[1:]], "gives image 1 the flag '2', not 0 or 1"),
     ("train_test_split", lambda lines: [*lines, "800 1"], "line 801: number 800 occurs twice"),
     ("images", lambda lines: ["one", *lines[1:]], r"line 1 \('one'\): expected a number and a value"),
@@ -53,7 +57,7 @@ def test_missing_classes_files_and_counts(root):
         load("CUB200", root)
     for name in ("images", "image_class_labels", "train_test_split"):
         change(root, name, lambda lines: lines[:-4])
-    with pytest.raises(UserError, match="name 199 classes, 200 are expected"):
+    with pytest.raises(UserError, match="give 199 labels to 199 class folders, not 0 to 199 to as many"):
         load("CUB200", root, verify=False)
     (root / "CUB_200_2011" / "train_test_split.txt").unlink()
     with pytest.raises(UserError, match="(?s)CUB200.*missing: CUB_200_2011/train_test_split.txt.*CUB_200_2011.tgz"):

@@ -104,6 +104,17 @@ def test_a_users_own_lists(fake_root, tmp_path, rows):
         ]
 
 
+def test_lists_of_other_classes(fake_root, tmp_path, rows):
+    folder, other = tmp_path / "imagenet-r", {"n01443537": "n99999999"}
+    folder.mkdir()
+    for path in (fake_root / "imagenet-r").iterdir():
+        (folder / other.get(path.name, path.name)).symlink_to(path)
+    parts = ([(file.replace("n01443537", "n99999999"), label) for file, label in part] for part in rows)
+    write_lists(tmp_path / "splits", *parts)
+    with pytest.raises(UserError, match="splits lacks 1 of 200 classes: n01443537; it holds 1 .* no class: n99999999"):
+        load("ImageNetR", tmp_path, verify=False, options={"split": tmp_path / "splits"})
+
+
 def test_lists_that_do_not_fit(fake_root, tmp_path, rows):
     train, test = rows
 
@@ -118,10 +129,10 @@ def test_lists_that_do_not_fit(fake_root, tmp_path, rows):
     ):
         loaded()
     write_lists(tmp_path, train[:-1] + [(train[-1][0], 1)], test)
-    with pytest.raises(UserError, match="gives label 1 to n1"):
+    with pytest.raises(UserError, match="give label 1 to n1"):
         loaded()
     write_lists(tmp_path, train[:-1], test[:-1])
-    with pytest.raises(UserError, match="do not give the labels 0 to 199"):
+    with pytest.raises(UserError, match="give 199 labels to 199 class folders, not 0 to 199"):
         loaded()
     (tmp_path / "imagenet-r_train.yaml").write_text("data: [a]\ntargets: [1, 2]\n")
     with pytest.raises(UserError, match="two lists of one length"):
@@ -211,10 +222,12 @@ def test_no_lists(fake_root, tmp_path):
         load("DomainNet", fake_root, verify=False, options={"lists": tmp_path})
 
 
-def test_a_label_of_two_classes(fake_root, tmp_path):
+def test_a_label_that_is_not_the_class_in_the_name(fake_root, tmp_path):
     for split in ("train", "test"):
         content = yaml.safe_load((fake_root / "domainnet" / f"domainnet_{split}.yaml").read_text())
         content["targets"][7] = 3
         (tmp_path / f"domainnet_{split}.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(UserError, match="gives label 3 to thing_"):
+    with pytest.raises(
+        UserError, match="domainnet_train.yaml gives label 3 to real_002_000003.jpg, whose class is number 002"
+    ):
         load("DomainNet", fake_root, verify=False, options={"lists": tmp_path})
