@@ -87,7 +87,7 @@ def refuse_missing(images: ImageFiles, source: Path, name: str) -> None:
 
 
 def listed_classes(name: str, folder: Path, parts: Sequence[ImageFiles], count: int) -> list[str]:
-    """The class folder of each label 0 to count - 1. Raises UserError unless the lists in `folder` give each its own."""
+    """The class folder of each label 0 to count - 1. Raises UserError unless the lists in `folder` give each one."""
     classes: dict[int, str] = {}
     for part in parts:
         for path, label in zip(part.paths, part.labels):
