@@ -30,7 +30,6 @@ ARGUMENTS = (  # the original's, in its yaml's order
 )  # fmt: skip
 FIGURES = ("FAA_m", "FAA_s", "CAA_m", "CAA_s", "FR_m", "FR_s")
 COLUMNS = [*ARGUMENTS, "save_folder", *FIGURES]
-XLSX = "results.xlsx"
 
 
 def write_reports(options: Options, machine: Machine, matrices: Sequence[np.ndarray]) -> dict[str, float]:
@@ -84,20 +83,14 @@ def write_xlsx(options: Options, machine: Machine, figures: dict[str, float]) ->
     file, and a miniature's numbers would stand below the paper's. Values only, where the sheet has as many columns,
     else header and values. A row that stands there already is not written twice: a command given again adds none.
     """
-    import openpyxl
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
 
     values = arguments(options, machine) | {"save_folder": Path(log_dir_of(options)).name} | figures
     row = [str(values[key]) if isinstance(values[key], list) else values[key] for key in COLUMNS]
     known = [as_text(value) for value in row]
-    path = Path(log_dir_of(options)) / XLSX
-    try:
-        book = openpyxl.load_workbook(path) if path.exists() else openpyxl.Workbook()
-    except Exception as error:  # openpyxl lets the errors of zip and XML through
-        raise UserError(f"{path} is no readable workbook ({error}). Move it away.") from error
+    path, book = read_xlsx(options)
     sheet = book.active
-    empty = not path.exists()
-    if empty or sheet.max_column != len(COLUMNS):
+    if not path.exists() or sheet.max_column != len(COLUMNS):
         sheet.append(COLUMNS)
     if not any([as_text(cell.value) for cell in cells] == known for cells in sheet.iter_rows()):
         sheet.append([ILLEGAL_CHARACTERS_RE.sub("", value) if isinstance(value, str) else value for value in row])
@@ -106,6 +99,17 @@ def write_xlsx(options: Options, machine: Machine, figures: dict[str, float]) ->
                 cell.data_type = "s"  # openpyxl guesses "formula" from a leading "="
                 cell.quotePrefix = cell.value.startswith(("=", "+", "-", "@", "\t"))
         atomic_write(path, book.save)
+
+
+def read_xlsx(options: Options) -> tuple[Path, Any]:
+    """Path and content of the workbook, a new one where there is none. Raises UserError for one that is damaged."""
+    import openpyxl
+
+    path = Path(log_dir_of(options)) / "results.xlsx"
+    try:
+        return path, openpyxl.load_workbook(path) if path.exists() else openpyxl.Workbook()
+    except Exception as error:  # openpyxl lets the errors of zip and XML through
+        raise UserError(f"{path} is no readable workbook ({error}). Move it away.") from error
 
 
 def as_text(value: object) -> str:

@@ -29,7 +29,7 @@ from vq_prompt.options import (
     scale_of,
     seed_rules,
 )
-from vq_prompt.report import output_log, write_reports, write_xlsx
+from vq_prompt.report import output_log, read_xlsx, write_reports, write_xlsx
 
 
 class Method(NamedTuple):
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     machine = choose_machine(options, device_of(options))
     machine = replace(machine, workers=min(options.workers, automatic_workers()))  # also of those that were asked for
     folder, seeds, matrices = Path(log_dir_of(options)), run_seeds(options), []
-    all_checked([lambda: check_data(options), options.weights_file])
+    all_checked([lambda: check_data(options), options.weights_file, lambda: read_xlsx(options)])
     for seed in seeds:
         check_tasks(options, seed)
     with output_log(folder):

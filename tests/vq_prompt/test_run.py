@@ -332,13 +332,19 @@ def test_stopped_and_taken_up_again(command, tmp_path):
                 assert torch.equal(tensor, second[key]), (task, key)
 
 
-def test_the_same_command_again_computes_nothing(run, monkeypatch):
+def test_the_same_command_again_computes_nothing(run, monkeypatch, capsys):
     out = run("cub-200")
     before, sheet = lines(out / "repeat-1"), openpyxl.load_workbook(out / "results.xlsx").active.max_row
     monkeypatch.setattr(Network, "forward", lambda *_: pytest.fail("an image was looked at"))
     run("cub-200")
     assert lines(out / "repeat-1") == before
     assert openpyxl.load_workbook(out / "results.xlsx").active.max_row == sheet == 2
+    (out / "results.xlsx").write_bytes((out / "results.xlsx").read_bytes()[:1000])
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        run("cub-200")
+    told = capsys.readouterr()
+    assert "results.xlsx is no readable workbook" in told.err and "repeat 1" not in told.out  # before it starts
 
 
 def test_the_workbook_keeps_a_row_once_and_text_as_text(command, tmp_path):
