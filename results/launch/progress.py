@@ -21,6 +21,9 @@ from results.terminal import aligned
 
 DONE, PARTIAL, MISSING = "done", "partial", "missing"
 TRAIN_SECONDS = "train_seconds"
+# flags that may be given to a run that is taken up, and decide no number
+NO_SETTINGS = ("device", "threads", "workers", "save_interval", "overwrite", "compile", "checkpoint_activations",
+               "tensorboard")  # fmt: skip
 FLAG = re.compile(r"(?:^| )(?=--?[A-Za-z]|[^ =]+=)")  # before a flag, or a setting given as KEY=VALUE
 
 
@@ -69,12 +72,14 @@ def _is_of(record: Record, job: Job, command: str) -> bool:
 def _asks(job: Job, command: str, differing: str) -> bool:
     """Whether a run's command holds all flags of the job's own, and no other flag that names what differs.
 
+    Of those that decide no number only --no-verify counts, and alone: it asks for a run on a set that is cut.
     `differing`: what stands behind the row's method in the run's name.
     """
     if MACHINE.sub("", differing.split(", ")[0]):  # another method, whose name begins as the row's
         return False
-    made = _flags(command)
-    asked = {name: value for name, value in _flags(" ".join(job.words[2:])).items() if name not in FIXED_FLAGS}
+    made, own = _flags(command), _flags(" ".join(job.words[2:]))
+    asked = {name: value for name, value in own.items() if name not in (*FIXED_FLAGS, *NO_SETTINGS)}
+    asked = {name: value for name, value in asked.items() if name != "no_verify"} or asked
     others = {name.removeprefix("no_") for name in made.keys() - asked.keys()}
     return bool(asked) and asked.items() <= made.items() and not others & {*re.findall(", (?:no )?([^ ,]+)", differing)}
 

@@ -1,12 +1,14 @@
 """Rows by their settings: what differs from the paper's names a row, and equal runs of one seed count once."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from common.machine import RunOptions
 from common.options import declared
 from common.protocols import MTIL_ORDER_1
 from moe_adapters.options import Options as MoEOptions
@@ -14,7 +16,7 @@ from results.__main__ import build, gather, verify
 from results.collect import read_runs
 from results.compare import compare, matrices
 from results.launch.plan import Job, jobs_of, read_plan
-from results.launch.progress import progress
+from results.launch.progress import NO_SETTINGS, progress
 from results.options import Build, Verify
 from results.page import html
 from results.published import read_published
@@ -361,7 +363,19 @@ def test_a_run_of_other_settings_is_done_where_its_command_holds_the_flags(
 ) -> None:
     command = f"python -m zscl.main --method ZSCL --iterations 1000 --seed 42 {' '.join(flags)}"
     write_run(tmp_path / "run", ZSCL | changed, command=command)
-    assert progress(job_in(tmp_path, flags)).state == state
+    for later in ([], ["--threads", "2", "--overwrite"], ["--no-verify"]):
+        assert progress(job_in(tmp_path, [*flags, *later])).state == state
+
+
+def test_flags_that_decide_no_number_are_those_of_every_run() -> None:
+    assert {*NO_SETTINGS, "no_verify", "precision"} == {field.name for field in fields(RunOptions)}
+
+
+def test_a_run_on_a_set_that_is_cut_is_done_where_it_was_asked_for(tmp_path: Path) -> None:
+    data = {"DTD": {"train": 100, "test": 100}}
+    write_run(tmp_path / "run", ZSCL | {"data": data}, command="python -m zscl.main --no-verify")
+    assert progress(job_in(tmp_path, ["--no-verify", "--threads", "2"])).state == "done"
+    assert progress(job_in(tmp_path, ["--threads", "2"])).state == "partial"
 
 
 @pytest.mark.parametrize(
