@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def build(options: Build) -> bool:
     """Write all files; True if a line is damaged and --strict was given."""
-    from results import csv_table, figures, page, spreadsheet  # pandas, openpyxl and matplotlib: only needed here
+    from results import csv_table, figures, page, spreadsheet  # openpyxl and matplotlib: only needed here
 
     folders, scale = run_folders(options.runs), options.scale or "paper"
     everything, runs, problems = read_runs(folders)

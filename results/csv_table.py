@@ -3,7 +3,7 @@
 from dataclasses import fields
 from pathlib import Path
 
-from common.files import write_text
+from common.evaluation.report import write_table
 from results.compare import Comparison, Data
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read such a field as a formula
@@ -11,12 +11,9 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would read su
 
 def write(out: Path, data: Data) -> list[Path]:
     """Write the file into `out`; its path as a list of one."""
-    import pandas as pd
-
-    frame = pd.DataFrame(data.comparisons, columns=[field.name for field in fields(Comparison)]).map(_harmless)
-    frame.insert(0, "scale", data.scale)
-    path = out / f"results{data.words.suffix}.csv"
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
+    path, names = out / f"results{data.words.suffix}.csv", [field.name for field in fields(Comparison)]
+    lines = [[data.scale, *(_harmless(getattr(item, name)) for name in names)] for item in data.comparisons]
+    write_table(path, ["scale", *names], lines)
     return [path]
 
 

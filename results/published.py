@@ -1,7 +1,10 @@
 """Published numbers: results/papers/<paper>.csv and, from published logs, results/papers/curves.csv."""
 
+import csv
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,24 +40,28 @@ class Published:
 def read_published(paper: str | None = None, protocol: str | None = None) -> list[Published]:
     """The published numbers, of one paper or protocol if given, in the order of the files."""
     files = sorted(path for path in PAPERS.glob("*.csv") if path != CURVES)
-    return [row for path in files for row in _read(path, paper, protocol)]
+    return _read(files, paper, protocol)
 
 
 def read_curves(paper: str | None = None, protocol: str | None = None) -> list[Published]:
     """Accuracy after each task from published logs, `after_task` 1, 2, ...; one row a point."""
-    return _read(CURVES, paper, protocol)
+    return _read([CURVES], paper, protocol)
 
 
-def _read(path: Path, paper: str | None, protocol: str | None) -> list[Published]:
-    import pandas as pd
+def _read(files: Iterable[Path], paper: str | None, protocol: str | None) -> list[Published]:
+    rows = (row for path in files for row in _rows(path))
+    return [row for row in rows if paper in (None, row.paper) and protocol in (None, row.protocol)]
 
+
+@cache
+def _rows(path: Path) -> list[Published]:
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
     names = [field.name for field in fields(Published)]
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if list(frame.columns) != names:
-        raise ValueError(f"{path} has the columns {list(frame.columns)}, not {names}")
-    rows: list[dict[Any, Any]] = frame.to_dict("records")
+    if header != names:
+        raise ValueError(f"{path} has the columns {header}, not {names}")
+    rows: list[dict[str, Any]] = [dict(zip(names, line, strict=True)) for line in lines]
     for row in rows:
         row["after_task"] = int(row["after_task"]) if row["after_task"] else None
         row["value"], row["std"] = float(row["value"]), float(row["std"]) if row["std"] else None
-    published = [Published(**row) for row in rows]
-    return [row for row in published if paper in (None, row.paper) and protocol in (None, row.protocol)]
+    return [Published(**row) for row in rows]

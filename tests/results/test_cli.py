@@ -66,7 +66,8 @@ def runs_with_damage(root: Path) -> tuple[dict[str, float], list[str]]:
 def test_two_hundred_records_of_five_papers_with_ten_damaged(tmp_path: Path) -> None:
     good, bad = runs_with_damage(tmp_path / "runs")
     assert (len(good), len(bad)) == (190, 10)
-    command = [sys.executable, "-m", "results", "--runs", tmp_path / "runs", "--out", tmp_path / "out"]
+    code = "import runpy, sys; runpy.run_module('results', run_name='__main__'); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, "--runs", tmp_path / "runs", "--out", tmp_path / "out"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if line.startswith("warning: ")]
@@ -75,7 +76,8 @@ def test_two_hundred_records_of_five_papers_with_ten_damaged(tmp_path: Path) -> 
         assert sum(f"{place}: " in line for line in warnings) == 1
     for reason in ("not JSON", "value is nan", "unknown field 'loss'", "duplicate of line 6", "schema version 2"):
         assert any(reason in line for line in warnings), reason
-    closing = done.stdout.splitlines()[-1]
+    *_, closing, has_torch = done.stdout.splitlines()
+    assert has_torch == "False"  # half a gigabyte, and seconds, for nothing
     assert "Read 190 records of 5 runs" in closing and "10 damaged lines" in closing
     rows = table(tmp_path / "out" / "results.csv")
     assert {row["dataset"]: float(row["mean"]) for row in rows if row["mean"]} == good
@@ -88,7 +90,6 @@ def test_strict_exits_with_1_after_writing(tmp_path: Path, capsys: pytest.Captur
     assert exit_code(*common, "--strict") == 1
     assert "1 damaged line (named above)" in capsys.readouterr().out
     assert table(tmp_path / "out" / "results.csv")
-    assert exit_code(*common) == 0
 
 
 def test_scales_never_share_a_file_and_the_skipped_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -225,10 +226,3 @@ def test_verify_tells_damage(tmp_path: Path, capsys: pytest.CaptureFixture) -> N
 def test_verify_refuses_a_folder_without_records(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert exit_code("verify", tmp_path) == 2
     assert "holds no readable record.jsonl" in capsys.readouterr().err
-
-
-def test_reading_and_drawing_load_no_torch() -> None:
-    modules = "results.__main__, results.spreadsheet, results.figures, results.page"
-    code = f"import sys, {modules}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"  # half a gigabyte, and seconds, for nothing

@@ -7,22 +7,21 @@ from typing import Any
 
 import pytest
 import yaml
+from openpyxl import load_workbook
 
 from common.machine import RunOptions
 from common.options import declared
 from common.protocols import MTIL_ORDER_1
 from moe_adapters.options import Options as MoEOptions
-from results.__main__ import build, gather, verify
+from results.__main__ import build, verify
 from results.collect import read_runs
 from results.compare import compare, matrices
 from results.launch.plan import Job, jobs_of, read_plan
 from results.launch.progress import NO_SETTINGS, progress
 from results.options import Build, Verify
-from results.page import html
 from results.published import read_published
 from results.records import Record
 from results.settings import EVALUATION, PINNED, text
-from results.spreadsheet import workbook
 from tests.results.lines import matrix_lines, write_lines
 from zscl.options import Options as ZSCLOptions
 
@@ -209,15 +208,13 @@ def test_the_sheet_the_page_and_the_terminal_say_so(tmp_path: Path, capsys: pyte
     for day, name in enumerate("abc", start=1):
         write_run(tmp_path / "runs" / name, ZSCL, 80.0 + day, started=f"2025-01-0{day}T00:00:00")
     said = f"the newest of 3 runs of seed 42; left out: {tmp_path / 'runs/a'}, {tmp_path / 'runs/b'}"
-    records, runs, problems = read_runs([tmp_path / "runs"])
-    data = gather(records, read_published("zscl"), problems, runs, "paper")
-    cells = [cell.value for row in workbook(data)["Runs"].iter_rows() for cell in row]
-    assert said in cells
-    assert said in html(data, tmp_path)
-    table = workbook(data)["MTIL order 1"]
-    assert any("the newest of 3 runs of seed 42" in str(cell.value) for row in table.iter_rows() for cell in row)
-    build(Build(runs=[tmp_path / "runs"], out=tmp_path / "out"))
+    build(Build(runs=[tmp_path / "runs"], out=tmp_path / "out", protocol="mtil-order1", paper="zscl"))
     assert "2 runs that another of the same settings and seed stands for" in capsys.readouterr().out
+    assert said in (tmp_path / "out/report.html").read_text()
+    book = load_workbook(tmp_path / "out/results.xlsx", read_only=True)
+    runs, table = ([cell.value for row in book[name].iter_rows() for cell in row] for name in ("Runs", "MTIL order 1"))
+    assert said in runs
+    assert any("the newest of 3 runs of seed 42" in str(value) for value in table)
 
 
 def test_a_run_without_its_configuration_says_so(tmp_path: Path) -> None:
