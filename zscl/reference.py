@@ -136,10 +136,9 @@ def class_count(num: float, classes: int) -> int:
 
 
 def _chosen(part: ImageFiles | ImageArrays, indices: list[int]) -> ImageFiles | ImageArrays:
-    labels = [part.labels[i] for i in indices]
     if isinstance(part, ImageArrays):
-        return ImageArrays(part.arrays[indices], labels, part.transform)
-    return ImageFiles([part.paths[i] for i in indices], labels, part.transform)
+        return ImageArrays(part.arrays[indices], [part.labels[i] for i in indices], part.transform)
+    return ImageFiles([(part.paths[i], part.labels[i]) for i in indices], part.transform)
 
 
 # Sentences

@@ -45,7 +45,7 @@ def cub200(root: Path, verify: bool) -> ImageSet:
         rows[flag].append((folder / "images" / file, int(label) - 1))
     parts = []
     for part in rows.values():
-        parts.append(ImageFiles([path for path, _ in part], [label for _, label in part]))
+        parts.append(ImageFiles(part))
         refuse_missing(parts[-1], folder / "images.txt", "CUB200")
     birds = listed_classes("CUB200", folder, parts, CLASSES)
     return ImageSet("CUB200", parts[0], parts[1], [_bird(bird) for bird in birds], [])

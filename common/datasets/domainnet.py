@@ -44,7 +44,7 @@ def domainnet(root: Path, verify: bool, lists: str | Path | None = None) -> Imag
 
 def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]]) -> ImageFiles:
     """The images of one split. Raises UserError for a label that is not the class in the name of its file."""
-    paths, labels = [], []
+    rows: list[tuple[Path, int]] = []
     for source, files, targets in sources:
         refuse_outside(files, folder, source, "DomainNet")
         listed = [folder.joinpath(*Path(file).parts[-3:]) for file in files]
@@ -54,8 +54,7 @@ def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]]) -> Ima
                     f"DomainNet: {source} gives label {label} to {path.name}, whose class is number {number[1]}, from "
                     "001 on. Take the published lists: labels in another order make other tasks."
                 )
-        paths += listed
-        labels += targets
-    images = ImageFiles(paths, labels)
+        rows += zip(listed, targets)
+    images = ImageFiles(rows)
     refuse_missing(images, sources[0][0] if len(sources) == 1 else sources[0][0].parent, "DomainNet")
     return images

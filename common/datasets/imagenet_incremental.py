@@ -48,7 +48,7 @@ def imagenet100(root: Path, verify: bool, lists: str | Path | None = None) -> Im
 
 
 def _listed_images(path: Path, folder: Path, wnids: list[str]) -> ImageFiles:
-    files, labels = [], []
+    rows: list[tuple[str | Path, int]] = []
     for number, line in text_lines(path, "ImageNet100"):
         file, _, label = line.rpartition(" ")
         if not (label.isdigit() and int(label) < len(wnids)) or Path(file).parent.name != wnids[int(label)]:
@@ -56,7 +56,6 @@ def _listed_images(path: Path, folder: Path, wnids: list[str]) -> ImageFiles:
                 f"ImageNet100: {path}, line {number} ({line!r}): expected <split>/<wnid>/<file> <label> with the wnids "
                 "of common/datasets/names/imagenet100_wnids.txt. A list of other classes would get wrong names."
             )
-        files.append(file)
-        labels.append(int(label))
-    refuse_outside(files, folder, path, "ImageNet100")
-    return ImageFiles([folder / file for file in files], labels)
+        refuse_outside([file], folder, path, "ImageNet100")
+        rows.append((folder / file, int(label)))
+    return ImageFiles(rows)

@@ -41,8 +41,8 @@ def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageS
     return ImageSet("ImageNetR", train, test, wnids, [])
 
 
-def _class_files(folders: list[Path]) -> tuple[list[tuple[Path, str, int]], list[str]]:
-    """(which of the folders, image, label) of all images in class folders, by class, then by file name; and litter.
+def _class_files(folders: list[Path]) -> tuple[list[tuple[str, int]], list[str]]:
+    """Path and label of all images in class folders, by class, then by file name; and litter.
 
     Raises UserError unless the folders together hold the published classes, each with images.
     """
@@ -55,7 +55,7 @@ def _class_files(folders: list[Path]) -> tuple[list[tuple[Path, str, int]], list
             raise UserError(no_image("ImageNetR", list(listings.values())))
         skipped += [path for listing in listings.values() for path in listing.skipped]
         files = [(file, folder) for folder, listing in listings.items() for file in listing.images]
-        rows += [(folder, f"{folder}/{wnid}/{file}", label) for file, folder in sorted(files)]
+        rows += [(f"{folder}/{wnid}/{file}", label) for file, folder in sorted(files)]
     return rows, skipped
 
 
@@ -65,7 +65,9 @@ def _split_by_seed(folder: Path, seed: int) -> list[ImageFiles]:
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)).tolist()
     train = int(TRAIN_SHARE * len(rows))
     # in the order of the files, as upstream's ImageFolder reads them back from where it moved them
-    return [_files([rows[index] for index in sorted(part)], skipped) for part in (order[:train], order[train:])]
+    return [
+        ImageFiles([rows[index] for index in sorted(part)], skipped=skipped) for part in (order[:train], order[train:])
+    ]
 
 
 def _split_by_folders(folder: Path) -> list[ImageFiles]:
@@ -73,11 +75,7 @@ def _split_by_folders(folder: Path) -> list[ImageFiles]:
     if not all(split.is_dir() for split in folders):
         raise UserError(f"ImageNetR: split 'folders' needs {folders[0]} and {folders[1]} with class folders.")
     rows, skipped = _class_files(folders)
-    return [_files([row for row in rows if row[0] == split], skipped) for split in folders]
-
-
-def _files(rows: list[tuple[Path, str, int]], skipped: list[str]) -> ImageFiles:
-    return ImageFiles([path for _, path, _ in rows], [label for _, _, label in rows], skipped=skipped)
+    return [ImageFiles([row for row in rows if row[0].startswith(f"{split}/")], skipped=skipped) for split in folders]
 
 
 def _split_by_lists(folder: Path, lists: Path) -> tuple[list[ImageFiles], list[str]]:
@@ -86,7 +84,7 @@ def _split_by_lists(folder: Path, lists: Path) -> tuple[list[ImageFiles], list[s
         names, labels = read_list(file, "ImageNetR") if file.suffix == ".yaml" else read_text_list(file, "ImageNetR")
         refuse_outside(names, folder, file, "ImageNetR")
         paths = [_listed(folder, Path(name)) for name in names]
-        parts.append(ImageFiles(paths, labels))
+        parts.append(ImageFiles(zip(paths, labels)))
         refuse_missing(parts[-1], file, "ImageNetR")
     wnids = listed_classes("ImageNetR", lists, parts, CLASSES)
     match_classes("ImageNetR", lists, wnids, read_names("imagenet_r_wnids"))

@@ -36,8 +36,7 @@ def validation_files(name: str, folder: Path, wnids: Sequence[str], more: Collec
         raise UserError(f"{name}: the ground truth gives {place / unknown[0]} no class of ImageNet. Remove it.")
     label = {wnid: number for number, wnid in enumerate(wnids)}
     rows = sorted((label.get(wnid_of[Path(image).stem], -1), image) for image in listing.images)
-    rows = [row for row in rows if row[0] >= 0]
-    return ImageFiles([f"{place}/{image}" for _, image in rows], [row[0] for row in rows], skipped=listing.skipped)
+    return ImageFiles([(f"{place}/{image}", of) for of, image in rows if of >= 0], skipped=listing.skipped)
 
 
 def no_validation(name: str, folder: Path) -> UserError:

@@ -37,21 +37,17 @@ class ImageSet:
 
 
 class ImageFiles(Dataset):
-    """Images read from files: item i is (transform(RGB image), label).
+    """Images read from files, from `rows` of path and label: item i is (transform(RGB image), label).
 
     A file that is missing, truncated or no image raises UserError with its path when it is read. skipped: paths that
     the listing of the folders passed over, of litter and of files that are no images.
     """
 
     def __init__(
-        self,
-        paths: Sequence[str | Path],
-        labels: Sequence[int],
-        transform: Transform | None = None,
-        skipped: Sequence[str] = (),
+        self, rows: Iterable[tuple[str | Path, int]], transform: Transform | None = None, skipped: Sequence[str] = ()
     ):
-        self.paths = [str(path) for path in paths]
-        self.labels = [int(label) for label in labels]
+        rows = list(rows)
+        self.paths, self.labels = [str(path) for path, _ in rows], [int(label) for _, label in rows]
         self.transform = transform
         self.skipped = list(skipped)
 
@@ -96,9 +92,8 @@ def class_files(
                 f"{name}: {listing.folder}/{stray[0]} has the name of another class. Move it there, or get a complete "
                 "copy."
             )
-    labels = [label for label, listing in enumerate(listings) for _ in listing.images]
-    skipped = [path for listing in (top, *listings) for path in listing.skipped]
-    return ImageFiles([path for listing in listings for path in listing.paths], labels, skipped=skipped)
+    rows = [(path, label) for label, listing in enumerate(listings) for path in listing.paths]
+    return ImageFiles(rows, skipped=[path for listing in (top, *listings) for path in listing.skipped])
 
 
 class ImageArrays(Dataset):

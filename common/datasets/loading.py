@@ -126,14 +126,14 @@ def _refuse_labels(name: str, data: ImageSet, root: Path) -> None:
     known = {*range(PUBLISHED[name].classes)}
     train, test = ({*part.labels} if part is not None else set() for part in (data.train, data.test))
     bare, beyond = sorted(known - train - (test if name in ANY_PART else set())), sorted((train | test) - known)
-    if not beyond and not bare:
-        return
     told = [f"label {label}{f' ({data.classnames[label]})' if data.classnames else ''}" for label in bare[:10]]
-    raise UserError(
-        f"{name}: of {len(known)} classes {len(bare)} have no training image below {root}"
-        f"{': ' * bool(told)}{', '.join(told)}{f'; there are labels beyond, as {beyond[0]}' if beyond else ''}. "
-        "Get a complete copy, or the lists that belong to it."
-    )
+    problems = []
+    if bare:
+        problems.append(f"of {len(known)} classes {len(bare)} have no training image below {root}: {', '.join(told)}")
+    if beyond:
+        problems.append(f"below {root} there are labels beyond the {len(known)} classes, as {beyond[0]}")
+    if problems:
+        raise UserError(f"{name}: {'; '.join(problems)}. Get a complete copy, or the lists that belong to it.")
 
 
 def _refuse_repeated(name: str, data: ImageSet) -> None:

@@ -5,9 +5,7 @@ takes the data location, and returns an ImageSet without transforms and fingerpr
 files; with `loader=str` it returns paths instead of decoded images.
 """
 
-import contextlib
 import json
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,17 +38,13 @@ def split_80_20(n: int) -> tuple[list[int], list[int]]:
 
 
 def _files(dataset: Any) -> ImageFiles:
-    pairs = [dataset[i] for i in range(len(dataset))]
-    return ImageFiles([path for path, _ in pairs], [label for _, label in pairs])
+    return ImageFiles([dataset[i] for i in range(len(dataset))])
 
 
 def _split_files(files: ImageFiles) -> tuple[ImageFiles, ImageFiles]:
-    paths, labels = files.paths, files.labels
-    train, test = split_80_20(len(files))
-    return (
-        ImageFiles([paths[i] for i in train], [labels[i] for i in train], skipped=files.skipped),
-        ImageFiles([paths[i] for i in test], [labels[i] for i in test]),
-    )
+    rows = [*zip(files.paths, files.labels)]
+    train, test = ([rows[i] for i in part] for part in split_80_20(len(files)))
+    return ImageFiles(train, skipped=files.skipped), ImageFiles(test)
 
 
 def _from_lists(
@@ -64,10 +58,7 @@ def _from_lists(
                 f"{name}: the {split} list gives {unknown[0][0]} the class {unknown[0][1]!r}, which is none of the "
                 f"{len(classes)}. Get a complete copy."
             )
-    train, test = (
-        ImageFiles([images / file for file, _ in rows[split]], [label[entry] for _, entry in rows[split]])
-        for split in ("train", "test")
-    )
+    train, test = (ImageFiles((images / file, label[entry]) for file, entry in part) for part in rows.values())
     return ImageSet(name, train, test, names, read_templates(stem))
 
 
@@ -112,18 +103,24 @@ def _arrays(name: str, pixels: np.ndarray, labels: list[int]) -> ImageArrays:
     return ImageArrays(pixels, labels)
 
 
-def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
-    """The files of torchvision's reader, which would execute what they hold."""
+def _refuse_changed(name: str, path: Path, md5: str) -> None:
+    """Raise UserError for a file with another checksum than the published one."""
     from torchvision.datasets.utils import check_integrity
 
+    if not check_integrity(path, md5):
+        raise UserError(
+            f"{name}: {path} is not the published file (checksum). Download it again, or take it as it is with "
+            "--no-verify (verify=False)."
+        )
+
+
+def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, verify: bool) -> ImageSet:
+    """The files of torchvision's reader, which would execute what they hold."""
     folder = root / reader.base_folder
 
     def content(file: str, md5: str) -> dict[str, Any]:
-        if verify and not check_integrity(folder / file, md5):
-            raise UserError(
-                f"{name}: the files in {folder} are not the published ones (checksum). Download them again, or take "
-                "it as it is with --no-verify (verify=False)."
-            )
+        if verify:
+            _refuse_changed(name, folder / file, md5)
         return load_pickle(folder / file)
 
     def part(files: list[list[str]]) -> ImageArrays:
@@ -135,17 +132,6 @@ def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, v
     train, test = part(reader.train_list), part(reader.test_list)
     names = agreed_names(name, stem, content(reader.meta["filename"], reader.meta["md5"])[reader.meta["key"]])
     return ImageSet(name, train, test, names, read_templates(stem))
-
-
-@contextlib.contextmanager
-def _checksums(problem: str, verify: bool) -> Iterator[None]:
-    """Turns torchvision's error for another checksum into a UserError."""
-    try:
-        yield
-    except RuntimeError as error:
-        if not verify:
-            raise
-        raise UserError(f"{problem} again, or take it as it is with --no-verify (verify=False).") from error
 
 
 def cifar10(root: Path, verify: bool) -> ImageSet:
@@ -184,15 +170,16 @@ def flowers(root: Path, verify: bool) -> ImageSet:
     """
     from torchvision import datasets
 
+    files = datasets.Flowers102._file_dict
+    for part in ("label", "setid") if verify else ():
+        _refuse_changed("Flowers", root / "flowers-102" / files[part][0], files[part][1])
+
     class Unchecked(datasets.Flowers102):
         """torchvision's reader without the checksums, for cut copies."""
 
-        _file_dict = {part: (file, None) for part, (file, _) in datasets.Flowers102._file_dict.items()}
+        _file_dict = {part: (file, None) for part, (file, _) in files.items()}
 
-    reader = datasets.Flowers102 if verify else Unchecked
-    files = f"imagelabels.mat or setid.mat in {root / 'flowers-102'}"
-    with _checksums(f"Flowers: {files} is not the published file (checksum). Download it", verify):
-        train, test = (reader(root, split, loader=str) for split in ("train", "test"))
+    train, test = (Unchecked(root, split, loader=str) for split in ("train", "test"))
     return ImageSet("Flowers", _files(train), _files(test), read_names("flowers"), read_templates("flowers"))
 
 
@@ -243,8 +230,7 @@ def oxford_pet(root: Path, verify: bool) -> ImageSet:
         return folder / "images" / f"{file}.jpg", label
 
     for split in ("trainval", "test"):
-        rows = parsed_lines(folder / f"annotations/{split}.txt", "OxfordPet", image)
-        parts.append(ImageFiles([path for path, _ in rows], [label for _, label in rows]))
+        parts.append(ImageFiles(parsed_lines(folder / f"annotations/{split}.txt", "OxfordPet", image)))
     names = agreed_names("OxfordPet", "oxford_pet", [titles[label] for label in sorted(titles)])
     return ImageSet("OxfordPet", parts[0], parts[1], names, read_templates("oxford_pet"))
 
@@ -271,5 +257,4 @@ def sun397(root: Path, verify: bool) -> ImageSet:
     match_classes("SUN397", folder, [entry for entry, listing in listings.items() if listing.images], classes)
     rows = sorted((path, label) for label, entry in enumerate(classes) for path in listings[entry].paths)
     skipped = [path for entry in classes for path in listings[entry].skipped]
-    files = ImageFiles([path for path, _ in rows], [label for _, label in rows], skipped=skipped)
-    return ImageSet("SUN397", *_split_files(files), names, read_templates("sun397"))
+    return ImageSet("SUN397", *_split_files(ImageFiles(rows, skipped=skipped)), names, read_templates("sun397"))

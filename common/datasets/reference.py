@@ -2,6 +2,7 @@
 
 import csv
 import os
+from bisect import bisect_left, bisect_right
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,17 +78,16 @@ def _tiny_wnids(root: Path) -> list[str]:
 def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, ImageFiles]:
     folder = root / "tiny-imagenet-200"
     listed = class_files("TinyImageNet", folder / "train", wnids, "images")
-    paths, labels = [], []
+    rows: list[tuple[str, int]] = []
     for label, wnid in enumerate(wnids):
         # The order of <wnid>_boxes.txt is continuum's; some copies come without these files.
         boxes, images = folder / "train" / wnid / f"{wnid}_boxes.txt", folder / "train" / wnid / "images"
         if boxes.exists():
             files = [f"{images}/{line.split(chr(9))[0]}" for _, line in text_lines(boxes, "TinyImageNet")]
         else:
-            files = [path for path, other in zip(listed.paths, listed.labels) if other == label]
-        paths += files
-        labels += [label] * len(files)
-    return ImageFiles(paths, labels, skipped=listed.skipped), _tiny_validation(folder / "val", wnids)
+            files = listed.paths[bisect_left(listed.labels, label) : bisect_right(listed.labels, label)]
+        rows += [(file, label) for file in files]
+    return ImageFiles(rows, skipped=listed.skipped), _tiny_validation(folder / "val", wnids)
 
 
 def _tiny_validation(folder: Path, wnids: list[str]) -> ImageFiles:
@@ -96,16 +96,19 @@ def _tiny_validation(folder: Path, wnids: list[str]) -> ImageFiles:
     if os.path.isdir(images) and list_folder(images).images:
         label = {wnid: number for number, wnid in enumerate(wnids)}
         listed = folder / "val_annotations.txt"
-        rows = parsed_lines(listed, "TinyImageNet", lambda line: (line.split("\t")[0], label[line.split("\t")[1]]))
-        part = ImageFiles([images / file for file, _ in rows], [number for _, number in rows])
+
+        def row(line: str) -> tuple[Path, int]:
+            file, wnid = line.split("\t")[:2]
+            return images / file, label[wnid]
+
+        part = ImageFiles(parsed_lines(listed, "TinyImageNet", row))
         if os.path.isdir(folder / wnids[0]):  # half sorted: the others are in folders by class
             refuse_missing(part, listed, "TinyImageNet")
         return part
     within = "images" if os.path.isdir(folder / wnids[0] / "images") else ""
     part = class_files("TinyImageNet", folder, wnids, within, more=("images",))
-    name = [os.path.basename(path) for path in part.paths]
-    order = sorted(range(len(part)), key=lambda i: (len(name[i]), name[i]))  # val_9.JPEG before val_10.JPEG
-    return ImageFiles([part.paths[i] for i in order], [part.labels[i] for i in order], skipped=part.skipped)
+    rows = [(len(file := os.path.basename(path)), file, path, number) for path, number in zip(part.paths, part.labels)]
+    return ImageFiles([row[2:] for row in sorted(rows)], skipped=part.skipped)  # val_9.JPEG before val_10.JPEG
 
 
 def caption_file(root: Path, endings: tuple[str, ...] = (".tsv", ".csv")) -> Path | None:
@@ -171,7 +174,7 @@ def captioned_images(root: str | Path, transform: Transform | None = None) -> Im
     if "filepath" not in table:
         raise UserError(f"{path}: has no column filepath, so its images can not be found. Gather them again.")
     refuse_outside(table["filepath"], path.parent, path, CAPTIONS)
-    train = ImageFiles([path.parent / file for file in table["filepath"]], range(len(table)), transform)
+    train = ImageFiles([(path.parent / file, row) for row, file in enumerate(table["filepath"])], transform)
     if absent := train.absent() + train.empty():
         raise UserError(
             f"{path}: {len(absent):,} of {len(train):,} listed images do not exist or are empty files, the first is "

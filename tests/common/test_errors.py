@@ -80,7 +80,7 @@ FAULTS = {
     "crashed worker": (
         "global worker; worker = lambda: os.kill(os.getpid(), signal.SIGABRT); train()", "a loader process has ended"),
     "open files": (
-        "Image.new('RGB', (8, 8)).save('a.png'); images = ImageFiles(['a.png'], [0]); images[0]; "
+        "Image.new('RGB', (8, 8)).save('a.png'); images = ImageFiles([('a.png', 0)]); images[0]; "
         "resource.setrlimit(resource.RLIMIT_NOFILE, (30, 30)); kept = [os.dup(0) for _ in range(31 - "
         "len(os.listdir('/proc/self/fd')))]; images[0]", "too many files are open.*ulimit"),
     "open files of loaders": (

@@ -137,7 +137,7 @@ def folder_images(folder: Path, transform: Transform | None = None) -> ImageFile
     paths = sorted((path for listing in walk(folder) for path in listing.paths), key=lambda path: Path(path).parts)
     if not paths:
         raise UserError(f"ref_dataset={folder}: the folder holds no images ({', '.join(IMAGE_ENDINGS)}).")
-    images = ImageFiles(paths, [0] * len(paths), transform)
+    images = ImageFiles([(path, 0) for path in paths], transform)
     if void := images.absent() + images.empty():
         raise UserError(
             f"ref_dataset={folder}: {len(void):,} images are empty files or missing, the first is {void[0]}."

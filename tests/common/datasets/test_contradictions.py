@@ -31,7 +31,7 @@ def test_labels_from_0_in_a_test_list_are_refused(tmp_path: Path) -> None:
     for row in rows[0]:
         row["class"] = row["class"].astype(int) - 1
     savemat(path, {"annotations": rows})
-    assert "there are labels beyond, as -1. Get a complete copy" in told("StanfordCars", tmp_path)
+    assert "there are labels beyond the 196 classes, as -1. Get a complete copy" in told("StanfordCars", tmp_path)
 
 
 @pytest.mark.parametrize(

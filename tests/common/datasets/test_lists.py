@@ -147,7 +147,7 @@ def test_a_broken_json_list_is_a_sentence(tmp_path: Path, content: str) -> None:
 def imagenet100(counts: list[int]) -> ImageSet:
     """Only lists: that many training images of each class, and the published number of test images."""
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    train, test = ImageFiles(["x.jpg"] * len(labels), labels), ImageFiles(["y.jpg"] * 5000, [0] * 5000)
+    train, test = ImageFiles([("x.jpg", label) for label in labels]), ImageFiles([("y.jpg", 0)] * 5000)
     return ImageSet("ImageNet100", train, test, [f"class {label}" for label in range(100)], [])
 
 

@@ -36,7 +36,7 @@ def test_cifar10() -> None:
     assert data.test.labels[:10] == [3, 8, 8, 0, 6, 6, 1, 6, 3, 1]
     assert data.classnames == read_names("cifar10")
     assert np.asarray(data.test[0][0]).shape == (32, 32, 3)
-    with pytest.raises(UserError, match="not the published ones .checksum.*--no-verify"):
+    with pytest.raises(UserError, match="is not the published file .checksum.*--no-verify"):
         load("CIFAR10", DATA / "cifar10")
 
 
@@ -47,8 +47,8 @@ def test_cifar100() -> None:
     assert data.classnames[49] == "mountain" and data.classnames[1] == "aquarium fish"
     assert data.test[0][0].shape == (3, 32, 32)
     assert inspect("CIFAR100", DATA / "cifar100").problems == [
-        f"CIFAR100: the files in {DATA / 'cifar100/cifar-100-python'} are not the published ones (checksum). "
-        "Download them again, or take it as it is with --no-verify (verify=False)."
+        f"CIFAR100: {DATA / 'cifar100/cifar-100-python/train'} is not the published file (checksum). "
+        "Download it again, or take it as it is with --no-verify (verify=False)."
     ]
 
 
