@@ -37,22 +37,23 @@ def take_folder(folder: Path, prefix: str, outputs: Iterable[str], models: Itera
     try:
         str(folder).encode()  # as the records will hold it
         goes_on = config.exists()
+        anew = options.overwrite and goes_on
         own = {place: _own_names(place, beginning, names) for place, beginning, names in places if goes_on}
         if goes_on:  # its config.yaml is deleted last: without it nothing more would be
             own[folder] = [*(name for name in own[folder] if name != config.name), config.name]
         written = {place / name for place, names in own.items() for name in names}
         _refuse_folders([folder / CHECKSUMS, *possible])
-        if options.overwrite and goes_on:
+        if anew:
             read_back_config(config)
             _refuse_inputs(options, {folder, *(path.parent for path in written)}, prefix)
-        if options.overwrite or not goes_on:
+        if anew or not goes_on:
             _refuse_files(path for path in possible if path not in written)
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
         held = held_lock(lock, f"another process is working in {folder}. Wait for it, or choose another folder.")
         _remove_leftovers({*written, *possible})  # also finds out whether the folder can be listed
         for place, _, names in places:
-            if options.overwrite and goes_on:
+            if anew:
                 _remove(place, own.pop(place))
             if names:
                 (place / CHECKSUMS).touch()

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from common.errors import Interrupted, UserError, machine_fault
 from common.files import CHECKSUMS, RECORD_KEY, RECORD_SCHEMA, atomic_write, note, read_back, write_alone, write_text
-from common.folders import TENSORBOARD, read_back_config, take_folder
+from common.folders import OWN, TENSORBOARD, read_back_config, take_folder
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
 from common.options import flat
@@ -40,7 +40,6 @@ from common.weight_files import read
 SAVE_COST_RATIO = 20  # between two saves of an unfinished stage at least this many times the duration of one
 LONGEST_NAME = 200  # letters, so that the name of a temporary file is none too long for a file system
 CPU, OPTIONS = Machine(torch.device("cpu")), RunOptions()
-RUN_FILES = ("config.yaml", "record.jsonl", "lock", "accuracy.csv", "accuracy.png", TENSORBOARD)
 
 # `Run.steps` or a plain stand-in: (stage, total, state) -> steps 0 .. total - 1
 Steps = Callable[[str, int, dict[str, Any]], Iterator[int]]
@@ -62,7 +61,7 @@ def free_file(name: str) -> str | None:
         return "give a file's name, without folders."
     if len(name.encode(errors="replace")) > LONGEST_NAME:
         return f"give a shorter name, of at most {LONGEST_NAME} letters."
-    reserved = name in RUN_FILES or Path(name).suffix in (".pth", ".tmp")
+    reserved = name in (*OWN, "lock", CHECKSUMS, TENSORBOARD) or Path(name).suffix in (".pth", ".tmp")
     return "a file of that name is the run's own. Choose another name." if reserved else None
 
 

@@ -92,6 +92,7 @@ def given(*words: str) -> CILOptions:
         ("model_name=", "model_name: it is empty."),
         ("log_path=../metrics.json", "log_path ../metrics.json: give a file's name"),
         ("log_path=record.jsonl", "a file of that name is the run's own"),
+        ("log_path=run-checksums", "a file of that name is the run's own"),
     ],
 )
 def test_values_that_make_no_sense(word: str, message: str) -> None:
