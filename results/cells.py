@@ -103,24 +103,21 @@ def widths(sheet: Worksheet, values: Sequence[float]) -> None:
         sheet.column_dimensions[get_column_letter(column)].width = width
 
 
-def for_print(
-    sheet: Worksheet, title_rows: str, label_columns: str = "", breaks: Sequence[int] = (), percent: int = 60
-) -> None:
+def for_print(sheet: Worksheet, title_rows: str, label_columns: str = "", breaks: Sequence[int] = ()) -> None:
     """Print on landscape A4 with heads and labels on every page and page numbers below.
 
-    Fits one page in width; with `breaks` a new page starts after each of these columns, scaled to `percent`.
+    Fits one page in width; with `breaks` a new page starts after each of these columns, scaled to 60 %.
     """
     sheet.page_setup.orientation, sheet.page_setup.paperSize = "landscape", sheet.PAPERSIZE_A4
     if breaks:
-        sheet.page_setup.scale = percent
+        sheet.page_setup.scale = 60
         for column in breaks:
             sheet.col_breaks.append(Break(id=column))
     else:
         sheet.sheet_properties.pageSetUpPr = PageSetupProperties(fitToPage=True)
         sheet.page_setup.fitToWidth, sheet.page_setup.fitToHeight = 1, 0
     sheet.print_title_rows = title_rows
-    if label_columns:
-        sheet.print_title_cols = label_columns
+    sheet.print_title_cols = label_columns or None
     sheet.page_margins.left = sheet.page_margins.right = 0.4
     sheet.page_margins.top, sheet.page_margins.bottom, sheet.page_margins.footer = 0.6, 0.8, 0.4
     if (footer := sheet.oddFooter) is not None:

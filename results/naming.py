@@ -1,7 +1,6 @@
 """Names for figures, in which a method's name alone distinguishes one curve from another."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -16,18 +15,11 @@ def with_distinct_names(data: Data) -> Data:
     where they test the same, "Zero-shot CLIP (ALTA)".
     """
     shown = [item for item in data.comparisons if data.words.compares or item.mean is not None]
-    name = _namer([*data.records, *shown], data.records)
-
-    fields = ("records", "published", "comparisons", "provenance")
-    rows: dict[str, Any] = {field: [replace(row, method=name(row)) for row in getattr(data, field)] for field in fields}
-    return replace(data, **rows)
-
-
-def _namer(rows: Iterable[Any], measured: Iterable[Any]) -> Callable[[Any], str]:
     backbones, papers = defaultdict(set), defaultdict(set)
+    rows: list[Any] = [*data.records, *shown]
     for row in rows:
         backbones[row.protocol, row.method].add(row.backbone)
-    for row in measured:
+    for row in data.records:
         if not labels.is_mtil(row.protocol):
             papers[row.protocol, row.method, row.backbone].add(row.paper)
 
@@ -37,4 +29,6 @@ def _namer(rows: Iterable[Any], measured: Iterable[Any]) -> Callable[[Any], str]
         shared = len(papers[row.protocol, row.method, row.backbone]) > 1
         return f"{words} ({labels.paper(row.paper)})" if shared else words
 
-    return name
+    fields = ("records", "published", "comparisons", "provenance")
+    new: dict[str, Any] = {field: [replace(row, method=name(row)) for row in getattr(data, field)] for field in fields}
+    return replace(data, **new)

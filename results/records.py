@@ -128,17 +128,11 @@ def _parse(line: bytes, file: str) -> Record:
         raise _Damaged(f"scale {content['scale']!r} is neither 'paper' nor 'mini'")
     if content["after_task"] < 0:
         raise _Damaged(f"after_task {content['after_task']} is negative")
-    low, high = _range(content["metric"])
+    is_open = NO_PERCENTAGE.fullmatch(content["metric"])
+    low, high = (0.0, math.inf) if is_open else (-100.0 if content["metric"] in CHANGES else 0.0, 100.0)
     if not low - ROUNDING <= content["value"] <= high + ROUNDING:
         raise _Damaged(f"value {content['value']:g} of {content['metric']} is not between {low:g} and {high:g}")
     return Record(**content, file=file)
-
-
-def _range(metric: str) -> tuple[float, float]:
-    """The lowest and the highest value that a metric can have."""
-    if NO_PERCENTAGE.fullmatch(metric):
-        return 0.0, math.inf
-    return (-100.0 if metric in CHANGES else 0.0), 100.0
 
 
 def _finite(name: str, value: float | None) -> float | None:
