@@ -1,10 +1,8 @@
 """The entry point: every configuration from data to record, what it refuses, and how a stopped run goes on."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
-from functools import partial
 
 import pytest
 import torch
@@ -12,6 +10,7 @@ import torch
 from inflora.lora import Network
 from inflora.main import main
 from inflora.options import log_folder, parse
+from tests import forked
 from tests.inflora.conftest import CONFIGS
 
 PUBLISHED = sorted(path.stem for path in CONFIGS.glob("*_*.json"))
@@ -188,31 +187,17 @@ def test_stopped_and_taken_up_again(configured, tmp_path):
     """Interrupted in the second task, then killed at random: the same records and weights, bit for bit."""
     command = configured("cifar100_infloraca", epochs=6, init_epoch=2, batch_size=16, weight_decay=0.001)
     main([*command, "--save", str(tmp_path / "whole-mini")])
-    broken = [
-        sys.executable,
-        "-m",
-        "inflora.main",
-        *command,
-        "--save",
-        str(tmp_path / "broken-mini"),
-        "--save-interval",
-        "0",
-    ]
-    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # also where the tests run with Ctrl-C ignored
-    process = subprocess.Popen(broken, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heard)
-    for line in process.stdout:
-        if line.startswith("after task 0"):
-            process.send_signal(signal.SIGINT)
-            break
-    said = process.stdout.read()
-    assert process.wait() == 130 and "Traceback" not in said, said
-    for seconds in (4.5, 5.5):
-        process = subprocess.Popen(broken, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    broken = [*command, "--save", str(tmp_path / "broken-mini"), "--save-interval", "0"]
+    process, stream = forked.start(main, broken)
+    assert any(line.startswith("after task 0") for line in stream)
+    os.kill(process.pid, signal.SIGINT)
+    said = stream.read()
+    process.join()
+    assert process.exitcode == 130 and "Traceback" not in said, said
+    for seconds in (1, 1.5):
+        process, _ = forked.start(main, broken)
+        process.join(seconds)
+        forked.kill(process)
     main([*command, "--save", str(tmp_path / "broken-mini")])
     whole, again = (next((tmp_path / place).rglob("record.jsonl")).parent for place in ("whole-mini", "broken-mini"))
     assert comparable(whole) == comparable(again)

@@ -1,7 +1,6 @@
 """SIGKILL within tasks: started again with the same command, a class-incremental run ends with the same bits."""
 
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -9,39 +8,32 @@ from pathlib import Path
 
 import torch
 
+from moe_adapters.cil import main
+from tests import forked
 from tests.moe_adapters.test_cil import TEN_TASKS, numbers
 
 KILLED_AFTER = ("task 0: step 0", "task 2: step 0")  # what the process has just told
 SHORT = ["initial_increment=16", "increment=12", "epochs=1", "batch_size=32", "save_interval=0"]
 
 
-def start(folder: Path) -> subprocess.Popen:
-    command = [sys.executable, "-m", "moe_adapters.cil", *TEN_TASKS, "--scale", "mini", *SHORT, f"save={folder}"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def command(folder: Path) -> list[str]:
+    return [*TEN_TASKS, "--scale", "mini", *SHORT, f"save={folder}"]
 
 
 def killed_after(folder: Path, line: str, moment: float) -> None:
-    process = start(folder)
-    told = []
-    for told_line in process.stdout:
-        told.append(told_line)
-        if told_line.startswith(line):
-            break
-    else:
-        raise AssertionError(f"never told {line!r}: {''.join(told)}")
+    process, stream = forked.start(main, command(folder))
+    assert any(told.startswith(line) for told in stream), f"never told {line!r}"
     time.sleep(moment)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    forked.kill(process)
 
 
 def test_a_mini_run_killed_within_tasks_equals_an_unbroken_one(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole-mini", tmp_path / "killed-mini"
-    unbroken, moments = start(whole), random.Random(0)
+    words, moments = [sys.executable, "-m", "moe_adapters.cil", *command(whole)], random.Random(0)
+    unbroken = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     for line in KILLED_AFTER:
         killed_after(killed, line, moments.uniform(0, 0.5))
-    last = start(killed)
-    said = last.communicate()[0]
-    assert last.returncode == 0, said
+    said = forked.finish(*forked.start(main, command(killed)))
     assert unbroken.wait() == 0, unbroken.stdout.read()
     assert "task 0: step 0" not in said and "task 2 (3 of 3)" in said
     assert numbers(killed) == numbers(whole)

@@ -1,27 +1,19 @@
 """SIGKILL at random moments: started again with the same command, a run ends with the same bits."""
 
 import json
+import os
 import random
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
+from moe_adapters.main import main
+from tests import forked
 from tests.moe_adapters.conftest import SEQUENCE
 
 KILLS = 2
 TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "moe_adapters.main", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def records(folder: Path) -> list[tuple]:
@@ -37,21 +29,18 @@ def test_a_mini_run_killed_twice_equals_an_unbroken_one(tmp_path: Path) -> None:
     mini = ["--scale", "mini", "--iterations", "15", "--chooser-iterations", "20,20", "--save-interval", "0"]
     mini += ["--eval-datasets", "DTD,MNIST"]
     commands = {name: [*SEQUENCE, *mini, "--save", str(tmp_path / f"{name}-mini")] for name in ("whole", "killed")}
-    unbroken = start(commands["whole"])
+    unbroken = forked.start(main, commands["whole"])
     moments, kills = random.Random(0), 0
     while kills < KILLS:
-        process = start(commands["killed"])
-        try:  # importing takes a few seconds: most moments lie behind it, in training, saving and evaluation
-            process.wait(timeout=moments.uniform(3, 6))
+        process, _ = forked.start(main, commands["killed"])
+        process.join(moments.uniform(0, 3))
+        if process.exitcode is not None:
             break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
+        forked.kill(process)
+        kills += 1
     assert kills
-    last = start(commands["killed"])
-    assert last.wait() == 0, last.stdout.read()
-    assert unbroken.wait() == 0, unbroken.stdout.read()
+    forked.finish(*forked.start(main, commands["killed"]))
+    forked.finish(*unbroken)
     assert records(tmp_path / "killed-mini") == records(tmp_path / "whole-mini")
     names = sorted(path.name for path in (tmp_path / "whole-mini").glob("*.pth"))
     assert names == sorted(path.name for path in (tmp_path / "killed-mini").glob("*.pth")) and len(names) == 7
@@ -67,12 +56,11 @@ def test_a_mini_run_killed_twice_equals_an_unbroken_one(tmp_path: Path) -> None:
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_world: list[str], tmp_path: Path) -> None:
     long = ["--iterations", "2000", "--chooser-iterations", "1,1", "--save-interval", "1000"]
-    process = start([*SEQUENCE, *tiny_world, *long, "--save", str(tmp_path / "run")])
-    for line in process.stdout:
-        if line.startswith("adapters/MNIST: step 0"):
-            process.send_signal(signal.SIGINT)
-            break
-    said = process.stdout.read()
-    assert process.wait() == 130
+    process, stream = forked.start(main, [*SEQUENCE, *tiny_world, *long, "--save", str(tmp_path / "run")])
+    assert any(line.startswith("adapters/MNIST: step 0") for line in stream)
+    os.kill(process.pid, signal.SIGINT)
+    said = stream.read()
+    process.join()
+    assert process.exitcode == 130
     assert "Stopped in adapters/MNIST after step" in said and "goes on from there" in said and "Traceback" not in said
     assert torch.load(tmp_path / "run" / "state.pth", weights_only=True)["stage"] == "adapters/MNIST"

@@ -1,17 +1,18 @@
 """SIGKILL at random moments: started again with the same command, a run ends with the same bits."""
 
 import json
+import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import forked
 from tests.zscl.conftest import KD, LENGTH, ON_CAPTIONS, ZSCL, same_weights
+from zscl.main import main
 
 TASKS = "Aircraft,EuroSAT,MNIST"
 MINI = ["--scale", "mini", "--iterations", "12", "--warmup_length", "3", "--avg_freq", "3", "--batch-size", "16"]
@@ -22,11 +23,6 @@ COMMANDS = {
     "icarl": [*MINI, "--method", "icarl", "--dataset_order", TASKS, *KD, "--memory_size", "60"],
 }
 TIMES = ("train_seconds", "peak_memory_mib")  # measured, not computed
-
-
-def start(arguments: list[str]) -> subprocess.Popen:
-    command = [sys.executable, "-m", "zscl.main", *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def records(folder: Path) -> list[tuple]:
@@ -46,16 +42,12 @@ def written(folder: Path) -> dict[str, int]:
 
 def kill_at_work(arguments: list[str], folder: Path, delay: float) -> bool:
     """Start the command and kill it `delay` seconds after it has written something; False if it ended before."""
-    before, process = written(folder), start(arguments)
-    while process.poll() is None and written(folder) == before:
+    before, (process, _) = written(folder), forked.start(main, arguments)
+    while process.exitcode is None and written(folder) == before:
         time.sleep(0.01)
-    try:
-        process.wait(timeout=delay)
-        return False
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        return True
+    process.join(delay)
+    forked.kill(process)
+    return process.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("method", COMMANDS)
@@ -64,11 +56,10 @@ def test_a_mini_run_that_was_killed_equals_an_unbroken_one(tmp_path: Path, metho
         return [*COMMANDS[method], "--save", str(tmp_path / f"{name}-mini"), "--cache-dir", str(tmp_path / name)]
 
     whole, killed = tmp_path / "whole-mini", tmp_path / "killed-mini"
-    unbroken, moments = start(command("whole")), random.Random(0)
+    unbroken, moments = forked.start(main, command("whole")), random.Random(0)
     assert kill_at_work(command("killed"), killed, moments.uniform(0, 0.8))
-    last = start(command("killed"))
-    assert last.wait() == 0, last.stdout.read()
-    assert unbroken.wait() == 0, unbroken.stdout.read()
+    forked.finish(*forked.start(main, command("killed")))
+    forked.finish(*unbroken)
     assert records(killed) == records(whole)
     names = sorted(path.name for path in whole.iterdir())
     assert names == sorted(path.name for path in killed.iterdir()) and "state.pth" not in names
@@ -81,13 +72,12 @@ def test_a_mini_run_that_was_killed_equals_an_unbroken_one(tmp_path: Path, metho
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_world: list[str], tmp_path: Path) -> None:
     long = ["--train-dataset", "MNIST", *LENGTH, "--iterations", "2000", *ZSCL, *ON_CAPTIONS, "--save-interval", "1000"]
-    process = start([*long, *tiny_world, "--save", str(tmp_path)])
-    for line in process.stdout:
-        if line.startswith("MNIST: step 0"):
-            process.send_signal(signal.SIGINT)
-            break
-    said = process.stdout.read()
-    assert process.wait() == 130
+    process, stream = forked.start(main, [*long, *tiny_world, "--save", str(tmp_path)])
+    assert any(line.startswith("MNIST: step 0") for line in stream)
+    os.kill(process.pid, signal.SIGINT)
+    said = stream.read()
+    process.join()
+    assert process.exitcode == 130
     assert "Stopped in MNIST after step" in said and "goes on from there" in said and "Traceback" not in said
     state = torch.load(tmp_path / "MNIST.state.pth", weights_only=True)
     held = {"parameters", "optimizer", "average", "teacher", "log"}

@@ -15,6 +15,7 @@ import yaml
 from common.clip.pretrained import load_state_dict
 from common.evaluation.metrics import vq_prompt_metrics
 from common.mini import CLIP_FILE
+from tests import forked
 from tests.clip_archive import save_archive
 from tests.fake_data import write
 from tests.vq_prompt.it_prompt.world import command, lines, run, values
@@ -97,20 +98,18 @@ def comparable(folder):
 def test_stopped_and_taken_up_again(world, whole, tmp_path):
     """Ctrl-C in the first task, killed in the second one's rebalancing: the same records and files, bit for bit."""
     told = command(world, tmp_path, "cifar-100", "ITPrompt", "--save-interval", "0", **RESUMED)
-    start = partial(
-        subprocess.Popen, [sys.executable, "-u", "-m", "vq_prompt.run", *told], stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # also where the tests ignore Ctrl-C
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "vq_prompt.run", *told], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # also where the tests ignore it
     )  # fmt: skip
-    for until, number in (("repeat 1 of 1", signal.SIGINT), ("task 2: rebalanced selector", signal.SIGKILL)):
-        process = start()
-        for line in process.stdout:
-            if line.startswith(until):
-                process.send_signal(number)
-                break
-        said = process.stdout.read()
-        assert process.wait() == (130 if number == signal.SIGINT else -signal.SIGKILL), said
-        assert "Traceback" not in said
+    assert any(line.startswith("repeat 1 of 1") for line in process.stdout)
+    process.send_signal(signal.SIGINT)
+    said = process.stdout.read()
+    assert process.wait() == 130 and "Traceback" not in said, said
+    process, stream = forked.start(main, told)
+    assert any(line.startswith("task 2: rebalanced selector") for line in stream)
+    forked.kill(process)
+    assert process.exitcode == -signal.SIGKILL and "Traceback" not in stream.read()
     main(told)
     folder = tmp_path / "repeat-1"
     assert comparable(folder) == comparable(whole)
@@ -138,11 +137,9 @@ def test_the_same_command_again_looks_at_no_image(world, whole, monkeypatch):
 def test_kept_features_that_are_not_what_was_kept_are_computed_anew(world, whole, tmp_path, permuted):
     """Stopped behind the first task's records, with the features of its folder in another order."""
     told = command(world, tmp_path, "cifar-100", "ITPrompt", **RESUMED)
-    words = [sys.executable, "-u", "-m", "vq_prompt.run", *told]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-    assert any(line.startswith("after task 1") for line in process.stdout)
-    process.kill()
-    process.communicate()
+    process, stream = forked.start(main, told)
+    assert any(line.startswith("after task 1") for line in stream)
+    forked.kill(process)
     path = tmp_path / "repeat-1" / "features.pth"
     content = torch.load(path, weights_only=True)
     torch.save(content | {permuted: content[permuted].roll(1, 0)}, path)

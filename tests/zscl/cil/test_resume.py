@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from tests import forked
 from tests.zscl.cil.runs import cifar
 from zscl.cil.__main__ import main
 
@@ -108,21 +109,18 @@ def test_kept_features_that_were_changed_are_computed_anew(
 
 def test_killed_at_random_moments(cil_world: list[str], tmp_path: Path) -> None:
     words = ["avg_freq=2", "initial_increment=40", "increment=30", "batch_size=4", "lr=1e-3", "save_interval=0"]
-    command = [sys.executable, "-m", "zscl.cil"]
     main(cifar(cil_world, tmp_path / "whole", "cifar100_10-10-ZSCL", *words))
-    again = [*command, *cifar(cil_world, tmp_path / "killed", "cifar100_10-10-ZSCL", *words)]
+    again = cifar(cil_world, tmp_path / "killed", "cifar100_10-10-ZSCL", *words)
     moments, kills = random.Random(0), 0
     for _ in range(2):
-        process = subprocess.Popen(again, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:  # importing takes a few seconds
-            process.wait(timeout=moments.uniform(3, 6))
+        process, _ = forked.start(main, again)
+        process.join(moments.uniform(0, 2))
+        if process.exitcode is not None:
             break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
+        forked.kill(process)
+        kills += 1
     assert kills
-    subprocess.run(again, check=True, stdout=subprocess.DEVNULL)
+    forked.finish(*forked.start(main, again))
     assert_same(tmp_path / "whole", tmp_path / "killed")
 
 

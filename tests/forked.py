@@ -1,0 +1,48 @@
+"""A program in a process forked from this one, whose imports lie behind it; signals and exit codes are a process's."""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import TextIO
+
+import torch
+
+LIBRARIES = ["torch._dynamo", "torchvision", "timm", "open_clip", "pandas", "matplotlib.pyplot"]  # slow to import
+
+
+def start(main: Callable[[list[str]], None], words: list[str]) -> tuple[BaseProcess, TextIO]:
+    """The process that runs an entry point, and what it says: its output joined in one stream."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    reading, writing = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=run, args=(main, words, writing))
+    process.start()
+    os.close(writing)  # the stream ends with the process
+    return process, open(reading)
+
+
+def run(main: Callable[[list[str]], None], words: list[str], output: int) -> None:
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore Ctrl-C
+    torch.set_num_threads(1)  # the threads of a pool do not live on in a fork
+    main(words)
+
+
+def kill(process: BaseProcess) -> None:
+    """SIGKILL, and wait for the end."""
+    process.kill()
+    process.join()
+
+
+def finish(process: BaseProcess, said: TextIO) -> str:
+    """What a process that must end well has said."""
+    text = said.read()
+    process.join()
+    assert process.exitcode == 0, text
+    return text
