@@ -1,6 +1,7 @@
 """The command line end to end on a small world in the true layouts: sequence, one-task calls, evaluation, errors."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -172,12 +173,16 @@ def test_the_miniatures_images_or_weights_make_a_miniature(tmp_path: Path) -> No
     assert scale_of(parse(call)) == "paper"
 
 
-def test_the_same_command_again_changes_nothing(tiny_world: list[str], finished_run: Path) -> None:
-    before = {path.name: path.stat().st_mtime_ns for path in finished_run.glob("*.pth")}
-    matrix = accuracies(finished_run)
-    main([*SEQUENCE, *tiny_world, "--save", str(finished_run)])
-    assert {path.name: path.stat().st_mtime_ns for path in finished_run.glob("*.pth")} == before
-    assert accuracies(finished_run) == matrix
+def test_the_same_command_again_learns_what_is_missing_and_changes_nothing(
+    tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    (folder / "DTD.pth").unlink()  # it starts from a checkpoint that another process made
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.pth")}
+    main([*SEQUENCE, *tiny_world, "--save", str(folder)])
+    assert same_weights(folder / "DTD.pth", finished_run / "DTD.pth")
+    assert {name: (folder / name).stat().st_mtime_ns for name in before} == before
+    assert accuracies(folder) == accuracies(finished_run)
 
 
 def evaluation_of(folder: Path, where: Path, *flags: str) -> list[str]:
