@@ -28,9 +28,10 @@ SENTENCES_AT_ONCE = 512
 
 
 @torch.no_grad()
-def sentence_features(teacher: CLIP, tokens: Tensor) -> Tensor:
-    """E = n(g(sentences)), (M, D), from tokens (M, context)."""
-    return torch.cat([F.normalize(teacher.encode_text(part), dim=-1) for part in tokens.split(SENTENCES_AT_ONCE)])
+def sentence_features(teacher: CLIP, tokens: Tensor, cut: bool = True) -> Tensor:
+    """E = n(g(sentences)), (M, D), from tokens (M, context), which `cut` shortens: the host reads by how much."""
+    parts = tokens.split(SENTENCES_AT_ONCE)
+    return torch.cat([F.normalize(teacher.encode_text(part, cut), dim=-1) for part in parts])
 
 
 class FeatureCache:
@@ -80,7 +81,7 @@ class Reference:
 
     teacher: CLIP
     batches: Batches  # reference images; labels are ignored
-    tokens: Tensor  # of the sentences, (M, L)
+    tokens: Tensor  # of the sentences, (M, L), L the length of the longest where E is None
     E: Tensor | None  # their normalised features (M, D)
     cache: FeatureCache | None  # of R
     kept: Kept | None = None  # where the cache is kept for later tasks and runs
@@ -90,7 +91,7 @@ class Reference:
         images, indices = self.batches[step][0], self.batches.indices(step)
         encode = partial(self._encode, images, len(indices))
         R = encode() if self.cache is None else self.cache.find(indices, encode)
-        return images, R, sentence_features(self.teacher, self.tokens) if self.E is None else self.E
+        return images, R, sentence_features(self.teacher, self.tokens, cut=False) if self.E is None else self.E
 
     @torch.no_grad()
     def _encode(self, images: Tensor, count: int) -> Tensor:

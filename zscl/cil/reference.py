@@ -86,7 +86,7 @@ def previous_reference(
         seed = options.stream_seed(task_id, "sentences")
         tokens = cut_prompts(random_sentences(generator=torch.Generator().manual_seed(seed)))
     if options.teacher == "aliased":
-        return Reference(student, batches, tokens.to(device), None, None)
+        return Reference(student, batches, cut_prompts(tokens).to(device), None, None)
     teacher = copy.deepcopy(student).requires_grad_(False)
     return frozen_reference(teacher, batches, tokens, device, images_stay=images_stay)
 
