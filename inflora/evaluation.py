@@ -23,7 +23,8 @@ def evaluate(learner: Learner, task_id: int) -> None:
     images = seen_subset(learner.test, scenario, task_id)
     features, labels = features_in_order(learner.network.features, images, options.batch_size, learner.machine)
     with torch.inference_mode():
-        logits = learner.network.logits(features, after_task)
+        logits = learner.network.logits(features, after_task).cpu()
+    labels = labels.cpu()
     metrics = task_metrics(logits, labels, scenario, task_id, options.decimals)
     values = {RECORDED.get(name, f"accuracy {name}"): value for name, value in metrics.items()}
     for metric in ("acc", "acc_macro"):
@@ -54,8 +55,7 @@ def task_metrics(
     `top1_with_task`, the true task being known; `task_acc`, the share (0 to 1) whose predicted class is of the true
     task, never rounded; then `old`, `new` and the groups of `inflora_grouped`. `decimals`: to which they are rounded.
     """
-    logits, labels, increment = logits.cpu(), labels.cpu(), scenario.initial_increment
-    predictions = logits.argmax(dim=1)
+    increment, predictions = scenario.initial_increment, logits.argmax(dim=1)
     groups = inflora_grouped(predictions, labels, scenario.tasks[task_id].start, increment, decimals)
     tasks, task_of_class = scenario.task_ids(labels.numpy()), scenario.task_ids(range(logits.shape[1]))
     within_task = logits.masked_fill(torch.from_numpy(task_of_class != tasks[:, None]), -torch.inf).argmax(dim=1)
@@ -75,7 +75,7 @@ def accuracy_by_task(logits: Tensor, labels: Tensor, scenario: Scenario, task_id
 
     Not in the original's log unless all tasks have as many classes as its groups. nan for a task without test images.
     """
-    hits = (logits.argmax(dim=1) == labels).cpu().numpy()
-    tasks = scenario.task_ids(labels.cpu().numpy())
+    hits = (logits.argmax(dim=1) == labels).numpy()
+    tasks = scenario.task_ids(labels.numpy())
     rates = [hits[tasks == earlier] for earlier in range(task_id + 1)]
     return [100 * int(part.sum()) / len(part) if len(part) else math.nan for part in rates]

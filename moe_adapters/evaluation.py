@@ -30,6 +30,7 @@ from common.machine import Machine
 from common.protocols import Protocol
 from common.runs import Run
 from common.state_dicts import require_match, unwrapped
+from common.training.device import to_device
 from common.weight_files import read
 from moe_adapters.adapters import ORIGINAL_CLIP, is_adapter_key, use_router
 from moe_adapters.ddas import (
@@ -106,7 +107,7 @@ class EvaluationSet:
     def __init__(self, model: CLIP, pixels: Tensor, labels: Tensor, tokens: Tensor, batch_size: int) -> None:
         self.model, self.pixels, self.batch_size = model, pixels, batch_size
         self.device = model.logit_scale.device
-        self.labels, self.tokens = labels.to(self.device), tokens.to(self.device)
+        self.labels, self.tokens = labels, tokens
         self.errors = torch.empty(len(pixels), 0)  # (N, autoencoders), see `measure_errors`
         use_router(model, ORIGINAL_CLIP)
         self.clip_vectors = class_vectors(model, self.tokens)
@@ -122,9 +123,9 @@ class EvaluationSet:
         parts = self.pixels.split(self.batch_size)
         errors = []
         for batch in tqdm(parts, desc="DDAS", leave=False, dynamic_ncols=True, disable=None):
-            features = autoencoder_input(extractor, clip_normalise(batch.to(self.device)))
-            errors.append(reconstruction_errors(autoencoders, features).cpu())
-        self.errors = torch.cat(errors)
+            features = autoencoder_input(extractor, clip_normalise(to_device(batch, self.device)))
+            errors.append(reconstruction_errors(autoencoders, features))
+        self.errors = torch.cat(errors).cpu()
 
     def route(self, checkpoint: Checkpoint, options: Options, task_id: int | None) -> Tensor:
         """The router of each image, (N,). DDAS decides a batch at a time, as upstream, unless --ddas-per-image."""
@@ -150,13 +151,16 @@ class EvaluationSet:
             self.model.load_state_dict(checkpoint.adapters, strict=False)
         for router in used:
             rows = (routed == router).nonzero().flatten()
+            there = to_device(rows, self.device)
             if router == ORIGINAL_CLIP:
-                logits[rows] = self.clip_logits[rows]
+                logits[there] = self.clip_logits[there]
                 continue
             use_router(self.model, router)
             vectors = self.clip_vectors if options.non_text else class_vectors(self.model, self.tokens)
-            for part in rows.split(self.batch_size):  # never a copy of all pixels
-                logits[part] = zeroshot_logits(image_features(self.model, self.pixels[part], len(part)), vectors)
+            features = [  # never a copy of all pixels
+                image_features(self.model, self.pixels[part], len(part)) for part in rows.split(self.batch_size)
+            ]
+            logits[there] = torch.cat([zeroshot_logits(part, vectors) for part in features])
         top1, top5 = accuracy(logits, self.labels)
         return Cell(checkpoint.task_id, top1, top5, {router: int((routed == router).sum()) for router in used})
 

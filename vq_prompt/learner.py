@@ -29,7 +29,7 @@ from vq_prompt.classifier import ClassStatistics, draw, nearest_mean, retrain, t
 from vq_prompt.data import data_set, scenario
 from vq_prompt.options import VQOptions, scale_of
 from vq_prompt.prompts import Network
-from vq_prompt.repeat import Repeat, finish_run, on_cpu, open_repeat, record_accuracies, record_costs
+from vq_prompt.repeat import Repeat, accuracy_by_task, finish_run, on_cpu, open_repeat, record_accuracies, record_costs
 from vq_prompt.training import train_task
 
 if TYPE_CHECKING:
@@ -217,13 +217,17 @@ def evaluate(learner: Learner, task_id: int) -> list[float]:
         images, batch_sampler=batches, num_workers=machine.workers, pin_memory=machine.device.type == "cuda",
         worker_init_fn=leave_signals_to_parent,
     )  # fmt: skip
-    hits = torch.zeros(len(images), dtype=torch.long)
+    right = []  # of each batch, read when all are through
     bar = tqdm(loader, desc=f"test {task_id + 1}", unit="batch", leave=False, dynamic_ncols=True, disable=None)
-    for number, (rows, (pixels, labels)) in enumerate(zip(batches, bar)):
+    for number, (pixels, labels) in enumerate(bar):
         pixels = pixels.to(machine.device, non_blocking=True)
         if number == len(learner.queries):
             learner.queries.append(network.query(network.tokens(pixels)))
         features, _ = network(pixels, learner.queries[number])
-        hits[rows] = (network.last(features)[:, :seen].argmax(dim=1).cpu() == labels).long()
-    hits = sum_over_processes(hits).double()  # each process has tested its part
-    return [100 * float(hits[rows].mean()) for rows in members]
+        predictions = network.last(features)[:, :seen].argmax(dim=1)
+        right.append(predictions == labels.to(machine.device, non_blocking=True))
+    hits = torch.zeros(len(images), dtype=torch.long)
+    if right:
+        hits[np.concatenate(batches)] = torch.cat(right).long().cpu()
+    hits = sum_over_processes(hits)  # each process has tested its part
+    return accuracy_by_task(hits, torch.from_numpy(task_ids), task_id)

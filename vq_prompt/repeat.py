@@ -118,6 +118,17 @@ def record_costs(repeat: Repeat, task_id: int, updates: int, trainable: int) -> 
     run.record([*costs, *metric_lines(name, task_id + 1, values, seconds)])
 
 
+def percent(hits: Tensor) -> float:
+    """Share of what is true, in percent."""
+    return 100 * float(hits.double().mean())
+
+
+def accuracy_by_task(hits: Tensor, tasks: Tensor, task_id: int) -> list[float]:
+    """Accuracy in percent on the images of each of the tasks 0 .. task_id, from all (N,) hits and the images' tasks."""
+    hits, tasks = hits.cpu(), tasks.cpu()
+    return [percent(hits[tasks == seen]) for seen in range(task_id + 1)]
+
+
 def record_accuracies(repeat: Repeat, task_id: int, accuracies: Sequence[float]) -> None:
     """Record the accuracy (%) on each task so far, and FAA, CAA and FFM. Kept last: the task then counts as tested."""
     R = accuracy_matrix(repeat.run, task_id + 1)

@@ -27,9 +27,8 @@ from zscl.weights import Weights, assign_, copied, interpolate_, weights_of, wei
 
 def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...]:
     """Top-1 and top-5 accuracy in percent of the model as it is now."""
-    device = model.logit_scale.device
-    vectors = class_vectors(model, test.tokens.to(device))
-    return accuracy(zeroshot_logits(image_features(model, test.pixels, batch_size), vectors), test.labels.to(device))
+    vectors = class_vectors(model, test.tokens)
+    return accuracy(zeroshot_logits(image_features(model, test.pixels, batch_size), vectors), test.labels)
 
 
 def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Models) -> None:

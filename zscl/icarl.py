@@ -66,9 +66,9 @@ def herd(features: Tensor, count: int, rule: str = "upstream") -> list[int]:
     chosen = []
     for k in range(min(count, len(features))):
         distances = (mean - (features + chosen_sum) / (k + 1)).square().sum(dim=1).masked_fill(taken, torch.inf)
-        index = int(distances.argmin())
-        position_among_left = index - int(taken[:index].sum())
+        index = distances.argmin(dim=0, keepdim=True)
+        position_among_left = index - taken.cumsum(dim=0)[index]
         chosen.append(position_among_left if rule == "upstream" else index)
-        chosen_sum = chosen_sum + features[index]
-        taken[index] = True
-    return chosen
+        chosen_sum = chosen_sum + features[index][0]
+        taken.index_fill_(0, index, True)
+    return torch.cat(chosen).tolist() if chosen else []

@@ -62,8 +62,11 @@ def clip_eval_pixels(n_px: int) -> "Compose":
 
 def clip_normalise(pixels: Tensor) -> Tensor:
     """uint8 (B, 3, R, R) -> float32: the rest of `clip_eval` after `clip_eval_pixels`, equal bit for bit."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (CLIP_MEAN, CLIP_STD))
-    return pixels.float().div(255).sub(mean).div(std)
+
+    def by_channel(values: tuple[float, ...]) -> Tensor:  # filled where it is used: the host waits for a copy of a list
+        return torch.cat([torch.full((1, 1, 1), value, device=pixels.device) for value in values])
+
+    return pixels.float().div(255).sub(by_channel(CLIP_MEAN)).div(by_channel(CLIP_STD))
 
 
 def vit_train(n_px: int, least_area: float = 0.08, flip: bool = True) -> "Compose":

@@ -21,6 +21,7 @@ from common.evaluation.pixels import decode
 from common.evaluation.zero_shot import encode_prompts
 from common.incremental.scenario import RemappedSubset, Scenario, seen_rows
 from common.training.batches import Batches
+from common.training.device import to_device
 from common.training.distributed import all_gather_rows, local_rows
 
 
@@ -54,9 +55,9 @@ def evaluate_seen(
     model.eval()
     torch.manual_seed(seed)
     device, seen = model.logit_scale.device, test.scenario.seen(task_id)
-    tokens = tokens[:seen].to(device)
+    tokens = tokens[:seen]
     text = None if text_per_batch else class_features(model, tokens)
-    first = first_of_equals(tokens)
+    first = to_device(first_of_equals(tokens), device)
     rows = seen_rows(test.images.labels, test.scenario, task_id)
     batches = tqdm(
         seen_batches(test, rows, seed, device, whole=text_per_batch), desc=f"test/task {task_id}",
@@ -74,7 +75,7 @@ def first_of_equals(tokens: Tensor) -> Tensor:
     """Index (C,) of the first prompt equal to each of (C, L): matrix products may round equal columns differently."""
     indices: dict[tuple[int, ...], int] = {}
     first = [indices.setdefault(tuple(prompt), index) for index, prompt in enumerate(tokens.tolist())]
-    return torch.tensor(first, device=tokens.device)
+    return torch.tensor(first)
 
 
 @torch.no_grad()
@@ -106,7 +107,7 @@ def seen_batches(
             test.pixels, _ = decode(test.images, "test set", test.batch_size, test.workers)
         for part in torch.as_tensor(rows).split(test.batch_size):
             local = part if whole else part[local_rows(len(part))]
-            yield clip_normalise(test.pixels[local].to(device)), len(part)
+            yield clip_normalise(to_device(test.pixels[local], device)), len(part)
         return
     stream = (test.batch_size, seed, test.workers, device)
     batches = Batches(Subset(test.images, rows.tolist()), *stream, shuffle=False, whole=whole)

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.clip.model import CLIP
+from common.clip.tokenizer import cut_prompts
 from common.datasets.transforms import clip_normalise
+from common.training.device import to_device
 from common.training.distributed import all_gather_rows, local_rows
 
 LOGIT_SCALE = 100.0  # a constant, unlike exp(logit_scale) in the model's own logits; the ranking is the same
@@ -19,8 +21,10 @@ PROMPTS_AT_ONCE = 256
 
 @torch.no_grad()
 def encode_prompts(model: CLIP, tokens: Tensor) -> Tensor:
-    """Text features (N, D), not normalised, of prompts (N, L)."""
-    return torch.cat([model.encode_text(part) for part in tokens.split(PROMPTS_AT_ONCE)])
+    """Text features (N, D), not normalised, of prompts (N, L), best on the CPU, where their length is read."""
+    device = model.logit_scale.device
+    parts = [to_device(cut_prompts(part), device) for part in tokens.split(PROMPTS_AT_ONCE)]
+    return torch.cat([model.encode_text(part, cut=False) for part in parts])
 
 
 def class_vectors(model: CLIP, tokens: Tensor) -> Tensor:
@@ -32,7 +36,7 @@ def class_vectors(model: CLIP, tokens: Tensor) -> Tensor:
 def image_features(model: CLIP, pixels: Tensor, batch_size: int) -> Tensor:
     """Features (N, D), not normalised, of uint8 images (N, 3, R, R) on any device; each process encodes its rows."""
     device, local = model.logit_scale.device, pixels[local_rows(len(pixels))]
-    features = [model.encode_image(clip_normalise(batch.to(device))) for batch in local.split(batch_size)]
+    features = [model.encode_image(clip_normalise(to_device(batch, device))) for batch in local.split(batch_size)]
     return all_gather_rows(torch.cat(features), len(pixels))
 
 
@@ -58,5 +62,6 @@ def accuracy(logits: Tensor, labels: Tensor, topk: Sequence[int] = (1, 5)) -> tu
     if len(labels) == 0:
         raise ValueError("accuracy of no samples")
     highest = logits.topk(min(max(topk), logits.shape[1]), dim=1).indices
-    hits = highest == labels.to(highest.device)[:, None]
-    return tuple(100.0 * int(hits[:, :k].sum()) / len(labels) for k in topk)
+    hits = highest == to_device(labels, highest.device)[:, None]
+    counts = torch.stack([hits[:, :k].sum() for k in topk]).tolist()  # the only wait for the device
+    return tuple(100.0 * count / len(labels) for count in counts)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 from common.files import metric_lines
@@ -39,6 +40,13 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
     if device.type == "cuda":  # float32 means float32: by default torch lets convolutions round to TF32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. The host does not wait for a copy to a GPU, which reads from pinned memory."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def device_name(device: torch.device) -> str:

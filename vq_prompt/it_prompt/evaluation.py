@@ -21,7 +21,7 @@ from common.training.distributed import local_rows
 from vq_prompt.data import data_set
 from vq_prompt.it_prompt.cncm import nearest_class
 from vq_prompt.it_prompt.network import Model, best_class, task_by_key
-from vq_prompt.repeat import Repeat, record_accuracies
+from vq_prompt.repeat import Repeat, accuracy_by_task, percent, record_accuracies
 
 NO_ENTRY = -1
 FEATURES = "features.pth"  # in a run's folder
@@ -122,16 +122,6 @@ def test_features(repeat: Repeat, model: Model) -> FeatureCache:
 # Records
 
 
-def percent(hits: Tensor) -> float:
-    """Share of what is true, in percent."""
-    return 100 * float(hits.double().mean())
-
-
-def by_task(predictions: Tensor, labels: Tensor, tasks: Tensor, task_id: int) -> list[float]:
-    """Accuracy in percent on the images of each of the tasks 0 .. task_id; all (N,), tasks those of the images."""
-    return [percent((predictions == labels)[tasks == seen]) for seen in range(task_id + 1)]
-
-
 @torch.no_grad()
 def evaluate(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int) -> None:
     """Record what all test images of the classes seen give after a task, each image looked at once.
@@ -157,7 +147,7 @@ def evaluate(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int) ->
         values |= {"avg": float(np.mean([*curve, values["accuracy"]])), "last": values["accuracy"]}
     run.record([*metric_lines(name, task_id + 1, values), *next_unseen(repeat, model, cache, task_id)])
     print("  ".join(f"{metric} {value:.2f}" for metric, value in values.items()), flush=True)
-    record_accuracies(repeat, task_id, by_task(predictions, labels, tasks, task_id))
+    record_accuracies(repeat, task_id, accuracy_by_task(predictions == labels, tasks, task_id))
 
 
 def without_prompts(model: Model, u: Tensor, labels: Tensor, tasks: Tensor, task_id: int) -> dict[str, float]:
@@ -168,7 +158,8 @@ def without_prompts(model: Model, u: Tensor, labels: Tensor, tasks: Tensor, task
     predictions = {"cncm_u": nearest_class(model.u.class_distances(u))}
     if model.options.is_clip:
         predictions["zero_shot"] = zero_shot(u, model.text[: model.scenario.seen(task_id)])
-    return {name: float(np.mean(by_task(classes, labels, tasks, task_id))) for name, classes in predictions.items()}
+    by_task = {name: accuracy_by_task(classes == labels, tasks, task_id) for name, classes in predictions.items()}
+    return {name: float(np.mean(accuracies)) for name, accuracies in by_task.items()}
 
 
 def next_unseen(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int) -> list[dict[str, Any]]:

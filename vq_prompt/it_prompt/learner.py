@@ -67,7 +67,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int) -> np.ndarray:
     text = torch.empty(0, encoder.dim, device=machine.device)
     if clip is not None:
         prompts = training_prompts(tasks.classnames(spoken_names(repeat.data)), options.template)
-        text = class_features(clip, prompts.to(machine.device))
+        text = class_features(clip, prompts)
     del clip  # the text tower has done its part
     seed_everything(seed)  # the initial entries, head and selector
     model = Model(options, encoder, build_parts(options, encoder, tasks), text, tasks, *memories(options))

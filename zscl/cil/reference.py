@@ -35,6 +35,7 @@ from common.kept import Kept
 from common.machine import Machine
 from common.runs import Run
 from common.training.batches import Batches
+from common.training.device import to_device
 from zscl.cil.memory import EXEMPLARS_AT_ONCE, exemplars, memory_at
 from zscl.cil.options import PREVIOUS_MODEL, Options
 from zscl.reference import CONCEPTUAL_CAPTIONS, random_sentences
@@ -196,7 +197,7 @@ def with_captions(
 
     def texts(step: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        drawn = torch.randperm(len(captions), generator=generator)[:count].to(device)
-        return torch.cat([prompts, captions[drawn]])
+        drawn = torch.randperm(len(captions), generator=generator)[:count]
+        return torch.cat([prompts, captions[to_device(drawn, device)]])
 
     return texts
