@@ -8,7 +8,7 @@ import torch
 
 from common.errors import UserError
 from common.options import option
-from common.training.device import automatic_workers, device_name, pick_device
+from common.training.device import automatic_workers, compute_deterministically, device_name, pick_device
 
 PRECISIONS = ("fp32", "tf32", "bf16")
 RUNS_TWICE = (
@@ -34,6 +34,7 @@ class RunOptions:
     compile: bool = option(False, "compile the blocks with torch.compile (moves numbers by rounding)", decides=False)
     checkpoint_activations: bool = option(False, "compute activations anew in the backward pass: less memory",
                                           decides=False)
+    deterministic: bool = option(False, "the same bits each time on a GPU too, at the cost of speed", decides=False)
     tensorboard: bool = option(False, "curves into tensorboard/ in the run's folder (needs the package)", decides=False)
     # fmt: on
 
@@ -52,6 +53,7 @@ class Machine:
     precision: str = "fp32"
     compile: bool = False
     checkpoint_activations: bool = False
+    deterministic: bool = False
 
     def autocast(self) -> AbstractContextManager:
         """Context for a tower's forward pass."""
@@ -70,7 +72,7 @@ class Machine:
     @property
     def provenance(self) -> dict[str, Any]:
         """Additions to a run's provenance, which change numbers only by rounding."""
-        computes = {"compile": self.compile, "checkpoint_activations": self.checkpoint_activations}
+        computes = {name: getattr(self, name) for name in ("compile", "checkpoint_activations", "deterministic")}
         return computes | {"device": device_name(self.device), "workers": self.workers}
 
 
@@ -91,8 +93,11 @@ def choose_machine(options: RunOptions, device: str | None = None, num_workers: 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     workers = automatic_workers() if num_workers is None else min(num_workers, automatic_workers())
     workers = workers if options.workers is None else options.workers
+    if options.deterministic and chosen.type == "cuda":
+        compute_deterministically()
+    print(f"device: {device_name(chosen)}; precision: {options.precision}; loader processes: {workers}")
     compiles = options.compile and _compiler_works(chosen)
-    return Machine(chosen, workers, precision, compiles, options.checkpoint_activations)
+    return Machine(chosen, workers, precision, compiles, options.checkpoint_activations, options.deterministic)
 
 
 def _compiler_works(device: torch.device) -> bool:

@@ -241,6 +241,8 @@ class Run:
                 if "log" in state:
                     log = state["log"].tensors
                     require_finite(stage, {name: values[step - 1 : step] for name, values in log.items()}, step - 1)
+                if step == total and torch.cuda.is_initialized():
+                    torch.cuda.synchronize()  # the seconds are those until the last step is computed
                 now, interrupted = time.monotonic(), any_rank(signals.received)
                 self.seconds = seconds + now - started
                 if interrupted or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):

@@ -37,7 +37,9 @@ def pick_device(name: str = "auto", threads: int | None = None) -> torch.device:
         raise UserError(
             f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices. Use --device cpu or auto."
         )
-    if device.type == "cuda":  # float32 means float32: by default torch lets convolutions round to TF32
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # or a loader's pinning thread would open a context on card 0
+        # float32 means float32: by default torch lets convolutions round to TF32
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return device
 
@@ -69,6 +71,15 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
+
+
+def compute_deterministically() -> None:
+    """Let a GPU give the same bits each time: deterministic kernels, attention by plain products; both are slower."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cuda.enable_flash_sdp(False)
+    torch.backends.cuda.enable_mem_efficient_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 def peak_memory_mib(device: torch.device) -> float:

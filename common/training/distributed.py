@@ -40,6 +40,8 @@ def join(name: str) -> str:
         raise UserError(f"--device {name}: of several processes each has a device of its own; say auto, cuda or cpu.")
     cuda = name == "cuda" or (name == "auto" and torch.cuda.is_available())
     local = int(os.environ["LOCAL_RANK"])
+    if os.environ.get("SLURM_LOCALID") == str(local) and torch.cuda.device_count() == 1:
+        local = 0  # started by srun with --gpus-per-task=1, which shows each process a GPU of its own alone
     if cuda and local >= torch.cuda.device_count():
         raise UserError(
             f"process {local} of this machine has no GPU: there are {torch.cuda.device_count()}. Give torchrun as many "
@@ -48,8 +50,6 @@ def join(name: str) -> str:
     if not dist.is_initialized():
         dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=TIMEOUT)
         atexit.register(dist.destroy_process_group)  # its threads must end before the interpreter does
-        if cuda:
-            torch.cuda.set_device(local)
         if not is_main_process():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     return f"cuda:{local}" if cuda else "cpu"

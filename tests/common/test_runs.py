@@ -203,6 +203,20 @@ def test_a_state_of_another_version_is_refused_with_what_it_lacks(tmp_path: Path
         next(open_run(tmp_path).steps("stage", 1, now))
 
 
+def test_the_seconds_of_a_stage_end_when_its_last_step_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's queue is a step behind the host's clock: here each step takes the host a second, what is queued five."""
+    clock = [0.0]
+    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: clock.append(clock.pop() + 5))
+    run = open_run(tmp_path)
+    for _ in run.steps("stage", 3, {}):
+        clock[0] += 1
+    assert run.seconds == 8
+
+
 def test_ctrl_c_finishes_the_step_saves_and_says_so(tmp_path: Path) -> None:
     run, before = Run(tmp_path, {}, {}, options=RunOptions(save_interval=1000)), signal.getsignal(signal.SIGINT)
     with pytest.raises(Interrupted, match="after step 4 of 20.*goes on from there"):
