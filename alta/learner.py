@@ -12,7 +12,7 @@ from alta.data import SOURCES, load, load_clip, weights_of
 from alta.heads import Head, PromptOptions
 from alta.options import Options, data_set, method_label, protocols, replays, run_folder
 from common import datasets
-from common.clip.model import CLIP, ModifiedResNet
+from common.clip.model import CLIP, ModifiedResNet, fold_batch_norms
 from common.clip.pretrained import find_weights, fingerprint
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.errors import UserError, all_checked
@@ -115,6 +115,8 @@ def build_clip(options: Options, machine: Machine) -> CLIP:
     if options.clip_weights and is_resnet != (options.visual.startswith("RN") or options.visual in SOURCES):
         holds = f"{options.clip_weights} holds a {'ResNet' if is_resnet else 'ViT'}"
         raise UserError(f"--visual {options.visual}, but {holds}. Name the tower that it holds.")
+    if is_resnet and precision_on(machine.device, options) == "fp32":
+        fold_batch_norms(clip.visual)
     prepare(machine, clip)
     return clip
 

@@ -9,7 +9,7 @@ The model has no head: images (B, 3, S, S) -> the class token after the last nor
 differently, in their folders.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from common.attention import attend, query_key_value
 from common.errors import UserError
 from common.files import home_path
 from common.mini import MINI, VIT_FILE
@@ -25,6 +26,7 @@ from common.state_dicts import prefix_of, require_match, unwrapped
 from common.weight_files import named_file, read
 
 if TYPE_CHECKING:
+    from timm.layers import Attention
     from timm.models.vision_transformer import VisionTransformer
 
 PACKAGED = {MINI: VIT_FILE}
@@ -141,3 +143,15 @@ def fill(model: "VisionTransformer", weights: dict[str, Tensor], source: str | P
     # float() alone would return views of a file's larger storage
     model.load_state_dict({key: value.float().contiguous() for key, value in weights.items()}, assign=True)
     return model.eval()
+
+
+def attention_of(attention: "Attention", x: Tensor, read: Any = ...) -> Tensor:
+    """timm's attention of x (B, N, D), or of the tokens x[read] alone (common/attention.py)."""
+    parts = query_key_value(x, attention.qkv.weight, attention.qkv.bias, read)
+    return attention.proj(attend(*parts, attention.num_heads))
+
+
+def block_of(block: Any, x: Tensor, read: Any, attention: Callable[..., Tensor] = attention_of) -> Tensor:
+    """timm's block of x (B, N, D), of the tokens x[read] alone, with another attention where one is given."""
+    x = x[read] + block.ls1(attention(block.attn, block.norm1(x), read=read))
+    return x + block.ls2(block.mlp(block.norm2(x)))

@@ -15,7 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.attention import CLASS_TOKEN, attend, query_key_value
 from common.errors import UserError
+from common.training.numerics import run_block
+from common.vit import attention_of, block_of
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -61,25 +64,27 @@ class LoRAAttention(nn.Module):
             up = torch.cat([branch.weight for branch in ups[:count]], dim=1)
             part.addmm_(up, torch.cat([branch.weight for branch in downs[:count]]))
 
-    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-        """x (B, N, d) -> (B, N, d); the two other arguments are timm's and not used by its image models."""
-        if self.active is None:
-            query, key, value = F.linear(x, self.merged, self.qkv.bias).chunk(3, dim=-1)
-        else:
-            query, key, value = self._with_branch(x, self.active)
-        heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
-        return self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, read: Any = ...) -> Tensor:
+        """x (B, N, d) -> (B, N, d), or of the tokens x[read] alone (common/attention.py).
 
-    def _with_branch(self, x: Tensor, branch: int) -> tuple[Tensor, Tensor, Tensor]:
+        The two arguments between are timm's and not used by its image models.
+        """
+        if self.active is None:
+            parts = query_key_value(x, self.merged, self.qkv.bias, read)
+        else:
+            parts = self._with_branch(x, self.active, read)
+        return self.proj(attend(*parts, self.num_heads))
+
+    def _with_branch(self, x: Tensor, branch: int, read: Any) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value, the branch as x A^T B^T: no product of the size of W, forwards or backwards (Eq. 1)."""
         width = x.shape[-1]
-        query = F.linear(x, self.merged[:width], self.qkv.bias[:width])
+        query = F.linear(x[read].contiguous(), self.merged[:width], self.qkv.bias[:width])
         key, value = F.linear(x, self.merged[width:], self.qkv.bias[width:]).chunk(2, dim=-1)
         down = torch.cat([self.lora_A_k[branch].weight, self.lora_A_v[branch].weight])
         reduced_key, reduced_value = F.linear(x, down).flatten(0, 1).chunk(2, dim=-1)
         key = torch.addmm(key.flatten(0, 1), reduced_key, self.lora_B_k[branch].weight.t())
         value = torch.addmm(value.flatten(0, 1), reduced_value, self.lora_B_v[branch].weight.t())
-        return query, key.view_as(query), value.view_as(query)
+        return query, key.view_as(x), value.view_as(x)
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
@@ -122,8 +127,15 @@ class Network(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> (B, d): the class token after the final norm."""
+        vit: Any = self.image_encoder
         with self.autocast():
-            return self.image_encoder(images).to(images.dtype)
+            x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+            for block in vit.blocks[:-1]:
+                x = run_block(vit.grad_checkpointing, block, x)
+            last = vit.blocks[-1]
+            attention = LoRAAttention.__call__ if isinstance(last.attn, LoRAAttention) else attention_of
+            x = run_block(vit.grad_checkpointing, block_of, last, x, CLASS_TOKEN, attention)
+            return vit.norm(x[:, 0]).to(images.dtype)
 
     def logits(self, features: Tensor, tasks: int) -> Tensor:
         """Features (B, d) -> the logits (B, classes) of the classifiers 0 .. tasks - 1 side by side."""

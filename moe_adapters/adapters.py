@@ -13,7 +13,8 @@ made the numbers. Parameters carry the official key names.
 
 import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -172,21 +173,25 @@ class MoEBlock(ResidualAttentionBlock):
             load = smooth_load(z, clean, sigma, self.topk)
         return squared_variation(dense.sum(dim=0)) + squared_variation(load)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, read: Any = ...) -> Tensor:
+        h = x[read] + self.attn(self.ln_1(x), read)
         out = h + self.mlp(self.ln_2(h))
         if self.task_id == ORIGINAL_CLIP:
             return out
+        # the end token of a prompt is read, its start token chooses, which sees itself alone
+        apart = self.attn.causal and read is not ...
+        first = x[:, :1] + self.attn(self.ln_1(x[:, :1])) if apart else h
         with full_precision():  # which experts are the best may hang on the last digit
-            chosen, gates = self.route(h[:, 0])
+            chosen, gates = self.route(first[:, 0])
         mixture = mixture_of_all_experts if self.topk == len(self.adaptmlp_list) else mixture_of_experts
-        return out + mixture(h, chosen, gates, self.experts, self.drop)
+        return out + mixture(h, chosen, gates, self.experts, partial(self.drop, x.shape[1], read))
 
-    def drop(self, hidden: Tensor) -> Tensor:
-        """Dropout of hidden units (B, L, k, r), drawn for the whole batch."""
-        if self.batch_size is None:
+    def drop(self, length: int, read: Any, hidden: Tensor) -> Tensor:
+        """Dropout of hidden units (B, L, k, r), or of the tokens [read]; drawn for the whole batch, all tokens."""
+        if not self.training or (self.batch_size is None and read is ...):
             return self.dropout(hidden)
-        return hidden * draw_whole(self.dropout, hidden, self.batch_size)
+        whole = hidden[:, :1].expand(-1, length, -1, -1)
+        return hidden * draw_whole(self.dropout, whole, self.batch_size)[read]
 
 
 def towers(model: CLIP) -> tuple[Transformer, Transformer]:

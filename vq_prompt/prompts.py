@@ -8,15 +8,18 @@ compared with is the class feature of the ViT without prompts.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.attention import CLASS_TOKEN, attend, query_key_value
 from common.errors import UserError
 from common.training.distributed import all_gather_rows
 from common.training.numerics import full_precision, run_block
+from common.vit import block_of
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -67,26 +70,24 @@ def prompt_losses(soft: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
     return F.mse_loss(soft, chosen.detach()), F.mse_loss(chosen, soft.detach())
 
 
-def attend(qkv: Tensor, prefix_k: Tensor, prefix_v: Tensor, heads: int) -> Tensor:
-    """Attention with prefixes (B, m, D) in front of keys and values: qkv (B, n, 3 D) -> (B, n, D), not projected yet.
+def prefixed(query: Tensor, key: Tensor, value: Tensor, prefix_k: Tensor, prefix_v: Tensor, heads: int) -> Tensor:
+    """Attention (B, n, D), not projected yet, with prefixes (B, m, D) in front of keys and values (B, n, D).
 
-    Prefixes do not pass through the projection of qkv; there are no queries for them, so the length stays n.
+    Prefixes do not pass through the projection of qkv; there are no queries for them, so the length stays that of
+    the query.
     """
-    query, key, value = qkv.chunk(3, dim=-1)
-    parts = (query, torch.cat([prefix_k, key], dim=1), torch.cat([prefix_v, value], dim=1))
-    split = [part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in parts]
-    return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    return attend(query, torch.cat([prefix_k, key], dim=1), torch.cat([prefix_v, value], dim=1), heads)
 
 
-def prefix_attention(attention: "Attention", x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
+def prefix_attention(attention: "Attention", x: Tensor, prefix_k: Tensor, prefix_v: Tensor, read: Any = ...) -> Tensor:
     """timm's attention of x (B, n, D) with prefixes (B, m, D) before its keys and values (models/vit.py:L63-L87)."""
-    return attention.proj(attend(attention.qkv(x), prefix_k, prefix_v, attention.num_heads))
+    parts = query_key_value(x, attention.qkv.weight, attention.qkv.bias, read)
+    return attention.proj(prefixed(*parts, prefix_k, prefix_v, attention.num_heads))
 
 
-def prompted_block(block: "Block", x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
-    """timm's block of x (B, n, D) with prefixes in its attention."""
-    x = x + block.ls1(prefix_attention(block.attn, block.norm1(x), prefix_k, prefix_v))  # type: ignore[arg-type]
-    return x + block.ls2(block.mlp(block.norm2(x)))
+def prompted_block(block: "Block", x: Tensor, prefix_k: Tensor, prefix_v: Tensor, read: Any = ...) -> Tensor:
+    """timm's block of x (B, n, D), or of its tokens x[read], with prefixes in its attention."""
+    return block_of(block, x, read, partial(prefix_attention, prefix_k=prefix_k, prefix_v=prefix_v))
 
 
 class PromptPool(nn.Module):
@@ -174,8 +175,9 @@ class Network(nn.Module):
     def query(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, D) -> the class feature (B, D) of the ViT without prompts."""
         with self.autocast():
-            for block in self.feat.blocks:
+            for block in self.feat.blocks[:-1]:
                 tokens = block(tokens)
+            tokens = block_of(self.feat.blocks[-1], tokens, CLASS_TOKEN)
         return self.feat.norm(tokens[:, 0])
 
     def forward(
@@ -193,10 +195,13 @@ class Network(nn.Module):
         recompute = self.checkpoint_activations
         with self.autocast():
             for layer, block in enumerate(self.feat.blocks):
+                read = CLASS_TOKEN if block is self.feat.blocks[-1] else ...
                 if layer in self.prompt.layers:
                     prefix_k, prefix_v, layer_loss = self.prompt(layer, query, batch_size)
-                    tokens = run_block(recompute, prompted_block, block, tokens, prefix_k, prefix_v)
+                    tokens = run_block(recompute, prompted_block, block, tokens, prefix_k, prefix_v, read)
                     loss = loss + layer_loss
-                else:
+                elif read is ...:
                     tokens = run_block(recompute, block, tokens)
+                else:
+                    tokens = run_block(recompute, block_of, block, tokens, read)
         return self.feat.norm(tokens[:, 0]), loss

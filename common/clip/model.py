@@ -11,11 +11,16 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.utils.checkpoint import checkpoint
+
+from common.attention import CLASS_TOKEN, attend, query_key_value
 
 HEAD_WIDTH = 64  # of every attention head, but for those of ViT-H's image tower
 VIT_H_WIDTH, VIT_H_HEADS = 1280, 16
@@ -47,17 +52,31 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
+class _QuickGELU(torch.autograd.Function):
+    """Keeps its input alone for the backward pass: x * sigmoid(1.702 x) = silu(1.702 x) / 1.702."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return (1.702 * x).sigmoid_().mul_(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient, 1.702 * x)
+
+
 class QuickGELU(nn.Module):
     """x * sigmoid(1.702 x), the activation of OpenAI's weights, which GELU does not reproduce."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.sigmoid(1.702 * x)
+        return _QuickGELU.apply(x)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention in nn.MultiheadAttention's key names, with torch's fused kernel.
 
-    x (B, L, D) -> (B, L, D); `causal` hides later positions.
+    x (B, L, D) -> (B, L, D), or of the tokens x[read] alone (common/attention.py); `causal` hides later positions.
     """
 
     def __init__(self, width: int, heads: int, causal: bool = False) -> None:
@@ -69,16 +88,15 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, width = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        query, key, value = qkv.view(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
-        x = F.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
-        return self.out_proj(x.transpose(1, 2).reshape(batch, length, width))
+    def forward(self, x: Tensor, read: Any = ...) -> Tensor:
+        queries = ... if self.causal else read  # the kernel's causal mask is that of all queries
+        parts = query_key_value(x, self.in_proj_weight, self.in_proj_bias, queries)
+        x = attend(*parts, self.heads, self.causal)
+        return self.out_proj(x[read] if self.causal else x)
 
 
 class ResidualAttentionBlock(nn.Module):
-    """h = x + attn(ln_1(x)); out = h + mlp(ln_2(h)), for x of shape (B, L, D)."""
+    """h = x + attn(ln_1(x)); out = h + mlp(ln_2(h)), for x of shape (B, L, D); with `read` of the tokens x[read]."""
 
     def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
@@ -89,13 +107,16 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        hidden = x + self.attn(self.ln_1(x))
+    def forward(self, x: Tensor, read: Any = ...) -> Tensor:
+        hidden = x[read] + self.attn(self.ln_1(x), read)
         return hidden + self.mlp(self.ln_2(hidden))
 
 
 class Transformer(nn.Module):
-    """Blocks in sequence; `checkpoint_activations` keeps only their inputs and recomputes them in the backward pass."""
+    """Blocks in sequence, (B, L, D) -> (B, L, D), or the tokens `read` of the last one's alone (common/attention.py).
+
+    `checkpoint_activations` keeps only the blocks' inputs and recomputes the rest in the backward pass.
+    """
 
     checkpoint_activations = False
 
@@ -104,10 +125,11 @@ class Transformer(nn.Module):
         self.width, self.layers = width, layers
         self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads, causal) for _ in range(layers)))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, read: Any = ...) -> Tensor:
         for block in self.resblocks:
             recompute = self.checkpoint_activations and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            tokens = read if block is self.resblocks[-1] else ...
+            x = checkpoint(block, x, tokens, use_reentrant=False) if recompute else block(x, tokens)
         return x
 
 
@@ -137,11 +159,11 @@ class VisionTransformer(nn.Module):
         return self.ln_pre(x)
 
     def pool(self, x: Tensor) -> Tensor:
-        """Tokens (B, L, D) after the last block -> features (B, E)."""
+        """Tokens (B, L, D) after the last block, or the first of them alone -> features (B, E)."""
         return self.ln_post(x[:, 0]) @ self.proj
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.pool(self.transformer(self.embed(images)))
+        return self.pool(self.transformer(self.embed(images), CLASS_TOKEN))
 
 
 class Bottleneck(nn.Module):
@@ -170,13 +192,18 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.relu(self.bn2(self.conv2(x)))
-        return F.relu(self.bn3(self.conv3(self.avgpool(x))) + identity)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
+        x = self.bn3(self.conv3(self.avgpool(x)))
+        x += identity
+        return F.relu(x, inplace=True)
 
 
 class AttentionPool2d(nn.Module):
-    """Attention pooling of a feature map (B, C, S, S) -> (B, E) with the mean token as the only query."""
+    """Attention pooling of a feature map (B, C, S, S) -> (B, E) with the mean token as the only query.
+
+    A single query q needs no keys and values: q (W_k x) = (q W_k) x, and sum a (W_v x) = W_v (sum a x).
+    """
 
     def __init__(self, spacial_dim: int, embed_dim: int, heads: int, output_dim: int) -> None:
         super().__init__()
@@ -190,10 +217,12 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x.flatten(2).transpose(1, 2)
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positional_embedding.to(x.dtype)
-        query, key, value = self.q_proj(x[:, :1]), self.k_proj(x), self.v_proj(x)
-        split = lambda t: t.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # noqa: E731
-        pooled = F.scaled_dot_product_attention(split(query), split(key), split(value))
-        return self.c_proj(pooled.transpose(1, 2).flatten(1))
+        key_weight, value_weight = (p.weight.unflatten(0, (self.heads, -1)) for p in (self.k_proj, self.v_proj))
+        key_bias, value_bias = (p.bias.unflatten(0, (self.heads, -1)) for p in (self.k_proj, self.v_proj))
+        query = self.q_proj(x[:, 0]).unflatten(-1, (self.heads, -1))  # (B, H, d)
+        scores = torch.einsum("bhd,hde,ble->bhl", query, key_weight, x) + (query * key_bias).sum(-1, keepdim=True)
+        weights = (query.shape[-1] ** -0.5 * scores).softmax(dim=-1)
+        return self.c_proj((torch.einsum("bhl,ble,hde->bhd", weights, x, value_weight) + value_bias).flatten(1))
 
 
 class ModifiedResNet(nn.Module):
@@ -223,11 +252,20 @@ class ModifiedResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = images.to(self.conv1.weight.dtype)
         for conv, norm in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
-            x = F.relu(norm(conv(x)))
+            x = F.relu(norm(conv(x)), inplace=True)
         x = self.avgpool(x)
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
         return self.attnpool(x)
+
+
+def fold_batch_norms(tower: nn.Module) -> None:
+    """Merge a frozen tower's batch norms into the convolutions before them, in place. For float32: half would round."""
+    for parent in list(tower.modules()):
+        for (name, convolution), (norm_name, norm) in pairwise(list(parent.named_children())):
+            if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(convolution, norm))
+                setattr(parent, norm_name, nn.Identity())
 
 
 class CLIP(nn.Module):
@@ -290,8 +328,9 @@ class CLIP(nn.Module):
         """Token embeddings (N, L, W), L <= context, and the position `end` (N,) of the end token -> (N, E)."""
         with self.autocast():
             x = embeddings + self.positional_embedding[: embeddings.shape[1]].to(embeddings.dtype)
-            x = self.ln_final(self.transformer(x))
-            return (x[torch.arange(len(x), device=x.device), end] @ self.text_projection).to(self.dtype)
+            end_token = torch.arange(len(x), device=x.device)[:, None], end[:, None]
+            x = self.ln_final(self.transformer(x, end_token)[:, 0])
+            return (x @ self.text_projection).to(self.dtype)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """(images, tokens) -> logits per image (B, N) and per text (N, B): exp(logit_scale) x cosine."""

@@ -17,9 +17,11 @@ import yaml
 
 from alta.buffer import Buffer
 from alta.heads import METHODS, Head
+from alta.learner import build_clip
 from alta.main import main
 from alta.options import parse
 from common.errors import UserError
+from common.machine import Machine
 from results.records import read_file
 from results.labels import sheet
 from tests.alta.conftest import CONFIGS
@@ -185,6 +187,13 @@ def test_half_precision_on_the_cpu(run):
     assert {tensor.dtype for tensor in kinds} == {torch.float16, torch.int64}
     assert {entry["momentum_buffer"].dtype for entry in state["optimizer"]["state"].values()} == {torch.float16}
     assert yaml.safe_load((folder / "config.yaml").read_text())["settings"]["encoding"] == "full"
+
+
+@pytest.mark.parametrize(("precision", "kept"), [("fp32", False), ("bf16", True), ("fp16", True)])
+def test_batch_norms_are_folded_in_float32_alone(configured, precision, kept):
+    options = parse([*configured("il_cifar100", "RN"), "--visual", "RN50", "--precision", precision])
+    clip = build_clip(options, Machine(torch.device("cpu")))
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in clip.modules()) == kept
 
 
 @pytest.mark.parametrize("visual", ["mini", "mini-rn"])

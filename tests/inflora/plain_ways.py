@@ -31,7 +31,7 @@ def plain_attention(attention: LoRAAttention, x: Tensor, tasks: int) -> Tensor:
 
 def plain_forward(tasks: int | None) -> contextlib.AbstractContextManager:
     """`plain_attention` of so many tasks in every layer; None: ours as it is."""
-    forward = lambda attention, x, attn_mask=None, is_causal=False: plain_attention(attention, x, tasks)
+    forward = lambda attention, x, read=..., **_: plain_attention(attention, x, tasks)[read]
     return mock.patch.object(LoRAAttention, "forward", forward) if tasks is not None else contextlib.nullcontext()
 
 

@@ -104,12 +104,12 @@ class Block(nn.Module):
         super().__init__()
         self.moe, self.name, self.block = moe, name, block
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, read: Any = ...) -> Tensor:
         moe, block, name = self.moe, self.block, self.name
         h = x + block.attn(block.ln_1(x))
         out = h + block.mlp(block.ln_2(h))
         if moe.router == ORIGINAL_CLIP:
-            return out
+            return out[read]
         c = h[:, 0]
         clean = z = c @ moe.theta[f"{name}.router_list.{moe.router}"]
         sigma = F.softplus(c @ moe.theta[f"{name}.w_noise_list.{moe.router}"]) + 0.01
@@ -132,7 +132,7 @@ class Block(nn.Module):
                 if kept is not None:
                     hidden = hidden * kept[rows, :, e if moe.topk == moe.experts else k]
                 out = out.index_add(0, rows, gates[rows, k, None, None] * 0.1 * F.linear(hidden, up_w, up_b))
-        return out
+        return out[read]
 
 
 def expert(block: str, e: int) -> list[str]:

@@ -21,6 +21,7 @@ from moe_adapters import adapters
 from moe_adapters.adapters import (
     ADAPTER_SCALE,
     ORIGINAL_CLIP,
+    MoEBlock,
     insert_adapters,
     is_adapter_key,
     moe_blocks,
@@ -83,10 +84,16 @@ def loop_over_experts(h: Tensor, chosen: Tensor, gates: Tensor, experts: nn.Modu
     return combined.to(h.dtype)
 
 
-def replaced(mixture: Mixture) -> contextlib.AbstractContextManager:
-    """The given mixture in all blocks, those whose experts are all chosen among them."""
-    kinds = dict.fromkeys(("mixture_of_experts", "mixture_of_all_experts"), mixture)
-    return mock.patch.multiple(adapters, **kinds) if mixture else contextlib.nullcontext()
+@contextlib.contextmanager
+def replaced(mixture: Mixture) -> Iterator[None]:
+    """The given mixture in all blocks and of all tokens, also where the experts are all chosen or one token is read."""
+    whole = MoEBlock.forward
+    with contextlib.ExitStack() as stack:
+        if mixture:
+            kinds = dict.fromkeys(("mixture_of_experts", "mixture_of_all_experts"), mixture)
+            stack.enter_context(mock.patch.multiple(adapters, **kinds))
+            stack.enter_context(mock.patch.object(MoEBlock, "forward", lambda block, x, read=...: whole(block, x)[read]))
+        yield
 
 
 def drawn_noise(now: list[int], index: int, clean: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from functools import partial
-from unittest import mock
 
 import pytest
 import torch
@@ -14,12 +13,10 @@ from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
 from common.datasets.transforms import CLIP_MEAN, CLIP_STD
 from common.evaluation.zero_shot import class_vectors
-from moe_adapters import adapters
 from moe_adapters.adapters import (
     ORIGINAL_CLIP,
     count_choices,
     drop_unchosen_gradients,
-    mixture_of_all_experts,
     mixture_of_experts,
     moe_blocks,
     use_router,
@@ -90,12 +87,12 @@ def test_all_experts_without_gathering_give_the_plain_gradients() -> None:
     """k = E, the class-incremental case: the blocks take the path that gathers nothing."""
     tokens, batch = prompts(6, longest=12), one_batch(small_or_paper_clip(small=True), 8, 6)
     gradients = []
-    for mixture in (mixture_of_all_experts, mixture_of_experts, loop_over_experts):
+    for mixture in (None, mixture_of_experts, loop_over_experts):
         model = fixed_noise(with_adapters(small_or_paper_clip(small=True), "spread")).train()
         for block in moe_blocks(model):
             block.topk = len(block.adaptmlp_list)
         use_router(model, 0, noise=True)
-        with mock.patch.object(adapters, "mixture_of_all_experts", mixture):
+        with replaced(mixture):
             texts, images = model.encode_text(cut_prompts(tokens), cut=False), model.encode_image(batch.images)
         logits = 10 * F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).t()
         F.cross_entropy(logits, batch.labels).backward()

@@ -9,12 +9,13 @@ the class order.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.attention import CLASS_TOKEN, query_key_value
 from common.clip.model import ResidualAttentionBlock
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
@@ -22,7 +23,7 @@ from common.incremental.scenario import Scenario
 from common.training.numerics import run_block
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.options import ITOptions
-from vq_prompt.prompts import attend, prompted_block
+from vq_prompt.prompts import prefixed, prompted_block
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer as TimmViT
@@ -33,11 +34,11 @@ LOGIT_SCALE = 100.0
 # The image encoder
 
 
-def clip_block(block: ResidualAttentionBlock, x: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
-    """A block of CLIP's visual tower, x (B, L, D), with prefixes (B, P / 2, D) in its attention."""
+def clip_block(block: ResidualAttentionBlock, x: Tensor, prefix_k: Tensor, prefix_v: Tensor, read: Any = ...) -> Tensor:
+    """A block of CLIP's image tower of x (B, L, D), or of its tokens x[read], with prefixes (B, P / 2, D)."""
     attention = block.attn
-    qkv = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    hidden = x + attention.out_proj(attend(qkv, prefix_k, prefix_v, attention.heads))
+    parts = query_key_value(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias, read)
+    hidden = x[read] + attention.out_proj(prefixed(*parts, prefix_k, prefix_v, attention.heads))
     return hidden + block.mlp(block.ln_2(hidden))
 
 
@@ -84,11 +85,14 @@ class Encoder(nn.Module):
         with self.autocast():
             for layer in range(first, last):
                 block = self.blocks[layer]
-                if prompts is None or layer not in self.layers:
+                read = CLASS_TOKEN if block is self.blocks[-1] else ...
+                if prompts is not None and layer in self.layers:
+                    prefixes = prompts[:, self.layers[layer]].chunk(2, dim=1)
+                    x = run_block(recompute, self.prompted_block, block, x, *prefixes, read)
+                elif read is ...:
                     x = run_block(recompute, block, x)
                 else:
-                    prefixes = prompts[:, self.layers[layer]].chunk(2, dim=1)
-                    x = run_block(recompute, self.prompted_block, block, x, *prefixes)
+                    x = run_block(recompute, self.prompted_block, block, x, x[:, :0], x[:, :0], read)
         return x
 
     def _pool(self, x: Tensor) -> Tensor:

@@ -9,8 +9,14 @@ import yaml
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+import common.clip.model as clip_model
+import inflora.lora as lora_network
 import moe_adapters.cil
 import moe_adapters.main
+import vq_prompt.it_prompt.network as it_network
+import vq_prompt.prompts as vq_network
+from common.attention import CLASS_TOKEN
+from common.clip.model import LayerNorm
 from common.clip.tokenizer import training_prompts
 from common.errors import UserError
 from common.machine import Machine, RunOptions, choose_machine
@@ -18,7 +24,7 @@ from common.runs import Run
 from common.training.numerics import prepare
 from inflora.gpm import second_moments
 from inflora.lora import Network as LoRANetwork
-from moe_adapters.adapters import insert_adapters, use_router
+from moe_adapters.adapters import insert_adapters, is_adapter_key, use_router
 from tests import process_loops
 from vq_prompt.it_prompt.network import Encoder
 from vq_prompt.prompts import Network as VQNetwork
@@ -58,6 +64,9 @@ def lora() -> LoRANetwork:
 def moe() -> nn.Module:
     model = insert_adapters(process_loops.clip(0), 4, 2, 8, 1)
     use_router(model, 0)
+    for name, parameter in model.named_parameters():
+        if is_adapter_key(name):
+            nn.init.normal_(parameter, std=0.2)
     return model
 
 
@@ -90,6 +99,7 @@ TOWERS: dict[str, Callable[[], tuple[nn.Module, Callable[[], Tensor]]]] = {
     "CLIP's images": lambda: clip_features(process_loops.clip(0), text=False),
     "CLIP's texts": lambda: clip_features(process_loops.clip(0), text=True),
     "MoE-Adapters": lambda: clip_features(moe(), text=False),
+    "MoE-Adapters' texts": lambda: clip_features(moe(), text=True),
     "InfLoRA": lora_features,
     "VQ-Prompt": vq_features,
     "IT-Prompt": it_features,
@@ -113,7 +123,7 @@ def test_bf16_rounds_features_and_hands_on_float32(name: str) -> None:
 def test_fp32_is_the_plain_call() -> None:
     model = process_loops.clip(0)
     with torch.no_grad():
-        tokens = model.visual.transformer.resblocks(model.visual.embed(images()))
+        tokens = model.visual.transformer(model.visual.embed(images()), CLASS_TOKEN)
         assert torch.equal(model.encode_image(images()), model.visual.pool(tokens))
 
 
@@ -154,7 +164,7 @@ def test_a_method_s_own_algebra_stays_exact_in_bf16() -> None:
         assert torch.equal(chosen, best) and torch.equal(gates, values.softmax(dim=-1))
 
 
-@pytest.mark.parametrize("name", [name for name in TOWERS if name != "MoE-Adapters"])
+@pytest.mark.parametrize("name", [name for name in TOWERS if "MoE" not in name])
 def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
     found = []
     for checkpoint in (False, True):
@@ -169,6 +179,36 @@ def test_checkpointed_blocks_give_the_same_gradients(name: str) -> None:
     (all_of_it, plain), (inputs, again) = found
     assert len(plain) > 0 and all(torch.equal(one, other) for one, other in zip(plain, again, strict=True))
     assert inputs < all_of_it / 2
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_last_block_of_the_token_read_alone_equals_a_whole_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features and all gradients, and of MoE-Adapters in training the same draws of noise and dropout."""
+    found, lengths = [], []
+    for whole in (False, True):
+        model, features = TOWERS[name]()
+        model.train()
+        use_router(model, 0, noise=True) if "MoE" in name else None
+        with monkeypatch.context() as patch:
+            for module in (clip_model, lora_network, vq_network, it_network) if whole else ():
+                patch.setattr(module, "CLASS_TOKEN", ...)
+            if whole and "text" in name:  # the end tokens
+                last = model.transformer.resblocks[-1]
+                last.forward = lambda x, read, block=last.forward: block(x)[read]
+            for module in model.modules():
+                if isinstance(module, (LayerNorm, nn.LayerNorm)):
+                    module.register_forward_hook(lambda _, inputs, __: lengths.append(inputs[0].shape[1:-1].numel()))
+            torch.manual_seed(5)
+            values = features()
+        (values * torch.randn(values.shape, generator=torch.Generator().manual_seed(6))).sum().backward()
+        gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        found.append((values.detach(), gradients, sum(lengths)))
+        lengths.clear()
+    (ours, gradients, fewer), (plain, expected, all_tokens) = found
+    assert fewer < all_tokens and gradients.keys() == expected.keys() and len(expected) > 0
+    assert (ours - plain).norm() <= 1e-6 * plain.norm()
+    for key, value in expected.items():
+        assert (gradients[key] - value).norm() <= 1e-5 * value.norm(), key
 
 
 def test_routed_blocks_are_not_run_twice(capsys: pytest.CaptureFixture) -> None:
