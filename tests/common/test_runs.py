@@ -208,7 +208,7 @@ def test_the_seconds_of_a_stage_end_when_its_last_step_is_computed(
 ) -> None:
     """A GPU's queue is a step behind the host's clock: here each step takes the host a second, what is queued five."""
     clock = [0.0]
-    monkeypatch.setattr(runs.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: clock.append(clock.pop() + 5))
     run = open_run(tmp_path)
