@@ -142,7 +142,14 @@ def test_training_batches_are_shuffled_crops_of_the_tasks_pictures(world, run):
 
 
 def test_entries_and_stores_in_the_checkpoints(run, plain):
-    """What was learnt in a task stays, entries, clusters of u and clusters of z; at most three clusters a class."""
+    """What was learnt in a task stays, entries, clusters of u and clusters of z; at most three clusters a class.
+
+    Which of three pictures' clusters is the first hangs on a tie in k-means++: clusters are compared in one order.
+    """
+
+    def ordered(centroids):
+        return [own[own[:, 0].argsort()] for own in centroids]
+
     for task, found in enumerate(plain):
         saved = model_after(run[0], task)
         for past in range(task + 1):
@@ -150,7 +157,7 @@ def test_entries_and_stores_in_the_checkpoints(run, plain):
             torch.testing.assert_close(saved["state_dict"][f"prompt.k_{past}"], plain[past]["k"], **CLOSE)
         assert all(key.startswith("prompt.") for key in saved["state_dict"])
         for store in ("u", "z"):
-            torch.testing.assert_close(saved[store]["centroids"], found[store], **CLOSE)
+            torch.testing.assert_close(ordered(saved[store]["centroids"]), ordered(found[store]), **CLOSE)
             assert saved[store]["means"] == saved[store]["variances"] == [] and saved[store]["center"] is None
 
 
