@@ -10,6 +10,8 @@ from multiprocessing.process import BaseProcess
 from typing import TextIO
 
 import torch
+from torch.distributed import TCPStore
+from torch.multiprocessing import start_processes
 
 LIBRARIES = ["torch._dynamo", "torchvision", "timm", "open_clip", "pandas", "matplotlib.pyplot"]  # slow to import
 
@@ -32,6 +34,22 @@ def run(main: Callable[[list[str]], None], words: list[str], output: int) -> Non
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests ignore Ctrl-C
     torch.set_num_threads(1)  # the threads of a pool do not live on in a fork
     main(words)
+
+
+def on_two_processes(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+    """The entry point as torchrun runs it in two processes, which one that fails ends."""
+
+    def job(words: list[str]) -> None:
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a port that is free
+        start_processes(process, (words, store.port), 2, start_method="fork")
+
+    def process(rank: int, words: list[str], port: int) -> None:
+        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is there: the first process opens none
+        main(words)
+
+    return job
 
 
 def kill(process: BaseProcess) -> None:

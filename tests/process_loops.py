@@ -1,9 +1,8 @@
-"""Each paper's training loop on the processes that torchrun started: `python -m tests.process_loops OUT.pth`.
+"""Each paper's training loop, on one process and on several.
 
 In float64 (DTYPE), so that AdamW, which blows up the rounding of gradients that ought to be zero, has none to blow up.
 """
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,6 +149,8 @@ LOOPS = {
     "alta": alta,
 }
 
-if __name__ == "__main__":
+
+def main(words: list[str]) -> None:
+    """What every loop ends with, saved in the file that is named."""
     pick_device("cpu")
-    save_tensors(sys.argv[1], {name: Tensors(loop()).state_dict() for name, loop in LOOPS.items()})
+    save_tensors(words[0], {name: Tensors(loop()).state_dict() for name, loop in LOOPS.items()})

@@ -1,4 +1,4 @@
-"""Under torchrun two processes leave what one leaves; a killed one ends the job; other numbers of processes go on."""
+"""Two processes leave what one leaves; under torchrun a killed one ends the job; other numbers of processes go on."""
 
 import json
 import os
@@ -21,7 +21,7 @@ import moe_adapters.cil
 import moe_adapters.main
 import vq_prompt.run
 import zscl.main
-from tests import process_loops
+from tests import forked, process_loops
 from tests.fake_data import write
 
 TIMES = ("train_seconds", "peak_memory_mib", "seconds_per_batch")  # measured, not computed
@@ -55,18 +55,11 @@ COMMANDS: dict[str, tuple[Callable, list[str]]] = {
 }  # fmt: skip
 
 
-def start(processes: int, *words: str) -> subprocess.Popen:
-    """Start a module under torchrun, its output joined in one stream; in a session of its own, to be killed whole."""
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(torchrun if processes > 1 else []), "-m", *words]
+def torchrun(*words: str) -> subprocess.Popen:
+    """Start a module in two processes, their output joined in one stream."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", *words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def finish(process: subprocess.Popen) -> str:
-    said = process.communicate()[0]
-    assert process.returncode == 0, said
-    return said
 
 
 def numbers(folder: Path) -> dict[tuple, float]:
@@ -80,7 +73,7 @@ def numbers(folder: Path) -> dict[tuple, float]:
 def two_processes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Tensor]]:
     """What every loop of `process_loops` ends with on two processes."""
     path = tmp_path_factory.mktemp("loops") / "two.pth"
-    finish(start(2, "tests.process_loops", str(path)))
+    forked.finish(*forked.start(forked.on_two_processes(process_loops.main), [str(path)]))
     return torch.load(path, weights_only=True)
 
 
@@ -118,9 +111,9 @@ def test_two_processes_record_what_one_records(tmp_path: Path, module: str) -> N
         saves = [["--log_dir", str(folder)] for folder in folders]
     if module == "alta.main":
         words = [*words, "--config-file", str(two_tasks_of_alta(tmp_path))]
-    other = start(2, module.split(",")[0], *words, *saves[1])
+    other = forked.start(forked.on_two_processes(main), [*words, *saves[1]])
     main([*words, *saves[0]])
-    said = finish(other)
+    said = forked.finish(*other)
     assert len(re.findall("^.*after.*MNIST|^task 1 .2 of 2.", said, re.MULTILINE)) <= 1, said  # the first one speaks
     assert numbers(folders[0]) == numbers(folders[1])
     names = [sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) for folder in folders]
@@ -137,7 +130,7 @@ def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     write(data, ["CIFAR100"])
     configs = Path(inflora.main.__file__).parent / "configs"
     content = [json.loads((configs / name).read_text()) for name in ("cifar100_inflora.json", "mini.json")]
-    changes = {"init_cls": 50, "increment": 50, "total_sessions": 2, "init_epoch": 1, "epochs": 6, "seed": [0]}
+    changes = {"init_cls": 50, "increment": 50, "total_sessions": 2, "init_epoch": 1, "epochs": 3, "seed": [0]}
     changes |= {"data_path": str(data), "batch_size": 3}
     path = tmp_path_factory.mktemp("config") / "two_tasks.json"
     path.write_text(json.dumps(content[0] | content[1] | changes))
@@ -152,26 +145,26 @@ def unbroken(two_tasks: list[str], tmp_path_factory: pytest.TempPathFactory) -> 
     return numbers(folder)
 
 
-def stopped_in_the_second_task(processes: int, words: list[str], folder: Path, number: signal.Signals) -> str:
-    """Start InfLoRA and signal one process, the last of several, once the second task has been saved; what it said."""
-    job, found = start(processes, "inflora.main", *words, "--save", str(folder)), []
+def wait_for_the_second_task(folder: Path, has_ended: Callable[[], int | None]) -> None:
+    """Until a run of InfLoRA has saved a step of its second task."""
+    found = []
     while not found:
-        assert job.poll() is None, job.communicate()[0]
+        assert has_ended() is None
         time.sleep(0.02)
         saved = [path for path in folder.rglob("state.pth") if path.with_name("task_0.pth").exists()]
         found = [path for path in saved if torch.load(path, weights_only=True)["stage"] == "task 1"]
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True).stdout
-    os.kill(int(listed.split()[-1]) if processes > 1 else job.pid, number)
-    said = job.communicate(timeout=120)[0]
-    assert job.returncode != 0 and not list(folder.rglob("task_1.pth"))
-    return said
 
 
 def test_a_killed_process_ends_the_job_and_one_goes_on_alone(
     two_tasks: list[str], unbroken: dict[tuple, float], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run-mini"
-    said = stopped_in_the_second_task(2, two_tasks, folder, signal.SIGKILL)
+    job = torchrun("inflora.main", *two_tasks, "--save", str(folder))
+    wait_for_the_second_task(folder, job.poll)
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True).stdout
+    os.kill(int(listed.split()[-1]), signal.SIGKILL)
+    said = job.communicate(timeout=120)[0]
+    assert job.returncode != 0 and not list(folder.rglob("task_1.pth"))
     assert "[rank0]: Traceback" not in said and "another process of this job has ended" in said, said
     inflora.main.main([*two_tasks, "--save", str(folder)])
     assert numbers(folder) == unbroken
@@ -181,6 +174,13 @@ def test_two_processes_go_on_where_one_was_stopped(
     two_tasks: list[str], unbroken: dict[tuple, float], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run-mini"
-    assert "goes on from there" in stopped_in_the_second_task(1, two_tasks, folder, signal.SIGTERM)
-    finish(start(2, "inflora.main", *two_tasks, "--save", str(folder)))
+    process, stream = forked.start(inflora.main.main, [*two_tasks, "--save", str(folder)])
+    wait_for_the_second_task(folder, lambda: process.exitcode)
+    process.terminate()
+    said = stream.read()
+    process.join()
+    assert process.exitcode != 0 and "goes on from there" in said and not list(folder.rglob("task_1.pth")), said
+    job = torchrun("inflora.main", *two_tasks, "--save", str(folder))
+    said = job.communicate()[0]
+    assert job.returncode == 0, said
     assert numbers(folder) == unbroken
