@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.training.device import to_device
+
 
 class Replay(NamedTuple):
     """Samples of the buffer: labels (n,), logits (n, C), image features (n, D)."""
@@ -42,7 +44,8 @@ class Buffer:
             }
         slots = self.slots(len(labels))
         kept, last = np.unique(slots[::-1], return_index=True)  # of several samples for one slot the last one stays
-        index, rows = self._on_device(np.stack([kept, len(slots) - 1 - last])[:, kept >= 0])
+        pairs = np.stack([kept, len(slots) - 1 - last])[:, kept >= 0]
+        index, rows = to_device(torch.from_numpy(pairs), self.device)
         for name, values in batch.items():
             self.fields[name][index] = values[rows].to(self.fields[name].dtype)
 
@@ -66,13 +69,8 @@ class Buffer:
 
     def get_data(self, count: int) -> Replay:
         """The samples of `choose(count)`, in its order."""
-        index = self._on_device(self.choose(count))
+        index = to_device(torch.from_numpy(self.choose(count)), self.device)
         return Replay(*(self.fields[name][index] for name in Replay._fields))
-
-    def _on_device(self, index: np.ndarray) -> Tensor:
-        """A copy on the device, for which the host does not wait."""
-        copy = torch.from_numpy(index)
-        return (copy.pin_memory() if self.device.type == "cuda" else copy).to(self.device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
         name, keys, *rest = self.random.get_state(legacy=True)
