@@ -18,8 +18,8 @@ def prepare(machine: Machine, *models: nn.Module) -> None:
     """Give models, in place, the machine's autocast and recomputed activations and, with --compile, compiled blocks.
 
     The first two are set on modules with attributes `autocast` and `checkpoint_activations`. State dicts keep their
-    keys. Of a paper's block that derives from CLIP's, and may count or draw, only the attention and the MLP are
-    compiled. Blocks that are run through functions (with prompts, in VQ-Prompt and IT-Prompt) are not compiled.
+    keys. Of blocks that are run through functions (with prompts, and timm's last one), and of a paper's that derive
+    from CLIP's and may count or draw, what is compiled is the MLP, and the attention where it is called as a module.
     """
     from timm.models.vision_transformer import Block
     from timm.models.vision_transformer import VisionTransformer as TimmViT
@@ -32,11 +32,10 @@ def prepare(machine: Machine, *models: nn.Module) -> None:
                 setattr(module, name, getattr(machine, name))
         if isinstance(module, TimmViT):
             module.set_grad_checkpointing(machine.checkpoint_activations)
-        if machine.compile and type(module) in (ResidualAttentionBlock, Block):
-            module.compile()
-        elif machine.compile and isinstance(module, ResidualAttentionBlock):
-            module.attn.compile()
-            module.mlp.compile()
+        if machine.compile and isinstance(module, ResidualAttentionBlock | Block):
+            parts = [module.attn, module.mlp]
+            for part in [*parts, module] if type(module) in (ResidualAttentionBlock, Block) else parts:
+                part.compile()
 
 
 @contextmanager

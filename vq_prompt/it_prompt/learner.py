@@ -3,6 +3,8 @@
 Each task has one file, class.pth, written again after each of its stages; a killed run repeats no finished stage.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -58,7 +60,7 @@ def method_label(options: ITOptions) -> str:
 def run_seed(options: ITOptions, machine: Machine, seed: int) -> np.ndarray:
     """Learn and evaluate all tasks under one seed: R (T, T) float64, R[j, i] percent of task j after task i, else 0."""
     encoder, clip = load_encoder(options, machine)
-    prepare(machine, encoder, *([] if clip is None else [clip]))
+    prepare(machine, encoder)
     # zero_shot: an option of a single value in the runs of before, which are to go on
     decides = {"weights": {"md5": options.fingerprint()}, "zero_shot": "plain"}
     images = transforms(options, encoder.resolution)
@@ -66,6 +68,7 @@ def run_seed(options: ITOptions, machine: Machine, seed: int) -> np.ndarray:
     tasks = repeat.scenario
     text = torch.empty(0, encoder.dim, device=machine.device)
     if clip is not None:
+        prepare(replace(machine, compile=False), clip)  # its text tower runs once
         prompts = training_prompts(tasks.classnames(spoken_names(repeat.data)), options.template)
         text = class_features(clip, prompts)
     del clip  # the text tower has done its part

@@ -236,6 +236,16 @@ def test_compiled_blocks_give_the_same_features(capsys: pytest.CaptureFixture) -
     assert model.state_dict().keys() == keys
 
 
+def test_of_blocks_that_functions_run_the_mlp_is_compiled() -> None:
+    """Nothing is compiled before it is called. A MoE block, which counts and draws, is not compiled as a whole."""
+    for model, whole in ((VQNetwork(vit(), 4), True), (moe(), False)):
+        prepare(Machine(torch.device("cpu"), compile=True), model)
+        compiled = {name for name, module in model.named_modules() if module._compiled_call_impl}
+        blocks = {name.removesuffix(".mlp") for name in compiled if name.endswith(".mlp")}
+        parts = {f"{block}.{part}" for block in blocks for part in ("attn", "mlp")}
+        assert len(blocks) == (2 if whole else 4) and compiled == (parts | blocks if whole else parts)
+
+
 def test_without_a_compiler_blocks_stay_as_they_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
