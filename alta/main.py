@@ -5,7 +5,7 @@ training is the same for both, so one run records both protocols. The same comma
 """
 
 from alta.evaluation import finish, print_accuracies, record_task, test_task
-from alta.learner import Learner, build, check_inputs
+from alta.learner import Learner, build, check_inputs, precision_on
 from alta.options import data_set, parse
 from alta.training import train_task
 from common.errors import exit_cleanly
@@ -20,6 +20,8 @@ from common.training.device import cost_records
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
     machine = choose_machine(options, num_workers=options.dataset.num_workers)
+    if options.precision == "auto":
+        print(f"precision auto: {precision_on(machine.device, options)}")
     check_inputs(options)
     learner = build(options, machine)
     for task_id in unfinished_tasks(len(learner.scenario.tasks), learner.is_evaluated, learner.load):

@@ -48,8 +48,8 @@ METHODS = {  # by learner_type
 @exit_cleanly
 def main(argv: list[str] | None = None) -> None:
     options = parse(argv)
-    machine = choose_machine(options, device_of(options))
-    machine = replace(machine, workers=min(options.workers, automatic_workers()))  # also of those that were asked for
+    limited = replace(options, workers=min(options.workers, automatic_workers()))  # also of those that were asked for
+    machine = choose_machine(limited, device_of(options))
     folder, seeds, matrices = Path(log_dir_of(options)), run_seeds(options), []
     all_checked([lambda: check_data(options), options.weights_file, lambda: read_xlsx(options)])
     for seed in seeds:
