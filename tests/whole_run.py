@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.utils._device import _device_constructors
 from torch.utils.data import DataLoader
 
 
@@ -86,6 +87,7 @@ class Seen:
 @contextmanager
 def watched(*draws: str) -> Iterator[Seen]:
     """See what this process does through torch; `draws` names functions of torch whose results are kept too."""
+    _device_constructors()  # the list of what torch.device("meta") redirects, made once: not of these stand-ins
     seen, known, streams = Seen(), [], iter(range(1_000_000))
     backward, iterate = Tensor.backward, DataLoader.__iter__
 
