@@ -224,11 +224,11 @@ class Run:
         optimisers, statistics of the method) or torch.Generator; `log`, if present, is Tensors of a value a step. They
         and torch's global generators are restored on entry, saved every few seconds between two steps, and once more
         after the last step, so that work between the loop and the checkpoint can be repeated. Ctrl-C and SIGTERM save
-        after the running step and raise Interrupted. Raises UserError after a step whose log is not finite, and before
-        saving parameters that are not finite.
+        after the running step and raise Interrupted. Raises UserError after a step whose log is not finite, on a GPU at
+        the next save, and before saving parameters that are not finite.
         """
         step, seconds = self._restore(stage, state)
-        saved = step
+        saved = checked = step
         started = last_save = time.monotonic()
         cost = 0.0
         silent = None if is_main_process() else True
@@ -238,14 +238,17 @@ class Run:
                 yield step
                 step += 1
                 bar.update()
-                if "log" in state:
-                    log = state["log"].tensors
-                    require_finite(stage, {name: values[step - 1 : step] for name, values in log.items()}, step - 1)
-                if step == total and torch.cuda.is_initialized():
+                on_gpu = torch.cuda.is_initialized()
+                if step == total and on_gpu:
                     torch.cuda.synchronize()  # the seconds are those until the last step is computed
                 now, interrupted = time.monotonic(), any_rank(signals.received)
                 self.seconds = seconds + now - started
-                if interrupted or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost):
+                due = interrupted or step == total or now - last_save > max(self.save_interval, SAVE_COST_RATIO * cost)
+                if "log" in state and (due or not on_gpu):  # for a GPU's values the host would wait at every step
+                    log = {name: values[checked:step] for name, values in state["log"].tensors.items()}
+                    require_finite(stage, log, checked)
+                    checked = step
+                if due:
                     if self.writer and "log" in state:
                         write_curves(self.writer, stage, state["log"].tensors, saved, step)
                     require_finite_state(stage, step - 1, state)

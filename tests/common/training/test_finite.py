@@ -39,6 +39,19 @@ def test_a_run_saves_nothing_that_is_not_finite(tmp_path: Path, what: str, told:
     assert saved["step"] <= 3 and saved["state"]["parameters"]["w"].item() == saved["step"]
 
 
+@pytest.mark.parametrize("on_gpu, steps", [(False, 2), (True, 5)])
+def test_a_loss_is_looked_at_after_each_step_and_a_gpu_s_at_a_save(
+    on_gpu: bool, steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: on_gpu)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    weight, log = torch.zeros(1), torch.zeros(5)
+    run = Run(tmp_path, {}, LABELS, options=RunOptions(save_interval=1000.0))
+    with pytest.raises(UserError, match="task: the loss is not finite at step 1 "):
+        steps_until(run, weight, log, broken=log[1:2], at=1)
+    assert weight.item() == steps and not (tmp_path / "state.pth").exists()
+
+
 def test_parameters_are_looked_at_after_the_last_step(tmp_path: Path) -> None:
     tensors = {"weight": torch.zeros(1), "log": torch.zeros(5)}
     run = Run(tmp_path, {}, LABELS, options=RunOptions(save_interval=1000.0))
