@@ -82,7 +82,7 @@ def inspect(
     if problem and verify:
         status.problems.append(f"counts differ: {problem}")
     if data.test is None:
-        status.notes.append("no validation images; only accuracy on ImageNet itself needs them")
+        status.notes.append("no validation images of known class; only accuracy on ImageNet itself needs them")
     status.found = "partial" if status.problems else "yes"
     return status
 

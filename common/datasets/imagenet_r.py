@@ -4,6 +4,7 @@ The archive has no split: each paper made one. No file is moved here; a copy in 
 into train/ and test/ (utils/data.py:L187-L244) gives the same data set.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -44,7 +45,7 @@ def imagenet_r(root: Path, verify: bool, split: str | int | Path = 40) -> ImageS
 def _class_files(folders: list[Path]) -> tuple[list[tuple[str, int]], list[str]]:
     """Path and label of all images in class folders, by class, then by file name; and litter.
 
-    Raises UserError unless the folders together hold the published classes, each with images.
+    Raises UserError unless the folders together hold the published classes, each with images, and no image twice.
     """
     known, rows, skipped = read_names("imagenet_r_wnids"), [], []
     present = {folder: {entry for entry in list_folder(folder).folders if entry[0] == "n"} for folder in folders}
@@ -54,8 +55,13 @@ def _class_files(folders: list[Path]) -> tuple[list[tuple[str, int]], list[str]]
         if not any(listing.images for listing in listings.values()):
             raise UserError(no_image("ImageNetR", list(listings.values())))
         skipped += [path for listing in listings.values() for path in listing.skipped]
-        files = [(file, folder) for folder, listing in listings.items() for file in listing.images]
-        rows += [(f"{folder}/{wnid}/{file}", label) for file, folder in sorted(files)]
+        files = sorted((file, folder) for folder, listing in listings.items() for file in listing.images)
+        if twice := [(*one, other[1]) for one, other in pairwise(files) if one[0] == other[0]]:
+            file, one, other = twice[0]
+            raise UserError(
+                f"ImageNetR: {wnid}/{file} is in {one} and in {other}. Keep one: it would be trained on and tested."
+            )
+        rows += [(f"{folder}/{wnid}/{file}", label) for file, folder in files]
     return rows, skipped
 
 

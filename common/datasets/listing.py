@@ -123,7 +123,7 @@ def match_classes(name: str, folder: Path | str, found: Iterable[str], known: Se
         told.append(f"spells {len(respelt)} classes otherwise: {_some(pairs)}")
     if stray:
         told.append(f"holds {len(stray)} folders that are no class: {_some(stray)}")
-    inner = [f"{folder}/{other}" for other in extra if os.path.isdir(os.path.join(folder, other, known[0]))]
+    inner = [place.parents[known[0].count("/")] for place in Path(folder).glob(f"*/{known[0]}") if known[0] in missing]
     deeper = f"The classes are in {inner[0]}: move them up. " if inner else ""
     raise UserError(
         f"{name}: {folder} {'; it '.join(told)}. {deeper}Labels follow from the published names of the folders: rename "
@@ -143,13 +143,13 @@ def nearby(root: Path, path: str) -> str:
     parts = Path(path).parts
     deeper = [(*parts[: i + 1], *parts[i:]) for i in range(len(parts) - 1)]  # cars/cars/1.jpg for cars/1.jpg
     higher = [(*parts[:i], *parts[i + 1 :]) for i in range(len(parts) - 1)]  # dtd/images for dtd/dtd/images
-    places = [place for other in deeper + higher if os.path.exists(place := os.path.join(root, *other))]
-    folder = os.fspath(root)
+    whole, folder = os.path.join(root, path), os.fspath(root)
+    places = [(place, whole) for other in deeper + higher if os.path.exists(place := os.path.join(root, *other))]
     while parts and os.path.lexists(os.path.join(folder, parts[0])):
         folder, parts = os.path.join(folder, parts[0]), parts[1:]
     if parts and os.access(folder, os.R_OK) and (other := spelt_otherwise(parts[0], os.listdir(folder), cutoff=1)):
-        places.append(os.path.join(folder, other))
-    return f"There is {places[0]} instead: move or rename it to {os.path.join(root, path)}." if places else ""
+        places.append((os.path.join(folder, other), os.path.join(folder, parts[0])))
+    return "There is {} instead: move or rename it to {}.".format(*places[0]) if places else ""
 
 
 def _plain(name: str) -> str:

@@ -125,7 +125,12 @@ def _cifar(name: str, stem: str, reader: "type[datasets.CIFAR10]", root: Path, v
 
     def part(files: list[list[str]]) -> ImageArrays:
         batches = [content(*file) for file in files]
-        pixels = np.vstack([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        rows = np.vstack([batch["data"] for batch in batches])
+        if rows.shape[1:] != (3072,):  # whose colours would be taken for places
+            raise UserError(
+                f"{name}: {len(rows):,} images of shape {rows.shape[1:]}, not (3072,). Get a complete copy."
+            )
+        pixels = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         labels = [batch["labels"] if "labels" in batch else batch["fine_labels"] for batch in batches]
         return _arrays(name, pixels, [*chain.from_iterable(labels)])
 

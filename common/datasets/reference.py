@@ -77,17 +77,23 @@ def _tiny_wnids(root: Path) -> list[str]:
 
 def _tiny_imagenet_parts(root: Path, wnids: list[str]) -> tuple[ImageFiles, ImageFiles]:
     folder = root / "tiny-imagenet-200"
-    listed = class_files("TinyImageNet", folder / "train", wnids, "images")
+    within = _within(folder / "train" / wnids[0])
+    listed = class_files("TinyImageNet", folder / "train", wnids, within)
     rows: list[tuple[str, int]] = []
     for label, wnid in enumerate(wnids):
         # The order of <wnid>_boxes.txt is continuum's; some copies come without these files.
-        boxes, images = folder / "train" / wnid / f"{wnid}_boxes.txt", folder / "train" / wnid / "images"
+        boxes, images = folder / "train" / wnid / f"{wnid}_boxes.txt", folder / "train" / wnid / within
         if boxes.exists():
             files = [f"{images}/{line.split(chr(9))[0]}" for _, line in text_lines(boxes, "TinyImageNet")]
         else:
             files = listed.paths[bisect_left(listed.labels, label) : bisect_right(listed.labels, label)]
         rows += [(file, label) for file in files]
     return ImageFiles(rows, skipped=listed.skipped), _tiny_validation(folder / "val", wnids)
+
+
+def _within(folder: Path) -> str:
+    """Where in its class folders images lie: as published, or in the folders themselves, as many copies have them."""
+    return "images" if os.path.isdir(folder / "images") else ""
 
 
 def _tiny_validation(folder: Path, wnids: list[str]) -> ImageFiles:
@@ -105,8 +111,7 @@ def _tiny_validation(folder: Path, wnids: list[str]) -> ImageFiles:
         if os.path.isdir(folder / wnids[0]):  # half sorted: the others are in folders by class
             refuse_missing(part, listed, "TinyImageNet")
         return part
-    within = "images" if os.path.isdir(folder / wnids[0] / "images") else ""
-    part = class_files("TinyImageNet", folder, wnids, within, more=("images",))
+    part = class_files("TinyImageNet", folder, wnids, _within(folder / wnids[0]), more=("images",))
     rows = [(len(file := os.path.basename(path)), file, path, number) for path, number in zip(part.paths, part.labels)]
     return ImageFiles([row[2:] for row in sorted(rows)], skipped=part.skipped)  # val_9.JPEG before val_10.JPEG
 
@@ -145,6 +150,8 @@ def _caption_table(path: Path) -> "pd.DataFrame":
             table = pd.read_csv(path, **options)
     except ValueError as error:
         raise UserError(f"{path}: not a table of captions ({error}). Download the file again.") from error
+    if path.suffix == ".tsv" and not table["url"].str.contains("://", na=False).all():
+        raise UserError(f"{path}: not a table of captions and their images' addresses. Download the file again.")
     if "title" not in table:
         raise UserError(f"{path}: not a table of captions (no column title). Download the file again.")
     if table.empty:

@@ -212,7 +212,13 @@ def test_a_link_to_a_sibling_hides_no_class(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "field, value", [("labels", [*range(9)]), ("labels", [0.5] * 10), ("data", np.ones((10, 3072)))]
+    "field, value",
+    [
+        ("labels", [*range(9)]),
+        ("labels", [0.5] * 10),
+        ("data", np.ones((10, 3072))),
+        ("data", np.ones((10, 32, 32, 3), np.uint8)),
+    ],
 )
 def test_arrays_of_other_kinds_and_lengths(tmp_path: Path, field: str, value: object) -> None:
     path = made(tmp_path, "CIFAR10") / "cifar-10-batches-py/test_batch"

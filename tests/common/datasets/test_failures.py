@@ -92,6 +92,10 @@ def test_captions_missing_or_broken(tmp_path: Path) -> None:
     assert str(csv) in message(lambda: captions(tmp_path))
     csv.write_text("title\tfilepath\n")
     assert "holds no captions" in message(lambda: captions(tmp_path))
+    tsv = tmp_path / "Validation_GCC-1.1.0-Validation.tsv"
+    for text in ("a dog,http://x.org/1.jpg\n", "http://x.org/1.jpg\ta dog\n", "<html>\n<body>\n"):
+        tsv.write_text(text)
+        assert "not a table of captions and their images' addresses" in message(lambda: captions(tmp_path))
 
 
 def test_captioned_images_missing(tmp_path: Path) -> None:

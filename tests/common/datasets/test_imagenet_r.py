@@ -76,6 +76,10 @@ def test_moved_files_are_split_as_if_in_place(fake_root, tmp_path):
     assert all("/test/" in path and path.rpartition("/")[2].startswith("sketch") for path in folders.test.paths)
     with pytest.raises(UserError, match="split 'folders' needs"):
         load("ImageNetR", fake_root, verify=False, options={"split": "folders"})
+    top = place / "imagenet-r"
+    shutil.copytree(top / "train/n01443537", top / "n01443537")  # copied there instead of moved
+    with pytest.raises(UserError, match=f"n01443537/art_0.jpg is in {top} and in {top / 'train'}. Keep one"):
+        load("ImageNetR", place, verify=False)
 
 
 def write_lists(folder, train, test):

@@ -180,21 +180,25 @@ def test_class_folders_one_folder_deeper(tmp_path: Path) -> None:
     (tmp_path / "eurosat/inner").rename(tmp_path / "eurosat/2750/2750")
     text = told(lambda: load("EuroSAT", tmp_path, verify=False))
     assert f"The classes are in {tmp_path / 'eurosat/2750/2750'}: move them up." in text
+    (tmp_path / "imagenet-r/imagenet-r/n01443537").mkdir(parents=True)  # the name of a class begins with n
+    text = told(lambda: load("ImageNetR", tmp_path, verify=False))
+    assert f"The classes are in {tmp_path / 'imagenet-r/imagenet-r'}: move them up." in text
 
 
 @pytest.mark.parametrize(
     "name, there, found, needed",
     [
-        ("Caltech101", "caltech-101", "caltech-101/101_ObjectCategories", "caltech101/101_ObjectCategories"),
+        ("Caltech101", "caltech-101/101_ObjectCategories", "caltech-101", "caltech101"),
         ("DTD", "dtd/images", "dtd/images", "dtd/dtd/images"),
         ("Food", "food-101/food-101/images", "food-101/food-101/images", "food-101/images"),
         ("ImageNet", "train", "train", "ImageNet/train"),
-        ("ImageNet", "imagenet/train", "imagenet", "ImageNet/train"),
+        ("ImageNet", "imagenet/train", "imagenet", "ImageNet"),
+        ("TinyImageNet", "tiny_imagenet_200/train", "tiny_imagenet_200", "tiny-imagenet-200"),
     ],
 )
 def test_a_misplaced_folder_is_found(tmp_path: Path, name: str, there: str, found: str, needed: str) -> None:
     (tmp_path / there).mkdir(parents=True)
-    sentence = f"There is {tmp_path / found.split('/101')[0]} instead: move or rename it to {tmp_path / needed}."
+    sentence = f"There is {tmp_path / found} instead: move or rename it to {tmp_path / needed}."
     assert sentence in told(lambda: load(name, tmp_path, verify=False))
     assert sentence in inspect(name, tmp_path, verify=False).problems
 

@@ -162,10 +162,17 @@ def test_training_images_of_imagenet100_are_counted_by_class() -> None:
 # Validation images
 
 
-def test_tinyimagenet_validation_sorted_into_class_folders(tmp_path: Path) -> None:
+def test_tinyimagenet_sorted_into_class_folders(tmp_path: Path) -> None:
     fake_data.write(tmp_path, ["TinyImageNet"])
     val = tmp_path / "tiny-imagenet-200/val"
-    clean = load("TinyImageNet", tmp_path, verify=False).test
+    data = load("TinyImageNet", tmp_path, verify=False)
+    for images in (tmp_path / "tiny-imagenet-200/train").glob("*/images"):  # training images as many copies have them
+        shutil.copytree(images, images.parent, dirs_exist_ok=True)
+        shutil.rmtree(images)
+    moved = load("TinyImageNet", tmp_path, verify=False).train
+    assert moved.paths == [path.replace("/images/", "/") for path in data.train.paths]
+    assert moved.labels == data.train.labels
+    clean = data.test
     wnid_of = dict(line.split("\t")[:2] for line in (val / "val_annotations.txt").read_text().splitlines())
     for within in ("", "images"):
         for path in clean.paths:
