@@ -4,11 +4,13 @@ import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 
+@cache  # of the code that this process has read; git would be asked at every record line
 def commit() -> str:
     """The project's git commit, '-dirty' appended when files differ from it; 'unknown' outside a checkout."""
     root = Path(__file__).parents[1]
