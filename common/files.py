@@ -25,6 +25,7 @@ CHECKSUMS = "run-checksums"  # in a run's folder, of all that was ever written t
 ENTRY = re.compile(r"([0-9a-f]{8})  (?!\.|.*/\.|(?:.*[./])?lock$)([^\0]{1,250})")  # a checksum, a name in the folder
 TEMPORARY = re.compile(r"\.(.+)\.(\d{1,7})\.tmp")  # of a file's name and the process that writes it
 PUT_BACK = "Put back a copy of it, or give another output folder"
+NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 SECTIONS = ("settings", "labels", "provenance")  # of config.yaml; a cut file lacks the last ones
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one where PyYAML was built with it: 10x faster
 
@@ -102,7 +103,7 @@ def _why_not_written(path: Path, error: BaseException) -> str:
     while cause and not getattr(cause, "errno", None):  # torch.save raises a RuntimeError over the file's error
         cause = cause.__context__
     code = getattr(cause, "errno", None)
-    if code in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+    if code in NO_SPACE:
         return (
             f"no space left while saving {path}. What was saved before is intact; "
             "free some space and give the same command again."

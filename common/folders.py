@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from common.errors import UserError
-from common.files import CHECKSUMS, SECTIONS, TEMPORARY, checksums, held_lock, note, read_back, write_alone
+from common.files import CHECKSUMS, NO_SPACE, SECTIONS, TEMPORARY, checksums, held_lock, note, read_back, write_alone
 from common.options import flat
 
 TENSORBOARD = "tensorboard"  # folder in the run's folder
@@ -81,6 +81,8 @@ def _unusable(folder: Path, error: Exception) -> UserError:
     reason, advice = getattr(error, "strerror", None) or "its name is not UTF-8", "change its permissions"
     if lost := [path for path in (folder, *folder.parents) if os.path.islink(path) and not os.path.exists(path)]:
         reason, advice = f"{lost[0]} is a link to {os.readlink(lost[0])}, which does not exist", "make that folder"
+    elif getattr(error, "errno", None) in NO_SPACE:
+        advice = "free some space"
     elif isinstance(error, UnicodeEncodeError) and _is_utf8(folder):
         reason, advice = "its name is UTF-8, the locale is not", "set LC_ALL=C.UTF-8"
     return UserError(f"the output folder {folder} cannot be written ({reason}). Choose another one or {advice}.")
