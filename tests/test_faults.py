@@ -45,7 +45,8 @@ SHORTER: dict[str, list[str]] = {  # words that leave two tasks, of few steps, a
     "zscl_cil_icarl": CIL,
 }
 APPENDED = ("lock", "run-checksums", "output.log")  # in place, and without numbers
-NO_SPACE = ("no space left while saving", "(File too large). Choose another one or free some space")  # by a limit of size
+# a limit on the size of files stands in for a full disk
+NO_SPACE = ("no space left while saving", "(File too large). Choose another one or free some space")
 
 
 def put(source: Path, target: Path) -> None:
