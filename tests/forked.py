@@ -37,7 +37,7 @@ def run(main: Callable[[list[str]], None], words: list[str], output: int) -> Non
 
 
 def on_two_processes(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
-    """The entry point as torchrun runs it in two processes, which one that fails ends."""
+    """The entry point as torchrun runs it in two processes; where one fails, the other is ended."""
 
     def job(words: list[str]) -> None:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # at a port that is free
