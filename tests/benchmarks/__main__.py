@@ -36,7 +36,7 @@ command, of the device's recorded rows, or --step-rate).
 EPILOG = """\
 examples:
   python -m tests.benchmarks all --small             minutes, on anything
-  python -m tests.benchmarks moe_adapters --small    seconds
+  python -m tests.benchmarks device-check            minutes: whether a new GPU computes right, as a text for an issue
   python -m tests.benchmarks all --record            the papers' sizes, meant for a GPU; kept in results/benchmarks/
   python -m tests.benchmarks zscl --steps 2 --classes 10 --batch-size 4   the paper's sizes on a CPU, in minutes
   python -m tests.benchmarks alta --steps 2          likewise, whole batches
@@ -55,7 +55,7 @@ def writable(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class Options:
-    paper: str = option(help="whose, or loaders, or all of them", positional=True, choices=(*PAPERS, "loaders", "all"))
+    paper: str = option(help="whose, or all", positional=True, choices=(*PAPERS, "loaders", "device-check", "all"))
     small: bool = option(False, "tiny towers and images instead of the paper's sizes")
     device: str = option("auto", "auto (CUDA when there is one), cpu, cuda or cuda:<index>")
     steps: int | None = option(None, "timed calls of each row (50, 20 with --small)", at_least=1)
@@ -64,7 +64,7 @@ class Options:
     workers: list[int] = option([], "loaders: worker processes to try", words=True, at_least=0)
     step_rate: float | None = option(None, "loaders: images a second that a step would take", flags=("--step-rate",),
                                      above=0)  # fmt: skip
-    out: Path | None = option(None, "FILE.json: write the rows there too", check=writable)
+    out: Path | None = option(None, "FILE.json: write the rows, or the check's text, there too", check=writable)
     record: Path | None = option(
         None, f"FILE.csv: keep the rows there, each in the place of an older one ({KEPT} without a file)",
         alone=KEPT, check=writable,
@@ -90,23 +90,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept = usual if options.record == Path(KEPT) else options.record
     if kept:
         records.read(kept)  # refused now rather than after hours
+    if options.paper == "device-check":
+        import_module("tests.device.check").check(sizes, kept, options.out)
     if sizes.device.type == "cpu":
         torch.set_num_threads(1)
     sizes = replace(sizes, matmul=matmul_rate(sizes.device))
-    rows: dict[str, list[Row]] = {}
-    about = context(sizes)
+    about, rows = context(sizes), dict[str, list[Row]]()
     print("  ".join(f"{key}: {value}" for key, value in about.items()), flush=True)
     for name in names:
         if name == "loaders":
-            lines = [] if sizes.small else records.read(usual)
-            rates = loaders.step_rates(rows, lines, options.step_rate)
+            rates = loaders.step_rates(rows, [] if sizes.small else records.read(usual), options.step_rate)
             rows[name] = loaders.rows(sizes, rates, options.workers)
         else:
             rows[name] = import_module(f"tests.benchmarks.{name}").rows(sizes)
         print(f"\n{name}\n{table(rows[name])}", flush=True)
         if kept:
-            clock = {"clock": "wall"} if name == "loaders" else {}
-            records.record(kept, about | clock, {name: rows[name]}, sizes)
+            clock = "wall" if name == "loaders" else about["clock"]
+            records.record(kept, about | {"clock": clock}, {name: rows[name]}, sizes)
     if options.out:
         lines = [{"paper": paper} | asdict(row) for paper, of_paper in rows.items() for row in of_paper]
         write_text(options.out, json.dumps(about | {"rows": lines}, indent=1) + "\n")
