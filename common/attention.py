@@ -1,13 +1,16 @@
-"""Multi-head attention in torch's fused kernel, as CLIP's and timm's towers share it.
+"""Multi-head attention in torch's fused kernel, and how a block is run, as CLIP's and timm's towers share them.
 
 Of a tower's last block one token is read, whose query, projection and MLP are all that has to be computed of it, with
 the keys and values of all tokens. An index `read` of the tokens x (B, L, D) says which one x[read] is; `...`: all.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 CLASS_TOKEN = (slice(None), slice(1))  # (B, L, D) -> (B, 1, D)
 
@@ -29,3 +32,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, causal: bool =
     """query (B, K, D), key and value (B, L, D) -> (B, K, D), not projected yet."""
     query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2).flatten(2)
+
+
+def run_block(recompute: bool, block: Callable[..., Tensor], *inputs: Any) -> Tensor:
+    """block(*inputs); with `recompute` only the inputs are kept, and the backward pass runs the block again.
+
+    The gradients are the same. Blocks that draw random numbers or count would do so twice.
+    """
+    if recompute and torch.is_grad_enabled():
+        return checkpoint(block, *inputs, use_reentrant=False)
+    return block(*inputs)

@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from common.attention import attend, query_key_value
+from common.attention import CLASS_TOKEN, attend, query_key_value, run_block
 from common.errors import UserError
 from common.files import home_path
 from common.mini import MINI, VIT_FILE
@@ -151,7 +151,18 @@ def attention_of(attention: "Attention", x: Tensor, read: Any = ...) -> Tensor:
     return attention.proj(attend(*parts, attention.num_heads))
 
 
-def block_of(block: Any, x: Tensor, read: Any, attention: Callable[..., Tensor] = attention_of) -> Tensor:
-    """timm's block of x (B, N, D), of the tokens x[read] alone, with another attention where one is given."""
-    x = x[read] + block.ls1(attention(block.attn, block.norm1(x), read=read))
+def block_of(block: Any, x: Tensor, read: Any = ..., attention: Callable[..., Tensor] | None = None) -> Tensor:
+    """timm's block of x (B, N, D), or of the tokens x[read] alone, with another attention where one is given."""
+    if read is ... and attention is None:
+        return block(x)
+    x = x[read] + block.ls1((attention or attention_of)(block.attn, block.norm1(x), read=read))
     return x + block.ls2(block.mlp(block.norm2(x)))
+
+
+def class_feature(
+    vit: Any, x: Tensor, recompute: bool = False, last_attention: Callable[..., Tensor] | None = None
+) -> Tensor:
+    """Tokens x (B, N, D), the first block's input -> the class token after the final norm (B, D)."""
+    for block in vit.blocks[:-1]:
+        x = run_block(recompute, block, x)
+    return vit.norm(run_block(recompute, block_of, vit.blocks[-1], x, CLASS_TOKEN, last_attention)[:, 0])

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.attention import CLASS_TOKEN, attend, query_key_value
+from common.attention import attend, query_key_value
 from common.errors import UserError
-from common.training.numerics import run_block
-from common.vit import attention_of, block_of
+from common.vit import class_feature
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -130,12 +129,8 @@ class Network(nn.Module):
         vit: Any = self.image_encoder
         with self.autocast():
             x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
-            for block in vit.blocks[:-1]:
-                x = run_block(vit.grad_checkpointing, block, x)
-            last = vit.blocks[-1]
-            attention = LoRAAttention.__call__ if isinstance(last.attn, LoRAAttention) else attention_of
-            x = run_block(vit.grad_checkpointing, block_of, last, x, CLASS_TOKEN, attention)
-            return vit.norm(x[:, 0]).to(images.dtype)
+            attention = LoRAAttention.__call__ if isinstance(vit.blocks[-1].attn, LoRAAttention) else None
+            return class_feature(vit, x, vit.grad_checkpointing, attention).to(images.dtype)
 
     def logits(self, features: Tensor, tasks: int) -> Tensor:
         """Features (B, d) -> the logits (B, classes) of the classifiers 0 .. tasks - 1 side by side."""

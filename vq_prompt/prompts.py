@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.attention import CLASS_TOKEN, attend, query_key_value
+from common.attention import CLASS_TOKEN, attend, query_key_value, run_block
 from common.errors import UserError
 from common.training.distributed import all_gather_rows
-from common.training.numerics import full_precision, run_block
-from common.vit import block_of
+from common.training.numerics import full_precision
+from common.vit import block_of, class_feature
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -175,10 +175,7 @@ class Network(nn.Module):
     def query(self, tokens: Tensor) -> Tensor:
         """Tokens (B, n, D) -> the class feature (B, D) of the ViT without prompts."""
         with self.autocast():
-            for block in self.feat.blocks[:-1]:
-                tokens = block(tokens)
-            tokens = block_of(self.feat.blocks[-1], tokens, CLASS_TOKEN)
-        return self.feat.norm(tokens[:, 0])
+            return class_feature(self.feat, tokens)
 
     def forward(
         self, images: Tensor, query: Tensor | None = None, batch_size: int | None = None
@@ -200,8 +197,6 @@ class Network(nn.Module):
                     prefix_k, prefix_v, layer_loss = self.prompt(layer, query, batch_size)
                     tokens = run_block(recompute, prompted_block, block, tokens, prefix_k, prefix_v, read)
                     loss = loss + layer_loss
-                elif read is ...:
-                    tokens = run_block(recompute, block, tokens)
                 else:
                     tokens = run_block(recompute, block_of, block, tokens, read)
         return self.feat.norm(tokens[:, 0]), loss

@@ -18,9 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
-from torch.utils.checkpoint import checkpoint
 
-from common.attention import CLASS_TOKEN, attend, query_key_value
+from common.attention import CLASS_TOKEN, attend, query_key_value, run_block
 
 HEAD_WIDTH = 64  # of every attention head, but for those of ViT-H's image tower
 VIT_H_WIDTH, VIT_H_HEADS = 1280, 16
@@ -127,9 +126,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, read: Any = ...) -> Tensor:
         for block in self.resblocks:
-            recompute = self.checkpoint_activations and torch.is_grad_enabled()
-            tokens = read if block is self.resblocks[-1] else ...
-            x = checkpoint(block, x, tokens, use_reentrant=False) if recompute else block(x, tokens)
+            x = run_block(self.checkpoint_activations, block, x, read if block is self.resblocks[-1] else ...)
         return x
 
 

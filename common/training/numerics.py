@@ -1,12 +1,10 @@
 """Autocast, compiled blocks and recomputed activations of models; float32 for a method's algebra."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import nn
 
 from common.clip.model import ResidualAttentionBlock
 from common.machine import Machine
@@ -49,13 +47,3 @@ def full_precision() -> Iterator[None]:
             yield
     finally:
         products.allow_tf32, convolutions.allow_tf32 = before
-
-
-def run_block(recompute: bool, block: Callable[..., Tensor], *inputs: Any) -> Tensor:
-    """block(*inputs); with `recompute` only the inputs are kept, and the backward pass runs the block again.
-
-    The gradients are the same. Blocks that draw random numbers or count would do so twice.
-    """
-    if recompute and torch.is_grad_enabled():
-        return checkpoint(block, *inputs, use_reentrant=False)
-    return block(*inputs)

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.attention import CLASS_TOKEN, query_key_value
+from common.attention import CLASS_TOKEN, query_key_value, run_block
 from common.clip.model import ResidualAttentionBlock
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
 from common.incremental.scenario import Scenario
-from common.training.numerics import run_block
+from common.vit import block_of
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.options import ITOptions
 from vq_prompt.prompts import prefixed, prompted_block
@@ -55,6 +55,7 @@ class Encoder(nn.Module):
     def __init__(self, tower: "ClipViT | TimmViT", layers: Sequence[int]) -> None:
         super().__init__()
         self.tower, self.prompted_block = tower, clip_block if isinstance(tower, ClipViT) else prompted_block
+        self.plain_block = ResidualAttentionBlock.__call__ if isinstance(tower, ClipViT) else block_of
         if isinstance(tower, ClipViT):
             self.blocks = list(tower.transformer.resblocks)
             self.width, self.dim, self.resolution = tower.transformer.width, tower.output_dim, tower.input_resolution
@@ -89,10 +90,8 @@ class Encoder(nn.Module):
                 if prompts is not None and layer in self.layers:
                     prefixes = prompts[:, self.layers[layer]].chunk(2, dim=1)
                     x = run_block(recompute, self.prompted_block, block, x, *prefixes, read)
-                elif read is ...:
-                    x = run_block(recompute, block, x)
                 else:
-                    x = run_block(recompute, self.prompted_block, block, x, x[:, :0], x[:, :0], read)
+                    x = run_block(recompute, self.plain_block, block, x, read)
         return x
 
     def _pool(self, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import common.clip.model as clip_model
-import inflora.lora as lora_network
+import common.vit as common_vit
 import moe_adapters.cil
 import moe_adapters.main
 import vq_prompt.it_prompt.network as it_network
@@ -190,7 +190,7 @@ def test_a_last_block_of_the_token_read_alone_equals_a_whole_one(name: str, monk
         model.train()
         use_router(model, 0, noise=True) if "MoE" in name else None
         with monkeypatch.context() as patch:
-            for module in (clip_model, lora_network, vq_network, it_network) if whole else ():
+            for module in (clip_model, common_vit, vq_network, it_network) if whole else ():
                 patch.setattr(module, "CLASS_TOKEN", ...)
             if whole and "text" in name:  # the end tokens
                 last = model.transformer.resblocks[-1]
