@@ -65,10 +65,10 @@ def rows(sizes: Sizes, rates: dict[str, float], workers: list[int] | None = None
     with tempfile.TemporaryDirectory() as folder:
         files = image_files(Path(folder), sizes.small)
         arrays = np.random.default_rng(1).integers(0, 256, (FILES, 32, 32, 3), dtype=np.uint8)
-        sets: dict[str, Dataset] = {}
+        labels, sets = [0] * FILES, dict[str, Dataset]()
         for name, kind in SOURCES.items():
-            reader, images = (ImageFiles, files) if "JPEG" in name else (ImageArrays, arrays)
-            sets[name] = reader(images, [0] * len(images), kind(32 if sizes.small else 224))
+            reader = partial(ImageFiles, zip(files, labels)) if "JPEG" in name else partial(ImageArrays, arrays, labels)
+            sets[name] = reader(transform=kind(32 if sizes.small else 224))
         found = [row for name, images in sets.items() for row in rate_rows(name, images, sizes, workers)]
         for paper, rate in rates.items():
             found += [waiting_row(paper, [sets[name] for name in PAPERS[paper][0]], rate, sizes, n) for n in workers]
