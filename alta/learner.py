@@ -155,5 +155,6 @@ def open_run(options: Options, machine: Machine, data: ImageSet, tasks: int) -> 
         "backbone": options.visual, "scale": scale, "seed": options.seed,
     }  # fmt: skip
     outputs = [*(f"task_{task_id}.pth" for task_id in range(tasks)), "tsne.png"]
+    outputs += [f"accuracy_{setting}.{kind}" for setting in protocols(options) for kind in ("csv", "png")]
     folder = mini_folder(run_folder(options), scale) or ""
     return Run(folder, decides, labels, options=options, machine=machine, outputs=outputs)

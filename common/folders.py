@@ -47,11 +47,12 @@ def take_folder(folder: Path, prefix: str, outputs: Iterable[str], models: Itera
             read_back_config(config)
             _refuse_inputs(options, {folder, *(path.parent for path in written)}, prefix)
         if anew or not goes_on:
-            _refuse_files(path for path in possible if path not in written)
+            refuse_files(path for path in possible if path not in written)
         folder.mkdir(parents=True, exist_ok=True)
         lock.touch()
         held = held_lock(lock, f"another process is working in {folder}. Wait for it, or choose another folder.")
-        _remove_leftovers({*written, *possible})  # also finds out whether the folder can be listed
+        lists = [place / CHECKSUMS for place, _, names in places if names]
+        _remove_leftovers({*written, *possible, *lists})  # also finds out whether the folder can be listed
         for place, _, names in places:
             if anew:
                 _remove(place, own.pop(place))
@@ -70,7 +71,8 @@ def _refuse_folders(paths: Iterable[Path]) -> None:
             raise UserError(f"{path} is a folder, in the place of a file of the run. Move it away.")
 
 
-def _refuse_files(paths: Iterable[Path]) -> None:
+def refuse_files(paths: Iterable[Path]) -> None:
+    """Raise UserError for a file that would be replaced, and that no run wrote."""
     for path in paths:
         if path.exists():
             reason = f"{path.parent} already holds {path.name}, which no run recorded there made"

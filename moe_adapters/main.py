@@ -87,6 +87,7 @@ def open_run(options: Options, machine: Machine) -> Run:
     elif not options.eval_only:
         name = Path(autoencoder_file(names[0])).stem if options.train_chooser else names[0]
         outputs = [f"{name}.pth", f"{name}.json"]
+    outputs.append(f"{name}.ddas_confusion.csv" if name else "ddas_confusion.csv")
     load = options.load if options.repeat_train and not is_sequence(options) else None
     training, folder = not options.eval_only, output_folder(options)
     before = mtil.tasks_before(folder, name, names[0], load, options.overwrite) if training else []

@@ -15,7 +15,8 @@ import yaml
 
 from common.errors import UserError
 from common.evaluation.metrics import over_repeats, vq_prompt_metrics
-from common.files import atomic_write, write_text
+from common.files import CHECKSUMS, atomic_write, write_text
+from common.folders import refuse_files
 from common.machine import Machine
 from common.processes import is_main_process
 from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
@@ -49,6 +50,13 @@ def write_reports(options: Options, machine: Machine, matrices: Sequence[np.ndar
     for name, metric in (("FAA", "faa"), ("CAA", "caa"), ("FR", "ffm")):
         values[f"{name}_m"], values[f"{name}_s"] = over_repeats([getattr(metrics, metric) for metrics in repeats])
     return values
+
+
+def refuse_originals(options: Options) -> None:
+    """Raise UserError for a folder with files of the original, which names them alike, but without a run of ours."""
+    folder = Path(log_dir_of(options))
+    if not (folder / CHECKSUMS).exists() and not any(folder.glob("repeat-*/config.yaml")):
+        refuse_files(folder / f"{name}.yaml" for name in ("args", "results-acc/global"))
 
 
 def as_yaml(history: np.ndarray) -> dict[str, list]:

@@ -29,7 +29,7 @@ from vq_prompt.options import (
     scale_of,
     seed_rules,
 )
-from vq_prompt.report import output_log, read_xlsx, write_reports, write_xlsx
+from vq_prompt.report import output_log, read_xlsx, refuse_originals, write_reports, write_xlsx
 
 
 class Method(NamedTuple):
@@ -51,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
     limited = replace(options, workers=min(options.workers, automatic_workers()))  # also of those that were asked for
     machine = choose_machine(limited, device_of(options))
     folder, seeds, matrices = Path(log_dir_of(options)), run_seeds(options), []
-    all_checked([lambda: check_data(options), options.weights_file, lambda: read_xlsx(options)])
+    places = (lambda: refuse_originals(options), lambda: read_xlsx(options))
+    all_checked([lambda: check_data(options), options.weights_file, *places])
     for seed in seeds:
         check_tasks(options, seed)
     with output_log(folder):

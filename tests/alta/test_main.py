@@ -361,3 +361,8 @@ def test_the_same_command_again_computes_nothing(run, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         run("il_cifar100", "--seen_only", OPTIM={"MAX_EPOCH": 1})
     assert "seen_only: False there, True now" in capsys.readouterr().err
+    for file in {*folder.iterdir()} - {folder / "accuracy_task-il.csv"}:
+        file.unlink()
+    with pytest.raises(SystemExit):
+        run("il_cifar100", OPTIM={"MAX_EPOCH": 1})
+    assert "already holds accuracy_task-il.csv, which no run recorded" in capsys.readouterr().err

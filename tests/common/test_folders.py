@@ -153,7 +153,7 @@ def gone() -> int:
 def test_leftovers_of_others_stay(tmp_path: Path) -> None:
     process = gone()
     mine = {".x.tmp", ".tmp", ".notes.tmp", f".notes.txt.{process}.tmp", ".state.pth.99999999999.tmp"}
-    for name in [*mine, f".A.pth.{process}.tmp", f".config.yaml.{process}.tmp"]:
+    for name in [*mine, *(f".{own}.{process}.tmp" for own in ("A.pth", "config.yaml", "run-checksums"))]:
         (tmp_path / name).write_text("half")
     open_run(tmp_path)
     assert names(tmp_path) == mine | {"config.yaml"}

@@ -422,3 +422,5 @@ def test_checkpoints_that_no_run_here_made_are_not_taken_for_results(
 ) -> None:
     (tmp_path / "MNIST.pth").write_bytes((finished_run / "MNIST.pth").read_bytes())
     assert "already holds MNIST.pth" in fails(capsys, [*SEQUENCE, *tiny_world, "--save", str(tmp_path)])
+    (tmp_path / "MNIST.pth").rename(tmp_path / "ddas_confusion.csv")
+    assert "already holds ddas_confusion.csv" in fails(capsys, [*SEQUENCE, *tiny_world, "--save", str(tmp_path)])

@@ -377,6 +377,10 @@ def test_another_configuration_is_refused_and_models_nobody_recorded(run, comman
     with pytest.raises(SystemExit):
         main(command("cub-200", "--no_ca", batch_size=8))
     assert "already holds class.pth, which no run recorded" in capsys.readouterr().err
+    (tmp_path / "out-mini/run-checksums").unlink()  # as where the original program left its results
+    with pytest.raises(SystemExit):
+        main(command("cub-200", "--no_ca", batch_size=8))
+    assert "already holds args.yaml, which no run recorded" in capsys.readouterr().err
 
 
 def test_configs_are_all_published():
