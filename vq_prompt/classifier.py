@@ -127,6 +127,7 @@ def retrain(
     for samples, order in epochs:
         count = samples.shape[1]
         inputs, targets = samples.flatten(0, 1)[order], labels.repeat_interleave(count)[order]
+        measured = []
         for batch, truth in zip(inputs.split(count)[:old], targets.split(count)[:old]):
             set_lr(optimizer, coswm(update, SCHEDULE_SHARE * lr, 0, 0, total, first))
             logits = classifier(batch)[:, :seen]
@@ -134,13 +135,15 @@ def retrain(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            require_finite("re-training of the classifier", {"loss": loss.detach()[None]}, update)
-            log.loss.append(loss.item())
             log.lr.append(optimizer.param_groups[0]["lr"])
             ranks = (logits.detach() > logits.detach().gather(1, truth[:, None])).sum(dim=1)
-            log.top1.append(float((ranks < 1).float().mean()))
-            log.top5.append(float((ranks < TOP).float().mean()) if seen >= TOP else torch.nan)
+            measured.append(torch.stack([loss.detach(), *((ranks < most).float().mean() for most in (1, TOP))]))
             update += 1
+        losses, top1, top5 = torch.stack(measured, dim=1).tolist()  # the host waits once an epoch
+        require_finite("re-training of the classifier", {"loss": torch.tensor(losses)}, len(log.loss))
+        log.loss.extend(losses)
+        log.top1.extend(top1)
+        log.top5.extend(top5 if seen >= TOP else [torch.nan] * len(top5))
     optimizer.zero_grad()
     return log
 
