@@ -1,10 +1,12 @@
 """What a GPU has to show, in one command of a few minutes: `python -m tests.benchmarks device-check`.
 
-The official code's fixtures, a step of each paper against the CPU's, precisions, memory and throughput at the papers'
-sizes, a run that was stopped. What fails is told, and the rest goes on. On a CPU, or with --small, all is tiny.
+The official code's fixtures, steps of each paper against the CPU's, two precisions and throughput at the papers' sizes,
+memory against what was counted, runs that are stopped. What fails is told, and the rest goes on. On a CPU, or with
+--small, all is tiny.
 """
 
 import contextlib
+import csv
 import io
 import itertools
 import json
@@ -35,7 +37,10 @@ from moe_adapters.cil_options import Options, training_options
 from tests.benchmarks import alta, inflora, it_prompt, records, vq_prompt, zscl, zscl_cil
 from tests.benchmarks.inputs import float64_kept, one_batch, prompts, small_or_paper_clip
 from tests.benchmarks.measure import Clock, Sizes, compare, context, difference, matmul_rate
+from tests.benchmarks.memory import LiveBytes
+from tests.device.__main__ import FILE as COUNTED
 from tests.device.elsewhere import FIXTURES, run_fixtures
+from tests.device.steps import STEPS as COUNTED_STEPS
 from tests.moe_adapters import plain_ways
 from tests.test_fence import MEASURED, RUNS, prepared
 from tests.zscl.plain_ways import left_by, uneven_clip
@@ -44,7 +49,8 @@ from zscl.training import TrainingOptions
 STEPS, IMAGES, CLASSES = 3, 4, 4  # of the steps that are compared with the CPU's
 SAME, SAME_LOSS = 1e-6, 1e-3  # losses and weights in float64; losses in float32, as AdamW acts on rounding noise
 NEAR = 0.05  # losses in bf16, of those in fp32
-SMALLEST = "zscl/test_weights.py"
+PEAKS = 0.9, 1.3  # of the counted bytes: kernels have workspaces, and the allocator rounds
+SMALLEST, LIGHTEST = "zscl/test_weights.py", ("MoE-Adapters' DDAS, 64 images", "fp32")  # all that is done in small
 STOPPED = (
     "zscl", "zscl_cil_icarl", "moe_adapters", "inflora", "vq_prompt", "it_prompt_cncm", "alta", "moe_adapters_cil"
 )  # fmt: skip
@@ -186,6 +192,27 @@ class AtWork:
         return apart <= NEAR, told + f"losses within {apart:.1e} of the first precision's"
 
 
+# Memory
+
+
+def peak(run: Callable[[], None], device: torch.device) -> int:
+    """Most bytes at a time that `run` takes, as allocated on a GPU, as counted on a CPU."""
+    if device.type == "cuda":
+        return zscl.allocated_peak(run)
+    with LiveBytes() as live:
+        run()
+    return live.peak
+
+
+def as_counted(row: dict[str, str], column: str, device: torch.device) -> tuple[bool, str]:
+    """The peak of a step of counted.csv against what has been counted without a GPU."""
+    precision = "bf16" if column == "bf16" else "fp32"
+    machine = Machine(device, precision=precision, checkpoint_activations=column == "checkpointed")
+    found = peak(partial(COUNTED_STEPS[row["step"]], machine, Clock(2)), device)
+    ratio = found / int(row[column])
+    return PEAKS[0] <= ratio <= PEAKS[1], f"peak {found / 2**20:.0f} MiB, {ratio:.2f} of what is counted"
+
+
 # A run that is stopped half way and started again
 
 
@@ -254,6 +281,9 @@ def check(sizes: Sizes, record: Path | None, out: Path | None) -> None:
     for paper, precision in itertools.product(STEPS_OF, ("fp32", "bf16")):
         size = "small" if small else "the paper's sizes"
         report.attempt(f"a step, {size}, {paper}, {precision}", partial(work.step, paper, precision))
+    for row, column in itertools.product(csv.DictReader(COUNTED.open()), ("fp32", "bf16", "checkpointed")):
+        if row[column] and (not small or (row["step"], column) == LIGHTEST):
+            report.attempt(f"memory, {row['step']}, {column}", partial(as_counted, row, column, device))
     for name in STOPPED[-1:] if small else STOPPED:  # at last, as it leaves torch deterministic
         report.attempt(f"resume, {name}", partial(goes_on, name, device))
     report.tell(f"{report.failed} of {len(report.lines) - 1} checks failed, {time.perf_counter() - report.start:.0f} s")
