@@ -1,5 +1,6 @@
 """Every loader on made-up images in the true layouts: counts, names, which label goes with which image."""
 
+import pickle
 import warnings
 from pathlib import Path
 
@@ -113,9 +114,8 @@ def test_two_transforms_for_the_two_parts(fake_root: Path) -> None:
 
 def test_loader_workers_get_batches(fake_root: Path) -> None:
     data = load("Aircraft", fake_root, clip_train(16), clip_eval(16), verify=False)
-    loader = torch.utils.data.DataLoader(
-        data.train, batch_size=8, num_workers=1, multiprocessing_context="spawn"
-    )
+    train = pickle.loads(pickle.dumps(data.train))  # as a process gets it that is spawned, not forked
+    loader = torch.utils.data.DataLoader(train, batch_size=8, num_workers=1)
     images, labels = next(iter(loader))
     assert images.shape == (8, 3, 16, 16) and labels.tolist() == data.train.labels[:8]
 
