@@ -75,10 +75,12 @@ def misfits(
 
 
 def _odd_kind(expected: Tensor, value: Tensor) -> str:
-    """What a tensor is that can not stand for the expected one, such as int8 for float32; "" for one that can."""
+    """What a tensor is or holds that can not stand for the expected one, such as int8 for float32; "" if it can."""
     if value.is_meta or value.layout != torch.strided:
         return "meta" if value.is_meta else str(value.layout)
-    return str(value.dtype) if expected.is_floating_point() and not value.is_floating_point() else ""
+    if expected.is_floating_point() and not value.is_floating_point():
+        return str(value.dtype)
+    return "" if value.float().isfinite().all() else "nan or infinite"
 
 
 def listed(faults: Mapping[str, list[str]], shown: int = 4) -> str:

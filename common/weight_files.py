@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from common.command_line import Parsed, did_you_mean
@@ -16,6 +17,11 @@ from common.files import home_path, require_written
 
 SAFETENSORS, TORCHSCRIPT, TORCH = "safetensors", "torchscript", "torch"
 TORCH_PICKLE = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"  # the number with which torch.save began before it wrote zip archives
+SCALAR: Any = np.float64(0).__reduce__()[0]  # what pickles of numpy's numbers, such as a best accuracy, call
+NUMBERS: list[Any] = [
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *(type(np.dtype(kind)) for kind in "?bhilBHILefd")),
+]
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar", ".ckpt")
 ELSEWHERE = "Download the file itself again, or copy it from where it is whole"
 UNPACK = "Unpack it and give the file of weights that it holds"
@@ -41,8 +47,8 @@ def read(path: str | Path) -> Any:
     """Content of a file of torch.save, or the tensors of safetensors or of a TorchScript archive; on the CPU.
 
     Raises UserError for a file that is missing, cut, or something else, for one not as its folder's run wrote it, and
-    for one that holds pickled objects, which are not executed; argparse's options, which many checkpoints
-    hold, are let through.
+    for one that holds pickled objects, which are not executed; argparse's options and numpy's numbers, which many
+    checkpoints hold, are let through.
     """
     path = Path(path)
     try:
@@ -57,7 +63,7 @@ def read(path: str | Path) -> Any:
                 warnings.simplefilter("ignore", FutureWarning)  # TorchScript is deprecated, OpenAI's files stay
                 return dict(torch.jit.load(path, map_location="cpu").state_dict())
         # open, since torch goes by the name of a path
-        with torch.serialization.safe_globals([Parsed]), open(path, "rb") as file:
+        with torch.serialization.safe_globals([Parsed, *NUMBERS]), open(path, "rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise

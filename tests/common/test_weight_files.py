@@ -142,6 +142,18 @@ def test_options_of_argparse_are_let_through(tmp_path):
     assert read(tmp_path / "a.pt")["args"].lr == 1.0
 
 
+def test_numbers_of_numpy_are_let_through(tmp_path):
+    numbers = [numpy.float64(0.5), numpy.float32(2), numpy.int64(3), numpy.bool_(True)]
+    for named in (b"numpy._core", b"numpy.core"):  # by numpy 2, and by numpy 1
+        (tmp_path / "a.pt").write_bytes(saved({"state_dict": WEIGHTS, "best": numbers}))
+        with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+            parts = {item.filename: archive.read(item) for item in archive.infolist()}
+        with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+            for name, content in parts.items():
+                archive.writestr(name, content.replace(b"numpy._core", named))
+        assert named in (tmp_path / "a.pt").read_bytes() and read(tmp_path / "a.pt")["best"] == numbers
+
+
 WRONG_NETWORKS = {
     "resnet": ({"module.layer1.0.conv1.weight": torch.zeros(64, 64, 1, 1)}, "a ResNet"),
     "vit": ({"patch_embed.proj.weight": torch.zeros(1024, 3, 14, 14)}, "a ViT-L/14"),
@@ -194,6 +206,10 @@ ODD = {  # what is done to a CLIP's weights, and what is told
     "int8": (
         lambda weights, path: torch.save(weights | {"visual.proj": weights["visual.proj"].to(torch.int8)}, path),
         "1 keys without plain numbers of their kind: visual.proj torch.int8.",
+    ),
+    "nan": (
+        lambda weights, path: torch.save(weights | {"visual.proj": weights["visual.proj"] / 0}, path),
+        "1 keys without plain numbers of their kind: visual.proj nan or infinite.",
     ),
     "meta": (
         lambda weights, path: torch.save(weights | {"visual.proj": weights["visual.proj"].to("meta")}, path),
