@@ -48,7 +48,7 @@ def made(machine: Machine, build: Callable[[], nn.Module]) -> nn.Module:
     """A model on the machine's device, prepared for its arithmetic."""
     with _disable_current_modes(), CARD:
         model = build()
-    replace_tensors(model, lambda part: torch.empty(part.shape, dtype=part.dtype, device=machine.device))
+    replace_tensors(model, lambda part: torch.zeros(part.shape, dtype=part.dtype, device=machine.device))
     prepare(machine, model)
     return model
 
