@@ -124,6 +124,9 @@ def _parse(line: bytes, file: str) -> Record:
         raise _Damaged("; ".join(messages))
     for name in ("value", "seconds"):
         content[name] = _finite(name, content[name])
+    # of a file's name that is not UTF-8, which no table or figure can hold
+    texts = [key for key, value in content.items() if isinstance(value, str)] if b"\\ud" in line else []
+    content |= {key: content[key].encode(errors="backslashreplace").decode() for key in texts}
     if content["scale"] not in labels.SCALES:
         raise _Damaged(f"scale {content['scale']!r} is neither 'paper' nor 'mini'")
     if content["after_task"] < 0:

@@ -118,6 +118,12 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     assert len(records) == 1 and [problem.line for problem in problems] == [2]
 
 
+def test_names_that_are_no_text_are_escaped(tmp_path: Path) -> None:
+    write_lines(tmp_path, [{"backbone": "caf\udce9.pth"}])
+    (record,), _, _ = read_runs([tmp_path])
+    assert record.backbone == "caf\\udce9.pth"
+
+
 def test_a_bad_line_does_not_make_the_next_one_a_duplicate(tmp_path: Path) -> None:
     write_lines(tmp_path, [{"value": float("nan")}, {"value": 1.0}])
     records, _, problems = read_runs([tmp_path])
