@@ -43,16 +43,21 @@ def domainnet(root: Path, verify: bool, lists: str | Path | None = None) -> Imag
 
 
 def _part(folder: Path, sources: list[tuple[Path, list[str], list[int]]]) -> ImageFiles:
-    """The images of one split. Raises UserError for a label that is not the class in the name of its file."""
+    """The images of one split. Raises UserError for a label whose files all have another class's number."""
     rows: list[tuple[Path, int]] = []
     for source, files, targets in sources:
         refuse_outside(files, folder, source, "DomainNet")
         listed = [folder.joinpath(*Path(file).parts[-3:]) for file in files]
+        named: dict[int, dict[int, str]] = {}  # by label: the numbers in names, and a file of each
         for path, label in zip(listed, targets):
-            if (number := NUMBER.match(path.name)) and int(number[1]) != label + 1:
+            if match := NUMBER.match(path.name):
+                named.setdefault(label, {}).setdefault(int(match[1]), path.name)
+        for label, found in named.items():
+            if label + 1 not in found:
+                number, file = next(iter(found.items()))
                 raise UserError(
-                    f"DomainNet: {source} gives label {label} to {path.name}, whose class is number {number[1]}, from "
-                    "001 on. Take the published lists: labels in another order make other tasks."
+                    f"DomainNet: {source} gives label {label} to {file}, whose class is number {number:03}, from 001 "
+                    "on. Take the published lists: labels in another order make other tasks."
                 )
         rows += zip(listed, targets)
     images = ImageFiles(rows)
