@@ -150,7 +150,7 @@ def _caption_table(path: Path) -> "pd.DataFrame":
             table = pd.read_csv(path, **options)
     except ValueError as error:
         raise UserError(f"{path}: not a table of captions ({error}). Download the file again.") from error
-    if path.suffix == ".tsv" and not table["url"].str.contains("://", na=False).all():
+    if path.suffix == ".tsv" and ((table["url"] == "").any() or table["title"].str.contains("://").all()):
         raise UserError(f"{path}: not a table of captions and their images' addresses. Download the file again.")
     if "title" not in table:
         raise UserError(f"{path}: not a table of captions (no column title). Download the file again.")

@@ -23,7 +23,7 @@ DONE, PARTIAL, MISSING = "done", "partial", "missing"
 TRAIN_SECONDS = "train_seconds"
 # flags that may be given to a run that is taken up, and decide no number
 NO_SETTINGS = ("device", "threads", "workers", "save_interval", "overwrite", "compile", "checkpoint_activations",
-               "tensorboard")  # fmt: skip
+               "deterministic", "tensorboard")  # fmt: skip
 FLAG = re.compile(r"(?:^| )(?=--?[A-Za-z]|[^ =]+=)")  # before a flag, or a setting given as KEY=VALUE
 
 
