@@ -23,27 +23,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from common.provenance import commit
 from tests.test_fence import RUNS, prepared
 
-CIL = ["initial_increment=50", "increment=50", "batch_size=50", "save_interval=0"]
-MTIL = ["--iterations", "2", "--save_interval", "0", "--batch-size", "4", "--eval-datasets", "MNIST"]
-SPLIT = ["first_split_size=50", "other_split_size=50", "batch_size=50", "save_interval=0"]
-INFLORA = "--init_cls 50 --increment 50 --total_sessions 2 --init_epoch 1 --epochs 1 --batch_size 50 --save_interval 0"
-SHORTER: dict[str, list[str]] = {  # words that leave two tasks, of few steps, after each of which state.pth is saved
-    "alta": ["dataset.n_tasks=2", "dataset.n_classes_per_task=20", "OPTIM.MAX_EPOCH=1", "--save_interval", "0"],
-    "inflora": INFLORA.split(),
-    "it_prompt_cncm": SPLIT,
-    "moe_adapters": [*MTIL, "--train-dataset", "DTD,MNIST", "--chooser-iterations", "2,2"],
-    "moe_adapters_cil": CIL,
-    "vq_prompt": [*SPLIT, "schedule=[1, 0, 1]"],
-    "zscl_icarl": [*MTIL, "--dataset_order", "DTD,MNIST"],
-    "zscl_cil_icarl": CIL,
-}
 APPENDED = ("lock", "run-checksums", "output.log")  # in place, and without numbers
 # a limit on the size of files stands in for a full disk
 NO_SPACE = ("no space left while saving", "(File too large). Choose another one or free some space")
@@ -277,16 +262,19 @@ class Stops:
             self.require(not different, f"ends with other files: {sorted(different)}")
 
 
-@pytest.mark.parametrize("name", SHORTER)
-def test_stopped_everywhere(name: str, tmp_path: Path) -> None:
-    main, words = prepared(json.loads((RUNS / f"{name}.json").read_text()), tmp_path)
-    aside = tmp_path / "aside"
+def require_the_same_after_stops(name: str, shorter: list[str], folder: Path) -> None:
+    """Stop a stored command everywhere; `shorter`: more words, that leave two tasks, of few steps, and a state of each.
+
+    Raises AssertionError, which says what was stopped where, and how that ended.
+    """
+    main, words = prepared(json.loads((RUNS / f"{name}.json").read_text()), folder)
+    aside = folder / "aside"
     aside.mkdir()
     process = os.fork()
     if process == 0:
         torch.set_num_threads(1)
         commit()  # git is asked once
-        Stops(tmp_path / "run-mini", aside).tour(main, words + SHORTER[name])
+        Stops(folder / "run-mini", aside).tour(main, words + shorter)
     assert os.waitpid(process, 0)[1] == 0
     notes = [json.loads(line) for line in (aside / "notes").read_text().splitlines()]
     kinds = [kind for kind, _ in notes]
