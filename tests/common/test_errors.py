@@ -1,5 +1,7 @@
 """Several mistakes, told at once; faults of the machine, each told in a sentence."""
 
+import faulthandler
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError, all_checked, machine_fault
+from tests import forked
 
 
 def fails(message: str) -> None:
@@ -47,7 +50,7 @@ class Samples(Dataset):
         return 8
 
     def __getitem__(self, index):
-        if index == 5 and torch.utils.data.get_worker_info():
+        if torch.utils.data.get_worker_info():  # at once: what a worker has handed on, its end may break
             worker()
         return torch.ones(3, size, size), 0
 
@@ -93,10 +96,19 @@ FAULTS = {
 }  # fmt: skip
 
 
-def said(body: str, folder: Path) -> subprocess.CompletedProcess:
-    root = str(Path(__file__).parents[2])
-    words = [sys.executable, "-c", PROGRAM.replace("{body}", body)]
-    return subprocess.run(words, cwd=folder, env={"PATH": "/bin", "PYTHONPATH": root}, capture_output=True, text=True)
+def said(body: str, folder: Path) -> tuple[int | None, str]:
+    """Exit code and words of the program, in a fork."""
+
+    def main(words: list[str]) -> None:
+        faulthandler.disable()  # pytest's
+        os.closerange(3, 256)  # descriptors are counted
+        os.chdir(folder)
+        exec(PROGRAM.replace("{body}", body), {"__name__": "__main__"})
+
+    process, output = forked.start(main, [])
+    text = output.read()
+    process.join()
+    return process.exitcode, text
 
 
 CARD = ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`",
@@ -111,15 +123,17 @@ def test_what_torch_says_of_a_full_card(words: str) -> None:
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_of_the_machine_is_one_sentence(tmp_path: Path, name: str) -> None:
     body, expected = FAULTS[name]
-    done = said(body, tmp_path)
-    (told,) = [line for line in done.stderr.splitlines() if line.startswith("Stopped: ")] or [done.stderr]
-    assert done.returncode == 1 and re.search(expected, told), done.stderr
+    code, text = said(body, tmp_path)
+    (told,) = [line for line in text.splitlines() if line.startswith("Stopped: ")] or [text]
+    assert code == 1 and re.search(expected, told), text
     assert told.endswith(" What was saved before is intact; the same command goes on from there.")
-    assert "Traceback" not in done.stderr and "damaged" not in done.stderr
+    assert "Traceback" not in text and "damaged" not in text
 
 
-def test_a_fault_of_the_program_keeps_its_traceback(tmp_path: Path) -> None:
-    done = said("raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')", tmp_path)
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    program = PROGRAM.replace("{body}", "raise RuntimeError('mat1 and mat2 shapes cannot be multiplied')")
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr and "Stopped" not in done.stderr
 
 
