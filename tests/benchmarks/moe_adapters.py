@@ -18,7 +18,7 @@ from moe_adapters.evaluation import Checkpoint, EvaluationSet
 from moe_adapters.options import Options
 from moe_adapters.training import TrainingOptions
 from tests.benchmarks.inputs import encoding_call, float64_kept, one_batch, prompts, small_or_paper_clip
-from tests.benchmarks.measure import Row, Sizes, compare, compare_calls, difference
+from tests.benchmarks.measure import Row, Sizes, compare, compare_calls, difference, verify
 from tests.moe_adapters import plain_ways
 from tests.moe_adapters.plain_ways import OPTIONS, Mixture, loop_over_experts, train, trajectory, with_adapters
 
@@ -106,10 +106,11 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
 
 def matrix_rows(sizes: Sizes) -> list[Row]:
     """Checkpoints x data sets, always at small sizes: each cell anew, and with everything shared."""
-    few, tasks = replace(sizes, steps=min(sizes.steps, 3), warmup=0), 5
+    few, tasks = replace(sizes, steps=min(sizes.steps, 3), warmup=0), 2 if sizes.small else 5
     matrix = plain_ways.build_matrix(sizes.device, tasks, images=64, batch_size=32)
     ways = {"every cell anew": plain_ways.evaluate_anew, "shared between checkpoints": plain_ways.evaluate_shared}
-    for way in ways.values():
-        way(matrix)  # the warm-up
     calls = {name: partial(way, matrix) for name, way in ways.items()}
-    return compare_calls(f"{tasks} checkpoints x {tasks} sets, small", calls, few)
+    apart = difference(*(call() for call in calls.values()))  # the warm-up
+    rows = compare_calls(f"{tasks} checkpoints x {tasks} sets, small", calls, few, equal=False)
+    verify(rows[1], apart)
+    return rows

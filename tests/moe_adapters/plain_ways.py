@@ -159,8 +159,8 @@ def frozen_clip(plain: CLIP, tokens: Tensor, batch: OneBatch, clock: Clock) -> N
 
 
 def adapters_of(model: CLIP) -> dict[str, Tensor]:
-    keys = (key for key in model.state_dict() if is_adapter_key(key) and ".adaptmlp." not in key)
-    return {key: model.state_dict()[key].clone() for key in keys}
+    values = model.state_dict().items()
+    return {key: value.clone() for key, value in values if is_adapter_key(key) and ".adaptmlp." not in key}
 
 
 @dataclass
