@@ -156,4 +156,9 @@ def _refuse_inputs(options: Any, folders: Iterable[Path], prefix: str) -> None:
 
 def read_back_config(path: Path) -> dict[str, dict[str, Any]]:
     """The sections of a config.yaml. Raises UserError for another program's file, or a damaged one."""
-    return read_back(path, lambda text: {name: dict(yaml.safe_load(text)[name]) for name in SECTIONS}, dict)
+
+    def parsed(text: str) -> dict[str, dict[str, Any]]:
+        content = yaml.safe_load(text)
+        return {name: dict(content[name]) for name in SECTIONS}
+
+    return read_back(path, parsed, dict)

@@ -7,8 +7,8 @@ import pytest
 from tests.faults import require_the_same_after_stops
 
 CIL = ["initial_increment=50", "increment=50", "batch_size=50", "save_interval=0"]
-MTIL = ["--iterations", "2", "--save_interval", "0", "--batch-size", "4", "--eval-datasets", "MNIST"]
-SHORTER = {"zscl_icarl": [*MTIL, "--dataset_order", "DTD,MNIST", "--train-mode", "image"], "zscl_cil_icarl": CIL}
+MTIL = "--dataset_order DTD,MNIST --eval-datasets MNIST --iterations 2 --batch-size 4 --train-mode image"
+SHORTER = {"zscl_icarl": [*MTIL.split(), "--save_interval", "0"], "zscl_cil_icarl": CIL}
 
 
 @pytest.mark.parametrize("name", SHORTER)
