@@ -1,6 +1,7 @@
 """Precision, compiled blocks, checkpointed activations: fp32 moves no bit, bf16 rounds towers, gradients equal."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -222,11 +223,10 @@ def test_routed_blocks_are_not_run_twice(capsys: pytest.CaptureFixture) -> None:
     assert "count their choices and draw noise and dropout twice" in capsys.readouterr().err
 
 
-def test_compiled_blocks_give_the_same_features(capsys: pytest.CaptureFixture) -> None:
+def test_compiled_blocks_give_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # a C++ compiler takes 15 s
     machine = choose(compile=True)
-    if not machine.compile:
-        assert "torch.compile has no working compiler here" in capsys.readouterr().out
-        pytest.skip("no compiler")
+    assert machine.compile
     model = process_loops.clip(0)
     model.visual.transformer.resblocks = model.visual.transformer.resblocks[:1]
     with torch.no_grad():
