@@ -22,7 +22,7 @@ MACHINE_FAULTS = {  # words of torch, numpy and the system, the first that occur
     r"MemoryError|DefaultCPUAllocator|Cannot allocate memory|bad_alloc|signal: Killed":
         "the machine's memory is full. End what else uses it, or give fewer --workers; a smaller batch size needs less "
         "too, but is another run, in a folder of its own.",
-    r"DataLoader worker .*(exited unexpectedly|killed by signal)":
+    r"DataLoader worker .*(exited unexpectedly|killed by signal)|ConnectionResetError":
         "a loader process has ended unexpectedly. With --workers 0 the main process loads the images and tells why.",
     r"can't start new thread|Resource temporarily unavailable":
         "the system starts no more processes or threads. Give fewer --workers, or raise the limit (ulimit -u).",

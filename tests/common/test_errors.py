@@ -120,6 +120,10 @@ def test_what_torch_says_of_a_full_card(words: str) -> None:
     assert "GPU's memory is full" in machine_fault(RuntimeError(words))
 
 
+def test_a_loader_process_that_ends_while_it_hands_over_a_batch() -> None:
+    assert "a loader process has ended" in machine_fault(ConnectionResetError(104, "Connection reset by peer"))
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_of_the_machine_is_one_sentence(tmp_path: Path, name: str) -> None:
     body, expected = FAULTS[name]

@@ -32,6 +32,7 @@ from alta.heads import Head
 from common.clip.tokenizer import cut_prompts
 from common.files import write_text
 from common.machine import Machine
+from common.training.device import compute_deterministically
 from common.training.numerics import prepare
 from moe_adapters.cil_options import Options, training_options
 from tests.benchmarks import alta, inflora, it_prompt, records, vq_prompt, zscl, zscl_cil
@@ -177,18 +178,23 @@ class AtWork:
 
     def __init__(self, sizes: Sizes, about: dict[str, Any], record: Path | None) -> None:
         self.sizes, self.about, self.record = replace(sizes, steps=STEPS, warmup=2), about, record
-        self.losses: dict[str, Tensor] = {}
+        self.losses: dict[str, Tensor] = {}  # of a paper's first step here, in fp32
+        self.ms: dict[str, float] = {}  # of the same
 
-    def step(self, paper: str, precision: str) -> tuple[bool, str]:
+    def step(self, paper: str, precision: str, deterministic: bool = False) -> tuple[bool, str]:
         images, steps = STEPS_OF[paper]
+        if deterministic and self.sizes.device.type == "cuda":
+            compute_deterministically()  # for good
         sizes, left = replace(self.sizes, precision=precision), []
         place = Place(Machine(sizes.device, precision=precision), small=sizes.small)
         subject = {"a step": lambda clock: left.append(steps(place, clock)["losses"])}
         row = compare("device check", subject, sizes, place.size(images))[0]
-        if self.record:
+        if self.record and not deterministic:
             records.record(self.record, self.about | {"precision": precision}, {paper: [row]}, sizes)
         apart = difference(self.losses.setdefault(paper, left[0]), left[0])
-        told = f"{row.ms_median:.1f} ms, {row.images_per_s:.1f} images/s, peak {row.peak_memory_mib:.0f} MiB, "
+        times = row.ms_median / self.ms.setdefault(paper, row.ms_median)
+        told = f"{row.ms_median:.1f} ms ({times:.2f} of the first), {row.images_per_s:.1f} images/s, peak "
+        told += f"{row.peak_memory_mib:.0f} MiB, "
         return apart <= NEAR, told + f"losses within {apart:.1e} of the first precision's"
 
 
@@ -278,14 +284,16 @@ def check(sizes: Sizes, record: Path | None, out: Path | None) -> None:
     for paper in STEPS_OF:
         report.attempt(f"{STEPS} steps, {paper}", partial(same_steps, paper, device))
     work = AtWork(sizes, about, record)
+    size = "small" if small else "the paper's sizes"
     for paper, precision in itertools.product(STEPS_OF, ("fp32", "bf16")):
-        size = "small" if small else "the paper's sizes"
         report.attempt(f"a step, {size}, {paper}, {precision}", partial(work.step, paper, precision))
     for row, column in itertools.product(csv.DictReader(COUNTED.open()), ("fp32", "bf16", "checkpointed")):
         if row[column] and (not small or (row["step"], column) == LIGHTEST):
             report.attempt(f"memory, {row['step']}, {column}", partial(as_counted, row, column, device))
-    for name in STOPPED[-1:] if small else STOPPED:  # at last, as it leaves torch deterministic
+    for name in STOPPED[-1:] if small else STOPPED:  # late, as it leaves torch deterministic
         report.attempt(f"resume, {name}", partial(goes_on, name, device))
+    for paper in [*STEPS_OF][: 1 if small else None]:
+        report.attempt(f"a step, {size}, {paper}, deterministic", partial(work.step, paper, "fp32", True))
     report.tell(f"{report.failed} of {len(report.lines) - 1} checks failed, {time.perf_counter() - report.start:.0f} s")
     out = out or Path(f"device-check-{records.file_of(about['device']).stem}.txt")
     write_text(out, "\n".join(report.lines) + "\n")

@@ -17,13 +17,14 @@ def test_every_part_passes_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixt
         main(["device-check", "--device", "cpu", "--out", str(out), "--record", str(kept)])
     text, told = out.read_text(), capsys.readouterr()
     assert end.value.code == 0 and text in told.out and "[   0 s] fixtures" in told.err
-    assert f"torch: {torch.__version__}\n" in text and "driver: " in text and "\n0 of 27 checks failed" in text
+    assert f"torch: {torch.__version__}\n" in text and "driver: " in text and "\n0 of 28 checks failed" in text
     lines = [line.split(": ")[0] for line in text.splitlines() if line.startswith("pass")]
     steps = [f"pass  a step, small, {paper}, {precision}" for paper in PAPERS for precision in ("fp32", "bf16")]
     expected = ["pass  fixtures, zscl/test_weights.py", *(f"pass  3 steps, {paper}" for paper in PAPERS), *steps]
     last = ["pass  memory, MoE-Adapters' DDAS, 64 images, fp32", "pass  resume, moe_adapters_cil"]
+    last += ["pass  a step, small, zscl, deterministic"]
     assert lines == [*expected, *last]
-    assert "fixtures, zscl/test_weights.py: 10 passed, 0 failed\n" in text and text.count(" images/s, peak ") == 16
+    assert "fixtures, zscl/test_weights.py: 10 passed, 0 failed\n" in text and text.count(" images/s, peak ") == 17
     rows = [(row["paper"], row["precision"], float(row["images_per_s"]) > 0) for row in records.read(kept)]
     assert rows == [(paper, precision, True) for paper in PAPERS for precision in ("fp32", "bf16")]
 
@@ -49,7 +50,7 @@ def test_what_differs_or_raises_fails_and_the_rest_goes_on(
     with pytest.raises(SystemExit) as end:
         main(["device-check", "--device", "cpu", "--out", str(tmp_path / "check.txt")])
     text = capsys.readouterr().out
-    assert end.value.code == 1 and "\n5 of 11 checks failed" in text
+    assert end.value.code == 1 and "\n6 of 12 checks failed" in text
     assert "FAIL  3 steps, one: RuntimeError: no kernel image is available\n" in text
     assert "FAIL  3 steps, two: losses and weights in float64 within 2.0e-06, " in text
     assert "pass  3 steps, three: losses and weights in float64 within 0.0e+00, " in text
