@@ -250,7 +250,7 @@ def end(name: str, device: torch.device, stopped: bool) -> Left:
         (path,) = Path(folder).rglob("record.jsonl")
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         kept = [[line[key] for key in ("after_task", "dataset", "metric", "value")] for line in lines]
-        weights = {path.name: torch.load(path, map_location="cpu") for path in Path(folder).rglob("*.pth")}
+        weights = {path.name: torch.load(path, "cpu", weights_only=True) for path in Path(folder).rglob("*.pth")}
     return {"records": sorted(line for line in kept if line[2] not in MEASURED)} | weights
 
 
