@@ -19,7 +19,8 @@ CUSTOM = "custom-"  # before the data sets of another sequence: mtil-custom-Airc
 NAMES = (
     re.compile(r"(?P<kind>mtil)-(?P<dataset>.+?)(-(?P<shots>\d+)shot)?"),
     re.compile(
-        r"(?P<kind>cil|til|dil|joint)-(?P<dataset>[a-z0-9_]+)(-((?P<base>\d+)\+)?(?P<tasks>\d+)(x(?P<classes>\d+))?)?"
+        r"(?P<kind>cil|til|dil|joint|common)-(?P<dataset>[a-z0-9_]+)"
+        r"(-((?P<base>\d+)\+)?(?P<tasks>\d+)(x(?P<classes>\d+))?)?"
         r"(-buffer(?P<buffer>\d+))?(-first(?P<first>\d+))?(?P<validation>-validation)?"
     ),
 )
@@ -29,7 +30,9 @@ NAMES = (
 class Protocol:
     """A sequence of tasks and how it is tested; `str` gives its name, such as cil-tinyimagenet-100+5x20-buffer200."""
 
-    kind: str  # mtil; cil, til, dil: class-, task-, domain-incremental; joint: all classes at once; "" if unknown
+    # mtil; cil, til, dil: class-, task-, domain-incremental; common: cil on common ground; joint: all classes at once;
+    # "" if unknown
+    kind: str
     dataset: str  # in lower case; for MTIL order1, order2, custom-Aircraft+DTD; the whole name if the kind is unknown
     tasks: int | None = None  # number of tasks, the base task not counted
     classes: int | None = None  # of each task but the base

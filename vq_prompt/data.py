@@ -2,12 +2,10 @@
 
 import copy
 import random
-from pathlib import Path
 
 import numpy as np
 
 from common import datasets
-from common.datasets import imagenet_r
 from common.datasets.images import ImageSet, Transform
 from common.errors import UserError
 from common.incremental.scenario import (
@@ -19,11 +17,10 @@ from common.incremental.scenario import (
     require_images,
     task_subset,
 )
-from common.incremental.sets import IncrementalSet, find
+from common.incremental.sets import IncrementalSet, find, reader_options
 from vq_prompt.options import Options
 
 TRAIN_SHARE = 0.8  # under `validation`, of the training images (arXiv 2410.20444 A.2)
-RULE_SEED = 40  # of ImageNet-R's split where no lists are at hand: InfLoRA's rule and seed
 
 
 def class_order(classes: int, seed: int) -> list[int]:
@@ -65,26 +62,10 @@ def protocol_name(options: Options, scenario: Scenario) -> str:
     return protocol(data_set(options).label, scenario, first, options.validation)
 
 
-def reader_options(options: Options) -> dict[str, object]:
-    """--split as the reader of ImageNet-R takes it; no option for the readers of other sets."""
-    data = data_set(options)
-    return {"split": split_of(options, data.root)} if data.reader == "ImageNetR" else {}
-
-
-def split_of(options: Options, root: Path) -> int | str:
-    """ImageNet-R's split: the folder of its lists, or the seed of the rule; "auto": the lists beside the images."""
-    beside = root / imagenet_r.FOLDER
-    if options.split == "lists" or (options.split == "auto" and imagenet_r.has_lists(beside)):
-        return str(beside)
-    if options.split == "auto":
-        return RULE_SEED
-    return int(options.split) if options.split.isdecimal() else options.split
-
-
 def check_data(options: Options) -> None:
     """Return if the data set is complete, else raise UserError with all that is missing."""
-    data = data_set(options)
-    datasets.require([data.reader], data.root, not options.no_verify, options=reader_options(options))
+    data, verify = data_set(options), not options.no_verify
+    datasets.require([data.reader], data.root, verify, options=reader_options(data, options.split))
 
 
 def load_data(
@@ -94,7 +75,8 @@ def load_data(
 
     Raises UserError as `datasets.load` does.
     """
-    entry, reader, verify = data_set(options), reader_options(options), not options.no_verify
+    entry, verify = data_set(options), not options.no_verify
+    reader = reader_options(entry, options.split)
     data = datasets.load(entry.reader, entry.root, train_transform, eval_transform, verify, options=reader)
     # the lists' contents are in the fingerprint, however their folder is spelt
     data.fingerprint |= {key: "lists" if isinstance(value, str) else str(value) for key, value in reader.items()}

@@ -17,13 +17,14 @@ from common.evaluation.metrics import vq_prompt_metrics
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.files import metric_lines
 from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, task_subset
+from common.incremental.sets import reader_options
 from common.incremental.tasks import stream_seed
 from common.machine import Machine
 from common.options import settings
 from common.runs import Run, save_tensors
 from common.training.batches import Batches
 from common.training.device import cost_records
-from vq_prompt.data import data_set, load_data, protocol_name, reader_options, scenario, task_count, under
+from vq_prompt.data import data_set, load_data, protocol_name, scenario, task_count, under
 from vq_prompt.options import Options, log_dir_of, run_seeds, scale_of
 
 MODELS = ("class.pth", "statistics.pth")  # of a task
@@ -135,9 +136,10 @@ def record_accuracies(repeat: Repeat, task_id: int, accuracies: Sequence[float])
     R[:, task_id] = accuracies
     metrics = vq_prompt_metrics(R)
     values = {"faa": metrics.faa, "caa": metrics.caa, "forgetting": metrics.ffm}
-    if isinstance(split := reader_options(repeat.options).get("split"), int):  # CODA-Prompt's lists are no seed
+    data = data_set(repeat.options)
+    if isinstance(split := reader_options(data, repeat.options.split).get("split"), int):  # lists are no seed
         values["split_seed"] = split
-    lines = metric_lines(data_set(repeat.options).label, task_id + 1, values)
+    lines = metric_lines(data.label, task_id + 1, values)
     repeat.run.record([*task_accuracy_lines(accuracies), *lines])
     numbers = f"accuracy {metrics.faa:.2f}, mean so far {metrics.caa:.2f}, forgetting {metrics.ffm:.2f}"
     print(f"after task {task_id + 1}: {numbers}", flush=True)

@@ -1,5 +1,6 @@
 """Image transforms for CLIP and for ViT."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+Normalisation = tuple[Sequence[float], Sequence[float]]  # mean and standard deviation by channel
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -41,15 +43,15 @@ def crop_and_flip(n_px: int, least_area: float, flip: bool, interpolation: str =
     return [crop, RandomHorizontalFlip()] if flip else [crop]
 
 
-def clip_eval(n_px: int) -> "Compose":
-    """PIL image -> float32 (3, n_px, n_px): shorter side to n_px, centre crop, CLIP's normalisation.
+def clip_eval(n_px: int, normalisation: Normalisation = (CLIP_MEAN, CLIP_STD)) -> "Compose":
+    """PIL image -> float32 (3, n_px, n_px): shorter side to n_px, centre crop, CLIP's normalisation or another.
 
     ZSCL mtil/clip/clip.py:L72-L79.
     """
     from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Normalize, Resize, ToTensor
 
     resize = Resize(n_px, interpolation=InterpolationMode.BICUBIC)
-    return Compose([to_rgb, resize, CenterCrop(n_px), ToTensor(), Normalize(CLIP_MEAN, CLIP_STD)])
+    return Compose([to_rgb, resize, CenterCrop(n_px), ToTensor(), Normalize(*normalisation)])
 
 
 def clip_eval_pixels(n_px: int) -> "Compose":

@@ -179,17 +179,19 @@ def require_images(
         raise UserError("\n".join(f"{data.name}: {problem}" for problem in problems))
 
 
-def protocol(name: str, scenario: Scenario, first: int | None = None, validation: bool = False) -> str:
+def protocol(
+    name: str, scenario: Scenario, first: int | None = None, validation: bool = False, kind: str | None = None
+) -> str:
     """Protocol as in the records: cil-cifar100-10x10, cil-tinyimagenet-100+5x20, joint-cifar100 for one task.
 
     The numbers are tasks x classes, where the file names of the original configurations (cifar100_10-10,
-    tinyimagenet_100-20) have the classes of the first and of every later task.
+    tinyimagenet_100-20) have the classes of the first and of every later task. kind: another than cil.
     """
     joint = Protocol("joint", name.lower(), first=first, validation=validation)
     count, base, classes = len(scenario.tasks), scenario.initial_increment, scenario.increment
     if count == 1:
         return str(joint)
-    equal = replace(joint, kind="cil", tasks=count, classes=classes)
+    equal = replace(joint, kind=kind or "cil", tasks=count, classes=classes)
     return str(equal if base == classes else replace(equal, tasks=count - 1, base=base))
 
 
@@ -197,18 +199,22 @@ def read_class_order(source: str | Path) -> list[int]:
     """The list under `class_order` of a YAML file.
 
     The original commands' paths, as "class_orders/cifar100.yaml", name the orders in common/datasets/orders where no
-    such file exists: cifar100, tinyimagenet, imagenet100, imagenet1000, and mini for the miniature. Raises UserError
-    if the file or the list is missing.
+    such file exists: cifar100, tinyimagenet, imagenet100, imagenet1000, mini for the miniature, and those of common
+    ground, as class_orders/common/cifar100-seed1.yaml. Raises UserError if the file or the list is missing.
     """
-    path, shipped = Path(source).expanduser(), ", ".join(f"{UPSTREAM_ORDERS}/{name}" for name in _shipped())
-    if not path.is_file() and path.parent == Path(UPSTREAM_ORDERS) and path.name in _shipped():
-        path = ORDERS / path.name
+    path = Path(source).expanduser()
+    if not path.is_file() and path.parts[0] == UPSTREAM_ORDERS:
+        path = next(
+            (order for order in ORDERS.rglob("*.yaml") if order.relative_to(ORDERS).parts == path.parts[1:]), path
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
+        shipped = [f"{UPSTREAM_ORDERS}/{order.name}" for order in sorted(ORDERS.glob("*.yaml"))]
+        shipped.append(f"{UPSTREAM_ORDERS}/common/cifar100-seed0.yaml and the like")
         raise UserError(
             f"class order {str(source)!r}: {error.strerror}. Give a YAML file with a list class_order, or one of "
-            f"{shipped}."
+            f"{', '.join(shipped)}."
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"class order {path}: not YAML ({' '.join(str(error).split())}).") from error
@@ -216,7 +222,3 @@ def read_class_order(source: str | Path) -> list[int]:
     if not isinstance(order, list):
         raise UserError(f"class order {path}: the file has no list under the key class_order.")
     return order
-
-
-def _shipped() -> list[str]:
-    return sorted(path.name for path in ORDERS.glob("*.yaml"))

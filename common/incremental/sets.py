@@ -4,16 +4,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.datasets import imagenet_r
 from common.datasets.check import require
 from common.datasets.images import ImageSet, Transform
 from common.datasets.layout import canonical
 from common.datasets.loading import load
-from common.datasets.transforms import vit_eval, vit_train
+from common.datasets.names import read_names
+from common.datasets.transforms import Normalisation, clip_eval, vit_eval, vit_train
 from common.mini import MINI
 
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
+RULE_SEED = 40  # of ImageNet-R's split where no lists are at hand: InfLoRA's rule and seed
 BAD_PHOTO, GOOD_PHOTO = "a bad photo of a {}.", "a good photo of a {}."  # ZSCL cil/configs/class/*.yaml
 
 
@@ -66,9 +69,49 @@ def find(name: str, root: str | Path) -> IncrementalSet:
     return replace(data, root=root.parent if data.folder and root.name == data.folder else root)
 
 
-def vit_transforms(data: IncrementalSet, n_px: int) -> "tuple[Compose, Compose]":
-    """Training and test transform for a ViT of input size `n_px`."""
-    return vit_train(n_px, data.least_area, data.flip), vit_eval(n_px, n_px if data.small else n_px * 256 // 224)
+def vit_transforms(
+    data: IncrementalSet, n_px: int, normalisation: Normalisation | None = None
+) -> "tuple[Compose, Compose]":
+    """Training and test transform for a ViT of input size `n_px`.
+
+    normalisation: the backbone's own, for those of common ground, which resize test images to the input size, bicubic.
+    """
+    from torchvision.transforms import Compose, Normalize
+
+    train = vit_train(n_px, data.least_area, data.flip)
+    if normalisation is None:
+        return train, vit_eval(n_px, n_px if data.small else n_px * 256 // 224)
+    return Compose([*train.transforms, Normalize(*normalisation)]), clip_eval(n_px, normalisation)
+
+
+def imagenet_r_split(root: Path, split: str = "auto") -> int | str:
+    """`split` of the reader of ImageNet-R below root: a seed of the rule, the folder of lists, or "folders".
+
+    "lists": those beside the images; "auto": the same where there are any, else the rule under seed 40.
+    """
+    beside = root / imagenet_r.FOLDER
+    if split == "lists" or (split == "auto" and imagenet_r.has_lists(beside)):
+        return str(beside)
+    if split == "auto":
+        return RULE_SEED
+    return int(split) if split.isdecimal() else split
+
+
+def reader_options(
+    data: IncrementalSet, split: str = "auto", imagenet100_lists: str | Path | None = None
+) -> dict[str, object]:
+    """Keyword arguments of a data set's reader, for `common.datasets.load` and `require`."""
+    if data.reader == "ImageNet100":
+        return {"lists": imagenet100_lists}
+    return {"split": imagenet_r_split(data.root, split)} if data.reader == "ImageNetR" else {}
+
+
+def class_names(data: ImageSet) -> list[str]:
+    """Class names by label; ImageNet-R's WordNet ids become words, since CLIP's texts are made of these."""
+    if data.name != "ImageNetR":
+        return data.classnames
+    names = dict(zip(sorted(data.classnames), read_names("imagenet_r")))
+    return [names[wnid] for wnid in data.classnames]
 
 
 def load_incremental(
@@ -82,16 +125,18 @@ def load_incremental(
     """The data set of ZSCL's and MoE-Adapters' protocols (cifar100, tinyimagenet, imagenet100, imagenet1000).
 
     Labels, class names and the one template come from ZSCL cil/continual_clip/datasets.py and its configurations;
-    CIFAR100's names keep their underscores there ("aquarium_fish"), unlike MTIL's. `root` may hold cifar100/ and
+    CIFAR100's names keep their underscores there ("aquarium_fish"), unlike MTIL's. ImageNet-R, which they do not know,
+    is split as its lists say where they lie beside the images, else by seed 40. `root` may hold cifar100/ and
     tinyimagenet/ as in the originals, or the data sets themselves as for `common.datasets.load`; root "mini" gives the
     miniature's characters under any name. Every other data set of common.datasets comes with its own names and
     templates. imagenet100_lists: `lists` of `imagenet100`. Raises UserError as `load` does.
     """
     entry = find(name, root)
-    options = _reader_options(entry, imagenet100_lists)
+    options = reader_options(entry, imagenet100_lists=imagenet100_lists)
     data = load(entry.reader, _original_folder(entry), train_transform, eval_transform, verify, options)
     if entry.template:
         data.templates = [entry.template]
+    data.classnames = class_names(data)
     if entry.reader == "CIFAR100":
         data.classnames = [text.replace(" ", "_") for text in data.classnames]
     return data
@@ -102,11 +147,8 @@ def require_incremental(
 ) -> None:
     """Raise UserError with all that is missing unless `load_incremental` will read the data set completely."""
     entry = find(name, root)
-    require([entry.reader], _original_folder(entry), verify, _reader_options(entry, imagenet100_lists))
-
-
-def _reader_options(entry: IncrementalSet, imagenet100_lists: str | Path | None) -> dict[str, object]:
-    return {"lists": imagenet100_lists} if entry.reader == "ImageNet100" else {}
+    options = reader_options(entry, imagenet100_lists=imagenet100_lists)
+    require([entry.reader], _original_folder(entry), verify, options)
 
 
 def _original_folder(entry: IncrementalSet) -> Path:

@@ -13,14 +13,13 @@ from common import vit
 from common.clip import pretrained
 from common.clip.model import CLIP, VisionTransformer
 from common.clip.tokenizer import training_prompts
-from common.datasets.images import ImageSet, Transform
-from common.datasets.names import read_names
+from common.datasets.images import Transform
 from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
 from common.incremental.features import features_in_order
 from common.incremental.scenario import RemappedSubset, Scenario
-from common.incremental.sets import vit_transforms
+from common.incremental.sets import class_names, vit_transforms
 from common.incremental.tasks import unfinished_tasks
 from common.machine import Machine
 from common.runs import fitting, load_tensors
@@ -69,7 +68,8 @@ def run_seed(options: ITOptions, machine: Machine, seed: int) -> np.ndarray:
     text = torch.empty(0, encoder.dim, device=machine.device)
     if clip is not None:
         prepare(replace(machine, compile=False), clip)  # its text tower runs once
-        prompts = training_prompts(tasks.classnames(spoken_names(repeat.data)), options.template)
+        names = [name.replace("_", " ") for name in class_names(repeat.data)]
+        prompts = training_prompts(tasks.classnames(names), options.template)
         text = class_features(clip, prompts)
     del clip  # the text tower has done its part
     seed_everything(seed)  # the initial entries, head and selector
@@ -105,14 +105,6 @@ def transforms(options: ITOptions, size: int) -> tuple[Transform, Transform]:
     if options.is_clip:
         return clip_train(size, data.least_area, flip=data.flip), clip_eval(size)
     return vit_transforms(data, size)
-
-
-def spoken_names(data: ImageSet) -> list[str]:
-    """Class names as texts have them, in label order; ImageNet-R's WordNet ids become names (README, section 8)."""
-    if data.name != "ImageNetR":
-        return [name.replace("_", " ") for name in data.classnames]
-    names = dict(zip(sorted(data.classnames), read_names("imagenet_r")))
-    return [names[wnid] for wnid in data.classnames]
 
 
 def build_parts(options: ITOptions, encoder: Encoder, scenario: Scenario) -> Parts:
