@@ -36,7 +36,8 @@ def method_label(options: Options) -> str:
     """The method as the records name it, with what of its evaluation is not the original's."""
     trained = options.method != "zeroshot"
     changed = ["no eval noise"] if trained and not options.eval_noise else []
-    changed += ["centre-crop test"] if options.eval_transform == "test" else []
+    # on common ground all have it
+    changed += ["centre-crop test"] if options.eval_transform == "test" and not options.protocol else []
     return METHODS[options.method] + (f" ({', '.join(changed)})" if changed else "")
 
 

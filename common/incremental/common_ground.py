@@ -20,17 +20,18 @@ ORDER = f"{UPSTREAM_ORDERS}/{COMMON}/{{dataset}}-seed{{seed}}.yaml"
 
 def protocol_option() -> Any:
     """The option --protocol; not given, the records name the paper's own."""
-    return option(None, "ours: common names the run as of common ground, whose values it must have", choices=(COMMON,))
+    help = "ours: common names the run as of common ground, whose values it must have"
+    return option(None, help, choices=(COMMON,), decides=False)
 
 
 @dataclass(frozen=True)
 class SequenceOptions:
     """Options of the entry points whose originals fix class order and transforms; None: as there."""
 
-    # a run's settings hold the order itself
+    # `sequence_settings` has them, where they are given, and the order itself
     class_order: str | None = option(None, f"ours: its file, such as {ORDER}", group="tasks, ours", decides=False)
     transforms: str | None = option(None, "ours: common resizes test images to the input size, bicubic, and normalises "
-        "all as the backbone was pre-trained", choices=(COMMON,))  # fmt: skip
+        "all as the backbone was pre-trained", choices=(COMMON,), decides=False)  # fmt: skip
     protocol: str | None = protocol_option()
 
 
@@ -46,6 +47,12 @@ def class_order(source: str, data: IncrementalSet, seed: int) -> list[int]:
             "set."
         )
     return order
+
+
+def sequence_settings(options: Any, tasks: Scenario) -> dict[str, Any]:
+    """Additions to a run's settings: order, transforms and protocol, where given; the runs of before have none."""
+    order = {"class_order": list(tasks.class_order)} if options.class_order else {}
+    return order | {name: COMMON for name in ("transforms", "protocol") if getattr(options, name, None)}
 
 
 def common_rules(

@@ -11,23 +11,18 @@ from common.clip.tokenizer import training_prompts
 from common.datasets.images import ImageArrays, ImageFiles
 from common.datasets.transforms import clip_eval_pixels, clip_train
 from common.errors import all_checked
+from common.incremental.common_ground import class_order, common_rules
 from common.incremental.options import CILOptions
-from common.incremental.scenario import (
-    RemappedSubset,
-    Scenario,
-    protocol,
-    read_class_order,
-    require_images,
-    seen_subset,
-)
-from common.incremental.sets import load_incremental, require_incremental
+from common.incremental.scenario import RemappedSubset, Scenario, protocol, require_images, seen_subset
+from common.incremental.sets import find, load_incremental, require_incremental
+from common.options import check_rules
 
 
 @dataclass(frozen=True)
 class IncrementalData:
     """The tasks that a run learns and is tested on; labels are positions in the class order."""
 
-    protocol: str  # cil-cifar100-10x10
+    protocol: str  # cil-cifar100-10x10, on common ground common-cifar100-10x10
     dataset: str  # CIFAR100
     scenario: Scenario
     train: ImageFiles | ImageArrays  # original labels, training transform; `task_subset` selects a task
@@ -44,7 +39,7 @@ def check_inputs(options: CILOptions, *checks: Callable[[], Any]) -> None:
     verify = not options.no_verify
     all_checked(
         [
-            lambda: read_scenario(options),
+            lambda: check_scenario(options),
             lambda: require_incremental(options.dataset, options.dataset_root, verify, options.imagenet100_lists),
             lambda: find_weights(options.model_name),
             *checks,
@@ -53,8 +48,15 @@ def check_inputs(options: CILOptions, *checks: Callable[[], Any]) -> None:
 
 
 def read_scenario(options: CILOptions) -> Scenario:
-    """The tasks that the options describe. Raises UserError as `read_class_order` and `Scenario` do."""
-    return Scenario(read_class_order(options.class_order), options.initial_increment, options.increment)
+    """The tasks that the options describe. Raises UserError as `class_order` and `Scenario` do."""
+    order = class_order(options.class_order, find(options.dataset, options.dataset_root), options.seed)
+    return Scenario(order, options.initial_increment, options.increment)
+
+
+def check_scenario(options: CILOptions) -> None:
+    """Raise UserError as `read_scenario` does, and for tasks or transforms that are not those of protocol common."""
+    data, scenario = find(options.dataset, options.dataset_root), read_scenario(options)
+    check_rules(common_rules(options, data, scenario, options.seed, ask="eval_transform=test"))
 
 
 def load_data(options: CILOptions, resolution: int) -> IncrementalData:
@@ -70,5 +72,6 @@ def load_data(options: CILOptions, resolution: int) -> IncrementalData:
     tokens = training_prompts(scenario.classnames(data.classnames), options.prompt_template)
     require_images(data, scenario)
     assert data.test is not None  # require_images has raised otherwise
-    images, name = seen_subset(data.test, scenario, -1), protocol(data.name, scenario)
-    return IncrementalData(name, data.name, scenario, data.train, images, tokens, data.fingerprint)
+    label = find(options.dataset, options.dataset_root).label
+    images, name = seen_subset(data.test, scenario, -1), protocol(label, scenario, kind=options.protocol)
+    return IncrementalData(name, label, scenario, data.train, images, tokens, data.fingerprint)

@@ -14,6 +14,7 @@ from common.clip.activation import CLIPOptions
 from common.command_line import did_you_mean
 from common.datasets import canonical
 from common.errors import UserError
+from common.incremental.common_ground import ORDER, protocol_option
 from common.incremental.sets import SETS
 from common.incremental.tasks import stream_seed
 from common.machine import RunOptions
@@ -54,16 +55,19 @@ class CILOptions(CLIPOptions, RunOptions):
                               group="configuration", flags=("--config-path", "-cp"), decides=False)
     config_name: str = option(help="its file", flags=("--config-name", "-cn"), decides=False)
     scale: str = scale_option(None)
-    dataset: str = option(help="cifar100, tinyimagenet, imagenet100, imagenet1000", group="protocol", convert=known_set)
+    dataset: str = option(help="cifar100, tinyimagenet, imagenet100, imagenet1000; imagenet_r, cub200",
+                          group="protocol", convert=known_set)
     dataset_root: str = option("", "folder of the data sets, or mini", empty=True, decides=False)
     # a run's settings hold the order itself and the fingerprint of the data
-    class_order: str = option("", "class_orders/cifar100.yaml and the like, or a file", empty=True, decides=False)
+    class_order: str = option("", f"class_orders/cifar100.yaml and the like, {ORDER}, or a file", empty=True,
+                              decides=False)
     initial_increment: int = option(help="classes of the first task", at_least=1)
     increment: int = option(help="classes of every later task", at_least=1)
     scenario: str = option("class", choices=("class",))
     prompt_template: str = option(help="the prompt, {} standing for the class", check=one_placeholder)
     eval_transform: str = option("train", "ours: test images in random crops, as the originals evaluate, or centred",
                                  choices=("train", "test"))
+    protocol: str | None = protocol_option()
     model_name: str = option("ViT-B/16", "CLIP: a published name, a file, or mini")
     batch_size: int = option(64, group="training", at_least=1)
     lr: float = option(help="peak learning rate", above=0)

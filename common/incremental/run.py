@@ -15,6 +15,7 @@ from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines
 from common.evaluation.seen_classes import PooledTest, evaluate_seen
 from common.files import metric_lines
+from common.incremental.common_ground import sequence_settings
 from common.incremental.data import IncrementalData
 from common.incremental.options import CILOptions
 from common.incremental.released_log import load_steps, save_steps, write_metrics
@@ -47,8 +48,8 @@ def open_run(
     scale = scale_of(options)
     folder = Path(mini_folder(options.save or options.hydra.run.dir, scale) or "")
     weights = {"model": fingerprint(options.model_name, options.activation)}
-    decides = settings(options) | {"class_order": list(data.scenario.class_order), "weights": weights}
-    decides |= {"data": data.fingerprint} | (more or {})
+    decides = settings(options) | sequence_settings(options, data.scenario)
+    decides |= {"weights": weights, "data": data.fingerprint} | (more or {})
     labels = {
         "paper": paper, "method": method, "protocol": data.protocol, "backbone": options.model_name, "scale": scale,
         "seed": options.seed,

@@ -15,7 +15,10 @@ import yaml
 
 from alta import options as alta_options
 from common import vit
-from common.incremental.scenario import Scenario, protocol, read_class_order
+from common.incremental.common_ground import sequence_settings
+from common.incremental.data import read_scenario
+from common.incremental.scenario import protocol
+from common.incremental.sets import find
 from common.mtil import mtil_protocol
 from common.options import flat, settings
 from common.runs import mini_folder
@@ -77,10 +80,10 @@ def of_moe_mtil(words: list[str]) -> Told:
 
 
 def of_cil(options: cil_options.Options | moe_cil.Options, label: str) -> Told:
-    order = read_class_order(options.class_order)
-    name = protocol(options.dataset, Scenario(order, options.initial_increment, options.increment))
+    scenario, data = read_scenario(options), find(options.dataset, options.dataset_root)
+    name = protocol(data.label, scenario, kind=options.protocol)
     folder = mini_folder(options.save or options.hydra.run.dir, options.scale)
-    decides = flat(settings(options)) | {"class_order": list(order)}
+    decides = flat(settings(options) | sequence_settings(options, scenario))
     return Told(label, name, options.model_name, options.seed, folder, decides)
 
 

@@ -122,7 +122,7 @@ def method_label(options: Options) -> str:
         "CE with captions": options.ce_method == "ext",
         "CE over all seen": options.ce_method == "previous",
         f"WC {options.l2:g}": options.l2,
-        "centre-crop test": options.eval_transform == "test",
+        "centre-crop test": options.eval_transform == "test" and not options.protocol,  # on common ground all have it
     }  # fmt: skip
     brackets = ", ".join(text for text, holds in variants.items() if holds)
     return CIL_NAMES[method] + (f" ({brackets})" if brackets else "")

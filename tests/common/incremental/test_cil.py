@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.incremental.data import load_data
+from common.incremental.data import check_scenario, load_data, read_scenario
 from common.incremental.options import PURPOSES, CILOptions, find_configuration, missing_rules
 from common.incremental.run import scale_of
 from common.incremental.tasks import stream_seed
@@ -50,6 +50,20 @@ def test_the_miniature_as_a_protocol() -> None:
 def test_a_class_order_of_another_data_set() -> None:
     with pytest.raises(UserError, match="the class order has 100 classes, the data set has 40"):
         load_data(replace(OPTIONS, class_order="class_orders/cifar100.yaml"), 32)
+
+
+def test_common_ground_is_the_seeds_order_and_the_centred_test() -> None:
+    path = "class_orders/common/{dataset}-seed{seed}.yaml"
+    options = replace(OPTIONS, protocol="common", class_order=path, seed=1, eval_transform="test")
+    check_scenario(options)
+    assert read_scenario(options).class_order[:5] == (2, 31, 3, 21, 27)  # of numpy's permutation under seed 1
+    mini = "class_orders/mini.yaml"
+    wrong = {"give eval_transform=test": {"eval_transform": "train"}, "not in the seed's order": {"class_order": mini},
+             "under seed 42 is not": {"class_order": mini, "seed": 42}}  # fmt: skip
+    for message, changes in wrong.items():
+        check_scenario(replace(options, **changes, protocol=None))
+        with pytest.raises(UserError, match=message):
+            check_scenario(replace(options, **changes))
 
 
 @pytest.mark.parametrize(
