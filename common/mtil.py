@@ -9,31 +9,42 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from torch.utils.data import Dataset, Subset
+
 from common import datasets
 from common.clip.activation import CLIPOptions
 from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.clip.tokenizer import class_prompts
 from common.datasets import ImageSet, canonical
-from common.datasets.images import Transform
+from common.datasets.few_shot import few_shot, few_shot_indices
+from common.datasets.images import ImageArrays, ImageFiles, Transform
 from common.errors import UserError, all_checked
+from common.evaluation.label_space import ALL, OWN, XTAIL_NAMES, XTAIL_TEMPLATE, LabelSpace
 from common.evaluation.pixels import DecodedSet, load_decoded
 from common.files import read_config
 from common.machine import Machine, RunOptions
 from common.options import SEED, Rule, exclusive, one_placeholder, option
-from common.protocols import CUSTOM, MTIL_ORDERS, Protocol
+from common.protocols import CUSTOM, SEQUENCES, Protocol
 from common.runs import Run
+from common.training.batches import Batches
 from common.weight_files import absent
 
 
 def mtil_names(names: list[str]) -> list[str]:
-    """The names themselves; [order1] and [order2] stand for the paper's sequences.
+    """The names themselves; [order1], [order2] and [xtail] stand for the papers' sequences.
 
     Raises UserError for an unknown data set.
     """
-    if len(names) == 1 and names[0] in MTIL_ORDERS:
-        return list(MTIL_ORDERS[names[0]])
+    if len(names) == 1 and names[0] in SEQUENCES:
+        return list(SEQUENCES[names[0]])
     return [canonical(name) for name in names]
+
+
+def known_template(template: str) -> str | None:
+    """A check of X-TAIL's template."""
+    return None if template == OWN else one_placeholder(template)
 
 
 @dataclass(frozen=True)
@@ -42,7 +53,7 @@ class MTILOptions(CLIPOptions, RunOptions):
 
     # a table: an option a line or two
     # fmt: off
-    train_dataset: list[str] | None = option(None, "data set, or a sequence; order1, order2: the paper's",
+    train_dataset: list[str] | None = option(None, "data set, or a sequence; order1, order2, xtail: the papers'",
                                              group="training", convert=mtil_names, unique=True)
     lr: list[float] = option([1e-3], "peak learning rate", at_least=0)
     wd: float = option(0.0, "weight decay", at_least=0)
@@ -55,9 +66,15 @@ class MTILOptions(CLIPOptions, RunOptions):
     batch_size: int = option(64, "images a step, of references too", at_least=1)
     seed: int = option(42, "set anew for every task", **SEED)
     template: str | None = option(None, "prompt instead of the data set's first, {}: class", check=one_placeholder)
+    few_shot: int = option(-1, "images a class to train on; -1: all", at_least=-1,
+        check=lambda count: None if count else "give a positive number, or -1 for all images.")
     loss_interval: int = option(1000, "print the losses every so many steps", at_least=1, decides=False)
     eval_only: bool = option(False, "evaluate --load: a checkpoint, or a folder of a sequence's", group="evaluation")
     eval_datasets: list[str] | None = option(None, "data sets to evaluate", convert=mtil_names, unique=True)
+    label_space: str = option(OWN, "ours: an image's classes are its data set's, or those of all sets (X-TAIL)",
+                              choices=(OWN, ALL))
+    xtail_template: str = option(XTAIL_TEMPLATE, "ours: the prompt with --label-space all; own: each set's of MTIL",
+                                 check=known_template)
     batch_size_eval: int = option(128, "images a batch of evaluation", at_least=1)
     model: str = option("ViT-B/16", "CLIP: a published name, a checkpoint file, or mini", group="data and weights")
     data_location: str = option("./data", "folder of all data sets, or mini", decides=False)
@@ -66,10 +83,16 @@ class MTILOptions(CLIPOptions, RunOptions):
     # fmt: on
 
 
-def mtil_protocol(names: Sequence[str], shots: int | None = None) -> str:
-    """Protocol of a sequence of data sets, as in the records; shots: training images a class."""
-    orders = {order: name for name, order in MTIL_ORDERS.items()}
-    return str(Protocol("mtil", orders.get(tuple(names), CUSTOM + "+".join(names)), shots=shots))
+def mtil_protocol(options: MTILOptions, names: Sequence[str]) -> str:
+    """Protocol of a sequence of data sets, as in the records."""
+    orders = {order: name for name, order in SEQUENCES.items()}
+    kind, shots = "xtail" if options.label_space == ALL else "mtil", options.few_shot if options.few_shot > 0 else None
+    return str(Protocol(kind, orders.get(tuple(names), CUSTOM + "+".join(names)), shots=shots))
+
+
+def evaluation_folder(options: MTILOptions) -> Path:
+    """Where an evaluation of --load without --save keeps its records."""
+    return Path(options.load or "", "xtail" if options.label_space == ALL else "evaluation")
 
 
 def tasks_before(folder: Path | str, name: str, first: str, load: str | None, overwrite: bool) -> list[str]:
@@ -167,9 +190,77 @@ def load_test_set(
     return load_decoded(name, root, resolution, options.batch_size_eval, machine.workers, template, verify)
 
 
+def joint_space(options: MTILOptions, names: Sequence[str], template: str | None = None) -> LabelSpace | None:
+    """X-TAIL's label space of a sequence; None for MTIL, where every data set has its own.
+
+    template: instead of each set's own, with --xtail-template own.
+    """
+    if options.label_space == OWN:
+        return None
+    prompts = {}
+    for data in (load_set(options, name) for name in names):
+        own = options.xtail_template == OWN
+        templates = ([template] if template else data.templates) if own else [options.xtail_template]
+        classnames = data.classnames if own else XTAIL_NAMES.get(data.name, data.classnames)
+        prompts[data.name] = class_prompts(classnames, templates)
+    return LabelSpace(prompts)
+
+
+# Few-shot training
+
+
+def pass_over(options: MTILOptions, machine: Machine, data: ImageSet) -> Batches:
+    """The shuffled pass over a task's images in which --few-shot takes the first of each class."""
+    return Batches(data.train, options.batch_size, options.seed, machine.workers)
+
+
+def training_set(options: MTILOptions, machine: Machine, data: ImageSet) -> Dataset:
+    """The images to train on; few-shot ones keep the crops that they were drawn with."""
+    if options.few_shot < 0:
+        return data.train
+    return few_shot(pass_over(options, machine, data), data.train.labels, options.few_shot)[0]
+
+
+def own_images(options: MTILOptions, machine: Machine, data: ImageSet) -> "ImageFiles | ImageArrays | Subset":
+    """The images of a task that its method may use without augmentation: those of `training_set` as they are."""
+    if options.few_shot < 0:
+        return data.train
+    indices = few_shot_indices(pass_over(options, machine, data), data.train.labels, options.few_shot)
+    return Subset(data.train, indices)
+
+
+def scarcity(options: MTILOptions, data: ImageSet) -> dict[str, float]:
+    """The metrics of a task that has too few images for --few-shot, which is printed: classes and images; else none."""
+    counts = np.bincount(data.train.labels, minlength=len(data.classnames))
+    scarce = [f"{name} ({count})" for name, count in zip(data.classnames, counts) if count < options.few_shot]
+    if not scarce:
+        return {}
+    print(f"note: {data.name}: {len(scarce)} of {len(counts)} classes have fewer than {options.few_shot} training "
+          f"images, all of which are taken: {', '.join(scarce)}")  # fmt: skip
+    return {"scarce_classes": len(scarce), "training_images": int(counts.clip(max=options.few_shot).sum())}
+
+
+def check_trained_so(options: MTILOptions, names: Sequence[str]) -> None:
+    """For --eval-only: raise UserError unless --load was trained on the images that the options name.
+
+    names: the data sets of the sequence. A folder without a run's config.yaml, as the authors', tells nothing.
+    """
+    if not (options.eval_only and options.load):
+        return
+    path = Path(options.load)
+    folder, stems = (path, names) if path.is_dir() else (path.parent, [path.stem])
+    for config in ("config.yaml", *(f"{stem}.config.yaml" for stem in stems)):
+        recorded, given = read_config(folder / config)["settings"].get("few_shot"), options.few_shot
+        if recorded is not None and recorded != given:
+            raise UserError(f"{options.load} was trained with --few-shot {recorded}, not {given}. Give --few-shot "
+                            f"{recorded}, so that its numbers are told from others.")  # fmt: skip
+
+
 def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
     """Rules of both papers: something to do, a length, a folder, and one value for all tasks or one for each."""
     training, count = not options.eval_only, len(tasks)
+    evaluated, joint = options.eval_datasets or [], options.label_space == ALL
+    others = [name for name in evaluated if name not in (tasks or evaluated)]
     each = {"--lr": len(options.lr), "--iterations": len(options.iterations or [0])}
     return [
         (training and not tasks, "nothing to do: give --train-dataset to train, or --eval-only with --eval-datasets."),
@@ -177,6 +268,13 @@ def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
          "how long to train is missing; give --iterations or --epochs."),
         exclusive(options, "epochs", "iterations"),
         (training and not options.save, "--save is missing: the folder for checkpoints and records."),
+        (joint and len(tasks or evaluated) < 2,
+         "--label-space all tells the classes of several data sets apart: give the whole sequence, as order1, not "
+         f"{' '.join(tasks or evaluated) or 'none'}."),
+        (joint and others, f"--label-space all: {', '.join(others)} is no data set of the sequence, whose classes are "
+         "told apart."),
+        (joint and training and options.load, "--label-space all needs the whole sequence: learn it in one call "
+         "without --load, or evaluate its folder with --eval-only."),
         *((training and values not in (1, count), f"{flag} has {values} values for {count} data sets; give one, or one "
            "each.") for flag, values in each.items()),
     ]  # fmt: skip

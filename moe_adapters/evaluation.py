@@ -23,8 +23,9 @@ from common.clip.model import CLIP
 from common.clip.pretrained import openai_weights
 from common.datasets.transforms import clip_normalise
 from common.errors import UserError
-from common.evaluation.report import accuracy_lines, show_row, show_sequence, write_table
-from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
+from common.evaluation.label_space import LabelSpace, space_logits
+from common.evaluation.report import accuracy_lines, show_row, show_sequence, spoken, write_table
+from common.evaluation.zero_shot import image_features
 from common.files import metric_lines
 from common.machine import Machine
 from common.protocols import Protocol
@@ -57,12 +58,19 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Cell:
-    """One checkpoint (task -1: the original CLIP) on one data set: percent right, images that each router received."""
+    """One checkpoint (task -1: the original CLIP) on one data set: accuracies, images that each router received."""
 
     task_id: int
-    top1: float
-    top5: float
+    accuracies: dict[str, float]  # of `LabelSpace.accuracies`
     routed: dict[int, int]
+
+    @property
+    def top1(self) -> float:
+        return self.accuracies["accuracy"]
+
+    @property
+    def top5(self) -> float:
+        return self.accuracies["accuracy_top5"]
 
 
 def is_unused(key: str) -> bool:
@@ -101,22 +109,51 @@ def distinct(autoencoders: list[nn.Module], autoencoder: nn.Module) -> int:
     return len(autoencoders) - 1
 
 
+class RoutedSpace:
+    """A label space with its class vectors through each router of each checkpoint: X-TAIL's are encoded once."""
+
+    def __init__(self, model: CLIP, labels: LabelSpace) -> None:
+        self.model, self.labels = model, labels
+        self.encoded: dict[tuple[int, int], list[Tensor]] = {}
+
+    def vectors(self, router: int, task_id: int = ORIGINAL_CLIP) -> list[Tensor]:
+        """Class vectors (D, C) of each data set through a router of the checkpoint `task_id`, which the model holds."""
+        key = (ORIGINAL_CLIP if router == ORIGINAL_CLIP else task_id, router)
+        if key not in self.encoded:
+            use_router(self.model, router)
+            self.encoded[key] = self.labels.vectors(self.model)
+        return self.encoded[key]
+
+
 class EvaluationSet:
     """One data set under evaluation, with everything that all checkpoints share."""
 
-    def __init__(self, model: CLIP, pixels: Tensor, labels: Tensor, tokens: Tensor, batch_size: int) -> None:
-        self.model, self.pixels, self.batch_size = model, pixels, batch_size
+    def __init__(
+        self,
+        model: CLIP,
+        pixels: Tensor,
+        labels: Tensor,
+        tokens: Tensor,
+        batch_size: int,
+        name: str = "",
+        space: RoutedSpace | None = None,
+    ) -> None:
+        """space: the joint label space of X-TAIL; without it the labels are those of the prompts `tokens` (C, T, L)."""
+        self.model, self.pixels, self.labels, self.batch_size, self.name = model, pixels, labels, batch_size, name
         self.device = model.logit_scale.device
-        self.labels, self.tokens = labels, tokens
         self.errors = torch.empty(len(pixels), 0)  # (N, autoencoders), see `measure_errors`
-        use_router(model, ORIGINAL_CLIP)
-        self.clip_vectors = class_vectors(model, self.tokens)
+        self.space = space or RoutedSpace(model, LabelSpace({name: tokens}))
 
     @cached_property
     def clip_logits(self) -> Tensor:
         """Logits of the original CLIP, computed when the first cell needs them."""
+        vectors = self.space.vectors(ORIGINAL_CLIP)
         use_router(self.model, ORIGINAL_CLIP)
-        return zeroshot_logits(image_features(self.model, self.pixels, self.batch_size), self.clip_vectors)
+        return space_logits(image_features(self.model, self.pixels, self.batch_size), vectors)
+
+    def cell(self, task_id: int, logits: Tensor, routed: dict[int, int]) -> Cell:
+        """A cell of the matrix from logits (N, C) on all labels."""
+        return Cell(task_id, self.space.labels.accuracies(logits, self.labels, self.name), routed)
 
     def measure_errors(self, extractor: nn.Module, autoencoders: list[nn.Module]) -> None:
         """Reconstruction errors of each image under each distinct autoencoder, (N, autoencoders), on the CPU."""
@@ -145,7 +182,7 @@ class EvaluationSet:
         task_id: the task whose data set this is; None if it is of none.
         """
         routed = self.route(checkpoint, options, task_id)
-        logits = torch.empty(len(self.pixels), self.tokens.shape[0], device=self.device)
+        logits = torch.empty(len(self.pixels), self.space.labels.size, device=self.device)
         used = routed.unique().tolist()
         if used != [ORIGINAL_CLIP]:
             self.model.load_state_dict(checkpoint.adapters, strict=False)
@@ -155,14 +192,13 @@ class EvaluationSet:
             if router == ORIGINAL_CLIP:
                 logits[there] = self.clip_logits[there]
                 continue
+            vectors = self.space.vectors(ORIGINAL_CLIP if options.non_text else router, checkpoint.task_id)
             use_router(self.model, router)
-            vectors = self.clip_vectors if options.non_text else class_vectors(self.model, self.tokens)
             features = [  # never a copy of all pixels
                 image_features(self.model, self.pixels[part], len(part)) for part in rows.split(self.batch_size)
             ]
-            logits[there] = torch.cat([zeroshot_logits(part, vectors) for part in features])
-        top1, top5 = accuracy(logits, self.labels)
-        return Cell(checkpoint.task_id, top1, top5, {router: int((routed == router).sum()) for router in used})
+            logits[there] = torch.cat([space_logits(part, vectors) for part in features])
+        return self.cell(checkpoint.task_id, logits, {router: int((routed == router).sum()) for router in used})
 
 
 # The evaluation stage
@@ -179,16 +215,16 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, model: CLIP,
     checkpoints, autoencoders = read_checkpoints(options, model, extractor, files)
     sequence = Protocol.parse(run.labels["protocol"]).order  # the tasks of earlier calls among them
     run.record(metric_lines("all", len(sequence), {"trainable_parameters": count_trainable(model, autoencoders)}, None))
+    space = routed_space(options, model, sequence_of(options))
     for name in missing:
         started = time.monotonic()
-        test = load_test_set(options, machine, model, name)
+        test = load_test_set(options, machine, model, name, space)
         if extractor and options.autorouter:
             test.measure_errors(extractor, autoencoders)
         task_id = sequence.index(name) if name in sequence else None
         bar = tqdm(checkpoints, desc=f"evaluate/{name}", leave=False, dynamic_ncols=True, disable=None)
         cells = [test.evaluate(checkpoint, options, task_id) for checkpoint in bar]
-        top1, top5 = accuracy(test.clip_logits, test.labels)
-        cells.insert(0, Cell(ORIGINAL_CLIP, top1, top5, {}))
+        cells.insert(0, test.cell(ORIGINAL_CLIP, test.clip_logits, {}))
         run.record(record_lines(name, cells, sequence, time.monotonic() - started))
         show_row(name, [cell.top1 for cell in cells])
         for cell in cells:
@@ -203,12 +239,13 @@ def evaluate_checkpoint_file(options: Options, machine: Machine, model: CLIP, ex
             raise UserError("--autorouter with a checkpoint file needs --load_autochooser.")
         files = Path(options.load), Path(options.load_autochooser or options.load)
         (checkpoint,), autoencoders = read_checkpoints(options, model, extractor, [(checkpoint.task_id, files)])
+    space = routed_space(options, model, options.eval_datasets or [])
     for name in options.eval_datasets or []:
-        test = load_test_set(options, machine, model, name)
+        test = load_test_set(options, machine, model, name, space)
         if extractor and options.autorouter:
             test.measure_errors(extractor, autoencoders)
         cell = test.evaluate(checkpoint, options, options.task_id)
-        print(f"Evaluating on {name}\nTop-1 accuracy: {cell.top1:.2f}", flush=True)
+        print(f"Evaluating on {name}\n{spoken(cell.accuracies)}", flush=True)
         if options.autorouter:
             print("routed: " + ", ".join(f"{count} images to router {router}" for router, count in cell.routed.items()))
 
@@ -241,10 +278,18 @@ def read_checkpoints(
     return checkpoints, autoencoders
 
 
-def load_test_set(options: Options, machine: Machine, model: CLIP, name: str) -> EvaluationSet:
-    """One data set, decoded, with its class prompts."""
+def routed_space(options: Options, model: CLIP, names: Sequence[str]) -> RoutedSpace | None:
+    """X-TAIL's label space of these data sets; None for MTIL."""
+    labels = mtil.joint_space(options, names, options.template)
+    return RoutedSpace(model, labels) if labels else None
+
+
+def load_test_set(
+    options: Options, machine: Machine, model: CLIP, name: str, space: RoutedSpace | None
+) -> EvaluationSet:
+    """One data set, decoded, with its own class prompts unless there is a joint label space."""
     data = mtil.load_test_set(options, machine, model, name, options.template)
-    return EvaluationSet(model, data.pixels, data.labels, data.tokens, options.batch_size_eval)
+    return EvaluationSet(model, data.pixels, data.labels, data.tokens, options.batch_size_eval, name, space)
 
 
 def count_trainable(model: CLIP, autoencoders: list[nn.Module]) -> int:
@@ -269,7 +314,7 @@ def record_lines(name: str, cells: list[Cell], sequence: Sequence[str], seconds:
     lines = []
     for cell in cells:
         routed = {f"{ROUTED}{router_name(router, sequence)}": count for router, count in sorted(cell.routed.items())}
-        lines += accuracy_lines(name, cell.task_id + 1, cell.top1, cell.top5, seconds)
+        lines += accuracy_lines(name, cell.task_id + 1, cell.accuracies, seconds)
         lines += metric_lines(name, cell.task_id + 1, routed, seconds)
     return lines
 

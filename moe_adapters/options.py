@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common import mini
 from common.machine import RUNS_TWICE
-from common.mtil import MTILOptions, mtil_notes, mtil_protocol, mtil_rules
+from common.mtil import MTILOptions, evaluation_folder, mtil_notes, mtil_protocol, mtil_rules
 from common.options import SHARE, Rule, check_rules, exclusive, ignored, option, read, scale_option
 from common.processes import world_size
 from common.runs import free_file, mini_folder
@@ -51,8 +51,6 @@ class Options(MTILOptions, ignored("multi_experts eval_interval eval_every_epoch
     freeze_bug_text_index: bool = option(False, "freeze visual experts by the text counts, as before 2024-07-18")
     balance_loss_weight: float = option(0.0, "weight of the balance loss that upstream computes and drops", at_least=0)
     repeat_train: bool = option(False, "start from --load")
-    few_shot: int = option(-1, "images a class to train on; -1: all", at_least=-1,
-        check=lambda count: None if count else "give a positive number, or -1 for all images.")
     train_chooser: bool = option(False, "train the autoencoder of --task_id; in a sequence all of them first",
         group="DDAS: autoencoders that find an image's router")
     chooser_iterations: list[int] = option([1000, 300], "steps in a sequence: of the reference set, of each task",
@@ -151,12 +149,12 @@ def autoencoder_file(name: str) -> str:
 def output_folder(options: Options) -> Path:
     """Where the run's records lie; the evaluation of a folder without --save has its own in that folder."""
     folder = mini_folder(options.save, scale_of(options))
-    return Path(folder) if folder else Path(options.load or "", "evaluation")
+    return Path(folder) if folder else evaluation_folder(options)
 
 
 def protocol(options: Options, before: Sequence[str] = ()) -> str:
     """The name of the protocol that a sequence follows after tasks of other calls; few-shot ones' with the shots."""
-    return mtil_protocol([*before, *sequence_of(options)], None if options.few_shot < 0 else options.few_shot)
+    return mtil_protocol(options, [*before, *sequence_of(options)])
 
 
 def scale_of(options: Options) -> str:

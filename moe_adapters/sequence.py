@@ -5,18 +5,15 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from common import clip
 from common.clip.activation import ACTIVATION
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
-from common.datasets import ImageSet
-from common.datasets.few_shot import few_shot
 from common.datasets.transforms import clip_train
-from common.files import read_back
+from common.files import metric_lines, read_back
 from common.machine import Machine
-from common.mtil import first_number, load_set, of_task, task_iterations
+from common.mtil import first_number, load_set, of_task, pass_over, scarcity, task_iterations, training_set
 from common.runs import Run, save_tensors, write_text
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
@@ -39,18 +36,6 @@ def load_model(options: Options, machine: Machine) -> CLIP:
     return model.to(machine.device)
 
 
-def training_set(options: Options, machine: Machine, data: ImageSet) -> tuple[Dataset, int]:
-    """The images to train on, and the number of batches in an epoch of the full set.
-
-    Few-shot: one shuffled pass with the training transform; the crops it drew are the images from then on.
-    """
-    stream = Batches(data.train, options.batch_size, options.seed, machine.workers)
-    if options.few_shot < 0:
-        return data.train, len(stream)
-    shots, _ = few_shot(stream, data.train.labels, options.few_shot)
-    return shots, len(stream)
-
-
 # DDAS
 
 
@@ -71,7 +56,7 @@ def learn_ddas(run: Run, options: Options, machine: Machine, extractor: nn.Modul
             autoencoders = build_autoencoders(options.task_num + 1, extractor(images).numel()).to(machine.device)
             if checkpoint:
                 read_autoencoders(checkpoint, autoencoders)
-            examples, epoch = training_set(options, machine, data)
+            examples, epoch = training_set(options, machine, data), len(pass_over(options, machine, data))
             batches = Batches(examples, size, seed, machine.workers, machine.device, restart=epoch, whole=True)
             total = options.chooser_iterations[min(index, 1)] if sequence else task_iterations(options, index, epoch)
             base_lr = FEW_SHOT_LR if options.few_shot > 0 else FULL_SHOT_LR
@@ -114,7 +99,7 @@ def learn_task(
     frozen_before = read_back(note, lambda text: json.loads(text)["frozen_before"], list)
     data = load_set(options, name, clip_train(model.config.image_resolution))
     seed_everything(options.seed)
-    examples, _ = training_set(options, machine, data)
+    examples = training_set(options, machine, data)
     batches = Batches(examples, options.batch_size, options.seed, machine.workers, machine.device)
     prompts = training_prompts(data.classnames, options.template or data.templates[0]).to(machine.device)
     training = training_options(options, task_id, len(batches))
@@ -125,7 +110,8 @@ def learn_task(
     write_text(note, json.dumps({"frozen_before": frozen_before, "frozen": freezes, "choose_map": choices}))
     write_text(frozen_list, "".join(f"{line}\n" for line in frozen_before + freezes))
     after_task = first_number(run, tasks(options)) + tasks(options).index(name)  # task_id is the router's number
-    run.record(cost_records(name, after_task, run.seconds, machine.device))
+    scarce = metric_lines(name, after_task, scarcity(options, data), None)
+    run.record([*cost_records(name, after_task, run.seconds, machine.device), *scarce])
     save_tensors(run.folder / f"{name}.pth", {"state_dict": model.state_dict(), ACTIVATION: model.activation})
 
 

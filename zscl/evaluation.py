@@ -1,22 +1,24 @@
-"""Every checkpoint of a sequence on every data set, as zero-shot classifiers among the data set's own classes
+"""Every checkpoint of a sequence on every data set, as zero-shot classifiers among the classes of its label space
 (mtil/src/models/evaluation.py:L19-L58, mtil/src/general_eval.py:L129-L225).
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from common.clip.model import CLIP
 from common.errors import UserError
+from common.evaluation.label_space import LabelSpace, space_logits
 from common.evaluation.pixels import DecodedSet
-from common.evaluation.report import accuracy_lines, accuracy_matrix, show_row, show_sequence
-from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
+from common.evaluation.report import accuracy_lines, accuracy_matrix, show_row, show_sequence, spoken
+from common.evaluation.zero_shot import image_features
 from common.files import metric_lines
 from common.machine import Machine
-from common.mtil import first_number, load_test_set
+from common.mtil import first_number, joint_space, load_test_set
 from common.runs import Run
 from zscl.checkpoints import average_weights_, load_weights_, read_weights, save_weights
 from zscl.options import Options, run_folder, sequence
@@ -25,10 +27,16 @@ from zscl.training import trainable_parameters
 from zscl.weights import Weights, assign_, copied, interpolate_, weights_of, weights_on
 
 
-def evaluate(model: CLIP, test: DecodedSet, batch_size: int) -> tuple[float, ...]:
-    """Top-1 and top-5 accuracy in percent of the model as it is now."""
-    vectors = class_vectors(model, test.tokens)
-    return accuracy(zeroshot_logits(image_features(model, test.pixels, batch_size), vectors), test.labels)
+def evaluate(
+    model: CLIP, test: DecodedSet, batch_size: int, space: LabelSpace | None = None, vectors: Sequence[Tensor] = ()
+) -> dict[str, float]:
+    """The accuracies (%) of the model as it is now: MTIL's, or with `space` X-TAIL's, whose class vectors may be given.
+
+    See `LabelSpace.accuracies`.
+    """
+    space = space or LabelSpace({test.name: test.tokens})
+    logits = space_logits(image_features(model, test.pixels, batch_size), vectors or space.vectors(model))
+    return space.accuracies(logits, test.labels, test.name)
 
 
 def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Models) -> None:
@@ -41,6 +49,7 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Mode
     }
     needed = sorted({row for rows in missing.values() for row in rows})
     states = {row: read_weights(files[row], model) if row else models.pretrained.state_dict() for row in needed}
+    space, vectors = joint_space(options, sequence(options)), dict[int, list[Tensor]]()
     for name, rows in missing.items():
         if not rows:
             continue
@@ -48,8 +57,10 @@ def evaluate_sequence(run: Run, options: Options, machine: Machine, models: Mode
         for row in tqdm(rows, desc=f"evaluate/{name}", leave=False, dynamic_ncols=True, disable=None):
             started = time.monotonic()
             model.load_state_dict(states[row])
-            top1, top5 = evaluate(model, test, options.batch_size_eval)
-            run.record(accuracy_lines(name, row, top1, top5, time.monotonic() - started))
+            if space and row not in vectors:  # of all labels: encoded once a checkpoint
+                vectors[row] = space.vectors(model)
+            accuracies = evaluate(model, test, options.batch_size_eval, space, vectors.get(row, ()))
+            run.record(accuracy_lines(name, row, accuracies, time.monotonic() - started))
         show_row(name, [accuracy for (accuracy,) in accuracy_matrix(run, [name], files)])
 
 
@@ -79,7 +90,7 @@ def watcher(options: Options, machine: Machine, model: CLIP) -> Callable[[int, W
     names = options.eval_datasets
     if not (options.eval_interval or options.eval_every_epoch) or not names:
         return None
-    tests: dict[str, DecodedSet] = {}
+    tests, space = dict[str, DecodedSet](), joint_space(options, sequence(options))
 
     @torch.no_grad()
     def watch(step: int, weights: Weights) -> None:
@@ -88,7 +99,8 @@ def watcher(options: Options, machine: Machine, model: CLIP) -> Callable[[int, W
         assign_(student, weights)
         for name in names:
             tests[name] = tests.get(name) or load_test_set(options, machine, model, name)
-            tqdm.write(f"step {step}, {name}: {evaluate(model, tests[name], options.batch_size_eval)[0]:.2f}")
+            accuracies = evaluate(model, tests[name], options.batch_size_eval, space)
+            tqdm.write(f"step {step}, {name}: {accuracies['accuracy']:.2f}")
         assign_(student, live)
 
     return watch
@@ -118,6 +130,7 @@ def evaluate_one_model(options: Options, machine: Machine, models: Models) -> No
     if path:
         save_weights(path, model)
         print(f"Written: {path}")
+    space = joint_space(options, options.eval_datasets or ())
     for name in options.eval_datasets or ():
-        top1, _ = evaluate(model, load_test_set(options, machine, model, name), options.batch_size_eval)
-        print(f"Evaluating on {name}\nTop-1 accuracy: {top1:.2f}", flush=True)
+        accuracies = evaluate(model, load_test_set(options, machine, model, name), options.batch_size_eval, space)
+        print(f"Evaluating on {name}\n{spoken(accuracies)}", flush=True)

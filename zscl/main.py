@@ -62,7 +62,8 @@ def check_inputs(options: Options) -> None:
     files = [*checkpoints(options).values(), *(options.load_federate or [])]
     folder = Path(options.load or "")
     sequence = checkpoint_files(options, folder) if options.eval_only and options.load and folder.is_dir() else []
-    mtil.check_inputs(options, data_names(options), files, lambda: mtil.require_checkpoints(*sequence))
+    checks = (lambda: mtil.require_checkpoints(*sequence), lambda: mtil.check_trained_so(options, data_names(options)))
+    mtil.check_inputs(options, data_names(options), files, *checks)
     if not options.eval_only and distils(options):
         check_num(*reference_sources(options, 0), options.data_location, options.num, not options.no_verify)
 
@@ -83,7 +84,7 @@ def data_names(options: Options) -> list[str]:
 
 def open_run(options: Options, machine: Machine) -> Run:
     """The run's folder; one-task calls share theirs, as upstream, under a name of their own."""
-    folder, names = run_folder(options) or Path(options.load or "") / "evaluation", tasks(options)
+    folder, names = run_folder(options) or mtil.evaluation_folder(options), tasks(options)
     name = "" if options.eval_only or is_sequence(options) else names[0]
     training = not options.eval_only
     before = mtil.tasks_before(folder, name, names[0], options.load, options.overwrite) if training else []
@@ -91,11 +92,11 @@ def open_run(options: Options, machine: Machine) -> Run:
     decides = settings(options) | {"train_dataset": names or None}  # iCaRL's too
     decides |= {"weights": weight_fingerprints(options), "data": data_fingerprints(options)}
     if options.epochs and not options.eval_only:  # their length in steps is known only here
-        images = min(decides["data"][task]["train"] for task in names)
+        images = min(len(mtil.own_images(options, machine, mtil.load_set(options, task))) for task in names)
         check_rules(length_rules(options, options.epochs * -(-images // options.batch_size)))
     labels = {
         "paper": "zscl", "method": method_label(options) if training else folder_label(options),
-        "protocol": mtil.mtil_protocol([*before, *sequence(options)]), "backbone": options.model,
+        "protocol": mtil.mtil_protocol(options, [*before, *sequence(options)]), "backbone": options.model,
         "scale": scale_of(options), "seed": options.seed,
     }  # fmt: skip
     return Run(folder, decides, labels, name, options, machine, outputs)

@@ -12,10 +12,10 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from common.clip.model import CLIP
 from common.clip.tokenizer import training_prompts
-from common.files import read_back
+from common.files import metric_lines, read_back
 from common.kept import Kept, fingerprint
 from common.machine import Machine
-from common.mtil import first_number, load_set, of_task, task_iterations
+from common.mtil import first_number, load_set, of_task, own_images, scarcity, task_iterations, training_set
 from common.options import hand_on
 from common.runs import Run, write_text
 from common.training.batches import Batches
@@ -24,6 +24,7 @@ from zscl.checkpoints import load_weights_, save_weights
 from zscl.evaluation import watcher
 from zscl.icarl import CANDIDATES, Memory, candidate_features, first_memory, updated_memory
 from zscl.options import (
+    CURRENT,
     ENSEMBLE_FLAGS,
     ICARL_LR,
     OTHER_ICARL_LR,
@@ -64,7 +65,8 @@ def learn_task(run: Run, options: Options, machine: Machine, models: Models, tas
     memory = memory_before(run, options, machine, models, task_id) if options.method == "icarl" else None
     seed_everything(options.seed)
     data = load_set(options, name, models.train_transform)
-    batches = Batches(data.train, options.batch_size, options.seed, machine.workers, device)
+    examples = training_set(options, machine, data)
+    batches = Batches(examples, options.batch_size, options.seed, machine.workers, device)
     reference = build_reference(options, machine, models, task_id, before, memory)
     tokens = training_prompts(data.classnames, options.template or data.templates[0]).to(device)
     pretrained, watch = clip_weights(options, machine, models), watcher(options, machine, student)
@@ -73,7 +75,9 @@ def learn_task(run: Run, options: Options, machine: Machine, models: Models, tas
     if reference:
         reference.teacher.to("cpu")
         reference.keep()
-    run.record(cost_records(name, first_number(run, tasks(options)) + task_id, run.seconds, device))
+    after_task = first_number(run, tasks(options)) + task_id
+    scarce = metric_lines(name, after_task, scarcity(options, data), None)
+    run.record([*cost_records(name, after_task, run.seconds, device), *scarce])
     save_weights(run.folder / f"{name}.pth", student)
 
 
@@ -180,8 +184,11 @@ def reference_batches(
             ref_dataset, options.data_location, models.eval_transform, options.num, not options.no_verify
         )
         examples, key = images.train, fingerprint(images.fingerprint, options.batch_size, seed)
+        of_the_task = options.ref_dataset in (None, CURRENT) or tasks(options) == [ref_dataset]
+        if of_the_task and options.few_shot > 0:
+            examples, key = own_images(options, machine, images), fingerprint(key, options.few_shot, options.seed)
     else:
-        sets = {name: load_set(options, name, models.eval_transform).train for name in memory}
+        sets = {name: own_images(options, machine, load_set(options, name, models.eval_transform)) for name in memory}
         examples, key = ConcatDataset([Subset(sets[name], indices) for name, indices in memory.items()]), ""
     shuffle = memory is None
     return Batches(examples, options.batch_size, seed, machine.workers, machine.device, shuffle=shuffle), key
@@ -202,7 +209,7 @@ def memory_before(run: Run, options: Options, machine: Machine, models: Models, 
     if path.exists():
         return read_back(path, json.loads, dict)
     older = memory_before(run, options, machine, models, task_id - 1)
-    data = load_set(options, name, models.eval_transform).train
+    data = own_images(options, machine, load_set(options, name, models.eval_transform))
     if older is None:
         memory = first_memory(name, len(data), options.memory_size)
     else:

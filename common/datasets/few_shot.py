@@ -22,6 +22,12 @@ def first_per_label(labels: Iterable[int], k: int) -> list[int]:
     return [position for kept in chosen.values() for position in kept]
 
 
+def few_shot_indices(stream: Batches, labels: Sequence[int], k: int) -> list[int]:
+    """Indices of the images of `few_shot`, none of which is decoded."""
+    order = stream.order(0)
+    return [order[position] for position in first_per_label((labels[index] for index in order), k)]
+
+
 def few_shot(stream: Batches, labels: Sequence[int], k: int) -> tuple[TensorDataset, list[int]]:
     """TensorDataset (images, labels) of the first k images of each label in one shuffled pass, and their indices.
 
@@ -29,7 +35,7 @@ def few_shot(stream: Batches, labels: Sequence[int], k: int) -> tuple[TensorData
     Quirk of upstream, and of the published numbers: augmentation is frozen, each shot is one fixed crop. A crop depends
     on its position in the stream alone, so only the chosen images are decoded.
     """
-    order = stream.order(0)
-    positions = first_per_label((labels[index] for index in order), k)
-    images, targets = zip(*(stream.samples[order[position], position] for position in positions))
-    return TensorDataset(torch.stack(images), torch.tensor(targets)), [order[position] for position in positions]
+    indices = few_shot_indices(stream, labels, k)
+    position = {index: place for place, index in enumerate(stream.order(0))}
+    images, targets = zip(*(stream.samples[index, position[index]] for index in indices))
+    return TensorDataset(torch.stack(images), torch.tensor(targets)), indices

@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # `results` draws matrices without importing torch
 
 Matrix = Sequence[Sequence[float]]
 MOST_LABELLED = 20  # columns of a heat map with numbers in its cells
+# in words, metrics of which a sequence has a matrix: X-TAIL has all three
+MATRICES = {"accuracy": "", "domain_accuracy": "domain accuracy", "accuracy_with_domain": "with the domain told"}
 ZERO_SHOT = "Zero-shot CLIP"  # `method` of every line after task 0
 
 
@@ -36,15 +38,19 @@ def task_accuracy_matrix(run: "Run", count: int, **fields: Any) -> np.ndarray:
     return np.array(cells, dtype=np.float64)
 
 
-def accuracy_lines(dataset: str, after_task: int, top1: float, top5: float, seconds: float) -> list[dict[str, Any]]:
+def accuracy_lines(
+    dataset: str, after_task: int, accuracies: Mapping[str, float], seconds: float
+) -> list[dict[str, Any]]:
     """Record lines of one cell of the matrix; after task 0 the method is `ZERO_SHOT`."""
     fields = {} if after_task else {"method": ZERO_SHOT}
-    return metric_lines(dataset, after_task, {"accuracy": top1, "accuracy_top5": top5}, seconds, **fields)
+    return metric_lines(dataset, after_task, accuracies, seconds, **fields)
 
 
-def accuracy_matrix(run: "Run", sets: Sequence[str], tasks: Iterable[int]) -> list[list[float]]:
+def accuracy_matrix(
+    run: "Run", sets: Sequence[str], tasks: Iterable[int], metric: str = "accuracy"
+) -> list[list[float]]:
     """The zero-shot row, then one after each task of these numbers, a column a data set; nan for an unrecorded cell."""
-    recorded = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric="accuracy")}
+    recorded = {(line["after_task"], line["dataset"]): line["value"] for line in run.find(metric=metric)}
     return [[recorded.get((after_task, name), math.nan) for name in sets] for after_task in (0, *tasks)]
 
 
@@ -61,6 +67,12 @@ def save_matrix(
     heat_map(run.path(f"{name}.png"), matrix, rows, columns, title)
 
 
+def spoken(accuracies: Mapping[str, float]) -> str:
+    """Top-1 accuracy on one data set, and what X-TAIL has besides, in one line."""
+    found = {words: accuracies[metric] for metric, words in MATRICES.items() if metric in accuracies}
+    return ", ".join(f"{words or 'Top-1 accuracy:'} {value:.2f}" for words, value in found.items())
+
+
 def show_row(dataset: str, accuracies: Sequence[float]) -> None:
     """Print the accuracies on one data set: zero-shot, then after each task."""
     after = " ".join(f"{value:5.1f}" for value in accuracies[1:])
@@ -74,10 +86,18 @@ def show_sequence(
 
     For a `complete` sequence, from the first task on, also Transfer, Avg, Last.
     """
-    matrix, names = accuracy_matrix(run, sets, tasks), list(tasks.values())
-    show_matrix(run, matrix, ["zero-shot", *names], sets, run_title(run))
-    if complete and 1 in tasks and list(sets) == names:
-        show_triple(run, matrix, sets, method)
+    names = list(tasks.values())
+    for metric, words in MATRICES.items():
+        if not run.find(metric=metric):
+            continue
+        matrix, title = accuracy_matrix(run, sets, tasks, metric), run_title(run)
+        rows = ["zero-shot", *names]
+        if metric == "accuracy":
+            show_matrix(run, matrix, rows, sets, title)
+        else:
+            save_matrix(run, matrix, rows, sets, f"{title}: {words}", metric)
+        if complete and 1 in tasks and list(sets) == names:
+            show_triple(run, matrix, sets, method, metric)
 
 
 def show_matrix(run: "Run", matrix: Matrix, rows: Sequence[str], sets: Sequence[str], title: str) -> None:
@@ -86,18 +106,19 @@ def show_matrix(run: "Run", matrix: Matrix, rows: Sequence[str], sets: Sequence[
     print(f"\n{title}: accuracy (%) after each task\n{matrix_table(matrix, rows, sets)}")
 
 
-def show_triple(run: "Run", matrix: Matrix, sets: Sequence[str], method: str) -> None:
+def show_triple(run: "Run", matrix: Matrix, sets: Sequence[str], method: str, metric: str = "accuracy") -> None:
     """Record Transfer, Avg and Last, and print them beside the zero-shot row's means over the same data sets.
 
     matrix: the zero-shot row, then one after each task, `sets` in task order. A nan (Transfer of a single task) is
     printed as - and not recorded. Raises ValueError unless there is a row for each task.
     """
     lines = [("zero-shot", mtil_triple([matrix[0]] * len(sets))), (method, mtil_triple(matrix[1:]))]
-    values = {name: getattr(lines[1][1], name) for name in ("transfer", "avg", "last")}
+    before = "" if metric == "accuracy" else f"{metric}_"
+    values = {f"{before}{name}": getattr(lines[1][1], name) for name in ("transfer", "avg", "last")}
     defined = {name: value for name, value in values.items() if not math.isnan(value)}
     run.record(metric_lines("mean", len(sets), defined, None))
-    width = max(14, len(method) + 2)
-    print(f"\n{'':<{width}}{'Transfer':>10}{'Avg':>10}{'Last':>10}")
+    width = max(14, len(method) + 2, len(MATRICES[metric]) + 2)
+    print(f"\n{MATRICES[metric]:<{width}}{'Transfer':>10}{'Avg':>10}{'Last':>10}")
     for label, triple in lines:
         print(f"{label:<{width}}{_decimal(triple.transfer):>10}{_decimal(triple.avg):>10}{_decimal(triple.last):>10}")
 

@@ -4,7 +4,7 @@ All tasks are tested together on their pooled test images, class texts encoded o
 originals encode them again for every batch of images, which only differs if the model draws noise (`text_per_batch`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,10 +71,10 @@ def evaluate_seen(
     return CILStep(torch.cat(predictions).cpu().numpy(), labels, test.scenario.task_ids(labels))
 
 
-def first_of_equals(tokens: Tensor) -> Tensor:
+def first_of_equals(tokens: Iterable[Tensor]) -> Tensor:
     """Index (C,) of the first prompt equal to each of (C, L): matrix products may round equal columns differently."""
     indices: dict[tuple[int, ...], int] = {}
-    first = [indices.setdefault(tuple(prompt), index) for index, prompt in enumerate(tokens.tolist())]
+    first = [indices.setdefault(tuple(prompt.tolist()), index) for index, prompt in enumerate(tokens)]
     return torch.tensor(first)
 
 

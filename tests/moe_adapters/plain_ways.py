@@ -259,4 +259,5 @@ def evaluate_cell(matrix: Matrix, checkpoint: Checkpoint, pixels: Tensor, labels
         use_router(model, task_id)
         logits.append(zeroshot_logits(model.encode_image(images), vectors[task_id]))
         routed[task_id] = routed.get(task_id, 0) + len(batch)
-    return Cell(checkpoint.task_id, *accuracy(torch.cat(logits), labels), dict(sorted(routed.items())))
+    accuracies = dict(zip(("accuracy", "accuracy_top5"), accuracy(torch.cat(logits), labels)))
+    return Cell(checkpoint.task_id, accuracies, dict(sorted(routed.items())))

@@ -69,7 +69,7 @@ class Told(NamedTuple):
 def of_zscl_mtil(words: list[str]) -> Told:
     options = parse_zscl(words)
     decides = flat(settings(options)) | {"train_dataset": tasks(options)}
-    name = mtil_protocol(tasks(options))
+    name = mtil_protocol(options, tasks(options))
     return Told(method_label(options), name, options.model, options.seed, run_folder(options), decides)
 
 
