@@ -29,7 +29,7 @@ from common.files import CHECKSUMS, RECORD_KEY, RECORD_SCHEMA, atomic_write, not
 from common.folders import OWN, TENSORBOARD, read_back_config, take_folder
 from common.machine import Machine, RunOptions
 from common.mini import UNRECORDED
-from common.options import flat
+from common.options import declared, flat
 from common.processes import is_main_process
 from common.provenance import commit, provenance
 from common.tensorboard import write_curves, write_records, writer_class
@@ -125,7 +125,9 @@ class Run:
             self._lock = take_folder(self.folder, self.prefix, outputs, models, options)  # until the last such Run ends
         barrier()
         self.settings = settings | machine.settings
-        self._settle_config(self.settings, machine.provenance)
+        self._settle_config(
+            self.settings, machine.provenance, {item.key: item.default for item in declared(type(options))}
+        )
         self.records: list[dict[str, Any]] = self._read_records()
         curves = self.folder / TENSORBOARD / name
         self.writer = writer(str(curves)) if writer and is_main_process() else None
@@ -137,18 +139,20 @@ class Run:
     def path(self, name: str) -> Path:
         return self.folder / f"{self.prefix}{name}"
 
-    def _settle_config(self, settings: dict[str, Any], machine: dict[str, Any]) -> None:
+    def _settle_config(self, settings: dict[str, Any], machine: dict[str, Any], defaults: dict[str, Any]) -> None:
         """Write config.yaml, or compare its settings with these. Raises UserError that lists those that differ."""
         settings = json.loads(json.dumps(settings))  # as YAML will read them: tuples as lists, plain scalars
         path = self.path("config.yaml")
         if path.exists():
             content = read_back_config(path)
             recorded, settings = flat(content["settings"]), flat(settings)
-            # earlier versions recorded no checksum of the miniature's weights or of images' content; their runs go on
+            # earlier versions recorded no checksum of the miniature's weights or of images' content, and lacked some
+            # options, whose defaults are what they did; their runs go on
             recorded |= {
                 key: value
                 for key, value in settings.items()
-                if recorded.get(key) is None and (value in UNRECORDED or key.endswith(".content"))
+                if (recorded.get(key) is None and (value in UNRECORDED or key.endswith(".content")))
+                or (key not in recorded and key in defaults and value == defaults[key])
             }
             differing = sorted(key for key in {*recorded, *settings} if recorded.get(key) != settings.get(key))
             if differing:
