@@ -4,7 +4,7 @@
 data sets are a sequence that one process learns.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from common.clip.model import CLIP
 from common.clip.pretrained import find_weights
 from common.clip.tokenizer import class_prompts
 from common.datasets import ImageSet, canonical
+from common.datasets.coop import COOP, MTIL, SPLITS, UNLISTED
 from common.datasets.few_shot import few_shot, few_shot_indices
 from common.datasets.images import ImageArrays, ImageFiles, Transform
 from common.errors import UserError, all_checked
@@ -78,6 +79,7 @@ class MTILOptions(CLIPOptions, RunOptions):
     batch_size_eval: int = option(128, "images a batch of evaluation", at_least=1)
     model: str = option("ViT-B/16", "CLIP: a published name, a checkpoint file, or mini", group="data and weights")
     data_location: str = option("./data", "folder of all data sets, or mini", decides=False)
+    splits: str = option(MTIL, "ours: of the images; coop: by CoOp's lists, which lie beside them", choices=SPLITS)
     load: str | None = option(None, "checkpoint to start from or to evaluate")
     save: str | None = option(None, "output folder; '-mini' is appended at that scale", decides=False)
     # fmt: on
@@ -148,8 +150,24 @@ def require_checkpoints(*paths: Path, advice: str = "") -> None:
         raise UserError(f"checkpoints are missing: {', '.join(missing)}.{advice}")
 
 
+def require_splits(splits: str, *paths: str | None) -> None:
+    """Raise UserError for checkpoints, or folders of them, that runs on other splits left, by their config.yaml.
+
+    One split's test images are among the other's training images.
+    """
+    for path in map(Path, filter(None, paths)):
+        for config in (path if path.is_dir() else path.parent).glob("*config.yaml"):
+            settings = read_config(config)["settings"]
+            trained = settings.get("splits", MTIL)  # earlier versions had no others
+            if "train_dataset" in settings and trained != splits:
+                raise UserError(
+                    f"{path} was trained with --splits {trained}, maybe on images that --splits {splits} tests. Give "
+                    f"--splits {trained}, or other checkpoints."
+                )
+
+
 def check_inputs(
-    options: MTILOptions, sets: Sequence[str], files: Iterable[str | None], *checks: Callable[[], Any]
+    options: MTILOptions, sets: Sequence[str], files: Sequence[str | None], *checks: Callable[[], Any]
 ) -> list[Any]:
     """Look for files, data sets and CLIP's weights, and call `checks`, before CLIP is built; the results of `checks`.
 
@@ -158,11 +176,12 @@ def check_inputs(
     return all_checked(
         [
             lambda: require_files(*files),
-            lambda: datasets.require(sets, options.data_location, verify=not options.no_verify),
+            lambda: require_splits(options.splits, *files),
+            lambda: datasets.require(sets, options.data_location, not options.no_verify, splits=options.splits),
             lambda: find_weights(options.model),
             *checks,
         ]
-    )[3:]
+    )[4:]
 
 
 def fingerprints(options: MTILOptions, names: Sequence[str], prompted: Sequence[str]) -> dict[str, Any]:
@@ -179,7 +198,7 @@ def fingerprints(options: MTILOptions, names: Sequence[str], prompted: Sequence[
 
 def load_set(options: MTILOptions, name: str, transform: Transform | None = None) -> ImageSet:
     """A data set with `transform` on its training images."""
-    return datasets.load(name, options.data_location, transform, None, verify=not options.no_verify)
+    return datasets.load(name, options.data_location, transform, None, not options.no_verify, splits=options.splits)
 
 
 def load_test_set(
@@ -187,7 +206,8 @@ def load_test_set(
 ) -> DecodedSet:
     """Decoded test images of a data set, with prompts from `template`, or else from all its templates."""
     root, resolution, verify = options.data_location, model.visual.input_resolution, not options.no_verify
-    return load_decoded(name, root, resolution, options.batch_size_eval, machine.workers, template, verify)
+    size, workers = options.batch_size_eval, machine.workers
+    return load_decoded(name, root, resolution, size, workers, template, verify, options.splits)
 
 
 def joint_space(options: MTILOptions, names: Sequence[str], template: str | None = None) -> LabelSpace | None:
@@ -283,7 +303,8 @@ def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:
 def mtil_notes(options: MTILOptions) -> list[str]:
     """What both papers' options say and a run would not do as it may seem."""
     shortest = 0 if options.eval_only else min(options.iterations or [0])
-    if not shortest or options.warmup_length <= shortest:
-        return []
     length = f"--warmup_length {options.warmup_length} is longer than a task of --iterations {shortest}"
-    return [f"{length}: the learning rate never reaches --lr"]
+    return [
+        *([f"{length}: the learning rate never reaches --lr"] if 0 < shortest < options.warmup_length else []),
+        *([f"{', '.join(UNLISTED)}: CoOp has no lists, MTIL's splits are used"] if options.splits == COOP else []),
+    ]

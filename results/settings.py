@@ -33,10 +33,11 @@ LONGEST_SUFFIX = 100  # characters of a name's differences; names are parts of f
 EVALUATION = (
     "eval_datasets", "batch_size_eval", "model", "template", "autorouter", "threshold", "load_autochooser",
     "chooser_features", "ddas_per_image", "oracle_task_id", "no_ddas", "task_id", "non_text", "topk", "precision",
+    "splits",
 )  # fmt: skip
 OF_ONE_CALL = ("load", "weights.load", "task_id")  # of one-task calls, but not of their sequence
 WITHOUT_FIRST = ("ref_model", "repeat_train")  # of which a first one-task call, with nothing before it, says nothing
-OPTIONAL = {*OF_ONE_CALL, "eval_datasets"}  # which a whole run may lack
+OPTIONAL = {*OF_ONE_CALL, "eval_datasets", "splits"}  # which a whole run may lack, or one of an earlier version
 FINGERPRINTS = ("weights", "data", "reference")  # sections of checksums and counts, shown as one digest each
 MACHINE = re.compile(r"( \((bf16|tf32)\))+$")  # what a machine's precision adds to a label
 Settings = dict[str, Any]  # by dotted key
@@ -180,10 +181,14 @@ def _from_row(setup: Setup) -> Setup:
 
 
 def _cut(setup: Setup) -> Settings:
-    """At paper scale, the images of data sets that hold not as many as published, as read without the check."""
+    """At paper scale, the images of data sets that hold not as many as published, as read without the check.
+
+    CoOp's lists have other numbers, and are not read where a file that they name is missing.
+    """
     counts: dict[str, dict[str, int]] = {}
     for key, count in setup.settings.items() if setup.scale == "paper" else ():
-        if (match := COUNT.fullmatch(key)) and isinstance(count, int) and count:
+        listed = "CoOp's list" in str(setup.settings.get(f"{key.rpartition('.')[0]}.notes"))
+        if (match := COUNT.fullmatch(key)) and isinstance(count, int) and count and not listed:
             counts.setdefault(match["name"] or "", {})[match["part"]] = count
     published = {_plain(name): entry for name, entry in PUBLISHED.items()}
     differing = {}

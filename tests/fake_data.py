@@ -235,6 +235,28 @@ def sun397(root: Path) -> None:
             _put(folder / path / f"sun_{'ab'[copy]}{label:015d}.jpg", jpeg(label, len(names), copy))
 
 
+COOP = {  # folder of the images and CoOp's list of each, as CoOp's instructions lay them out
+    "Caltech101": ("caltech101/101_ObjectCategories", "caltech101/split_zhou_Caltech101.json"),
+    "DTD": ("dtd/dtd/images", "dtd/split_zhou_DescribableTextures.json"),
+    "EuroSAT": ("eurosat/2750", "eurosat/split_zhou_EuroSAT.json"),
+    "Flowers": ("flowers-102/jpg", "flowers-102/split_zhou_OxfordFlowers.json"),
+    "Food": ("food-101/images", "food-101/split_zhou_Food101.json"),
+    "OxfordPet": ("oxford-iiit-pet/images", "oxford-iiit-pet/split_zhou_OxfordPets.json"),
+    "StanfordCars": ("stanford_cars", "stanford_cars/split_zhou_StanfordCars.json"),
+    "SUN397": ("SUN397", "SUN397/split_zhou_SUN397.json"),
+}
+
+
+def coop_list(root: Path, name: str) -> dict[str, list[list]]:
+    """CoOp's list over nine images of a made-up set, three a split, one of each of three classes that it makes up."""
+    images, file = COOP[name]
+    files = sorted(path.relative_to(root / images).as_posix() for path in (root / images).rglob("*.jpg"))[:9]
+    rows = [[path, 2 - number % 3, f"made_up class {number % 3}"] for number, path in enumerate(files)]
+    lists = {"train": rows[:3], "val": rows[3:6], "test": rows[6:]}
+    _put(root / file, json.dumps(lists))
+    return lists
+
+
 def tiny_imagenet(root: Path) -> None:
     folder, wnids = root / "tiny-imagenet-200", read_names("tinyimagenet_wnids")
     _put_lines(folder / "wnids.txt", wnids)

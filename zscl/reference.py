@@ -15,6 +15,7 @@ from torch import Tensor
 from common import datasets
 from common.clip.tokenizer import END, START, tokenize
 from common.datasets import ImageSet, canonical
+from common.datasets.coop import MTIL
 from common.datasets.few_shot import first_per_label
 from common.datasets.images import ImageArrays, ImageFiles, Transform
 from common.datasets.layout import CAPTIONS, PUBLISHED
@@ -74,7 +75,12 @@ def _whole(name: str) -> str:
 
 
 def reference_images(
-    name: str, root: str | Path, transform: Transform | None = None, num: float = 64, verify: bool = True
+    name: str,
+    root: str | Path,
+    transform: Transform | None = None,
+    num: float = 64,
+    verify: bool = True,
+    splits: str = MTIL,
 ) -> ImageSet:
     """The images of --ref-dataset as the `train` of an ImageSet without test: items are (transform(image), label).
 
@@ -87,7 +93,7 @@ def reference_images(
     name = canonical(name, IMAGE_SOURCES)
     if name == CONCEPTUAL_CAPTIONS:
         return datasets.captioned_images(root, transform)
-    data = datasets.load(_whole(name), root, transform, None, verify)
+    data = datasets.load(_whole(name), root, transform, None, verify, splits=splits)
     notes: Any = data.fingerprint["notes"]
     indices, classnames = None, data.classnames
     if name == "ImageNetSM":
@@ -144,7 +150,9 @@ def _chosen(part: ImageFiles | ImageArrays, indices: list[int]) -> ImageFiles | 
 # Sentences
 
 
-def reference_tokens(root: str | Path, sources: Sequence[str], num: float = 64, verify: bool = True) -> Tensor:
+def reference_tokens(
+    root: str | Path, sources: Sequence[str], num: float = 64, verify: bool = True, splits: str = MTIL
+) -> Tensor:
     """The reference sentences of a run as tokens (M, 77) int64; see `reference_sentences` and `random_sentences`.
 
     Quirk: ZSCL's tokeniser cuts over-long sentences without restoring the end token, so the features of all of them
@@ -152,10 +160,12 @@ def reference_tokens(root: str | Path, sources: Sequence[str], num: float = 64, 
     """
     if list(sources) == [RANDOM]:
         return random_sentences()
-    return tokenize(reference_sentences(root, sources, num, verify), CONTEXT, truncate="zscl")
+    return tokenize(reference_sentences(root, sources, num, verify, splits), CONTEXT, truncate="zscl")
 
 
-def reference_sentences(root: str | Path, sources: Sequence[str], num: float = 64, verify: bool = True) -> list[str]:
+def reference_sentences(
+    root: str | Path, sources: Sequence[str], num: float = 64, verify: bool = True, splits: str = MTIL
+) -> list[str]:
     """The sentences of `sentence_sources`, one source after the other, repeats kept.
 
     conceptual_captions: all captions of the validation file. A data set: each class in its first template. `num` cuts
@@ -166,13 +176,13 @@ def reference_sentences(root: str | Path, sources: Sequence[str], num: float = 6
         if name == RANDOM:
             raise UserError("random sentences are token ids without words; ask for their tokens.")
         captions = name == CONCEPTUAL_CAPTIONS
-        sentences += datasets.captions(root) if captions else class_prompts(name, root, num, verify)
+        sentences += datasets.captions(root) if captions else class_prompts(name, root, num, verify, splits)
     return sentences
 
 
-def class_prompts(name: str, root: str | Path, num: float = 64, verify: bool = True) -> list[str]:
+def class_prompts(name: str, root: str | Path, num: float = 64, verify: bool = True, splits: str = MTIL) -> list[str]:
     """One sentence a class of a data set: its first template. ImageNet's need none of its files."""
-    names, templates = datasets.names_and_templates(_whole(name), root, verify)
+    names, templates = datasets.names_and_templates(_whole(name), root, verify, splits)
     if not names:
         raise UserError(f"{name} has no class names to make sentences of. Choose another --ref-sentences.")
     names = names[: class_count(num, len(names))] if name == "ImageNetSM" else names

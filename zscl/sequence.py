@@ -128,7 +128,7 @@ def build_reference(
     teacher, (ref_dataset, sources) = teacher_of(options, models, before), reference_sources(options, task_id)
     stays = options.ref_model != PREVIOUS and not options.ref_wise  # other tasks and runs have this teacher too
     folder = cache_folder(options.cache_dir) if stays else None
-    tokens = reference_tokens(options.data_location, sources, options.num, not options.no_verify)
+    tokens = reference_tokens(options.data_location, sources, options.num, not options.no_verify, options.splits)
     batches, drawn = reference_batches(options, machine, models, ref_dataset, memory)
     computed = (teacher.state_dict(), teacher.activation, machine.device.type, *machine.settings.values())
     key = fingerprint(*computed) if folder else ""
@@ -180,9 +180,8 @@ def reference_batches(
     examples: Dataset
     seed = options.seed + REFERENCE_STREAM
     if memory is None:
-        images = reference_images(
-            ref_dataset, options.data_location, models.eval_transform, options.num, not options.no_verify
-        )
+        root, transform, verify = options.data_location, models.eval_transform, not options.no_verify
+        images = reference_images(ref_dataset, root, transform, options.num, verify, options.splits)
         examples, key = images.train, fingerprint(images.fingerprint, options.batch_size, seed)
         of_the_task = options.ref_dataset in (None, CURRENT) or tasks(options) == [ref_dataset]
         if of_the_task and options.few_shot > 0:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.datasets import miniature
+from common.datasets.coop import MTIL
 from common.datasets.images import ImageFiles, read_rgb
 from common.datasets.layout import CAPTION_FILES, CAPTION_ROWS, CAPTIONS, PUBLISHED, absolute, canonical, how_to_get
 from common.datasets.listing import nearby
@@ -42,19 +43,24 @@ class Status:
 
 
 def inspect(
-    name: str, root: Path, verify: bool = True, options: dict[str, object] | None = None, decode: bool = False
+    name: str,
+    root: Path,
+    verify: bool = True,
+    options: dict[str, object] | None = None,
+    decode: bool = False,
+    splits: str = MTIL,
 ) -> Status:
     """Status of one data set; `verify` demands the published counts, `decode` opens every image file."""
     if name == CAPTIONS:
         return _inspect_captions(root, verify)
     status = Status(name)
     try:
-        if missing := missing_paths(name, root):
+        if missing := missing_paths(name, root, splits):
             status.found = "partial" if os.path.exists(_top_folder(name, root)) else "no"
             status.problems.append(f"missing: {', '.join(missing)}")
             status.problems += filter(None, [nearby(root, missing[0])])
             return status
-        data = read(name, root, verify, options)
+        data = read(name, root, verify, options, splits)
         absent, empty, skipped = (
             [of(part) if isinstance(part, ImageFiles) else [] for part in (data.train, data.test)]
             for of in (ImageFiles.absent, ImageFiles.empty, lambda part: part.skipped)
@@ -77,7 +83,7 @@ def inspect(
     if decode:
         files = {path for part in (data.train, data.test) if isinstance(part, ImageFiles) for path in part.paths}
         status.problems += undecodable(sorted(files.difference(gone, void)), name)
-    problem = count_problem(name, data)
+    problem = count_problem(name, data, splits)
     status.cut = problem is not None and not verify
     if problem and verify:
         status.problems.append(f"counts differ: {problem}")
@@ -138,17 +144,21 @@ def _top_folder(name: str, root: Path) -> Path:
 
 
 def require(
-    names: Iterable[str], root: str | Path, verify: bool = True, options: dict[str, object] | None = None
+    names: Iterable[str],
+    root: str | Path,
+    verify: bool = True,
+    options: dict[str, object] | None = None,
+    splits: str = MTIL,
 ) -> None:
     """Check that every data set named is complete below `root`; the location "mini" has stand-ins for some.
 
-    options: as for `load`, for every data set named. Raises one UserError that lists all missing parts and how to get
-    them.
+    options, splits: as for `load`, for every data set named. Raises one UserError that lists all missing parts and how
+    to get them.
     """
     if str(root) == MINI:
-        return miniature.require(dict.fromkeys(names))
+        return miniature.require(dict.fromkeys(names), splits)
     names, root = list(dict.fromkeys(canonical(name) for name in names)), Path(root).expanduser()
-    statuses = [inspect(name, root, verify, options) for name in names]
+    statuses = [inspect(name, root, verify, options, splits=splits) for name in names]
     incomplete = [status for status in statuses if status.found != "yes"]
     if incomplete:
         raise UserError(

@@ -86,20 +86,25 @@ def refuse_missing(images: ImageFiles, source: Path, name: str) -> None:
         )
 
 
-def listed_classes(name: str, folder: Path, parts: Sequence[ImageFiles], count: int) -> list[str]:
-    """The class folder of each label 0 to count - 1. Raises UserError unless the lists in `folder` give each one."""
+def listed_classes(
+    name: str, folder: Path, parts: Sequence[ImageFiles], count: int | None = None, entries: Sequence[str] = ()
+) -> list[str]:
+    """The class of each label 0 to count - 1, None: of as many as there are. Raises UserError unless each has its own.
+
+    entries: the classes that the lists in `folder` give the images; without them the class is the image's folder.
+    """
     classes: dict[int, str] = {}
-    for part in parts:
-        for path, label in zip(part.paths, part.labels):
-            entry = os.path.basename(os.path.dirname(path))
-            if classes.setdefault(label, entry) != entry:
-                raise UserError(
-                    f"{name}: the lists in {folder} give label {label} to {classes[label]} and {entry}, as for {path}. "
-                    "Get them anew from one source."
-                )
+    rows = [row for part in parts for row in zip(part.paths, part.labels)]
+    for (path, label), entry in zip(rows, entries or [os.path.basename(os.path.dirname(path)) for path, _ in rows]):
+        if classes.setdefault(label, entry) != entry:
+            raise UserError(
+                f"{name}: the lists in {folder} give label {label} to {classes[label]} and {entry}, as for {path}. "
+                "Get them anew from one source."
+            )
+    count = count or len(classes)
     if sorted(classes) != [*range(count)] or len({*classes.values()}) < count:
         raise UserError(
-            f"{name}: the lists in {folder} give {len(classes)} labels to {len({*classes.values()})} class folders, "
+            f"{name}: the lists in {folder} give {len(classes)} labels to {len({*classes.values()})} classes, "
             f"not 0 to {count - 1} to as many. Get them anew from one source."
         )
     return [classes[label] for label in range(count)]

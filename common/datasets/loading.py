@@ -1,11 +1,13 @@
 """Loads any data set by name: from a folder and two transforms to an ImageSet."""
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from common.datasets import cub200, domainnet, imagenet_incremental, imagenet_r, miniature, mtil, reference
+from common.datasets import coop, cub200, domainnet, imagenet_incremental, imagenet_r, miniature, mtil, reference
+from common.datasets.coop import COOP, MTIL
 from common.datasets.images import ImageSet, Transform, fingerprint
 from common.datasets.layout import CAPTIONS, PUBLISHED, absolute, canonical, how_to_get
 from common.datasets.listing import nearby, unlisted
@@ -46,22 +48,24 @@ def load(
     eval_transform: Transform | None = None,
     verify: bool = True,
     options: dict[str, object] | None = None,
+    splits: str = MTIL,
 ) -> ImageSet:
     """The data set `name` below the folder `root`; root "mini" stands for the embedded miniature.
 
     train_transform and eval_transform take an RGB PIL image; without a transform a part yields RGB PIL images.
     verify: check the published counts and, for CIFAR and Flowers, checksums; False accepts cut copies.
     options: keyword arguments of the data set's reader: `split` of ImageNetR, `lists` of DomainNet and ImageNet100.
+    splits: those of CoOp's lists instead of MTIL's, with "coop"; sets that have no such list keep their own.
     Raises UserError for an unknown name and for missing, incomplete or unreadable files.
     """
     if name == CAPTIONS:
         raise UserError(f"{CAPTIONS} has sentences, not labelled images; it can only be used as reference.")
     if str(root) == MINI:
-        miniature.require([name])
+        miniature.require([name], splits)
         return miniature.load_domain(name, train_transform, eval_transform)
     name, root = canonical(name), absolute(root)
-    data = read(name, root, verify, options)
-    problem = count_problem(name, data) if verify else None
+    data = read(name, root, verify, options, splits)
+    problem = count_problem(name, data, splits) if verify else None
     if problem:
         raise UserError(
             f"{name}: {problem} in {root}. {how_to_get(name, str(root))} To take it as it is: "
@@ -70,33 +74,35 @@ def load(
     data.train.transform = train_transform
     if data.test is not None:
         data.test.transform = eval_transform
-    notes = ["file order: sorted"] if name == "SUN397" else []
+    notes = coop.notes(name, root) if splits == COOP else ["file order: sorted"] if name == "SUN397" else []
     data.fingerprint = fingerprint(data.train, data.test, root, notes)
     return data
 
 
-def names_and_templates(name: str, root: str | Path, verify: bool = True) -> tuple[list[str], list[str]]:
+def names_and_templates(
+    name: str, root: str | Path, verify: bool = True, splits: str = MTIL
+) -> tuple[list[str], list[str]]:
     """Class names and prompt templates of a data set; ImageNet's need none of its files. Raises UserError as `load`."""
     if name == "ImageNet" and str(root) != MINI:
         return reference.imagenet_names_and_templates()
-    data = load(name, root, verify=verify)
+    data = load(name, root, verify=verify, splits=splits)
     return data.classnames, data.templates
 
 
-def read(name: str, root: Path, verify: bool, options: dict[str, object] | None = None) -> ImageSet:
+def read(name: str, root: Path, verify: bool, options: dict[str, object] | None = None, splits: str = MTIL) -> ImageSet:
     """List images and labels of one data set without decoding. Raises UserError for missing or damaged files.
 
     The paths begin with the full path of `root`.
     """
-    root = absolute(root)
-    missing = missing_paths(name, root)
+    root, by_list = absolute(root), _by_list(name, splits)
+    missing = missing_paths(name, root, splits)
     if missing:
         raise UserError(
             f"{name}: not found; missing {', '.join(str(root / path) for path in missing)}. "
             f"{hint + ' ' if (hint := nearby(root, missing[0])) else ''}{how_to_get(name, str(root))}"
         )
     try:
-        data = READERS[name](root, verify, **(options or {}))
+        data = coop.coop(name, root) if by_list else READERS[name](root, verify, **(options or {}))
     except UserError:
         raise
     except PermissionError as error:
@@ -113,19 +119,25 @@ def read(name: str, root: Path, verify: bool, options: dict[str, object] | None 
         if part is not None and len(part) == 0:
             raise UserError(f"{name}: no {split} images below {root}. {how_to_get(name, str(root))}")
         refuse_outside(getattr(part, "paths", ()), root, "a list of it", name)
-    _refuse_labels(name, data, root)
+    _refuse_labels(name, data, root, by_list)
     _refuse_repeated(name, data)
     return data
 
 
-def _refuse_labels(name: str, data: ImageSet, root: Path) -> None:
+def _by_list(name: str, splits: str) -> bool:
+    """Whether a list of CoOp's decides what is read, and with which counts."""
+    return splits == COOP and name in coop.LISTS
+
+
+def _refuse_labels(name: str, data: ImageSet, root: Path, by_list: bool) -> None:
     """Raise UserError for a label beyond the classes, and for a class without a training image.
 
-    In the sets of ANY_PART any image will do.
+    In the sets of ANY_PART any image will do, unless a list splits them.
     """
-    known = {*range(PUBLISHED[name].classes)}
+    known = {*range(len(data.classnames) if by_list else PUBLISHED[name].classes)}
     train, test = ({*part.labels} if part is not None else set() for part in (data.train, data.test))
-    bare, beyond = sorted(known - train - (test if name in ANY_PART else set())), sorted((train | test) - known)
+    tested = test if name in ANY_PART and not by_list else set()
+    bare, beyond = sorted(known - train - tested), sorted((train | test) - known)
     told = [f"label {label}{f' ({data.classnames[label]})' if data.classnames else ''}" for label in bare[:10]]
     problems = []
     if bare:
@@ -146,9 +158,11 @@ def _refuse_repeated(name: str, data: ImageSet) -> None:
         )
 
 
-def missing_paths(name: str, root: Path) -> list[str]:
-    """Files and folders of the published layout that do not exist below `root`."""
+def missing_paths(name: str, root: Path, splits: str = MTIL) -> list[str]:
+    """Files and folders of the published layout that do not exist below `root`; CoOp's lists need the images alone."""
     published = PUBLISHED[name]
+    if _by_list(name, splits):
+        published = replace(published, needs=[coop.LISTS[name][0]])
     missing, missing_instead = (
         [path for path in paths or () if not _exists(root / path)] for paths in (published.needs, published.instead)
     )
@@ -163,8 +177,13 @@ def _exists(path: Path) -> bool:
         raise UserError(unlisted(path, error)) from error
 
 
-def count_problem(name: str, data: ImageSet) -> str | None:
-    """How the counts differ from the published ones, or None. A test part that is None is no problem."""
+def count_problem(name: str, data: ImageSet, splits: str = MTIL) -> str | None:
+    """How the counts differ from the published ones, or None. A test part that is None is no problem.
+
+    The counts of CoOp's lists are not known here: all files that they name must be there.
+    """
+    if _by_list(name, splits):
+        return None
     published = PUBLISHED[name]
     train, test = len(data.train), published.test if data.test is None else len(data.test)
     expected = published.train or train, published.test or test  # None: not published

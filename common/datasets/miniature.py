@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from common.datasets.coop import MTIL
 from common.datasets.images import ImageArrays, ImageSet, Transform
 from common.datasets.layout import CAPTIONS, canonical
 from common.errors import UserError
@@ -24,8 +25,10 @@ IMAGENET = "ImageNet"  # the reference pool with prompts
 STAND_INS = (*DOMAINS, REFERENCE, IMAGENET, CAPTIONS)
 
 
-def require(names: Iterable[str]) -> None:
-    """Raise UserError unless the miniature has a stand-in for every data set named."""
+def require(names: Iterable[str], splits: str = MTIL) -> None:
+    """Raise UserError unless the miniature has a stand-in for every data set named, and for its own splits alone."""
+    if splits != MTIL:
+        raise UserError(f"--splits {splits}: the miniature's images are rendered, no list splits them. Leave it out.")
     absent = [canonical(name) for name in names if name not in (*STAND_INS, INCREMENTAL)]
     if absent:
         raise UserError(f"the miniature has nothing for {', '.join(absent)}; it stands for {', '.join(STAND_INS)}.")

@@ -9,6 +9,7 @@ from torch.utils.data import Dataset
 
 from common import datasets
 from common.clip.tokenizer import class_prompts
+from common.datasets.coop import MTIL
 from common.datasets.transforms import clip_eval_pixels
 from common.errors import UserError
 from common.incremental.features import batches_in_order
@@ -33,13 +34,14 @@ def load_decoded(
     workers: int,
     template: str | None = None,
     verify: bool = True,
+    splits: str = MTIL,
 ) -> DecodedSet:
     """A data set's test images at R = `resolution`, with prompts from `template`, or else from all its templates.
 
     Raises UserError for a data set that is missing, that has no test images (ImageNet without a val folder), or, with
     `verify`, whose counts differ from the published ones.
     """
-    data = datasets.load(name, root, None, clip_eval_pixels(resolution), verify=verify)
+    data = datasets.load(name, root, None, clip_eval_pixels(resolution), verify, splits=splits)
     if data.test is None:
         raise UserError(f"{name}: there are no test images in {root}. Add them, or leave it out of the evaluation.")
     pixels, labels = decode(data.test, name, batch_size, workers)

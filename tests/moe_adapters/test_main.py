@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from moe_adapters.main import main
 from moe_adapters.options import parse, scale_of
 from results.collect import read_runs
+from tests import fake_data
 from tests.moe_adapters.conftest import METHOD, SEQUENCE
 from tests.results.lines import shown
 
@@ -424,3 +426,18 @@ def test_checkpoints_that_no_run_here_made_are_not_taken_for_results(
     assert "already holds MNIST.pth" in fails(capsys, [*SEQUENCE, *tiny_world, "--save", str(tmp_path)])
     (tmp_path / "MNIST.pth").rename(tmp_path / "ddas_confusion.csv")
     assert "already holds ddas_confusion.csv" in fails(capsys, [*SEQUENCE, *tiny_world, "--save", str(tmp_path)])
+
+
+def test_coops_splits_are_read_everywhere(tiny_world: list[str], tmp_path: Path) -> None:
+    fake_data.write(tmp_path / "data", ["DTD"])
+    fake_data.coop_list(tmp_path / "data", "DTD")
+    shutil.rmtree(tmp_path / "data/dtd/dtd/labels")  # MTIL's lists: who still reads them fails
+    flags = [tiny_world[0], str(tmp_path / "data"), *tiny_world[2:], "--save", str(tmp_path / "run")]
+    task = ["--train-dataset", "DTD", "--eval-datasets", "DTD", "--iterations", "2", "--task_id", "0", "--is_train"]
+    flags += ["--frozen-path", str(tmp_path / "frozen"), "--no-ddas", "--splits", "coop"]
+    main([*METHOD, *task, *flags])
+    data = yaml.safe_load((tmp_path / "run/DTD.config.yaml").read_text())["settings"]["data"]["DTD"]
+    assert (data["train"], data["test"]) == (3, 3) and "split_zhou_DescribableTextures.json" in data["notes"][0]
+    lines = [json.loads(line) for line in (tmp_path / "run/DTD.record.jsonl").read_text().splitlines()]
+    top1 = [line["value"] for line in lines if line["metric"] == "accuracy"]
+    assert len(top1) == 2 and all(value in [pytest.approx(100 * right / 3) for right in range(4)] for value in top1)

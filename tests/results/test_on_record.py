@@ -100,6 +100,7 @@ CIFAR = {"train": 50_000, "test": 10_000}
         ("cil-own-10x10", {"train": 7, "test": 7}, ""),
         ("mtil-order1", {"DTD": {"train": 1_880, "test": 1_880}, "ConceptualCaptions": {"sentences": 3}}, ""),
         ("mtil-order1", {"DTD": {"train": 5, "test": 1_880}, "Own": {"train": 3, "test": 1}}, ", DTD images 5 + 1,880"),
+        ("mtil-order1", {"DTD": {"train": 5, "notes": ["CoOp's list x.json"]}, "MNIST": {"train": 5}}, ", MNIST images 5"),
         ("cil-cifar100-10x10", {"train": "many", "test": None}, ""),
     ],
 )  # fmt: skip

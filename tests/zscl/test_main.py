@@ -1,12 +1,17 @@
 """The command line end to end on a small world in the true layouts: every method, evaluation, spellings, errors."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
+from common.errors import UserError
+from common.mtil import require_splits
+from tests import fake_data
 from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, same_weights, tensors
 from zscl.main import main
 from zscl.options import parse, scale_of
@@ -433,3 +438,37 @@ def test_contradicting_flags_of_an_evaluation(
 ) -> None:
     flags = [str(finished_run) if flag == "FOLDER" else flag for flag in flags]
     assert said in fails(capsys, [*tiny_world, "--eval-only", *flags])
+
+
+# CoOp's splits
+
+
+def test_coops_splits_are_read_everywhere(tiny_world: list[str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    fake_data.write(tmp_path / "data", ["DTD"])
+    fake_data.coop_list(tmp_path / "data", "DTD")
+    shutil.rmtree(tmp_path / "data/dtd/dtd/labels")  # MTIL's lists: who still reads them fails
+    flags = [tiny_world[0], str(tmp_path / "data"), *tiny_world[2:]]
+    call = ["--train-dataset", "DTD", "--eval-datasets", "DTD", *LENGTH, *LWF, *flags, "--save", str(tmp_path / "run")]
+    main([*call, "--splits", "coop"])
+    assert "note: Aircraft, CIFAR100, MNIST: CoOp has no lists, MTIL's splits are used" in capsys.readouterr().out
+    data = yaml.safe_load((tmp_path / "run/DTD.config.yaml").read_text())["settings"]["data"]["DTD"]
+    assert (data["train"], data["test"]) == (3, 3) and "split_zhou_DescribableTextures.json" in data["notes"][0]
+    lines = [json.loads(line) for line in (tmp_path / "run/DTD.record.jsonl").read_text().splitlines()]
+    top1 = [line["value"] for line in lines if line["metric"] == "accuracy"]
+    assert len(top1) == 2 and all(value in [pytest.approx(100 * right / 3) for right in range(4)] for value in top1)
+    fake_data.write(tmp_path / "data", ["DTD"])
+    assert "splits: 'coop' there, 'mtil' now" in fails(capsys, call)
+    call = ["--eval-only", "--eval-datasets", "DTD", "--load", str(tmp_path / "run/DTD.pth"), *flags]
+    assert "DTD.pth was trained with --splits coop" in fails(capsys, call)
+
+
+def test_checkpoints_of_other_splits(tmp_path: Path) -> None:
+    config, checkpoint = tmp_path / "DTD.config.yaml", str(tmp_path / "DTD.pth")
+    for recorded, splits, other in (("", "mtil", "coop"), ("splits: coop", "coop", "mtil")):  # "": earlier versions
+        config.write_text(f"settings:\n  train_dataset: [DTD]\n  {recorded}\n")
+        for path in (checkpoint, str(tmp_path)):
+            require_splits(splits, None, path)
+            with pytest.raises(UserError, match=f"{path} was trained with --splits {splits}, .*, or other"):
+                require_splits(other, path)
+    config.write_text("settings: {}\n")  # of another program
+    require_splits("mtil", checkpoint)

@@ -57,7 +57,7 @@ def test_missing_classes_files_and_counts(root):
         load("CUB200", root)
     for name in ("images", "image_class_labels", "train_test_split"):
         change(root, name, lambda lines: lines[:-4])
-    with pytest.raises(UserError, match="give 199 labels to 199 class folders, not 0 to 199 to as many"):
+    with pytest.raises(UserError, match="give 199 labels to 199 classes, not 0 to 199 to as many"):
         load("CUB200", root, verify=False)
     (root / "CUB_200_2011" / "train_test_split.txt").unlink()
     with pytest.raises(UserError, match="(?s)CUB200.*missing: CUB_200_2011/train_test_split.txt.*CUB_200_2011.tgz"):

@@ -136,7 +136,7 @@ def test_lists_that_do_not_fit(fake_root, tmp_path, rows):
     with pytest.raises(UserError, match="give label 1 to n1"):
         loaded()
     write_lists(tmp_path, train[:-1], test[:-1])
-    with pytest.raises(UserError, match="give 199 labels to 199 class folders, not 0 to 199"):
+    with pytest.raises(UserError, match="give 199 labels to 199 classes, not 0 to 199"):
         loaded()
     (tmp_path / "imagenet-r_train.yaml").write_text("data: [a]\ntargets: [1, 2]\n")
     with pytest.raises(UserError, match="two lists of one length"):

@@ -130,7 +130,7 @@ def test_two_labels_of_one_class_folder(tmp_path: Path) -> None:
         content = yaml.safe_load(path.read_text())
         content["data"] = [file.replace("/thing_7/", "/thing_8/") for file in content["data"]]
         path.write_text(yaml.safe_dump(content))
-    assert "give 345 labels to 344 class folders" in told(lambda: load("DomainNet", tmp_path, verify=False))
+    assert "give 345 labels to 344 classes" in told(lambda: load("DomainNet", tmp_path, verify=False))
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"apple_pie": 3}', "", "\x00\x00"])
