@@ -10,13 +10,15 @@ from torch import Tensor
 from alta.buffer import Buffer
 from alta.data import SOURCES, load, load_clip, weights_of
 from alta.heads import Head, PromptOptions
-from alta.options import Options, data_set, method_label, protocols, replays, run_folder
+from alta.options import Options, data_set, method_label, protocols, replays, run_folder, scenario
 from common import datasets
 from common.clip.model import CLIP, ModifiedResNet, fold_batch_norms
 from common.clip.pretrained import find_weights, fingerprint
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.errors import UserError, all_checked
+from common.incremental.common_ground import sequence_settings
 from common.incremental.scenario import Scenario, require_images
+from common.incremental.sets import reader_options
 from common.incremental.tasks import task_path
 from common.machine import Machine
 from common.mini import scale_of
@@ -78,7 +80,10 @@ def check_inputs(options: Options) -> None:
     """Look for the data and the weights. Raises one UserError that lists all that is missing."""
     images, verify = data_set(options), not options.no_verify
     weights = weights_of(options.visual, options.clip_weights)
-    all_checked([lambda: datasets.require([images.reader], images.root, verify), lambda: find_weights(weights)])
+    all_checked([
+        lambda: datasets.require([images.reader], images.root, verify, options=reader_options(images)),
+        lambda: find_weights(weights),
+    ])  # fmt: skip
 
 
 def build(options: Options, machine: Machine) -> Learner:
@@ -86,19 +91,20 @@ def build(options: Options, machine: Machine) -> Learner:
     seed_everything(options.seed)  # the adapter's initial weights
     clip = build_clip(options, machine)
     resolution, verify, device = clip.visual.input_resolution, not options.no_verify, machine.device
-    data = load(options.dataset.name, data_set(options), resolution, options.clip_norm, verify)
-    size, coop = options.dataset.n_classes_per_task, options.TRAINER.COOP
-    scenario = Scenario(range(len(data.classnames)), size, size)
-    require_images(data, scenario)
+    common = options.transforms is not None
+    data = load(options.dataset.name, data_set(options), resolution, options.clip_norm, verify, common)
+    tasks, coop = scenario(options), options.TRAINER.COOP
+    require_images(data, tasks)
     assert data.test is not None  # or there would be no images of any task
     prompts = PromptOptions(coop.CTX_INIT, coop.CLASS_TOKEN_POSITION, coop.N_CTX, coop.CSC)
-    head = Head(clip, options.method, data.classnames, prompts, encoding_on(device, options))
+    names = tasks.classnames(data.classnames)
+    head = Head(clip, options.method, names, prompts, encoding_on(device, options))
     optimizer = build_optimizer(head, options)
     buffer = Buffer(options.buffer_size, options.seed, device) if replays(options) else None
     if buffer is None and options.model.use_replay and optimizer is not None:
         print(f"note: {options.method} trains prompts alone and does not replay; --buffer_size has no effect")
-    run = open_run(options, machine, data, len(scenario.tasks))
-    return Learner(options, machine, scenario, data.train, data.test, head, optimizer, buffer, run)
+    run = open_run(options, machine, data, tasks)
+    return Learner(options, machine, tasks, data.train, data.test, head, optimizer, buffer, run)
 
 
 def build_clip(options: Options, machine: Machine) -> CLIP:
@@ -143,18 +149,18 @@ def encoding_on(device: torch.device, options: Options) -> str:
     return {"auto": "full" if halved else "cut"}.get(options.encoding, options.encoding)
 
 
-def open_run(options: Options, machine: Machine, data: ImageSet, tasks: int) -> Run:
+def open_run(options: Options, machine: Machine, data: ImageSet, tasks: Scenario) -> Run:
     """The run in --save or in a folder that names its options. Raises UserError if another run lies there."""
     scale, device = scale_of(options.scale, options.dataset.name, options.visual), machine.device
     decides = settings(options) | {"buffer_size": options.buffer_size if replays(options) else None}
     decides |= {"precision": precision_on(device, options), "encoding": encoding_on(device, options)}
     weights = fingerprint(weights_of(options.visual, options.clip_weights), options.activation)
-    decides |= {"weights": weights, "data": data.fingerprint}
+    decides |= {"weights": weights, "data": data.fingerprint} | sequence_settings(options, tasks)
     labels = {
         "paper": "alta", "method": method_label(options), "protocol": protocols(options)["class-il"],
         "backbone": options.visual, "scale": scale, "seed": options.seed,
     }  # fmt: skip
-    outputs = [*(f"task_{task_id}.pth" for task_id in range(tasks)), "tsne.png"]
+    outputs = [*(f"task_{task_id}.pth" for task_id in range(len(tasks.tasks))), "tsne.png"]
     outputs += [f"accuracy_{setting}.{kind}" for setting in protocols(options) for kind in ("csv", "png")]
     folder = mini_folder(run_folder(options), scale) or ""
     return Run(folder, decides, labels, options=options, machine=machine, outputs=outputs)

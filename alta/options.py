@@ -10,6 +10,8 @@ from alta.heads import ENCODINGS, METHODS
 from common.clip.activation import CLIPOptions
 from common.clip.model import GELU
 from common.clip.tokenizer import encode
+from common.incremental.common_ground import SequenceOptions, class_order, common_rules
+from common.incremental.scenario import Scenario
 from common.incremental.sets import CHARACTERS, IncrementalSet, find
 from common.machine import PRECISIONS, RunOptions
 from common.mini import MINI, MINI_RESNET
@@ -110,7 +112,7 @@ class EvalSection:
 
 
 @dataclass(frozen=True)
-class Options(CLIPOptions, RunOptions):
+class Options(SequenceOptions, CLIPOptions, RunOptions):
     """The original's flags, ours, and the sections of its configuration files."""
 
     config_file: str = option(help="YAML file of the keys below, as the nine in alta/configs",
@@ -123,6 +125,8 @@ class Options(CLIPOptions, RunOptions):
     cifar10_dir: str = option("./data", "folder of CIFAR-10", decides=False)
     cifar100_dir: str = option("./data", "folder of CIFAR-100", decides=False)
     tinyimagenet_dir: str = option("./data/tiny-imagenet-200", "folder of TinyImageNet", decides=False)
+    imagenet_r_dir: str = option("./data", "ours: folder of ImageNet-R", decides=False)
+    cub200_dir: str = option("./data", "ours: folder of CUB-200", decides=False)
     lr_policy: str = option("released", "schedule of the learning rate: see alta/README.md",
         group="ours, with effect on the numbers", choices=LR_POLICIES)
     precision: str = option("auto", "auto: fp16, the original's, on a GPU and fp32 on a CPU",
@@ -163,7 +167,9 @@ def parse(argv: Sequence[str] | None = None) -> Options:
          f"--activation {GELU}: {options.visual} has QuickGELU, which it was trained with."),
         (group and data.n_tasks > 1, "--joint_task_classes is for configurations of one task (joint_*.yaml)."),
         (group and classes % group > 0, f"--joint_task_classes {group} does not divide {classes} classes."),
+        (options.protocol and not options.seen_only, "protocol common: give --seen_only, as for all methods."),
     ])  # fmt: skip
+    check_rules(common_rules(options, data_set(options), scenario(options), options.seed))
     return options
 
 
@@ -182,6 +188,13 @@ def data_set(options: Options) -> IncrementalSet:
     return find(options.dataset.name, data_folder(options))
 
 
+def scenario(options: Options) -> Scenario:
+    """The tasks: classes in the order of their labels, or of --class_order. Raises UserError as `class_order` does."""
+    data, size = data_set(options), options.dataset.n_classes_per_task
+    order = class_order(options.class_order, data, options.seed) if options.class_order else range(data.classes)
+    return Scenario(order, size, size)
+
+
 # A run's names
 
 
@@ -198,11 +211,20 @@ def usual(options: Options, name: str) -> Any:
 
 
 def protocols(options: Options) -> dict[str, str]:
-    """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one."""
-    differs = replays(options) and options.buffer_size != usual(options, "buffer_size")
-    data, buffer = options.dataset, options.buffer_size if differs else None
+    """The protocol by il_setting, such as til-cifar100-10x10; with the buffer's size where it is not the usual one.
+
+    Common ground has class-il alone, and tells of the buffer in the method's name.
+    """
+    data, buffer = options.dataset, None if options.protocol else unusual_buffer(options)
     parts = (data_set(options).label.lower(), data.n_tasks, data.n_classes_per_task)
-    return {setting: str(Protocol(kind, *parts, buffer=buffer)) for setting, kind in PROTOCOLS.items()}
+    kinds = {"class-il": options.protocol} if options.protocol else PROTOCOLS
+    return {setting: str(Protocol(kind, *parts, buffer=buffer)) for setting, kind in kinds.items()}
+
+
+def unusual_buffer(options: Options) -> int | None:
+    """The size of the buffer, if there is one and its size is not the usual one."""
+    size = options.buffer_size
+    return size if replays(options) and size != usual(options, "buffer_size") else None
 
 
 def method_label(options: Options) -> str:
@@ -214,7 +236,8 @@ def method_label(options: Options) -> str:
         "no replay": method.adapts and not joint and not options.model.use_replay,
         policy: trains and policy != usual(options, "lr_policy"),
         "CLIP's normalisation": options.clip_norm,
-        "among classes seen": options.seen_only,
+        "among classes seen": options.seen_only and not options.protocol,  # on common ground all are
+        f"buffer of {options.buffer_size}": options.protocol and unusual_buffer(options) is not None,
         f"masked to tasks of {masked}": masked is not None,
     }
     return ", ".join([method.label, *(words for words, holds in unusual.items() if holds)])

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from alta.data import DATASETS, load_clip, transforms
-from alta.options import DataSection, Options, data_folder
-from common.datasets.transforms import CLIP_MEAN, CLIP_STD
+from alta.options import DataSection, Options, data_folder, method_label, parse, protocols, scenario
+from common.datasets.transforms import CLIP_MEAN, CLIP_STD, clip_eval
+from common.errors import UserError
 from common.incremental.sets import find
 from common.mini import resnet
 
@@ -51,6 +52,37 @@ def test_who_is_mirrored_and_how_images_are_cut(name, mirrored):
     resized = Image.fromarray(np.ascontiguousarray(ramp)).resize((32, 32), Image.Resampling.BILINEAR)
     mean, std = (torch.tensor(part)[:, None, None] for part in STATISTICS[name])
     assert torch.allclose(whole * std + mean, torch.from_numpy(np.array(resized)).permute(2, 0, 1) / 255, atol=1e-6)
+
+
+def test_common_ground_has_clips_transforms():
+    """Training images are those of --clip_norm, test images are CLIP's."""
+    pixels = np.random.RandomState(0).randint(0, 256, (40, 60, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    train, test = transforms("seq-cifar100", 32, clip_norm=False, common=True)
+    assert torch.equal(test(image), clip_eval(32)(image))
+    torch.manual_seed(0)
+    augmented = train(image)
+    torch.manual_seed(0)
+    assert torch.equal(augmented, transforms("seq-cifar100", 32, clip_norm=True)[0](image))
+
+
+COMMON = ["--protocol", "common", "--transforms", "common", "--seen_only", "--seed", "1",
+          "--class_order", "class_orders/common/{dataset}-seed{seed}.yaml"]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "size"), [("cifar100", 10), ("imagenet_r", 20), ("cub200", 20)])
+def test_common_ground_is_one_protocol_whatever_the_buffer(name, size):
+    words = ["--config-file", "alta/configs/il_cifar100.yaml", f"dataset.name=seq-{name}"]
+    words += [f"dataset.n_classes_per_task={size}", *COMMON]
+    for flags, label in (([], "ALTA"), (["--buffer_size", "500"], "ALTA, buffer of 500")):
+        options = parse([*words, *flags])
+        assert protocols(options) == {"class-il": f"common-{name}-10x{size}"} and method_label(options) == label
+    assert list(scenario(options).class_order) == np.random.RandomState(1).permutation(10 * size).tolist()
+    assert list(scenario(parse(words[:4])).class_order) == list(range(10 * size))
+    for flag, message in (("--transforms", "give transforms=common"), ("--seen_only", "give --seen_only")):
+        place = words.index(flag)
+        with pytest.raises(UserError, match=f"^protocol common: {message}"):
+            parse(words[:place] + words[place + (2 if flag == "--transforms" else 1) :])
 
 
 @pytest.mark.parametrize("folder", ["/data/tiny-imagenet-200", "/data"])
