@@ -7,8 +7,9 @@ import pytest
 from common.datasets.images import ImageSet
 from common.datasets.names import read_names
 from common.errors import UserError
+from common.incremental.sets import class_names
 from vq_prompt.options import Options
-from vq_prompt.it_prompt.learner import method_label, spoken_names
+from vq_prompt.it_prompt.learner import method_label
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.run import parse
 
@@ -143,9 +144,9 @@ def test_image_net_r_is_named_by_wordnet_id():
     wnids = [f"n{2_000_000 + 7 * label:08d}" for label in range(200)]
     wnids[0], wnids[1] = "n01443537", "n01484850"  # goldfish and great white shark, the lowest ids of ImageNet-R
     shuffled = [wnids[(37 * label + 5) % 200] for label in range(200)]
-    names = spoken_names(ImageSet("ImageNetR", None, None, shuffled, []))
+    names = class_names(ImageSet("ImageNetR", None, None, shuffled, []))
     assert names[shuffled.index("n01443537")] == "goldfish"
     assert names[shuffled.index("n01484850")] == "great white shark"
     assert sorted(names) == sorted(read_names("imagenet_r"))
     birds = ImageSet("CUB200", None, None, ["Black footed Albatross"], [])
-    assert spoken_names(birds) == ["Black footed Albatross"]
+    assert class_names(birds) == ["Black footed Albatross"]
