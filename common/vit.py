@@ -1,12 +1,13 @@
-"""timm's ViT-B/16 under timm's key names, from each of the published checkpoints, and the miniature's tiny ViT.
+"""timm's ViT-B/16 under timm's key names, from each of the published checkpoints, and the miniature's tiny ones.
 
     sup21k   augreg, ImageNet-21k alone                   sup1k    augreg2, ImageNet-21k, then fine-tuned on 1k
     ibot1k   iBOT on ImageNet-1k                          ibot21k  iBOT on ImageNet-22k
     dino1k   DINO on ImageNet-1k                          moco1k   MoCo v3, 300 epochs, on ImageNet-1k
     mini     the embedded miniature's
+    clip-vit-b16, clip-mini  the image tower of OpenAI's CLIP, of the miniature's, without its projection
 
 The model has no head: images (B, 3, S, S) -> the class token after the last norm (B, D). The papers normalise images
-differently, in their folders.
+differently, in their folders; `normalisation` tells what a backbone was pre-trained with.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,12 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.attention import CLASS_TOKEN, attend, query_key_value, run_block
+from common.clip import pretrained
+from common.clip.model import CLIP, QUICKGELU, QuickGELU
+from common.clip.transformers_keys import MARK
+from common.datasets.transforms import CLIP_MEAN, CLIP_STD
 from common.errors import UserError
 from common.files import home_path
-from common.mini import MINI, VIT_FILE
+from common.mini import CLIP_FILE, MINI, MINI_TOWER, VIT_FILE
 from common.state_dicts import prefix_of, require_match, unwrapped
 from common.weight_files import named_file, read
 
@@ -29,9 +34,9 @@ if TYPE_CHECKING:
     from timm.layers import Attention
     from timm.models.vision_transformer import VisionTransformer
 
-PACKAGED = {MINI: VIT_FILE}
+PACKAGED = {MINI: VIT_FILE, MINI_TOWER: CLIP_FILE}
 MINI_SIZES: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4}
-SIZES: dict[str, dict[str, Any]] = {MINI: MINI_SIZES}  # all others are ViT-B/16
+SIZES: dict[str, dict[str, Any]] = {MINI: MINI_SIZES}  # all others are ViT-B/16, or of their CLIP's sizes
 DEFAULT_FOLDER = "pretrained"  # VQ-Prompt's folder of weights
 TIMM_FILE = "model.safetensors"
 HUB_SECONDS = 5.0  # that the hub has to answer a first request
@@ -40,16 +45,20 @@ HUB_SECONDS = 5.0  # that the hub has to answer a first request
 # beginnings of keys that a classifier, a projection or a decoder has beside the backbone
 BESIDE = ("head.", "pre_logits.", "decoder", "mask_token", "masked_embed")
 ANCHOR = "patch_embed.proj.weight"
+OF_CLIP = ("visual.class_embedding", MARK)  # ends of a key that a CLIP with a ViT has
 
 
 @dataclass(frozen=True)
 class Published:
     """A ViT of vit.yaml, where the fields are explained."""
 
-    files: Sequence[str]
-    origin: str
-    label: str = ""
+    label: str
+    mean: list[float]
+    std: list[float]
+    files: Sequence[str] = ()
+    origin: str = ""
     hub: str | None = None
+    clip: str | None = None
 
     @property
     def places(self) -> list[str]:
@@ -69,32 +78,73 @@ def available() -> list[str]:
     return [*PUBLISHED, *PACKAGED]
 
 
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of pixels in [0, 1], by channel, that a backbone of `available()` was trained with.
+
+    Raises UserError for a file, which does not tell.
+    """
+    if name in PACKAGED:
+        return CLIP_MEAN, CLIP_STD  # of common/mini/pretrain.py, which makes both
+    if name not in PUBLISHED:
+        raise UserError(f"{name}: a file does not tell with which normalisation of its images it was trained. Give a "
+                        f"name: {', '.join(available())}.")  # fmt: skip
+    return tuple(PUBLISHED[name].mean), tuple(PUBLISHED[name].std)
+
+
 def load(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> "VisionTransformer":
-    """The ViT of a name of `available()`, or of a checkpoint file in timm's keys; float32, on the CPU, eval mode.
+    """The ViT of a name of `available()`, or of a file in timm's keys or a CLIP's; float32, on the CPU, eval mode.
 
     folder: see `find_weights`. Raises UserError for an unknown name, a missing or broken file, a failed download, and
-    for keys or shapes that differ from a ViT-B/16 (the message lists them).
+    for keys or shapes that differ from a ViT-B/16 (the message lists them), or from a CLIP.
     """
+    path, published = find_weights(name_or_path, folder), PUBLISHED.get(str(name_or_path))
+    weights = backbone_weights(path)
+    if (published is None or published.clip) and any(key.endswith(OF_CLIP) for key in weights):
+        return image_tower(pretrained.load(path)[0])
+    return fill(_without_values("vit_base_patch16_224", **SIZES.get(str(name_or_path), {})), weights, path)
+
+
+def image_tower(clip: CLIP) -> "VisionTransformer":
+    """A CLIP's image tower, a ViT, in timm's modules and without its projection: norm_pre, and the CLIP's activation.
+
+    Its features are what `encode_image` projects; it shares the CLIP's weights.
+    """
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    tower: Any = clip.visual
+    activation = QuickGELU if clip.activation == QUICKGELU else nn.GELU
+    model = _without_values(
+        "vit_base_patch16_clip_quickgelu_224", act_layer=activation, img_size=tower.input_resolution,
+        patch_size=tower.conv1.kernel_size[0], embed_dim=tower.transformer.width, depth=tower.transformer.layers,
+        num_heads=tower.transformer.resblocks[0].attn.heads,
+    )  # fmt: skip
+    weights = checkpoint_filter_fn({f"visual.{key}": value for key, value in tower.state_dict().items()}, model)
+    return fill(model, {key: value for key, value in weights.items() if not key.startswith(BESIDE)}, "CLIP's tower")
+
+
+def _without_values(name: str, **sizes: Any) -> "VisionTransformer":
+    """timm's model of a name, on the meta device, so that no initial values are drawn; without a head."""
     # outside the block below, in which tensors created by the import would be on the meta device
     from timm import create_model
 
-    sizes = SIZES.get(str(name_or_path), {})
-    with torch.device("meta"):  # draws no initial values
-        model: Any = create_model("vit_base_patch16_224", pretrained=False, num_classes=0, **sizes)
-    path = find_weights(name_or_path, folder)
-    return fill(model, backbone_weights(path), path)
+    with torch.device("meta"):
+        model: Any = create_model(name, pretrained=False, num_classes=0, **sizes)
+    return model
 
 
 def find_weights(name_or_path: str | Path, folder: str | Path = DEFAULT_FOLDER) -> Path:
-    """The file of a published name, of mini, or the path itself.
+    """The file of a published name, of a miniature, or the path itself.
 
     A published file is looked for in `folder` under `Published.places`, then in timm's repository, if any, through
-    huggingface_hub and its cache. Raises UserError if there is none; the message says which file to put where.
+    huggingface_hub and its cache; a CLIP's where common/clip keeps it. Raises UserError if there is none; the message
+    says which file to put where.
     """
     name, folder = str(name_or_path), home_path(folder)
     if name not in PUBLISHED:
         return named_file(name, "ViT weights", PACKAGED, available())
     published = PUBLISHED[name]
+    if published.clip is not None:
+        return pretrained.find_weights(published.clip)
     for file in published.places:
         if (folder / file).is_file():
             return folder / file
@@ -143,6 +193,11 @@ def fill(model: "VisionTransformer", weights: dict[str, Tensor], source: str | P
     # float() alone would return views of a file's larger storage
     model.load_state_dict({key: value.float().contiguous() for key, value in weights.items()}, assign=True)
     return model.eval()
+
+
+def embed(vit: Any, images: Tensor) -> Tensor:
+    """Images (B, 3, S, S) -> the first block's input (B, N, D), class token first."""
+    return vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
 
 
 def attention_of(attention: "Attention", x: Tensor, read: Any = ...) -> Tensor:

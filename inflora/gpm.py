@@ -20,6 +20,7 @@ from torch import Tensor
 
 from common.training.distributed import sum_over_processes
 from common.training.numerics import full_precision
+from common.vit import embed
 from inflora.lora import Network
 
 
@@ -61,7 +62,7 @@ def second_moments(network: Network, batches: Iterable[tuple[Tensor, Tensor]]) -
     sums: list[Any] = [0.0] * layers
     for images, _ in batches:
         with network.autocast():
-            x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
+            x = embed(vit, images)
             tokens += x.shape[0] * x.shape[1]
             for layer, block in enumerate(vit.blocks[:layers]):
                 H_transposed = block.norm1(x).flatten(0, 1)

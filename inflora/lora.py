@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.attention import attend, query_key_value
 from common.errors import UserError
-from common.vit import class_feature
+from common.vit import class_feature, embed
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -128,9 +128,8 @@ class Network(nn.Module):
         """Images (B, 3, S, S) -> (B, d): the class token after the final norm."""
         vit: Any = self.image_encoder
         with self.autocast():
-            x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
             attention = LoRAAttention.__call__ if isinstance(vit.blocks[-1].attn, LoRAAttention) else None
-            return class_feature(vit, x, vit.grad_checkpointing, attention).to(images.dtype)
+            return class_feature(vit, embed(vit, images), vit.grad_checkpointing, attention).to(images.dtype)
 
     def logits(self, features: Tensor, tasks: int) -> Tensor:
         """Features (B, d) -> the logits (B, classes) of the classifiers 0 .. tasks - 1 side by side."""

@@ -48,7 +48,7 @@ class Options(RunOptions, Dead):
     config: str = option(help="JSON file, as the twelve in inflora/configs", group="configuration", decides=False)
     scale: str = scale_option(CONFIGS / "mini.json", decides=False)
     model_name: str = option(help="the method; SeqLoRA and Joint are its bounds", choices=tuple(METHODS))
-    backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys")
+    backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys or a CLIP's")
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the backbones' files", decides=False)
     seed: list[int] = option(help="one, or several: a run each", unique=True, decides=False, **SEED)
     dataset: str = option(help="data set", group="protocol", choices=("cifar100", "ImageNet_R", "domainnet"))

@@ -100,7 +100,7 @@ class VQOptions(Options):
     learner_name: str = option(choices=("VQPrompt", "NCM"))
     scale: str = scale_option(CONFIGS / "mini.yaml", decides=False)
     # the second spelling stands in cub-200.sh
-    pretrained_weight: str = option("sup1k", f"{', '.join(vit.available())}, or a file in timm's keys",
+    pretrained_weight: str = option("sup1k", f"{', '.join(vit.available())}, or a file in timm's keys or a CLIP's",
         flags=("--pretrained_weight", "--pretrained_weigh"), decides=False)
     prompt_param: list[float] = option([1.0, 1.0, 1.0], "pool size, prompt length, temperature", words=True,
         check=lambda values: None if len(values) == 3 else "give pool size, prompt length and temperature.")

@@ -19,7 +19,7 @@ from common.attention import CLASS_TOKEN, attend, query_key_value, run_block
 from common.errors import UserError
 from common.training.distributed import all_gather_rows
 from common.training.numerics import full_precision
-from common.vit import block_of, class_feature
+from common.vit import block_of, class_feature, embed
 
 if TYPE_CHECKING:
     from timm.layers import Attention
@@ -168,8 +168,7 @@ class Network(nn.Module):
     def tokens(self, images: Tensor) -> Tensor:
         """Images (B, 3, S, S) -> the first block's input (B, n, D), which both passes share."""
         with self.autocast():
-            patches = self.feat.patch_embed(images).to(images.dtype)
-        return self.feat._pos_embed(patches)
+            return embed(self.feat, images)
 
     @torch.no_grad()
     def query(self, tokens: Tensor) -> Tensor:

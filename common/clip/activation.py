@@ -45,7 +45,7 @@ def settled(chosen: str, path: Path, content: Mapping[str, Any], weights: Mappin
         warnings.warn(
             f"{path} does not tell for certain which activation it was trained with; CLIP is computed with {name}. "
             f"Give --activation {QUICKGELU} for OpenAI's weights and what was tuned from them, --activation {GELU} for "
-            "most of open_clip's.",
+            f"most of open_clip's, or save it as {ACTIVATION!r} beside 'state_dict' in the file.",
             stacklevel=1,  # one place, so that it is shown once
         )
     return told

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-MINI, MINI_RESNET = "mini", "mini-rn"  # the second is ALTA's, see common.mini.resnet
+# names of weights: the second is ALTA's, see common.mini.resnet, the third the CLIP's image tower as a ViT
+MINI, MINI_RESNET, MINI_TOWER = "mini", "mini-rn", "clip-mini"
 CLIP_FILE, VIT_FILE = (Path(__file__).parent / f"{model}.safetensors" for model in ("clip", "vit"))
 # md5 of weights that runs of earlier versions used without recording it
 UNRECORDED = ("f32b0897f4372c377705c9d50478c42a", "8a10cf611d8f75a2a7e9d4bb9f7cdf77")
@@ -27,4 +28,4 @@ def clip_state_dict() -> "dict[str, Tensor]":
 
 def scale_of(*names: str) -> str:
     """`scale` of the records: "mini" if any of the names (--scale, data location, weights) is the miniature's."""
-    return MINI if {MINI, MINI_RESNET} & {*names} else "paper"
+    return MINI if {MINI, MINI_RESNET, MINI_TOWER} & {*names} else "paper"

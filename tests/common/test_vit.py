@@ -11,13 +11,16 @@ import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import save_file
-from timm import create_model
+from timm import create_model, get_pretrained_cfg
 from timm.models.vision_transformer import VisionTransformer
 
-from common import vit
+from common import clip, vit
+from common.clip.model import GELU, QUICKGELU
 from common.command_line import Parsed
 from common.errors import UserError
-from common.mini import VIT_FILE
+from common.mini import CLIP_FILE, VIT_FILE
+from tests.clip_tower import clip_and_tower
+from tests.common.clip.test_pretrained import golden_weights, publish
 
 HEADS = {"head.weight": (21843, 768), "head.bias": (21843,)}
 PROJECTION = {"head.mlp.0.weight": (2048, 768), "head.last_layer.weight_g": (8192, 1)}
@@ -71,7 +74,7 @@ RESAVED = [
 
 
 def test_every_published_form_is_covered():
-    assert FORMS.keys() == vit.PUBLISHED.keys()
+    assert FORMS.keys() == vit.PUBLISHED.keys() - {"clip-vit-b16"}
 
 
 @pytest.mark.parametrize("name, file, form", [(name, *form) for name, form in FORMS.items()] + RESAVED)
@@ -161,6 +164,88 @@ def test_miniature():
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(model(images), expected.eval()(images))
+
+
+# CLIP's image tower
+
+
+def assert_tower(tower, model, size, count=2):
+    """A ViT's features, by its forward pass and with the last block in part, are those that CLIP projects."""
+    model.visual.proj = torch.nn.Parameter(torch.eye(tower.embed_dim))
+    images = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(4))
+    expected = model.encode_image(images)
+    assert expected.abs().max() > 0.5
+    for features in (tower(images), vit.class_feature(tower, vit.embed(tower, images))):
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-5)
+    assert not tower.training and all(parameter.dtype == torch.float32 for parameter in tower.parameters())
+
+
+@torch.no_grad()
+def test_the_miniatures_clip_tower():
+    assert vit.find_weights("clip-mini") == CLIP_FILE
+    assert_tower(vit.load("clip-mini"), clip.load("mini")[0], 32, count=9)
+
+
+@torch.no_grad()
+def test_clip_tower_of_vit_b16s_sizes():
+    model, tower = clip_and_tower(224, 16, 768, 12)
+    with torch.device("meta"):
+        named = create_model("vit_base_patch16_clip_quickgelu_224", num_classes=0).state_dict()
+    assert {k: v.shape for k, v in tower.state_dict().items()} == {k: v.shape for k, v in named.items()}
+    assert_tower(tower, model, 224, count=1)
+
+
+@torch.no_grad()
+def test_the_published_clip_is_found_where_clip_finds_it(tmp_path, monkeypatch):
+    """In its cache, after its download; a small archive stands for OpenAI's."""
+    publish(golden_weights("vit_tiny"), tmp_path, monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tower, (model, _, _) = vit.load("clip-vit-b16", tmp_path / "nowhere"), clip.load("ViT-B/16")
+    assert vit.find_weights("clip-vit-b16").parent == tmp_path / ".cache/clip"
+    assert_tower(tower, model, model.config.image_resolution)
+
+
+CLIP_FORMS = {
+    "plain": lambda weights: weights,
+    "wrapped": lambda weights: {"state_dict": prefixed("module.", weights), "activation": QUICKGELU},
+    "with GELU": lambda weights: {"state_dict": weights, "activation": GELU},
+}
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:.*does not tell for certain which activation")
+@pytest.mark.parametrize("form", CLIP_FORMS)
+def test_a_file_of_ones_own_may_be_a_clips(form, tmp_path):
+    torch.save(CLIP_FORMS[form](golden_weights("vit_tiny")), tmp_path / "mine.pt")
+    model = clip.load(tmp_path / "mine.pt")[0]
+    assert_tower(vit.load(tmp_path / "mine.pt"), model, model.config.image_resolution)
+
+
+def test_a_clip_in_the_place_of_another_backbone_is_refused(tmp_path):
+    torch.save(golden_weights("vit_tiny"), tmp_path / vit.PUBLISHED["sup21k"].files[0])
+    with pytest.raises(UserError, match="does not fit the ViT: it looks like a CLIP with a ViT"):
+        vit.load("sup21k", tmp_path)
+
+
+TIMM_NAMES = {
+    "sup21k": "vit_base_patch16_224.augreg_in21k",
+    "sup1k": "vit_base_patch16_224.augreg2_in21k_ft_in1k",
+    "dino1k": "vit_base_patch16_224.dino",
+    "clip-vit-b16": "vit_base_patch16_clip_quickgelu_224.openai",
+}
+
+
+@pytest.mark.parametrize("name", vit.available())
+def test_normalisation_of_the_pre_training(name):
+    """As timm has it; the miniature's networks are trained as CLIP, iBOT and MoCo as ImageNet's networks usually are."""
+    like = "clip-vit-b16" if "mini" in name else name if name in TIMM_NAMES else "dino1k"
+    told = get_pretrained_cfg(TIMM_NAMES[like])
+    assert vit.normalisation(name) == (told.mean, told.std)
+
+
+def test_a_file_has_no_normalisation():
+    with pytest.raises(UserError, match="mine.pth: a file does not tell .* Give a name: sup21k, .*clip-mini"):
+        vit.normalisation("mine.pth")
 
 
 def test_hub_cache_is_used(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ import torch
 import yaml
 from PIL import Image
 from timm.models.vision_transformer import VisionTransformer
+from torch.nn import LayerNorm
 from torchvision.transforms.functional import center_crop, pil_to_tensor, resize
 
+from common.clip.model import CLIP, CLIPConfig
 from common.datasets.names import read_names
 from inflora.main import main
 from tests.fake_data import write
@@ -170,14 +173,40 @@ def small_vit(patch: int) -> VisionTransformer:
     return VisionTransformer(PIXELS, patch, embed_dim=D, depth=BLOCKS, num_heads=3, num_classes=0).eval()
 
 
-def weights(path: Path, patch: int = COARSE) -> VisionTransformer:
-    """A small ViT, frozen, and its file in timm's keys; its tokens differ enough for memories of many directions."""
+def small_tower() -> VisionTransformer:
+    """As the image tower of a CLIP of these sizes is: one head, a norm before the blocks, other activations and norms."""
+    kinds = {"pre_norm": True, "act_layer": "quick_gelu", "norm_layer": partial(LayerNorm, eps=1e-5)}
+    return VisionTransformer(PIXELS, COARSE, embed_dim=D, depth=BLOCKS, num_heads=1, num_classes=0, **kinds).eval()
+
+
+CLIPS = {  # names of timm's modules, and CLIP's
+    "patch_embed.proj": "conv1", "cls_token": "class_embedding", "pos_embed": "positional_embedding",
+    "norm_pre": "ln_pre", "blocks": "transformer.resblocks", "norm1": "ln_1", "norm2": "ln_2", "attn.qkv.": "attn.in_proj_",
+    "attn.proj": "attn.out_proj", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "norm.": "ln_post.",
+}  # fmt: skip
+
+
+def as_clip(tower: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A CLIP's weights with this image tower's; its text tower and its projection have no part in a run."""
+    weights = CLIP(CLIPConfig(8, PIXELS, BLOCKS, D, COARSE, 4, 4, 8, 1, 1)).state_dict()
+    for key, value in tower.items():
+        for name, theirs in CLIPS.items():
+            key = key.replace(name, theirs)
+        weights[f"visual.{key}"] = value.reshape(weights[f"visual.{key}"].shape)
+    return weights
+
+
+def weights(path: Path, patch: int = COARSE, of_clip: bool = False) -> VisionTransformer:
+    """A small ViT, frozen, and its file in timm's keys; its tokens differ enough for memories of many directions.
+
+    of_clip: one such as CLIP's image tower, and a file of a whole CLIP.
+    """
     torch.manual_seed(7)
-    vit = small_vit(patch).requires_grad_(False)
+    vit = (small_tower() if of_clip else small_vit(patch)).requires_grad_(False)
     for name, parameter in vit.named_parameters():
         scale = {"pos_embed": 2.0, "blocks": 0.15}.get(name.split(".")[0], 0.4)
         parameter.normal_(1.0 if "norm" in name and name.endswith("weight") else 0.0, scale)
-    torch.save(vit.state_dict(), path)
+    torch.save({"state_dict": as_clip(vit.state_dict()), "activation": "quickgelu"} if of_clip else vit.state_dict(), path)
     return vit.double()
 
 

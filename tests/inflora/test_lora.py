@@ -7,6 +7,7 @@ from timm.models.vision_transformer import VisionTransformer
 from common.errors import UserError
 from inflora.gpm import second_moments
 from inflora.lora import Network
+from tests.clip_tower import clip_and_tower
 from tests.golden_files import Golden
 from tests.inflora.learners import learner, task_batches
 from tests.inflora.plain_ways import plain_attention
@@ -68,6 +69,21 @@ def test_a_fresh_branch_changes_nothing():
     assert_same(built.features(images()), expected)
     built.activate(0)
     assert_same(built.features(images()), expected)
+
+
+def test_a_fresh_branch_changes_nothing_of_clips_tower():
+    """Nor do the inputs of its blocks, behind the norm in front of them: their second moments are CLIP's own."""
+    clip, tower = clip_and_tower()
+    pictures, inputs = images().float(), []
+    for block in clip.visual.transformer.resblocks:
+        block.ln_1.register_forward_hook(lambda *call: inputs.append(call[-1].flatten(0, 1)))
+    expected = clip.encode_image(pictures)
+    built = Network(tower, [2], 1, 4)
+    for activate in (lambda: None, lambda: built.activate(0), lambda: built.finish(0)):
+        activate()
+        torch.testing.assert_close(built.features(pictures), expected, rtol=0, atol=1e-5)
+    for C, X in zip(second_moments(built, [(pictures, None)]), inputs, strict=True):
+        torch.testing.assert_close(C, X.t() @ X / len(X), rtol=0, atol=1e-5)
 
 
 def test_state_dict_has_the_originals_keys():

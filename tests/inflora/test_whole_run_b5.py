@@ -1,5 +1,6 @@
 """InfLoRA-b5 on ImageNet-R, under SGD and under Adam, against plain steps: branches in five of seven blocks, GPM.
 
+With Adam once more on the image tower of a CLIP.
 Two tasks of 120 and 80 classes, in the order of the labels.
 """
 
@@ -38,12 +39,13 @@ ADAM = {  # CODA-Prompt's cosine; the first task heeds it; here with --keep-fini
 }
 
 
-@pytest.fixture(scope="module", params=["sgd", "adam"])
+@pytest.fixture(scope="module", params=["sgd", "adam", "adam on a CLIP's tower"])
 def run(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("b5")
-    sets, vit = made_up.imagenet_r(root), made_up.weights(root / "vit.pth")
-    config = CONFIG | {"data_path": str(root / "imagenet-r"), "optim": request.param}
-    if request.param == "sgd":
+    optim, _, on_a_clip = request.param.partition(" on ")
+    sets, vit = made_up.imagenet_r(root), made_up.weights(root / "vit.pth", of_clip=bool(on_a_clip))
+    config = CONFIG | {"data_path": str(root / "imagenet-r"), "optim": optim}
+    if optim == "sgd":
         pictures, flags, expected = made_up.drawn_split(sets, 40), (), SGD  # the published logs' split
     else:
         pictures, flags, expected = sets, ("--split", "folders", "--keep-finished"), ADAM

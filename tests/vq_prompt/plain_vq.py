@@ -7,17 +7,25 @@ ViT is timm's.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
+from torch.nn import LayerNorm
 
 
 def miniature_vit(weights: dict[str, Tensor]) -> VisionTransformer:
-    """The ViT of a checkpoint's `feat.*`: frozen, 32 pixels, patches of 8, four blocks, all of them prompted."""
-    vit = VisionTransformer(img_size=32, patch_size=8, embed_dim=128, depth=4, num_heads=4, num_classes=0).double()
+    """The ViT of a checkpoint's `feat.*`: frozen, 32 pixels, patches of 8, four blocks, all of them prompted.
+
+    CLIP's has half the heads, a norm before the blocks, another activation, and 1e-5 in its norms.
+    """
+    of_clip = "feat.norm_pre.weight" in weights
+    other = {"num_heads": 2, "pre_norm": True, "act_layer": "quick_gelu", "norm_layer": partial(LayerNorm, eps=1e-5)}
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "num_classes": 0}
+    vit = VisionTransformer(**sizes | (other if of_clip else {})).double()
     vit.load_state_dict({key[5:]: value for key, value in weights.items() if key.startswith("feat.")})
     return vit.eval().requires_grad_(False)
 
@@ -88,7 +96,7 @@ def features(model: Model, images: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         query = vit(images)  # without prompts
     x = vit.patch_embed(images)
-    x = torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1) + vit.pos_embed
+    x = vit.norm_pre(torch.cat([vit.cls_token.expand(len(x), -1, -1), x], dim=1) + vit.pos_embed)
     for layer, block in enumerate(vit.blocks):
         prompt, of_block = select(model, model.parts[f"prompt.e_p_{layer}"], model.parts[f"prompt.e_k_{layer}"], query)
         x, loss = x + prefix_attention(block, block.norm1(x), prompt), loss + of_block

@@ -47,11 +47,11 @@ def test_seeds_and_folder():
     assert (options.seeds, run_seeds(options)) == ([7], [7, 1, 2])
     assert run_seeds(parse([*VQ, "--seeds", "7", "8", "9"])) == [7]
     assert (scale_of(options), log_dir_of(options)) == ("paper", "here")
-    for words in (["--scale", "mini"], ["dataroot=mini"], ["--pretrained_weight", "mini"]):
+    for words in (["--scale", "mini"], ["dataroot=mini"], *(["--pretrained_weight", name] for name in ("mini", "clip-mini"))):
         options = parse([*VQ, "--log_dir", "here", *words])
         assert (scale_of(options), log_dir_of(options), options.log_dir) == ("mini", "here-mini", "here")
-    for words in (["clip_weights=mini", "prompt_layers=0"], ["backbone=vit_mini", "prompt_layers=0"]):
-        assert scale_of(parse([*IT, *words])) == "mini"
+    for word in ("clip_weights=mini", "backbone=vit_mini", "backbone=vit_clip-mini"):
+        assert scale_of(parse([*IT, word, "prompt_layers=0"])) == "mini"
     assert scale_of(parse([*IT, "backbone=vit_sup1k", "clip_weights=mini"])) == "paper"  # a CLIP that has no part
 
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import UserError
+from tests.clip_tower import clip_and_tower
 from tests.golden_files import Golden
 from tests.vq_prompt.networks import golden_network, tiny_vit
 from vq_prompt.prompts import (
@@ -200,6 +201,12 @@ def test_the_query_is_the_vit_itself():
     network, images = Network(vit, 3), torch.rand(2, 3, 16, 16, dtype=torch.float64)
     close(network.query(network.tokens(images)), vit(images))
     close(network(images)[0], vit(images))
+
+
+def test_the_query_is_that_of_clips_tower():
+    clip, tower = clip_and_tower()
+    network, images = Network(tower, 3), torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(network.query(network.tokens(images)), clip.encode_image(images), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from common.clip.model import ResidualAttentionBlock
 from common.clip.model import VisionTransformer as ClipViT
 from common.errors import UserError
 from common.incremental.scenario import Scenario
-from common.vit import block_of
+from common.vit import block_of, embed
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.options import ITOptions
 from vq_prompt.prompts import prefixed, prompted_block
@@ -76,9 +76,7 @@ class Encoder(nn.Module):
     def _embed(self, images: Tensor) -> Tensor:
         tower = self.tower
         with self.autocast():
-            if isinstance(tower, ClipViT):
-                return tower.embed(images)
-            return tower.norm_pre(tower._pos_embed(tower.patch_embed(images)))
+            return tower.embed(images) if isinstance(tower, ClipViT) else embed(tower, images)
 
     def _run(self, x: Tensor, first: int, last: int, prompts: Tensor | None = None) -> Tensor:
         """Tokens x (B, n, D) through the blocks first .. last - 1; prompts (B, layers, P, D)."""

@@ -8,7 +8,7 @@ from typing import Any
 from common import vit
 from common.clip.activation import AUTO, CLIPOptions
 from common.clip.pretrained import PUBLISHED, find_weights, fingerprint
-from common.mini import MINI
+from common.mini import MINI, MINI_TOWER
 from common.options import Rule, check_rules, one_placeholder, option, scale_option
 from common.runs import file_md5
 from vq_prompt.options import CONFIGS, Options
@@ -21,7 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {  # by --learner_name; selector and classi
     "ZeroShot": {"selector": "none", "classifier": "text"},
     "NCM": {"selector": "none", "classifier": "cncm", "n_clusters": 1},
 }
-BLOCKS = dict.fromkeys(PUBLISHED, 12) | {"ViT-L/14": 24, "ViT-L/14@336px": 24, MINI: 4}
+BLOCKS = dict.fromkeys(PUBLISHED, 12) | {"ViT-L/14": 24, "ViT-L/14@336px": 24, MINI: 4, MINI_TOWER: 4}
 
 
 def _auto_or_bool(value: Any) -> Any:
@@ -132,7 +132,7 @@ def _contradictions(options: ITOptions) -> list[Rule]:
          f"text_guide {options.text_guide}: {backbone} has no texts; leave it out or off."),
         (not is_clip and name == "ZeroShot", f"ZeroShot needs CLIP's texts, which {backbone} has not."),
         (not is_clip and options.classifier == "text", f"classifier text needs CLIP's texts, not {backbone}."),
-        (not is_clip and options.activation != AUTO, f"activation: CLIP's; {backbone} has GELU."),
+        (not is_clip and options.activation != AUTO, f"activation: CLIP's; {backbone} has one of its own."),
         (is_resnet, f"clip_weights {options.clip_weights}: a ResNet; prompts go into a ViT, such as ViT-B/16."),
         (options.has_prompts and blocks and max(options.prompt_layers) >= blocks,
          f"prompt_layers {options.prompt_layers}: the backbone has blocks 0 to {blocks - 1}."),

@@ -27,6 +27,7 @@ from inflora.gpm import second_moments
 from inflora.lora import Network as LoRANetwork
 from moe_adapters.adapters import insert_adapters, is_adapter_key, use_router
 from tests import process_loops
+from tests.clip_tower import clip_and_tower
 from vq_prompt.it_prompt.network import Encoder
 from vq_prompt.prompts import Network as VQNetwork
 
@@ -53,8 +54,14 @@ def vit() -> VisionTransformer:
     return VisionTransformer(img_size=16, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0)
 
 
-def lora() -> LoRANetwork:
-    network = LoRANetwork(vit(), [4], 1, 3)
+def clips() -> VisionTransformer:
+    """CLIP's tower as a ViT's: a norm in front of the blocks and an activation with a backward pass of its own."""
+    torch.manual_seed(0)
+    return clip_and_tower(depth=2)[1]
+
+
+def lora(tower: Callable[[], VisionTransformer] = vit) -> LoRANetwork:
+    network = LoRANetwork(tower(), [4], 1, 3)
     for attention in network.attentions:
         nn.init.normal_(attention.lora_B_k[0].weight)
     network.train_only(network.branch(0))
@@ -81,8 +88,8 @@ def it_features() -> tuple[nn.Module, Callable[[], Tensor]]:
     return nn.ModuleDict({"encoder": encoder, "prompts": nn.ParameterList([entry])}), lambda: torch.cat(encoder.both(images(), entry))
 
 
-def vq_features() -> tuple[nn.Module, Callable[[], Tensor]]:
-    network = VQNetwork(vit(), 4, {"size": 3, "length": 4, "tau": 1.0})
+def vq_features(tower: Callable[[], VisionTransformer] = vit) -> tuple[nn.Module, Callable[[], Tensor]]:
+    network = VQNetwork(tower(), 4, {"size": 3, "length": 4, "tau": 1.0})
     return network, lambda: network(images())[0]
 
 
@@ -91,8 +98,8 @@ def clip_features(model: nn.Module, text: bool) -> tuple[nn.Module, Callable[[],
     return model, lambda: model.encode_text(tokens) if text else model.encode_image(images())
 
 
-def lora_features() -> tuple[nn.Module, Callable[[], Tensor]]:
-    network = lora()
+def lora_features(tower: Callable[[], VisionTransformer] = vit) -> tuple[nn.Module, Callable[[], Tensor]]:
+    network = lora(tower)
     return network, lambda: network.features(images())
 
 
@@ -102,7 +109,9 @@ TOWERS: dict[str, Callable[[], tuple[nn.Module, Callable[[], Tensor]]]] = {
     "MoE-Adapters": lambda: clip_features(moe(), text=False),
     "MoE-Adapters' texts": lambda: clip_features(moe(), text=True),
     "InfLoRA": lora_features,
+    "InfLoRA on CLIP's tower": lambda: lora_features(clips),
     "VQ-Prompt": vq_features,
+    "VQ-Prompt on CLIP's tower": lambda: vq_features(clips),
     "IT-Prompt": it_features,
 }
 

@@ -11,6 +11,7 @@ from common.clip.model import CLIP, CLIPConfig
 from common.errors import UserError
 from common.incremental.scenario import Scenario
 from common.machine import Machine
+from tests.clip_tower import clip_and_tower
 from vq_prompt.it_prompt.cncm import ClassMemory
 from vq_prompt.it_prompt.evaluation import FeatureCache, infer_tasks, predict, zero_shot
 from vq_prompt.it_prompt.options import ITOptions, settled
@@ -68,6 +69,18 @@ def test_without_prompts_it_is_the_tower(encoder, images):
         expected = F.normalize(encoder.tower(images), dim=-1)
     tolerance = CLOSE if isinstance(encoder.tower, TimmViT) else EXACT  # timm takes all tokens through its last block
     torch.testing.assert_close(encoder.plain(images), expected, **tolerance)
+
+
+def test_clips_tower_as_a_vit_is_the_tower_itself(images):
+    """With prompts and without, values and the prompts' gradients."""
+    clip, vit = clip_and_tower(32, 16)
+    prompts = torch.randn(len(LAYERS), LENGTH, 64, generator=torch.Generator().manual_seed(6)).requires_grad_()
+    (u, z), (expected_u, expected_z) = (Encoder(tower, LAYERS).both(images, prompts) for tower in (vit, clip.visual))
+    torch.testing.assert_close(u, expected_u, rtol=0, atol=1e-5)
+    torch.testing.assert_close(z, expected_z, rtol=0, atol=1e-5)
+    assert (u - z).abs().max() > 1e-2
+    gradient, expected = (torch.autograd.grad(features[:, 0].sum(), prompts)[0] for features in (z, expected_z))
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-5)
 
 
 def test_a_batch_of_several_entries_equals_an_image_at_a_time(encoder, images):

@@ -115,6 +115,8 @@ def test_off_in_a_file(tmp_path):
         ("ITPrompt", "backbone=vit_moco1k text_guide=ce", "text_guide ce: vit_moco1k has no texts"),
         ("ITPrompt", "backbone=vit_moco1k classifier=text", "classifier text needs CLIP's texts"),
         ("ZeroShot", "backbone=vit_moco1k", "ZeroShot needs CLIP's texts"),
+        ("ITPrompt", "backbone=vit_clip-vit-b16 activation=gelu", "activation: CLIP's; vit_clip-vit-b16 has one of its"),
+        ("ITPrompt", "backbone=vit_clip-mini", r"prompt_layers \[0, 1, 2, 3, 4\]: the backbone has blocks 0 to 3"),
         ("ITPrompt", "train_head=false", "train_head false contradicts it"),
         ("ITPromptCNCM", "text_guide=off train_head=false", "no loss would reach the prompts"),
         ("ITPromptCNCM", "lambda_text=0", "no loss would reach the prompts"),
