@@ -27,7 +27,7 @@ MEAN = "mean"
 SAME = 1e-9  # percentage points by which equal sums may differ
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 # Metrics of which tables show the value after the last task
-SCALARS = (*labels.REPORTED, "transfer", "forgetting", PARAMETERS)
+SCALARS = (*labels.REPORTED, "transfer", "forgetting", *labels.ON_COMMON_GROUND, PARAMETERS)
 
 LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # fields in which comparable numbers are equal
 RUN = ("folder", "protocol", "method", "backbone", "seed")  # fields in which the cells of a matrix are equal

@@ -110,5 +110,5 @@ def _cell(column: Column, row: Row, notes: dict[str, int]) -> tuple[str, str]:
     classes = " ".join([_kind(column), *([verdict.replace(" ", "-")] if verdict else [])])
     if value is None or isinstance(value, str):
         return classes, value or ""
-    formats = {"integer": ",.0f", "difference": "+.2f"}
+    formats = {"integer": ",.0f", "measured_count": ",.0f", "difference": "+.2f"}
     return classes, format(value, formats.get(column.kind, ".2f"))

@@ -195,7 +195,7 @@ def _formats(table: Table) -> dict[str, str]:
     one_decimal = all(abs(value * 10 - round(value * 10)) < 1e-6 for value in printed)
     plain = "0.0" if table.sheet.startswith("MTIL") and one_decimal else "0.00"
     return {"published": plain, "measured": plain, "published_std": "0.00", "measured_std": "0.00",
-            "difference": "+0.00;-0.00;0.00", "integer": "#,##0"}  # fmt: skip
+            "difference": "+0.00;-0.00;0.00", "integer": "#,##0", "measured_count": "#,##0"}  # fmt: skip
 
 
 def _width(column: Column, rows: list[Row]) -> float:

@@ -10,7 +10,8 @@ from results.compare import MEAN, PARAMETERS, Comparison, Data, grouped
 
 PARAMETER_GROUP = "Trainable parameters"
 COMPARING = ("published", "published_std", "difference", "verdict", "source")  # kinds of column
-ATTRIBUTES = {"measured": "mean", "measured_std": "std"}  # of Comparison; other kinds are its names
+# Kinds of column whose attribute of Comparison has another name
+ATTRIBUTES = {"measured": "mean", "measured_count": "mean", "measured_std": "std"}
 COLOURED = ("difference", "verdict")
 Cell = str | float | int | None
 Verdict = str | None
@@ -34,8 +35,8 @@ class Row:
 class Column:
     """A column; `group` is the heading that it shares with its neighbours.
 
-    Published and measured numbers never share a column. Kinds: published, published_std, measured, measured_std,
-    difference, verdict, integer, name, text, code, source.
+    Published and measured numbers never share a column. Kinds: published, published_std, measured, measured_count,
+    measured_std, difference, verdict, integer, name, text, code, source.
     """
 
     title: str
@@ -101,7 +102,9 @@ def tables(data: Data) -> list[Table]:
     result = [table for table in (_cross_paper(content), _mtil(content)) if table.rows or compares]
     for sheet, description, _ in labels.SHEETS:
         items = [item for item in shown if labels.sheet(item.protocol) == sheet]
-        if items or (compares and sheet not in ("Other protocols", *labels.MINI_ONLY)):
+        if sheet == labels.COMMON_GROUND:  # not what papers call these numbers, or what they have instead
+            items = [item for item in items if item.metric in labels.METRICS]
+        if items or (compares and sheet not in ("Other protocols", *labels.UNPUBLISHED)):
             make = _by_dataset if sheet.startswith("MTIL") else _by_setting
             result.append(_without_empty(make(sheet, description, items, content)))
     return [replace(table, columns=[column for column in table.columns if compares or not column.compares])
@@ -244,7 +247,7 @@ def _by_setting(sheet: str, description: str, items: list[Comparison], content: 
         published.append(_number(title, "published", name, "Published"))
         if name in deviating:
             published.append(_number("± std", "published_std", name, "Published"))
-        measured.append(_number(title, "measured", name, "Ours"))
+        measured.append(_number(title, "measured_count" if name in labels.COUNTED else "measured", name, "Ours"))
         measured.append(_number("± std", "measured_std", name, "Ours"))
     columns = [
         Column("Setting", "name", lambda row: labels.setting(row.method[0], with_dataset=not same)),

@@ -77,9 +77,12 @@ def test_a_bad_line_is_left_out_and_told(tmp_path: Path, line: dict | str, reaso
 
 PERCENTAGES = [
     "accuracy", "accuracy_top5", "task_accuracy", "accuracy 00-09", "transfer", "avg", "last", "acc", "avg_acc",
-    "acc_macro", "acc_with_task", "faa", "caa", "task_id_accuracy", "cncm_u", "zero_shot", "zero_shot_unseen",
+    "acc_macro", "acc_with_task", "faa", "caa", "task_id_accuracy", "cncm_u", "zero_shot", "zero_shot_unseen", "accuracy_with_task", "unseen_accuracy",
 ]  # fmt: skip
-COSTS = ["train_seconds", "seconds_per_batch", "peak_memory_mib", "trainable_parameters", "split_seed", "routed_to/CLIP"]
+COSTS = [
+    "train_seconds", "seconds_per_batch", "peak_memory_mib", "trainable_parameters", "total_parameters", "stored_floats",
+    "split_seed", "routed_to/CLIP",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("metrics", "low", "high", "values"), [

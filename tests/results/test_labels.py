@@ -30,6 +30,8 @@ from results.published import read_published
         ("dil-domainnet", "DomainNet: domain-incremental", "domain-IL", "DomainNet"),
         ("cil-tinyimagenet-10x20", "TinyImageNet: 10 tasks of 20 classes, class-incremental",
          "10 tasks of 20 classes, class-IL", "Class-IL and task-IL"),
+        ("common-imagenet_r-10x20", "ImageNet-R: 10 tasks of 20 classes, common ground",
+         "10 tasks of 20 classes, common ground", "Common ground"),
         ("something new", "something new", "something new", "Other protocols"),
     ],
 )  # fmt: skip
