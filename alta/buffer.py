@@ -34,6 +34,11 @@ class Buffer:
         """Number of stored samples; not __len__, by which an empty buffer would count as none."""
         return min(self.num_seen, self.size)
 
+    @property
+    def floats(self) -> int:
+        """Number of stored logits and feature values."""
+        return sum(values[: self.filled].numel() for name, values in self.fields.items() if name != "labels")
+
     def add_data(self, labels: Tensor, logits: Tensor, image_features: Tensor) -> None:
         """Offer a batch on the buffer's device: (B,), (B, C), (B, D); what is stored keeps the first batch's dtypes."""
         batch = {"labels": labels, "logits": logits.detach(), "image_features": image_features.detach()}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from alta.heads import Head
 from alta.learner import Features, Learner
@@ -17,6 +18,7 @@ from common.evaluation.metrics import backward_transfer_alta, class_and_task_il,
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.files import atomic_write, metric_lines
 from common.incremental.features import features_in_order
+from common.incremental.measures import common_metrics, is_common, numel
 from common.incremental.scenario import task_subset
 from common.mini import ON_SCALE
 
@@ -32,29 +34,41 @@ MARKERS = "os^Dv"
 
 @torch.no_grad()
 def accuracies(
-    head: Head, tests: Sequence[Features], classes_per_task: int, batch_size: int, seen: int | None = None
+    head: Head,
+    tests: Sequence[Features],
+    classes_per_task: int,
+    batch_size: int,
+    seen: int | None = None,
+    first: int = 0,
 ) -> tuple[list[float], list[float]]:
     """Class-IL and task-IL accuracy of the test sets of tasks 0, 1, ..., as fractions; texts are encoded once.
 
-    Class-IL chooses among all classes, those of later tasks included, or with `seen` among the first so many.
+    Class-IL chooses among all classes, those of later tasks included, or with `seen` among the first so many; from
+    `first` on, which is also where tasks and labels are counted from.
     """
     texts, cells = head.texts(), []
     for task_id, (features, labels) in enumerate(tests):
         logits = torch.cat([head.logits(batch, texts) for batch in features.split(batch_size)])
-        cells.append(class_and_task_il(logits[:, :seen], labels, task_id, classes_per_task))
+        cells.append(class_and_task_il(logits[:, first:seen], labels, task_id, classes_per_task))
     class_il, task_il = zip(*cells)
     return list(class_il), list(task_il)
+
+
+def test_features(learner: Learner, count: int) -> list[Features]:
+    """Features of the first `count` tasks' test sets."""
+    head, size, machine = learner.head, learner.options.eval.batch_size, learner.machine
+    for tested in range(len(learner.test_features), count):
+        images = task_subset(learner.test, learner.scenario, tested)
+        learner.test_features.append(features_in_order(head.features, images, size, machine))
+    return learner.test_features[:count]
 
 
 def test_task(learner: Learner, task_id: int) -> dict[str, list[float]]:
     """By il_setting, the accuracy on the test set of each task up to this one, as fractions."""
     options, scenario, head = learner.options, learner.scenario, learner.head
     size, masked = options.eval.batch_size, options.joint_task_classes
-    for tested in range(len(learner.test_features), task_id + 1):
-        images = task_subset(learner.test, scenario, tested)
-        learner.test_features.append(features_in_order(head.features, images, size, learner.machine))
     seen = scenario.seen(task_id) if options.seen_only else None
-    tests = learner.test_features[: task_id + 1]
+    tests = test_features(learner, task_id + 1)
     class_il, task_il = accuracies(head, tests, scenario.increment, size, seen)
     if masked:
         features, labels = tests[0]
@@ -83,9 +97,30 @@ def record_task(learner: Learner, task_id: int) -> None:
             matrix = task_accuracy_matrix(run, task_id + 1, protocol=protocol)
             matrix[task_id] = percent
             values |= {"forgetting": forgetting_alta(matrix), "bwt": backward_transfer_alta(matrix)}
+        if is_common(run) and setting == "class-il":
+            values |= pooled(learner, task_id, cells)
         lines += metric_lines(data_set(options).label, task_id + 1, values, protocol=protocol)
         lines += task_accuracy_lines(percent, protocol=protocol)
     run.record(lines)
+
+
+def pooled(learner: Learner, task_id: int, cells: dict[str, list[float]]) -> dict[str, float]:
+    """`common_metrics` after a task, from what `test_task` found: test sets weigh as many images as they have."""
+    head, scenario, buffer = learner.head, learner.scenario, learner.buffer
+    tests, seen = test_features(learner, len(scenario.tasks)), scenario.seen(task_id)
+    images = [len(labels) for _, labels in tests]
+    by_task = [100 * fraction for fraction in cells["class-il"]]
+    accuracy, with_task = (100 * float(np.average(part, weights=images[: task_id + 1])) for part in cells.values())
+    later, unseen = [(features, labels - seen) for features, labels in tests[task_id + 1 :]], None
+    if later:
+        among, _ = accuracies(head, later, scenario.increment, learner.options.eval.batch_size, first=seen)
+        unseen = 100 * float(np.average(among, weights=images[task_id + 1 :]))
+    parameters: list[Tensor] = [*head.parameters()]
+    if head.frozen_prompts is not None:  # each task has left a context, or each class
+        ctx = head.last_context["ctx"]
+        parameters += [ctx] * task_id if ctx.dim() == 2 else [ctx[: len(head.frozen_prompts)]]
+    stored = 0 if buffer is None else buffer.floats
+    return common_metrics(learner.run, accuracy, with_task, by_task, numel(parameters), stored, unseen)
 
 
 def finish(learner: Learner) -> None:

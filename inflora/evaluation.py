@@ -10,6 +10,7 @@ from common.evaluation.metrics import forgetting_continuum, inflora_grouped
 from common.evaluation.report import task_accuracy_lines, task_accuracy_matrix
 from common.files import metric_lines
 from common.incremental.features import features_in_order
+from common.incremental.measures import common_metrics, numel
 from common.incremental.scenario import Scenario, seen_subset
 from inflora.learner import Learner
 
@@ -35,6 +36,8 @@ def evaluate(learner: Learner, task_id: int) -> None:
         matrix = task_accuracy_matrix(run, after_task)
         matrix[task_id] = by_task
         values["forgetting"] = float(forgetting_continuum(matrix)[-1])
+    held = numel(learner.network.parameters()), numel(learner.stored())
+    values |= common_metrics(run, values["acc"], values["acc_with_task"], by_task, *held)
     lines = [*metric_lines(options.data_set.label, after_task, values), *task_accuracy_lines(by_task)]
     # a cut copy of a data set may lack a group's test images
     run.record([line for line in lines if not math.isnan(line["value"])])

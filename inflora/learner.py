@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from common import datasets, vit
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
@@ -44,6 +45,11 @@ class Learner:
     def branch(self, task_id: int) -> int:
         """The LoRA branch that a task trains: its own, or the only one where it is not designed."""
         return task_id if self.options.method.designed else 0
+
+    def stored(self) -> list[Tensor]:
+        """What is kept from task to task besides the network: the memories' bases, with +CA the classes' statistics."""
+        statistics = vars(self.statistics).values() if self.statistics else ()
+        return [*(memory.basis for memory in self.memories or []), *statistics]
 
     def is_evaluated(self, task_id: int) -> bool:
         return self.checkpoint(task_id).exists() and bool(self.run.find(after_task=task_id + 1, metric="acc"))

@@ -11,6 +11,7 @@ from common.clip.tokenizer import cut_prompts
 from common.errors import exit_cleanly
 from common.evaluation.seen_classes import PooledTest
 from common.incremental.data import IncrementalData, check_inputs, load_data
+from common.incremental.measures import numel
 from common.incremental.run import finish_run, load_checkpoint, open_run, save_checkpoint, test_task, tested_steps
 from common.incremental.scenario import task_subset
 from common.incremental.tasks import task_path
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run("moe_adapters", method_label(options), options, data, machine)
     test = PooledTest(data.test, data.scenario, options.eval_transform, TEST_BATCH, machine.workers)
     steps, trains = tested_steps(run), options.method != "zeroshot"
+    held = numel(value for key, value in model.named_parameters() if trains or not is_adapter_key(key))
     if trains and steps:
         load_adapters(run, model, len(steps) - 1)
     for task_id in range(len(steps), len(data.scenario.tasks)):
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         # noise of their own (cil/clip/model.py:L14-L15, L629-L632). Without it the texts are encoded once.
         noisy = options.eval_noise and trains
         use_router(model, ROUTER if trains else ORIGINAL_CLIP, noise=noisy)
-        test_task(run, options, data, test, steps, model, text_per_batch=noisy)
+        test_task(run, options, data, test, steps, model, (held, 0), text_per_batch=noisy)
     finish_run(run, data, steps, adapter_count(model) if trains else 0)
 
 

@@ -16,6 +16,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from common import vit
+from common.files import metric_lines
+from common.incremental.measures import common_metrics, numel
 from common.incremental.scenario import seen_subset
 from common.incremental.sets import vit_transforms
 from common.incremental.tasks import unfinished_tasks
@@ -29,7 +31,7 @@ from vq_prompt.classifier import ClassStatistics, draw, nearest_mean, retrain, t
 from vq_prompt.data import data_set, scenario
 from vq_prompt.options import VQOptions, scale_of
 from vq_prompt.prompts import Network
-from vq_prompt.repeat import Repeat, accuracy_by_task, finish_run, on_cpu, open_repeat, record_accuracies, record_costs
+from vq_prompt.repeat import Repeat, finish_run, on_cpu, open_repeat, percent, record_accuracies, record_costs
 from vq_prompt.training import train_task
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ def run_seed(options: VQOptions, machine: Machine, seed: int) -> np.ndarray:
     )
     for task_id in unfinished:
         learn_task(learner, task_id)
-        record_accuracies(repeat, task_id, evaluate(learner, task_id))
+        record_task(learner, task_id)
     return finish_run(repeat)
 
 
@@ -201,8 +203,8 @@ def read_task(learner: Learner, task_id: int) -> None:
 
 
 @torch.inference_mode()
-def evaluate(learner: Learner, task_id: int) -> list[float]:
-    """Accuracy in percent on the test images of each task so far, among the classes of all of them.
+def evaluate(learner: Learner, task_id: int) -> list[tuple[float, float, int]]:
+    """Of each task so far: accuracy in percent among the classes of all of them, among its own, number of test images.
 
     Once a task: the original tests after training and again at the end, on the same models. Batches never mix tasks, so
     that they, and their queries, are the same after every task.
@@ -224,10 +226,29 @@ def evaluate(learner: Learner, task_id: int) -> list[float]:
         if number == len(learner.queries):
             learner.queries.append(network.query(network.tokens(pixels)))
         features, _ = network(pixels, learner.queries[number])
-        predictions = network.last(features)[:, :seen].argmax(dim=1)
-        right.append(predictions == labels.to(machine.device, non_blocking=True))
-    hits = torch.zeros(len(images), dtype=torch.long)
+        logits = network.last(features)[:, :seen]
+        own = repeat.scenario.tasks[task_ids[batches[number][0]]]
+        within_task = logits[:, own.start : own.stop].argmax(dim=1) + own.start
+        predictions = torch.stack([logits.argmax(dim=1), within_task], dim=1)
+        right.append(predictions == labels.to(machine.device, non_blocking=True)[:, None])
+    hits = torch.zeros(len(images), 2, dtype=torch.long)
     if right:
         hits[np.concatenate(batches)] = torch.cat(right).long().cpu()
     hits = sum_over_processes(hits)  # each process has tested its part
-    return accuracy_by_task(hits, torch.from_numpy(task_ids), task_id)
+    return [(percent(hits[rows, 0]), percent(hits[rows, 1]), len(rows)) for rows in members]
+
+
+def record_task(learner: Learner, task_id: int) -> None:
+    """Test after a task, and record what was found."""
+    repeat, (by_task, within_task, images) = learner.repeat, zip(*evaluate(learner, task_id))
+    accuracy, with_task = (float(np.average(part, weights=images)) for part in (by_task, within_task))
+    held = numel(learner.network.parameters()), numel(stored(learner))
+    values = common_metrics(repeat.run, accuracy, with_task, by_task, *held)
+    repeat.run.record(metric_lines(data_set(learner.options).label, task_id + 1, values))
+    record_accuracies(repeat, task_id, by_task)
+
+
+def stored(learner: Learner) -> list[Tensor]:
+    """Means and variances of the Gaussians that re-training draws from; NCM's means are its classifier."""
+    gaussians = learner.statistics if learner.network.prompt is not None else []
+    return [tensor for part in gaussians for tensor in (part.means, part.variances)]

@@ -55,6 +55,12 @@ class CILStep(NamedTuple):
     predictions: ArrayLike
     labels: ArrayLike
     task_ids: ArrayLike
+    within_task: ArrayLike = ()  # predictions among the classes of the sample's own task; () where nobody asked
+
+
+def accuracy_with_task(step: CILStep) -> float:
+    """Accuracy in percent over all samples, the class chosen among those of the sample's own task."""
+    return 100.0 * float(np.mean(np.asarray(step.within_task) == np.asarray(step.labels)))
 
 
 def _hits(step: CILStep) -> np.ndarray:

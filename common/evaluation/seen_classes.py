@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
-from common.evaluation.metrics import CILStep
+from common.evaluation.metrics import CILStep, cil_summary
 from common.evaluation.pixels import decode
 from common.evaluation.zero_shot import encode_prompts
 from common.incremental.scenario import RemappedSubset, Scenario, seen_rows
@@ -41,34 +41,64 @@ class PooledTest:
     pixels: Tensor | None = None  # uint8 (N, 3, R, R), once decoded
 
 
-@torch.no_grad()
 def evaluate_seen(
     model: CLIP, tokens: Tensor, test: PooledTest, task_id: int, seed: int, text_per_batch: bool = False
 ) -> CILStep:
-    """Predictions, labels and task ids of all test images seen after task `task_id`, in the data set's order.
+    """The test of all images of the classes seen after task `task_id`, in the data set's order, among these classes.
 
     tokens (C, L): prompts of all classes in class order. Crops and the model's own noise depend on `seed` alone. Of
     classes with equal prompts the first in the order is predicted, as in exact arithmetic. `text_per_batch` encodes the
     prompts after each batch of images, so that a model with noise draws it anew, for equal prompts too. Of several
     processes each encodes its rows of a batch, or with `text_per_batch` all of them.
     """
+    rows = seen_rows(test.images.labels, test.scenario, task_id)
+    name = f"test/task {task_id}"
+    return _tested(model, tokens, test, rows, range(test.scenario.seen(task_id)), seed, text_per_batch, name)
+
+
+def unseen_accuracy(
+    model: CLIP, tokens: Tensor, test: PooledTest, task_id: int, seed: int, text_per_batch: bool = False
+) -> float | None:
+    """Accuracy in percent on all images of the classes not seen after task `task_id`, among those; as `evaluate_seen`.
+
+    None after the last task.
+    """
+    classes = range(test.scenario.seen(task_id), len(tokens))
+    if not classes:
+        return None
+    rows, name = np.flatnonzero(np.asarray(test.images.labels) >= classes.start), f"unseen/task {task_id}"
+    return cil_summary([_tested(model, tokens, test, rows, classes, seed, text_per_batch, name)]).last
+
+
+@torch.no_grad()
+def _tested(
+    model: CLIP, tokens: Tensor, test: PooledTest, rows: np.ndarray, classes: range, seed: int, text_per_batch: bool,
+    name: str,
+) -> CILStep:  # fmt: skip
+    """The images at `rows` among `classes`; within their own tasks from the same logits."""
     model.eval()
     torch.manual_seed(seed)
-    device, seen = model.logit_scale.device, test.scenario.seen(task_id)
-    tokens = tokens[:seen]
+    device = model.logit_scale.device
+    tokens = tokens[classes.start : classes.stop]
     text = None if text_per_batch else class_features(model, tokens)
-    first = to_device(first_of_equals(tokens), device)
-    rows = seen_rows(test.images.labels, test.scenario, task_id)
+    labels = torch.tensor(test.images.labels).numpy()[rows]
+    task_ids, owners = test.scenario.task_ids(labels), torch.from_numpy(test.scenario.task_ids(classes))
+    equals = [first_of_equals(tokens), first_of_equals(torch.cat([owners[:, None], tokens], dim=1))]
+    first, owners = to_device(torch.stack(equals, dim=1), device), to_device(owners, device)
+    own = iter(to_device(torch.from_numpy(task_ids), device).split(test.batch_size))
     batches = tqdm(
-        seen_batches(test, rows, seed, device, whole=text_per_batch), desc=f"test/task {task_id}",
+        seen_batches(test, rows, seed, device, whole=text_per_batch), desc=name,
         total=-(-len(rows) // test.batch_size), leave=False, dynamic_ncols=True, disable=None,
     )  # fmt: skip
     predictions = []
-    for images, count in batches:
-        chosen = seen_logits(model, images, tokens, text).argmax(dim=1)
-        predictions.append(chosen if text_per_batch else all_gather_rows(first[chosen], count))
-    labels = torch.tensor(test.images.labels).numpy()[rows]
-    return CILStep(torch.cat(predictions).cpu().numpy(), labels, test.scenario.task_ids(labels))
+    for (images, count), tasks in zip(batches, own):
+        tasks = tasks if text_per_batch else tasks[local_rows(count)]
+        logits = seen_logits(model, images, tokens, text)
+        within = logits.masked_fill(owners != tasks[:, None], -torch.inf)
+        chosen = torch.stack([logits.argmax(dim=1), within.argmax(dim=1)], dim=1)
+        predictions.append(chosen if text_per_batch else all_gather_rows(first.gather(0, chosen), count))
+    among_all, within_task = (torch.cat(predictions) + classes.start).cpu().numpy().T
+    return CILStep(among_all, labels, task_ids, within_task)
 
 
 def first_of_equals(tokens: Iterable[Tensor]) -> Tensor:

@@ -29,6 +29,7 @@ from common.files import write_text
 from common.runs import fitting, load_tensors, save_tensors
 
 Line = dict[str, float | int | list[float]]
+STORED = CILStep._fields[:3]  # predictions, labels, task ids
 
 
 def cil_lines(steps: Sequence[CILStep], finished: bool = True) -> list[Line]:
@@ -72,7 +73,7 @@ def write_metrics(path: Path | str, steps: Sequence[CILStep], finished: bool) ->
 
 def save_steps(path: Path | str, steps: Sequence[CILStep]) -> None:
     """Atomically write predictions, labels and task ids of every step, from which a resumed run goes on exactly."""
-    content = {name: [torch.as_tensor(getattr(step, name)) for step in steps] for name in CILStep._fields}
+    content = {name: [torch.as_tensor(getattr(step, name)) for step in steps] for name in STORED}
     save_tensors(path, content)
 
 
@@ -82,5 +83,5 @@ def load_steps(path: Path | str) -> list[CILStep]:
         return []
     with fitting(path):
         content = load_tensors(path)
-        parts = zip(*(content[name] for name in CILStep._fields), strict=True)
+        parts = zip(*(content[name] for name in STORED), strict=True)
         return [CILStep(*(tensor.numpy() for tensor in step)) for step in parts]

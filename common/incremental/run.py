@@ -11,12 +11,13 @@ from common import mini
 from common.clip.activation import ACTIVATION
 from common.clip.model import CLIP
 from common.clip.pretrained import fingerprint
-from common.evaluation.metrics import CILStep, cil_summary, task_accuracies
+from common.evaluation.metrics import CILStep, accuracy_with_task, cil_summary, task_accuracies
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines
-from common.evaluation.seen_classes import PooledTest, evaluate_seen
+from common.evaluation.seen_classes import PooledTest, evaluate_seen, unseen_accuracy
 from common.files import metric_lines
 from common.incremental.common_ground import sequence_settings
 from common.incremental.data import IncrementalData
+from common.incremental.measures import common_metrics, is_common
 from common.incremental.options import CILOptions
 from common.incremental.released_log import load_steps, save_steps, write_metrics
 from common.incremental.tasks import task_path
@@ -87,24 +88,39 @@ def test_task(
     test: PooledTest,
     steps: list[CILStep],
     model: CLIP,
+    held: tuple[int, int],
     text_per_batch: bool = False,
 ) -> None:
-    """Test the model on all classes seen after task len(steps), append the result to `steps`, and record it."""
+    """Test the model on all classes seen after task len(steps), append the result to `steps`, and record it.
+
+    On common ground also on the classes not seen yet. `held`: total_parameters and stored_floats of `common_metrics`.
+    """
     started, task_id = time.monotonic(), len(steps)
-    seed = options.stream_seed(task_id, "evaluation")
-    steps.append(evaluate_seen(model, data.tokens, test, task_id, seed, text_per_batch))
-    record_task(run, data, steps, time.monotonic() - started, options.log_path)
+    how = options.stream_seed(task_id, "evaluation"), text_per_batch
+    steps.append(evaluate_seen(model, data.tokens, test, task_id, *how))
+    unseen = unseen_accuracy(model, data.tokens, test, task_id, *how) if is_common(run) else None
+    record_task(run, data, steps, held, unseen, time.monotonic() - started, options.log_path)
 
 
-def record_task(run: Run, data: IncrementalData, steps: Sequence[CILStep], seconds: float, log_path: str) -> None:
+def record_task(
+    run: Run,
+    data: IncrementalData,
+    steps: Sequence[CILStep],
+    held: tuple[int, int],
+    unseen: float | None,
+    seconds: float,
+    log_path: str,
+) -> None:
     """Record the accuracies after the latest task; the predictions, written last, mark it as tested.
 
-    Lines: `accuracy` of the data set, over all test images of the classes seen, and `task_accuracy` of each task.
+    Lines: `accuracy` of the data set, over all test images of the classes seen, `task_accuracy` of each task, and
+    `common_metrics`.
     """
     learned, total = len(steps), len(data.scenario.tasks)
-    summary, cells = cil_summary(steps), task_accuracies(steps)[-1]
-    lines = metric_lines(data.dataset, learned, {"accuracy": float(summary.acc[-1])}, seconds)
-    run.record([*lines, *task_accuracy_lines(cells.tolist(), seconds)])
+    summary, cells = cil_summary(steps), task_accuracies(steps)[-1].tolist()
+    common = common_metrics(run, summary.last, accuracy_with_task(steps[-1]), cells, *held, unseen)
+    lines = metric_lines(data.dataset, learned, {"accuracy": summary.last, **common}, seconds)
+    run.record([*lines, *task_accuracy_lines(cells, seconds)])
     write_metrics(run.path(log_path), steps, finished=learned == total)
     save_steps(run.path(PREDICTIONS), steps)
     print(

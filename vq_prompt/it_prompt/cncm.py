@@ -114,6 +114,12 @@ class ClassMemory:
         phi = preprocess(features, self.tukey_beta, self.center)
         return class_distances(distances(phi, padded), counts, self.aggregate)
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that is kept."""
+        center = [] if self.center is None else [self.center]
+        return [*center, *self.centroids, *self.means, *self.variances]
+
     def state_dict(self) -> dict[str, Any]:
         """All of it on the CPU."""
         center = None if self.center is None else self.center.cpu()

@@ -14,6 +14,7 @@ from torch.utils.data import Subset
 
 from common.files import metric_lines
 from common.incremental.features import features_in_order
+from common.incremental.measures import common_metrics, numel
 from common.incremental.scenario import RemappedSubset, seen_subset
 from common.kept import Kept, fingerprint, image_contents
 from common.machine import Machine
@@ -40,12 +41,15 @@ def infer_tasks(model: Model, u: Tensor, true_tasks: Tensor, task_id: int) -> Te
     return true_tasks
 
 
-def predict(model: Model, z: Tensor, entries: Tensor, task_id: int) -> Tensor:
-    """The class (N,) of each image from z (N, E), among those seen after a task, or those of its entry's task."""
+def predict(model: Model, z: Tensor, entries: Tensor, task_id: int, within_task: bool = False) -> Tensor:
+    """The class (N,) of each image from z (N, E), among those seen after a task, or those of its entry's task.
+
+    within_task: of the entry's task under any scope.
+    """
     options, seen = model.options, model.scenario.seen(task_id)
     classes = torch.arange(seen, device=z.device)
     allowed = torch.ones(len(z), seen, dtype=torch.bool, device=z.device)
-    if options.scope == "task":
+    if within_task or options.scope == "task":
         allowed = model.task_of(classes)[None] == entries[:, None]
     if options.classifier == "cncm":
         return nearest_class(model.z.class_distances(z), allowed)
@@ -147,7 +151,30 @@ def evaluate(repeat: Repeat, model: Model, cache: FeatureCache, task_id: int) ->
         values |= {"avg": float(np.mean([*curve, values["accuracy"]])), "last": values["accuracy"]}
     run.record([*metric_lines(name, task_id + 1, values), *next_unseen(repeat, model, cache, task_id)])
     print("  ".join(f"{metric} {value:.2f}" for metric, value in values.items()), flush=True)
-    record_accuracies(repeat, task_id, accuracy_by_task(predictions == labels, tasks, task_id))
+    by_task = accuracy_by_task(predictions == labels, tasks, task_id)
+    within = percent(predict(model, z, tasks, task_id, within_task=True) == labels)
+    unseen = unseen_accuracy(model, cache, task_id)
+    common = common_metrics(run, values["accuracy"], within, by_task, *held(model), unseen)
+    run.record(metric_lines(name, task_id + 1, common))
+    record_accuracies(repeat, task_id, by_task)
+
+
+def held(model: Model) -> tuple[int, int]:
+    """Numbers of parameters that the method answers with, the text tower's not among them, and of floats it keeps."""
+    parameters = [*model.encoder.parameters(), *model.parts.parameters()]
+    return numel(parameters), numel([*model.u.tensors, *model.z.tensors])
+
+
+def unseen_accuracy(model: Model, cache: FeatureCache, task_id: int) -> float | None:
+    """Accuracy in percent of plain CLIP (README, section 6) on the images of the classes not seen yet, among those.
+
+    None after the last task, and without texts.
+    """
+    seen = model.scenario.seen(task_id)
+    rows = cache.labels >= seen
+    if seen == len(model.text) or not model.options.is_clip or model.options.learner_name == "NCM":
+        return None
+    return percent(zero_shot(cache.u[rows], model.text[seen:]) + seen == cache.labels[rows])
 
 
 def without_prompts(model: Model, u: Tensor, labels: Tensor, tasks: Tensor, task_id: int) -> dict[str, float]:

@@ -18,6 +18,7 @@ from common.datasets.transforms import clip_eval, clip_train
 from common.errors import UserError
 from common.evaluation.seen_classes import class_features
 from common.incremental.features import features_in_order
+from common.incremental.measures import is_common
 from common.incremental.scenario import RemappedSubset, Scenario
 from common.incremental.sets import class_names, vit_transforms
 from common.incremental.tasks import unfinished_tasks
@@ -170,6 +171,8 @@ def learn_task(repeat: Repeat, model: Model, task_id: int) -> None:
             rebalance_part(repeat, model, task_id, stage)
         finished.append(stage)
         save_task(repeat, model, task_id, finished)
+    if is_common(repeat.run) and not model.options.has_prompts:
+        record_costs(repeat, task_id, updates=0, trainable=0)
 
 
 def stages(options: ITOptions, task_id: int) -> list[str]:

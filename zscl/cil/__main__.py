@@ -10,6 +10,7 @@ One process learns the tasks of a class order one after the other and tests afte
 from common.errors import exit_cleanly
 from common.evaluation.seen_classes import PooledTest
 from common.incremental.data import IncrementalData, check_inputs, load_data
+from common.incremental.measures import numel
 from common.incremental.run import finish_run, load_checkpoint, open_run, save_checkpoint, test_task, tested_steps
 from common.incremental.scenario import task_subset
 from common.incremental.tasks import task_path
@@ -17,7 +18,7 @@ from common.machine import Machine, choose_machine
 from common.runs import Run
 from common.training.batches import Batches
 from common.training.device import cost_records, seed_everything
-from zscl.cil.memory import check_memory
+from zscl.cil.memory import check_memory, stored_floats
 from zscl.cil.options import Options, method_label, parse, training_options
 from zscl.cil.reference import reference_fingerprint, task_reference, texts_of
 from zscl.teacher import Models, load_models
@@ -30,7 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     machine = choose_machine(options)
     check_inputs(options, lambda: reference_fingerprint(options))
     models = load_models(options.model_name, options.activation, machine)
-    data = load_data(options, models.student.visual.input_resolution)
+    resolution = models.student.visual.input_resolution
+    data = load_data(options, resolution)
     check_memory(options, data)
     more = {"reference": reference_fingerprint(options)}
     run = open_run("zscl", method_label(options), options, data, machine, more)
@@ -39,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
     for task_id in range(len(steps), len(data.scenario.tasks)):
         if options.method != "zeroshot":
             learn_task(run, options, machine, data, task_id, models)
-        test_task(run, options, data, test, steps, models.student)
+        held = numel(models.student.parameters()), stored_floats(run, options, task_id, resolution)
+        test_task(run, options, data, test, steps, models.student, held)
     trained = [] if options.method == "zeroshot" else trainable_parameters(models.student, "whole")
     finish_run(run, data, steps, sum(parameter.numel() for parameter in trained))
 

@@ -15,6 +15,7 @@ from common.clip.model import CLIP
 from common.errors import UserError
 from common.files import read_back
 from common.incremental.data import IncrementalData
+from common.incremental.measures import is_common
 from common.incremental.scenario import RemappedSubset, task_subset
 from common.machine import Machine
 from common.runs import Run, write_text
@@ -61,6 +62,12 @@ def memory_path(run: Run, task_id: int) -> Path:
 
 def read_memory(path: Path) -> Memory:
     return dict(enumerate(read_back(path, json.loads, list)))
+
+
+def stored_floats(run: Run, options: Options, task_id: int, resolution: int) -> int:
+    """Pixel values of the exemplars kept after a task, 3 R R an image, each image once; for common protocols."""
+    memory = read_memory(memory_path(run, task_id)) if options.method == "iCaRL" and is_common(run) else {}
+    return sum(len(set(indices)) for indices in memory.values()) * 3 * resolution**2
 
 
 class FrozenCrops(Dataset):

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from common import clip
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_eval
-from common.evaluation.seen_classes import PooledTest, evaluate_seen, seen_batches
+from common.evaluation.metrics import accuracy_with_task
+from common.evaluation.seen_classes import PooledTest, evaluate_seen, seen_batches, unseen_accuracy
 from common.incremental.data import IncrementalData, load_data
 from common.incremental.options import CILOptions
 from common.incremental.scenario import seen_subset
@@ -60,6 +62,38 @@ def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: 
         assert step.task_ids.tolist() == [label // 4 for label in labels]
         assert step.predictions.max() < 4 * (task_id + 1)
     assert test.pixels.dtype == torch.uint8 and len(test.pixels) == 600
+
+
+@torch.no_grad()
+def plain_cosines(model: CLIP, found: IncrementalData) -> tuple[Tensor, Tensor]:
+    """Cosines of all test images and all prompts, and labels; images and texts in one batch each."""
+    data = load_incremental("characters", "mini", None, clip_eval(32))
+    images, labels = zip(*seen_subset(data.test, found.scenario, -1))
+    text = F.normalize(model.encode_text(found.tokens, cut=False), dim=-1)
+    return F.normalize(model.encode_image(torch.stack(images)), dim=-1) @ text.t(), torch.tensor(labels)
+
+
+def test_within_the_own_task_and_among_the_classes_not_seen(model: CLIP, found: IncrementalData) -> None:
+    """Of the ten tasks of four characters: among the four of its own, and among the 28 that three tasks leave."""
+    test = pooled_test(CENTRE, MACHINE, found, 64)
+    cosines, labels = plain_cosines(model, found)
+    own = cosines.masked_fill(labels[:, None] // 4 != torch.arange(40) // 4, -1).argmax(dim=1)
+    step = evaluate_seen(model, found.tokens, test, 2, seed=0)
+    seen = labels < 12
+    assert step.within_task.tolist() == own[seen].tolist() != step.predictions.tolist()
+    assert accuracy_with_task(step) == pytest.approx(100 * float((own == labels)[seen].double().mean()))
+    later = cosines[~seen, 12:].argmax(dim=1) + 12 == labels[~seen]
+    found_later = unseen_accuracy(model, found.tokens, test, 2, seed=0)
+    assert found_later == pytest.approx(100 * float(later.double().mean())) and 3 < found_later < 97
+    assert unseen_accuracy(model, found.tokens, test, 9, seed=0) is None
+
+
+def test_of_equal_prompts_the_first_of_the_own_task_wins(model: CLIP, found: IncrementalData) -> None:
+    """All prompts equal: each image is taken for the first class of its task."""
+    tokens = found.tokens[:1].expand(len(found.tokens), -1)
+    step = evaluate_seen(model, tokens, pooled_test(CENTRE, MACHINE, found, 64), 1, seed=0)
+    assert step.within_task.tolist() == [4 * (label // 4) for label in step.labels.tolist()]
+    assert {*step.predictions.tolist()} == {0}
 
 
 def test_train_crops_are_drawn_anew_at_every_test_and_follow_from_the_seed(model: CLIP) -> None:
