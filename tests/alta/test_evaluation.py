@@ -7,10 +7,17 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from alta.evaluation import accuracies, draw_tsne
+from alta.buffer import Buffer
+from alta.evaluation import accuracies, draw_tsne, pooled
+from alta.evaluation import test_task as cells_after
+from alta.learner import Learner
+from alta.options import EvalSection, Options
 from common.evaluation.metrics import backward_transfer_alta, class_and_task_il, forgetting_alta, mask_task
+from common.evaluation.report import task_accuracy_lines
 from common.incremental.features import features_in_order
+from common.incremental.scenario import Scenario
 from common.machine import Machine
+from common.runs import Run
 from tests.alta.learners import golden_head
 from tests.golden_files import Golden
 
@@ -72,6 +79,34 @@ def test_classes_seen_only(learned):
     kept = [features_in_order(head.features, part, 10, MACHINE) for part in sets[:1]]
     within = accuracies(head, kept, 2, 10, seen=2)
     assert within[0] == within[1] == accuracies(head, kept, 2, 10)[1]
+
+
+def test_numbers_of_common_ground(learned, tmp_path):
+    """After the second of three tasks, with test sets of 10, 4 and 7 images, against every image by itself."""
+    head, sets = learned
+    head.freeze(head.snapshot(2))
+    images = [part[:count] for part, count in zip(sets, (10, 4, 7))]
+    tests = [(head.features(pixels), labels) for pixels, labels in images]
+    labels = {"paper": "alta", "method": "ALTA", "protocol": "common-cifar10-3x2", "seed": 0}
+    run, buffer = Run(tmp_path, {}, labels), Buffer(5, 0)
+    run.record(task_accuracy_lines([90.0], protocol=labels["protocol"]))
+    buffer.add_data(torch.arange(3), torch.zeros(3, 6), torch.zeros(3, 32))
+    options = Options(eval=EvalSection(batch_size=4), seen_only=True)
+    parts = {"options": options, "machine": MACHINE, "scenario": Scenario(range(6), 2, 2), "train": None, "test": None}
+    learner = Learner(**parts, head=head, optimizer=None, buffer=buffer, run=run, test_features=tests)
+    found = pooled(learner, 1, cells_after(learner, 1))
+    with torch.no_grad():
+        logits = torch.cat([head(pixels[None]) for part in images for pixels in part[0]])
+    truth, own = torch.cat([part[1] for part in images]), torch.tensor([0] * 10 + [1] * 4 + [2] * 7)
+    within = logits.masked_fill(own[:, None] != torch.arange(6) // 2, -torch.inf).argmax(dim=1) == truth
+    hits, later = logits[:14, :4].argmax(dim=1) == truth[:14], logits[14:, 4:].argmax(dim=1) + 4 == truth[14:]
+    trained = sum(value.numel() for value in head.trained().values())
+    clip = sum(value.numel() for value in head.clip.parameters())
+    assert found == pytest.approx({
+        "accuracy": 100 * int(hits.sum()) / 14, "accuracy_with_task": 100 * int(within[:14].sum()) / 14,
+        "forgetting": 90 - 100 * int(hits[:10].sum()) / 10, "unseen_accuracy": 100 * int(later.sum()) / 7,
+        "total_parameters": clip + trained + head.prompt_learner.ctx.numel(), "stored_floats": 3 * (6 + 32),
+    })  # fmt: skip
 
 
 def test_the_picture_of_representations(learned, tmp_path):

@@ -5,9 +5,15 @@ from math import nan
 import pytest
 import torch
 
+from common import vit
 from common.evaluation.metrics import forgetting_continuum
 from common.incremental.scenario import Scenario
-from inflora.evaluation import accuracy_by_task, task_metrics
+from common.machine import Machine
+from inflora.alignment import ClassStatistics
+from inflora.evaluation import accuracy_by_task, evaluate, task_metrics
+from inflora.gpm import Memory
+from inflora.learner import build
+from inflora.options import parse
 from tests.golden_files import Golden
 
 
@@ -29,6 +35,25 @@ def test_by_hand():
     metrics = task_metrics(logits, torch.tensor([0, 0, 2, 3]), Scenario(range(4), 2, 2), 1, decimals=None)
     assert metrics["top1"] == 50 and metrics["top1_with_task"] == 75 and metrics["task_acc"] == 0.75
     assert metrics["00-01"] == metrics["old"] == 50 and metrics["02-03"] == metrics["new"] == 50
+
+
+def test_numbers_of_common_ground(configured):
+    """Two tasks of 50 classes on a tower of four blocks of width 128, rank 4."""
+    learner = build(parse(configured("cifar100_infloraca")), Machine(torch.device("cpu")), 0)
+    learner.run.labels["protocol"] = "common-cifar100-2x50"
+    learner.memories = [Memory(torch.zeros(128, 3)), Memory(torch.zeros(128, 5), free=True)]
+    learner.statistics = ClassStatistics(torch.zeros(50, 128, dtype=torch.float64), torch.zeros(50, 128, 128))
+    for task in range(2):
+        evaluate(learner, task)
+    found = {line["metric"]: line["value"] for line in learner.run.find(after_task=2, dataset="CIFAR100")}
+    first = learner.run.find(after_task=1, dataset="CIFAR100", metric="acc")[0]["value"]
+    tower = sum(value.numel() for value in vit.load("mini").state_dict().values())
+    branches, classifiers = 2 * 4 * 2 * 2 * 4 * 128, 2 * (50 * 128 + 50)
+    assert found["total_parameters"] == tower + branches + classifiers
+    assert found["stored_floats"] == 128 * 3 + 128 * 5 + 50 * 128 + 50 * 128 * 128
+    assert found["accuracy"] == found["last"] == found["acc"] and found["accuracy_with_task"] == found["acc_with_task"]
+    assert found["avg"] == found["avg_acc"] == pytest.approx((first + found["acc"]) / 2)
+    assert "unseen_accuracy" not in found
 
 
 def test_rounding_and_macro_mean():

@@ -1,6 +1,7 @@
 """The test after a class-incremental task, held against the plain way: every image and every text by itself."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +12,15 @@ from torch import Tensor
 from common import clip
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_eval
-from common.evaluation.metrics import accuracy_with_task
+from common.evaluation.metrics import CILStep, accuracy_with_task
 from common.evaluation.seen_classes import PooledTest, evaluate_seen, seen_batches, unseen_accuracy
 from common.incremental.data import IncrementalData, load_data
 from common.incremental.options import CILOptions
+from common.incremental.run import test_task as record_test
 from common.incremental.scenario import seen_subset
 from common.incremental.sets import load_incremental
 from common.machine import Machine
+from common.runs import Run
 from tests.common.incremental.test_cil import OPTIONS
 
 MACHINE = Machine(torch.device("cpu"), 0)
@@ -86,6 +89,27 @@ def test_within_the_own_task_and_among_the_classes_not_seen(model: CLIP, found: 
     found_later = unseen_accuracy(model, found.tokens, test, 2, seed=0)
     assert found_later == pytest.approx(100 * float(later.double().mean())) and 3 < found_later < 97
     assert unseen_accuracy(model, found.tokens, test, 9, seed=0) is None
+
+
+def test_on_record_on_common_ground(model: CLIP, found: IncrementalData, tmp_path: Path) -> None:
+    """All that ZSCL and MoE-Adapters record after the second task, of plain CLIP."""
+    run = Run(tmp_path, {}, {"paper": "zscl", "method": "CLIP", "protocol": "common-characters-10x4", "seed": 0})
+    steps: list[CILStep] = []
+    test = pooled_test(CENTRE, MACHINE, found, 64)
+    for task_id in range(2):
+        record_test(run, CENTRE, found, test, steps, model, (7 + task_id, 30))
+    cosines, labels = plain_cosines(model, found)
+    first, seen, own = labels < 4, labels < 8, labels[:, None] // 4 == torch.arange(40) // 4
+    hits = cosines[:, :8].argmax(dim=1) == labels
+    within = cosines.masked_fill(~own, -1).argmax(dim=1) == labels
+    fell = (cosines[:, :4].argmax(dim=1) == labels)[first].double().mean() - hits[first].double().mean()
+    expected = {
+        "accuracy": 100 * hits[seen].double().mean(), "accuracy_with_task": 100 * within[seen].double().mean(),
+        "forgetting": 100 * fell, "total_parameters": 8, "stored_floats": 30,
+        "unseen_accuracy": 100 * (cosines[~seen, 8:].argmax(dim=1) + 8 == labels[~seen]).double().mean(),
+    }  # fmt: skip
+    lines = {line["metric"]: line["value"] for line in run.find(after_task=2, dataset="Characters")}
+    assert lines == pytest.approx({metric: float(value) for metric, value in expected.items()})
 
 
 def test_of_equal_prompts_the_first_of_the_own_task_wins(model: CLIP, found: IncrementalData) -> None:

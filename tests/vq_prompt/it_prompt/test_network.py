@@ -1,6 +1,7 @@
 """IT-Prompt's network on tiny towers: prefixes, mixed batches, what trains, fast against plain; a task's training."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from common.incremental.scenario import Scenario
 from common.machine import Machine
 from tests.clip_tower import clip_and_tower
 from vq_prompt.it_prompt.cncm import ClassMemory
-from vq_prompt.it_prompt.evaluation import FeatureCache, infer_tasks, predict, zero_shot
+from vq_prompt.it_prompt.evaluation import FeatureCache, held, infer_tasks, predict, unseen_accuracy, zero_shot
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.it_prompt.network import Encoder, Entries, Model, Parts, Selector
 from vq_prompt.it_prompt.training import rebalance, train_task
@@ -270,3 +271,28 @@ def test_prediction_after_two_of_three_tasks(learned, scope):
             outside = torch.tensor([[c // 2 != t for c in range(4)] for t in tasks.tolist()])
             answer = (score.masked_fill(outside, -torch.inf) if scope == "task" else score).argmax(1)
             assert torch.equal(predict(learned, z, entries, 1), answer)
+            outside = torch.tensor([[c // 2 != t for c in range(4)] for t in true_tasks.tolist()])
+            known = score.masked_fill(outside, -torch.inf).argmax(1)
+            assert torch.equal(predict(learned, z, true_tasks, 1, within_task=True), known)
+
+
+def test_numbers_of_common_ground(learned):
+    """Parameters of tower, entries, head and selector; numbers in both stores; plain CLIP among the classes left."""
+    shapes = [(2, 4, 64), (16,)] * 3 + [(6, 16), (6,), (5, 16), (5,), (6, 5), (6,)]
+    tower_of = sum(value.numel() for value in tower("clip").state_dict().values())
+    assert held(learned) == (tower_of + sum(map(math.prod, shapes)), 0)
+    features, labels = F.normalize(torch.randn(40, DIM), dim=1), torch.arange(40) // 10
+    learned.u.learn(features, labels, range(4), 0, clusters=True, gaussians=True)
+    learned.z.centered = True
+    learned.z.learn(features, labels, range(4), 0, clusters=False, gaussians=True)
+    clusters = sum(len(part) for part in learned.u.centroids)
+    assert 4 < clusters <= 40 and held(learned)[1] == (clusters + 2 * 4 + 1 + 2 * 4) * DIM
+    images = Images([0, 1, 2, 3, 4, 5, 3, 2, 5, 4, 2])
+    cache = FeatureCache.of(images, learned.encoder.plain(images.pixels))
+    left = [row for row, label in enumerate(images.labels) if label > 1]
+    answers = [2 + int((learned.text[2:] @ cache.u[row]).argmax()) for row in left]
+    right = sum(answer == images.labels[row] for answer, row in zip(answers, left))
+    assert 0 < right < len(left) and unseen_accuracy(learned, cache, 0) == pytest.approx(100 * right / len(left))
+    assert unseen_accuracy(learned, cache, 2) is None
+    learned.options = settled(ITOptions(learner_name="NCM"))
+    assert unseen_accuracy(learned, cache, 0) is None

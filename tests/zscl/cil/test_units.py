@@ -1,12 +1,17 @@
 """The class-incremental parts on their own: losses, schedule, ensemble, consolidation, exemplars, texts of L_CE."""
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from common.runs import Run
 from common.training.schedules import cil_cosine_with_warmup
 from tests.golden_files import Golden
-from zscl.cil.memory import RULES
+from zscl.cil.memory import RULES, memory_path, stored_floats
+from zscl.cil.options import Options
 from zscl.cil.reference import earlier_classes, with_captions
 from zscl.icarl import updated_memory
 from zscl.losses import image_loss, text_loss
@@ -101,6 +106,17 @@ def test_exemplars_as_herding_means_them() -> None:
         picks = [SELECTION[f"t{place}/herding_order"].tolist()[: size // (place + 1)] for place in range(task + 1)]
         assert [part[:share] for part in picks] == memory
         assert sum(map(len, memory)) <= size and all(len(set(part)) == len(part) for part in memory)
+
+
+@pytest.mark.parametrize(("method", "kind", "count"), [("iCaRL", "common", 5), ("iCaRL", "cil", 0), ("lwf", "common", 0)])
+def test_numbers_stored(tmp_path: Path, method: str, kind: str, count: int) -> None:
+    """After the second of the tasks: five images, one of them chosen twice, 3 x 8 x 8 numbers each."""
+    labels = {"paper": "zscl", "method": "iCaRL", "protocol": f"{kind}-cifar100-10x10", "seed": 0}
+    run = Run(tmp_path, {}, labels)
+    for task_id, memory in enumerate(([[3, 1, 4, 9, 2]], [[3, 1, 4], [0, 3, 3]])):
+        memory_path(run, task_id).write_text(json.dumps(memory))
+    options = Options(method=method, dataset="cifar100", config_name="none.yaml")
+    assert stored_floats(run, options, 1, 8) == count * 3 * 8 * 8
 
 
 def test_a_memory_larger_than_the_first_task_holds_all_of_it() -> None:
