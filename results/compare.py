@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any, TypeVar
 
 from common.evaluation.metrics import MTILTriple, mtil_triple
-from common.evaluation.report import ZERO_SHOT
+from common.evaluation.report import MATRICES, ZERO_SHOT
 from common.protocols import Protocol
 from results import labels
 from results.collect import Provenance
@@ -27,7 +27,7 @@ MEAN = "mean"
 SAME = 1e-9  # percentage points by which equal sums may differ
 PARAMETERS = "trainable_parameters"  # a metric of its own: compared with nothing, shown beside the accuracies
 # Metrics of which tables show the value after the last task
-SCALARS = (*labels.REPORTED, "transfer", "forgetting", *labels.ON_COMMON_GROUND, PARAMETERS)
+SCALARS = (*labels.REPORTED, *(labels.METRICS.keys() - {"accuracy"}), PARAMETERS)
 
 LIKE = ("protocol", "method", "backbone", "metric", "dataset")  # fields in which comparable numbers are equal
 RUN = ("folder", "protocol", "method", "backbone", "seed")  # fields in which the cells of a matrix are equal
@@ -139,7 +139,7 @@ def in_order(items: Iterable[Shown]) -> list[Shown]:
     protocols = list(dict.fromkeys(item.protocol for item in items))
 
     def position(item: Shown) -> tuple[int, int]:
-        in_protocol = labels.position(item.method) if labels.is_mtil(item.protocol) else 0
+        in_protocol = labels.position(item.method) if labels.is_multi_domain(item.protocol) else 0
         return protocols.index(item.protocol), in_protocol
 
     return sorted(items, key=position)
@@ -214,11 +214,14 @@ def _measured(records: list[Record]) -> Iterator[Record]:
     yield from latest
     recorded = grouped(latest, "folder", *LIKE)
     names = {line.folder: line.method for line in records if line.method.startswith(ZERO_SHOT)}
-    for line, matrix in _run_matrices(records):
-        for method, metric, dataset, value in _from_matrix(matrix, names.get(line.folder, ZERO_SHOT)):
-            number = replace(line, method=method, metric=metric, dataset=dataset, value=value)
-            if attrgetter("folder", *LIKE)(number) not in recorded:
-                yield number
+    for cells in MATRICES:
+        before = "" if cells == "accuracy" else f"{cells}_"
+        for line, matrix in _run_matrices(records, cells):
+            for method, name, dataset, value in _from_matrix(matrix, names.get(line.folder, ZERO_SHOT)):
+                metric = cells if name == "accuracy" else f"{before}{name}"
+                number = replace(line, method=method, metric=metric, dataset=dataset, value=value)
+                if attrgetter("folder", *LIKE)(number) not in recorded:
+                    yield number
 
 
 def _is_final(line: Record) -> bool:
@@ -229,7 +232,7 @@ def _is_final(line: Record) -> bool:
 
 def _from_matrix(matrix: AccuracyMatrix, zero_shot: str) -> Iterator[tuple[str, str, str, float]]:
     """(method, metric, data set, value) of Transfer, Avg, Last and the zero-shot means of a matrix of MTIL."""
-    if not labels.is_mtil(matrix.protocol):
+    if not labels.is_multi_domain(matrix.protocol):
         return
     triple = mtil_means(matrix)
     if triple is not None:
@@ -269,12 +272,13 @@ def matrices(records: list[Record]) -> list[AccuracyMatrix]:
     return [matrix for _, matrix in _run_matrices(records) if matrix.rows]
 
 
-def _run_matrices(records: list[Record]) -> Iterator[tuple[Record, AccuracyMatrix]]:
-    """A line of each run and its accuracy matrix; without rows for a run that only tested the pre-trained model."""
+def _run_matrices(records: list[Record], metric: str = "accuracy") -> Iterator[tuple[Record, AccuracyMatrix]]:
+    """A line of each run and the matrix of a metric; without rows for a run that only tested the pre-trained model."""
     trained = grouped((line for line in records if line.metric == "train_seconds"), "folder")
-    before = [line for line in records if line.is_zero_shot]
+    before = [line for line in records if line.metric == metric and line.after_task == 0]
     zero_shot = grouped(before, "folder", "seed")
-    tested = [line for line in records if line.metric in ("accuracy", "task_accuracy") and not line.is_zero_shot]
+    names = (metric, "task_accuracy") if metric == "accuracy" else (metric,)
+    tested = [line for line in records if line.metric in names and (line.after_task or line.metric != metric)]
     for (folder, *_, seed), lines in grouped(in_order(tested), *RUN).items():
         by_task = [line for line in lines if line.metric == "task_accuracy"]
         learned = {line.after_task: line.dataset for line in trained.get(folder, [])}

@@ -173,7 +173,7 @@ def _totals(data: Data, protocol: str) -> list[tuple[str, Comparison]]:
         if item.protocol == protocol
         and labels.column(item.metric) in BARS
         and "macro" not in item.metric
-        and (item.dataset == MEAN or not labels.is_mtil(protocol))
+        and (item.dataset == MEAN or not labels.is_multi_domain(protocol))
     ]
 
 
@@ -273,7 +273,7 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
         figure.legend(loc="outside right center", frameon=False, fontsize=9)
         _save(figure, path, title)
 
-    over = "mean of all data sets" if labels.is_mtil(protocol) else "classes seen"
+    over = "mean of all data sets" if labels.is_multi_domain(protocol) else "classes seen"
     return [_figure("curve", protocol, "", data.words, f"Accuracy over the tasks, {over}", draw)]
 
 

@@ -113,9 +113,9 @@ def _published_rows(published: Iterable[Published], record: Record) -> tuple[str
     return alike[0].protocol, rows
 
 
-def _first_task(name: str) -> tuple[tuple[str, ...], int | None]:
+def _first_task(name: str) -> tuple[object, ...]:
     protocol = Protocol.parse(name)
-    return protocol.order[:1], protocol.shots
+    return protocol.kind, protocol.order[:1], protocol.shots, protocol.splits
 
 
 def _check_methods(names: list[str], rows: dict[str, Row], record: Record, protocol: str) -> None:

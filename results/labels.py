@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2, Protocol
+from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2, MULTI_DOMAIN, Protocol
 
 PAPERS = {
     "zscl": "ZSCL",
@@ -54,7 +54,9 @@ KINDS = {
     "joint": "joint training",
     "common": "common ground",
 }
-ROMAN = {"order1": "I", "order2": "II"}
+BENCHMARKS = {"mtil": "MTIL", "xtail": "X-TAIL"}
+ORDERS = {"order1": "order I", "order2": "order II", "xtail": "ten data sets"}
+SPLITS = {"coop": "CoOp's splits"}
 SHORT_KINDS = {
     "cil": "class-IL", "til": "task-IL", "dil": "domain-IL", "joint": "all classes at once", "common": "common ground",
 }  # fmt: skip
@@ -69,8 +71,11 @@ METRICS = {
     "avg_unseen_accuracy": "Classes not seen, zero-shot",
     "total_parameters": "Parameters",
     "stored_floats": "Stored numbers",
+    "accuracy_with_domain_avg": "Avg, domain told",
+    "accuracy_with_domain_last": "Last, domain told",
+    "domain_accuracy_last": "Domain accuracy, Last",
 }
-ON_COMMON_GROUND = tuple(METRICS)[5:]  # recorded there alone
+ON_XTAIL = ("transfer", "avg", "last", "accuracy_with_domain_avg", "accuracy_with_domain_last", "domain_accuracy_last")
 COUNTED = ("total_parameters", "stored_floats")  # the others are percentages
 # Metrics of the class-incremental papers: the column that each stands in, and the paper's name of the pair. InfLoRA's
 # ACC and MoE-Adapters' Last pool all test images; VQ-Prompt's FAA and the macro variant are means over tasks.
@@ -85,6 +90,7 @@ REPORTED = {
     "acc_macro": ("last", "AvgACC, ACC by task"),
 }
 MTIL = "MTIL"  # title of the sheet with all its methods
+XTAIL = "X-TAIL"  # title of its sheet
 # The order in which MTIL's tables and figures show methods: as ZSCL lists them, its ablations before it.
 METHODS = (
     "Zero-shot CLIP", "Fine-tuning per data set", "Fine-tuning", "LwF", "iCaRL", "LwF-VR", "WiSE-FT", "WC", "WE",
@@ -92,18 +98,20 @@ METHODS = (
 )  # fmt: skip
 
 COMMON_GROUND = "Common ground"
-UNPUBLISHED = (COMMON_GROUND, "Characters")  # sheets without published numbers: they are there where something was run
+UNPUBLISHED = (COMMON_GROUND, XTAIL, "Characters")  # sheets without published numbers: shown where something was run
 
 # Title of the sheet, description, whether it holds a protocol; a protocol is on the first sheet that holds it
 SHEETS: tuple[tuple[str, str, Callable[[Protocol], bool]], ...] = (
     (COMMON_GROUND, "All class-incremental methods on the same tasks, images and transforms: our own protocol.",
      lambda protocol: protocol.kind == "common"),
     ("MTIL order 1", "Eleven data sets learned one after another, order I, all training images.",
-     lambda protocol: (protocol.order, protocol.shots) == (MTIL_ORDER_1, None)),
+     lambda protocol: _is_mtil(protocol, MTIL_ORDER_1, None)),
     ("MTIL order 2", "The eleven data sets in order II, all training images.",
-     lambda protocol: (protocol.order, protocol.shots) == (MTIL_ORDER_2, None)),
+     lambda protocol: _is_mtil(protocol, MTIL_ORDER_2, None)),
     ("MTIL 5-shot", "The eleven data sets in order I, five training images a class.",
-     lambda protocol: (protocol.order, protocol.shots) == (MTIL_ORDER_1, 5)),
+     lambda protocol: _is_mtil(protocol, MTIL_ORDER_1, 5)),
+    (XTAIL, "Every test image among the classes of all data sets of the sequence, learnt or not; domain told: among "
+     "its data set's own. No published value.", lambda protocol: protocol.kind == "xtail"),
     ("CIL CIFAR-100", "CIFAR-100 in 10, 20 and 50 steps, class-incremental.",
      lambda protocol: protocol.kind in ("cil", "joint") and protocol.dataset == "cifar100"),
     ("CIL TinyImageNet", "TinyImageNet: 100 classes, then 5, 10 and 20 steps.",
@@ -182,8 +190,9 @@ def setting(name: str, with_dataset: bool) -> str:
 def _in_words(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
     protocol = Protocol.parse(name)
     if protocol.order:
-        order = f"order {ROMAN[protocol.dataset]}" if protocol.dataset in ROMAN else ", ".join(protocol.order)
-        return f"MTIL, {order}" + (f", {protocol.shots}-shot" if protocol.shots else "")
+        order = ORDERS.get(protocol.dataset, ", ".join(protocol.order))
+        shots, splits = f"{protocol.shots}-shot" if protocol.shots else "", SPLITS.get(protocol.splits or "", "")
+        return ", ".join(word for word in (BENCHMARKS[protocol.kind], order, shots, splits) if word)
     if protocol.kind not in kinds or protocol.first or protocol.validation:
         return name
     words = [kinds[protocol.kind], f"buffer of {protocol.buffer}" if protocol.buffer else ""]
@@ -212,9 +221,14 @@ def is_cross_paper(name: str) -> bool:
     return protocol.kind in ("cil", "til") and sequence in (("cifar100", None, 10, 10), ("characters", None, 10, 4))
 
 
-def is_mtil(name: str) -> bool:
-    """Whether a protocol is a sequence of data sets."""
-    return Protocol.parse(name).kind == "mtil"
+def is_multi_domain(name: str) -> bool:
+    """Whether a protocol is a sequence of data sets: MTIL's or X-TAIL's."""
+    return Protocol.parse(name).kind in MULTI_DOMAIN
+
+
+def _is_mtil(protocol: Protocol, order: tuple[str, ...], shots: int | None) -> bool:
+    """Whether a protocol is MTIL on its own images in this order, by whichever name."""
+    return protocol.kind == "mtil" and (protocol.order, protocol.shots, protocol.splits) == (order, shots, None)
 
 
 def column(metric: str) -> str:

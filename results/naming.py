@@ -11,8 +11,8 @@ from results.compare import Data
 def with_distinct_names(data: Data) -> Data:
     """The same data, with the backbone or the paper added to method names that several rows of a protocol share.
 
-    A method on several backbones is called "ALTA, RN50", and one that several papers measured, other than on MTIL,
-    where they test the same, "Zero-shot CLIP (ALTA)".
+    A method on several backbones is called "ALTA, RN50", and one that several papers measured, other than on MTIL
+    and X-TAIL, where they test the same, "Zero-shot CLIP (ALTA)".
     """
     shown = [item for item in data.comparisons if data.words.compares or item.mean is not None]
     backbones, papers = defaultdict(set), defaultdict(set)
@@ -20,7 +20,7 @@ def with_distinct_names(data: Data) -> Data:
     for row in rows:
         backbones[row.protocol, row.method].add(row.backbone)
     for row in data.records:
-        if not labels.is_mtil(row.protocol):
+        if not labels.is_multi_domain(row.protocol):
             papers[row.protocol, row.method, row.backbone].add(row.paper)
 
     def name(row: Any) -> str:

@@ -12,7 +12,7 @@ from common.files import RECORD_KEY, RECORD_SCHEMA
 from results import labels
 
 # Metrics are percentages but for the costs and counts, whose names tell their unit
-NO_PERCENTAGE = re.compile(r".*(seconds.*|_mib|_parameters|_floats|_seed)|routed_to/.*")
+NO_PERCENTAGE = re.compile(r".*(seconds.*|_mib|_parameters|_floats|_classes|_images|_seed)|routed_to/.*")
 CHANGES = ("forgetting", "bwt")  # differences of percentages, which may be negative
 ROUNDING = 1e-4  # by which a mean of percentages may pass the end of their range
 

@@ -21,7 +21,7 @@ import yaml
 from common.evaluation.report import ZERO_SHOT
 from common.files import YAML_LOADER, read_config
 from common.options import flat
-from common.protocols import Protocol
+from common.protocols import MTIL_ORDERS, Protocol
 from common.published_sets import PUBLISHED
 
 PINNED = Path(__file__).parent / "papers" / "settings.yaml"
@@ -31,13 +31,14 @@ LONGEST_VALUE = 40  # characters of a value that is spelled out
 LONGEST_SUFFIX = 100  # characters of a name's differences; names are parts of files' names
 # What an evaluation of finished checkpoints reads; all else that decides its numbers decided them in training
 EVALUATION = (
-    "eval_datasets", "batch_size_eval", "model", "template", "autorouter", "threshold", "load_autochooser",
-    "chooser_features", "ddas_per_image", "oracle_task_id", "no_ddas", "task_id", "non_text", "topk", "precision",
-    "splits",
+    "eval_datasets", "batch_size_eval", "model", "template", "label_space", "xtail_template", "autorouter", "threshold",
+    "load_autochooser", "chooser_features", "ddas_per_image", "oracle_task_id", "no_ddas", "task_id", "non_text",
+    "topk", "precision", "splits",
 )  # fmt: skip
 OF_ONE_CALL = ("load", "weights.load", "task_id")  # of one-task calls, but not of their sequence
 WITHOUT_FIRST = ("ref_model", "repeat_train")  # of which a first one-task call, with nothing before it, says nothing
-OPTIONAL = {*OF_ONE_CALL, "eval_datasets", "splits"}  # which a whole run may lack, or one of an earlier version
+# which a whole run may lack, or one of an earlier version
+OPTIONAL = {*OF_ONE_CALL, "eval_datasets", "splits", "few_shot", "label_space", "xtail_template"}
 FINGERPRINTS = ("weights", "data", "reference")  # sections of checksums and counts, shown as one digest each
 MACHINE = re.compile(r"( \((bf16|tf32)\))+$")  # what a machine's precision adds to a label
 Settings = dict[str, Any]  # by dotted key
@@ -67,7 +68,8 @@ class Setup:
     def zero_shot(self) -> str:
         """The method of the pre-trained model's lines, with the machine's precision and what differs in its test."""
         machine = MACHINE.search(self.method)
-        differing = {key: value for key, value in self.differing.items() if key in ("template", "eval_transform")}
+        tested = ("template", "xtail_template", "eval_transform")
+        differing = {key: value for key, value in self.differing.items() if key in tested}
         return ZERO_SHOT + (machine[0] if machine else "") + suffix(differing)
 
     @property
@@ -92,7 +94,7 @@ def settings_of(recorded: Mapping[str, Any], folder: Path) -> tuple[Settings, st
     read = {key: value for key, value in own.items() if key in EVALUATION}
     if own.get("load") is None:  # the pre-trained model
         return read, ""
-    load, beside = Path(str(own["load"])), [folder.parent] if folder.name == "evaluation" else []
+    load, beside = Path(str(own["load"])), [folder.parent] if folder.name in ("evaluation", "xtail") else []
     load = load.parent if load.suffix == ".pth" else load
     for place in (*(above / load for above in folder.absolute().parents), load, *beside):
         with suppress(OSError):  # a name that is too long
@@ -237,8 +239,14 @@ def _from_others(setup: Setup, telling: set[str], usual: Settings, beside_known:
 
 
 def _row_settings(setup: Setup) -> list[Settings]:
-    """The pinned settings of the run's row; without one of its backbone those of others, less what names theirs."""
-    method, rows = MACHINE.sub("", setup.method), pinned()
+    """The pinned settings of the run's row; without one of its backbone those of others, less what names theirs.
+
+    An MTIL training that was tested under X-TAIL has MTIL's row.
+    """
+    method, rows, protocol = MACHINE.sub("", setup.method), pinned(), Protocol.parse(setup.protocol)
+    if protocol.kind == "xtail" and protocol.dataset in MTIL_ORDERS:
+        of_training = _row_settings(replace(setup, protocol=str(replace(protocol, kind="mtil"))))
+        return [settings | {"label_space": "all"} for settings in of_training]
     wanted = (setup.paper, setup.scale, setup.protocol, method)
     return rows.get((*wanted, setup.backbone)) or [
         {key: value for key, value in settings.items() if key != "backbone" and value != backbone}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from operator import attrgetter
 
-from common.protocols import Protocol
+from common.protocols import MTIL_ORDERS, Protocol
 from results import labels
 from results.compare import MEAN, PARAMETERS, Comparison, Data, grouped
 
@@ -105,7 +105,7 @@ def tables(data: Data) -> list[Table]:
         if sheet == labels.COMMON_GROUND:  # not what papers call these numbers, or what they have instead
             items = [item for item in items if item.metric in labels.METRICS]
         if items or (compares and sheet not in ("Other protocols", *labels.UNPUBLISHED)):
-            make = _by_dataset if sheet.startswith("MTIL") else _by_setting
+            make = _by_dataset if sheet.startswith("MTIL") else {labels.XTAIL: _xtail}.get(sheet, _by_setting)
             result.append(_without_empty(make(sheet, description, items, content)))
     return [replace(table, columns=[column for column in table.columns if compares or not column.compares])
             for table in result]  # fmt: skip
@@ -147,10 +147,28 @@ def _cross_paper(content: _Content) -> Table:
 def _mtil(content: _Content) -> Table:
     """Transfer, Avg and Last on MTIL, a row a method."""
     shown = [item for item in content.shown if item.dataset == MEAN and item.metric in ("transfer", "avg", "last")]
-    items = _with_stated(shown, content.stated, lambda name: Protocol.parse(name).dataset in labels.ROMAN)
+    items = _with_stated(shown, content.stated, _is_mtil)
     text = "All methods on the eleven data sets: means over the data sets. By data set on the sheets that follow."
     table = _by_setting(labels.MTIL, text, items, content)
     return replace(table, columns=[column for column in table.columns if column is not REPORTED])
+
+
+def _is_mtil(name: str) -> bool:
+    protocol = Protocol.parse(name)
+    return protocol.kind == "mtil" and protocol.dataset in MTIL_ORDERS
+
+
+def _xtail(sheet: str, description: str, items: list[Comparison], content: _Content) -> Table:
+    """Means over the data sets, a row a method; where nothing is published, one verdict says so."""
+    shown = [item for item in items if item.dataset == MEAN and item.metric in labels.ON_XTAIL]
+    printed = {item.metric for item in shown if item.published is not None}
+    table = _by_setting(sheet, description, shown, content)
+
+    def is_kept(column: Column) -> bool:
+        judged = column.number in printed or (column.kind, column.number) == ("verdict", "last")
+        return column is not REPORTED and (judged or not (column.number and column.compares))
+
+    return replace(table, columns=[column for column in table.columns if is_kept(column)])
 
 
 def _with_stated(shown: list[Comparison], stated: list[Comparison], belongs: Callable[[str], bool]) -> list[Comparison]:

@@ -29,7 +29,7 @@ import yaml
 
 from common.command_line import did_you_mean
 from common.errors import UserError
-from common.protocols import Protocol
+from common.protocols import MULTI_DOMAIN, Protocol
 from results.labels import SCALES
 
 PLANS = Path(__file__).parent / "plans"
@@ -177,7 +177,7 @@ def jobs_of(plan: Plan, scale: str, seeds: Sequence[int] | None, flags: Sequence
             folder = Path({"paper": row.folder, "mini": row.mini_folder}[scale].replace(SEED, str(seed)))
             name = f"{number:02d}-{re.sub(r'[^A-Za-z0-9+.]+', '_', row.method)}-seed{seed}"
             title = f"{row.label}, {row.protocol}, seed {seed}" if shared else f"{row.label}, seed {seed}"
-            has_protocol = SCALES[scale].compares or Protocol.parse(row.protocol).kind in ("mtil", "joint")
+            has_protocol = SCALES[scale].compares or Protocol.parse(row.protocol).kind in (*MULTI_DOMAIN, "joint")
             petaflops, protocol = {"paper": row.petaflops}.get(scale), row.protocol if has_protocol else ""
             jobs.append(Job(name, title, row, seed, scale, tuple(words), folder, protocol, petaflops))
     return jobs

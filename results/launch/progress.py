@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import read_config
-from common.protocols import Protocol
+from common.protocols import MULTI_DOMAIN, Protocol
 from results.collect import Provenance, read_runs
 from results.launch.plan import FIXED_FLAGS, Job
 from results.records import Record
@@ -129,7 +129,7 @@ def _is_equal(run: Provenance, job: Job) -> bool:
     """Whether a run is of the job's row and scale, under any seed."""
     row = job.row
     is_same, ours, theirs = run.protocol == row.protocol, Protocol.parse(run.protocol), Protocol.parse(row.protocol)
-    if job.scale == "mini" and theirs.kind != "mtil":
+    if job.scale == "mini" and theirs.kind not in MULTI_DOMAIN:
         is_same = (ours.dataset, ours.kind) == ("characters", theirs.kind)
     if not is_same or (run.paper, run.method, run.scale) != (row.paper, row.method, job.scale) or not run.seconds:
         return False

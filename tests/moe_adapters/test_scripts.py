@@ -4,12 +4,14 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from common.datasets import MTIL_ORDER_1, MTIL_ORDER_2
+from moe_adapters.options import parse, protocol
 from tests.fake_data import write
 
 SCRIPTS = Path(__file__).parents[2] / "moe_adapters" / "scripts"
@@ -29,9 +31,9 @@ def world(tiny_world: list[str], tmp_path_factory: pytest.TempPathFactory) -> li
     return [*tiny_world, "--data-location", str(root)]
 
 
-def run_script(name: str, *arguments: str) -> str:
+def run_script(name: str, *arguments: str, python: str = sys.executable) -> str:
     command = ["bash", str(SCRIPTS / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": sys.executable})
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHON": python})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -58,6 +60,19 @@ def test_full_shot_order_2(world: list[str], tmp_path: Path) -> None:
     few = ["--eval-datasets", "MNIST"]
     run_script("train_full_shot_order2.sh", *world, *few, *SHORT, *ALL_TO_CLIP, "--save", str(tmp_path / "run"))
     assert [row[0] for row in matrix(tmp_path / "run")[2:]] == list(MTIL_ORDER_2)
+
+
+def test_xtail_has_the_values_of_the_few_shot_script_without_cifar100(tmp_path: Path) -> None:
+    echo = tmp_path / "python"
+    echo.write_text('#!/bin/sh\nfor argument in "$@"; do echo "$argument"; done\n')
+    echo.chmod(0o755)
+    asked = [run_script(name, python=str(echo)).splitlines() for name in ("xtail.sh", "train_few_shot_order1.sh")]
+    xtail, few_shot = (parse(words[2:]) for words in asked)
+    ten = [place for place, name in enumerate(MTIL_ORDER_1) if name != "CIFAR100"]
+    names = [MTIL_ORDER_1[place] for place in ten]
+    changed = {"train_dataset": names, "eval_datasets": names, "lr": [few_shot.lr[place] for place in ten]}
+    changed |= {"few_shot": 16, "batch_size": 128, "label_space": "all", "save": "ckpt/xtail"}
+    assert xtail == replace(few_shot, **changed) and protocol(xtail) == "xtail-16shot"
 
 
 def test_few_shot_with_the_first_preset(world: list[str], tmp_path: Path) -> None:

@@ -11,6 +11,12 @@ from results.published import read_published
     [
         ("mtil-order2", "MTIL, order II", "MTIL, order II", "MTIL order 2"),
         ("mtil-order1-5shot", "MTIL, order I, 5-shot", "MTIL, order I, 5-shot", "MTIL 5-shot"),
+        ("xtail-order2", "X-TAIL, order II", "X-TAIL, order II", "X-TAIL"),
+        ("xtail-16shot", "X-TAIL, ten data sets, 16-shot", "X-TAIL, ten data sets, 16-shot", "X-TAIL"),
+        ("xtail-16shot-coop", "X-TAIL, ten data sets, 16-shot, CoOp's splits",
+         "X-TAIL, ten data sets, 16-shot, CoOp's splits", "X-TAIL"),
+        ("mtil-xtail-16shot", "MTIL, ten data sets, 16-shot", "MTIL, ten data sets, 16-shot", "Other protocols"),
+        ("mtil-order1-coop", "MTIL, order I, CoOp's splits", "MTIL, order I, CoOp's splits", "Other protocols"),
         ("mtil-custom-Aircraft+DTD+EuroSAT", "MTIL, Aircraft, DTD, EuroSAT", "MTIL, Aircraft, DTD, EuroSAT",
          "Other protocols"),
         ("mtil-custom-DTD-5shot", "MTIL, DTD, 5-shot", "MTIL, DTD, 5-shot", "Other protocols"),

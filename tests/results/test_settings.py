@@ -21,7 +21,7 @@ from results.launch.progress import NO_SETTINGS, progress
 from results.options import Build, Verify
 from results.published import read_published
 from results.records import Record
-from results.settings import EVALUATION, PINNED, text
+from results.settings import EVALUATION, pinned, text
 from tests.results.lines import matrix_lines, write_lines
 from zscl.options import Options as ZSCLOptions
 
@@ -33,8 +33,8 @@ ZSCL = {  # of zscl/scripts/ZSCL.sh 1
     "ref_sentences": "conceptual_captions", "ref_model": None, "load": None, "eval_only": False, "seed": 42,
     "template": None, "model": "ViT-B/16", "dataset_order": None, "wise_merge": False,
 }  # fmt: skip
-SHARED = yaml.safe_load(PINNED.read_text())[0]["shared"]  # by the rows of zscl.main
-ZSCL |= {key: value for key, value in SHARED.items() if key not in ZSCL}
+ROW = pinned()["zscl", "paper", "mtil-order1", "ZSCL", "ViT-B/16"][0]
+ZSCL |= {key: value for key, value in ROW.items() if key not in ZSCL}
 MOE_EXPERTS = {"ffn_adapt": True, "apply_moe": True, "experts_num": 22, "autorouter": True, "load_autochooser": None}
 MOE = MOE_EXPERTS | {  # of moe_adapters/scripts/train_few_shot_order1.sh
     "train_dataset": ORDER, "eval_datasets": ORDER, "few_shot": 5, "iterations": [500], "ls": 0.2, "threshold": 0.0585,

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def asked(echo: str, name: str, *arguments: str) -> list[str]:
 
 
 def test_every_script_is_known() -> None:
-    others = {"order", "zero_shot", "first_row"}
+    others = {"order", "zero_shot", "first_row", "xtail"}
     assert {path.stem for path in SCRIPTS.glob("*.sh")} == {*LABELS, *others}
 
 
@@ -113,7 +114,26 @@ def test_the_order_may_be_left_out_and_further_flags_come_last(echo: str, name: 
     flags = asked(echo, name, "--seed", "7")
     assert flags == [*asked(echo, name, "1"), "--seed", "7"] and flags != asked(echo, name, "2", "--seed", "7")
     wrong = run_script(name, "3", python=echo)
-    assert wrong.returncode == 2 and "the order is 1 or 2, not 3" in wrong.stderr and not wrong.stdout
+    assert wrong.returncode == 2 and "the order is 1, 2 or xtail, not 3" in wrong.stderr and not wrong.stdout
+
+
+@pytest.mark.parametrize("name", ["finetune", "lwf", "icarl", "lwf_vr", "WiSE_finetune", "ZSCL"])
+def test_xtail_keeps_a_methods_flags_and_changes_the_protocol(echo: str, name: str) -> None:
+    options, on_mtil = parse(asked(echo, "xtail", name)), parse(asked(echo, name))
+    ten = [task for task in MTIL_ORDER_1 if task != "CIFAR100"]
+    assert tasks(options) == options.eval_datasets == ten
+    changed = {"label_space": "all", "few_shot": 16, "batch_size": 128, "iterations": [500], "eval_datasets": ten}
+    changed |= {"save": f"ckpt/{name}_xtail"}
+    icarl = name == "icarl"
+    changed |= {"dataset_order": ["xtail"]} if icarl else {"train_dataset": ten, "lr": [RATES.get(t, 1e-5) for t in ten]}
+    assert options == replace(on_mtil, **changed) and method_label(options) == LABELS[name]
+
+
+def test_xtail_of_the_pre_trained_model_and_without_a_method(echo: str) -> None:
+    options = parse(asked(echo, "xtail", "zero_shot", "--seed", "7"))
+    assert (options.eval_only, options.label_space, len(options.eval_datasets), options.seed) == (True, "all", 10, 7)
+    without = run_script("xtail", python=echo)
+    assert without.returncode and "name a method" in without.stderr and not without.stdout
 
 
 @pytest.mark.parametrize("name", LABELS)
@@ -192,6 +212,12 @@ exec {sys.executable} "$@"
     assert (tmp_path / "run" / "Food.pth").exists()
 
 
+def test_first_row_of_xtail_is_refused_before_it_is_learnt(tmp_path: Path) -> None:
+    done = run_script("first_row", "ZSCL", "xtail", "--save", str(tmp_path / "run"))
+    assert done.returncode == 2 and "no number was published for X-TAIL" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_first_row_of_the_miniature_is_refused_before_it_is_learnt(tmp_path: Path) -> None:
     done = run_script("first_row", "ZSCL", "1", "--scale", "mini", "--save", str(tmp_path / "run"))
     assert done.returncode == 2 and "never held against published numbers" in done.stderr
@@ -208,6 +234,18 @@ def test_the_other_scripts_learn_two_tasks(
     assert [row[0] for row in matrix(tmp_path)] == ["after", "zero-shot", "Aircraft", "Caltech101"]
     weights = torch.load(tmp_path / "Caltech101.pth", weights_only=True)["state_dict"]
     assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_xtail_learns_few_shots_and_tells_the_domain(world: list[str], tmp_path: Path, echo: str) -> None:
+    from zscl.main import main
+
+    two = ["--first-tasks", "1", "--eval-datasets", "MNIST", "--batch-size-eval", "512"]
+    main([*asked(echo, "xtail", "WiSE_finetune", *world), *two, "--save", str(tmp_path)])
+    assert [row[0] for row in matrix(tmp_path)] == ["after", "zero-shot", "Aircraft"]
+    lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
+    assert {line["protocol"] for line in lines} == {"xtail-16shot"}
+    assert {"domain_accuracy", "accuracy_with_domain", "scarce_classes"} <= {line["metric"] for line in lines}
+    assert (tmp_path / "domain_accuracy.png").exists()
 
 
 def test_zero_shot_prints_eleven_accuracies(world: list[str]) -> None:

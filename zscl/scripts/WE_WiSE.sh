@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --lr="$SLOW_MNIST_RATES" --method finetune \
   --we_wise --we_wise_alpha 0.99 --avg_freq 100 \
-  --save "ckpt/WE_WiSE_order$ORDER" "$@"
+  --save "ckpt/WE_WiSE_$ORDER" "$@"

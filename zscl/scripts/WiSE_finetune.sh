@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method finetune \
   --wise_merge --wise_ft_model n --wise_ft_alpha 0.8 \
-  --save "ckpt/WiSE_finetune_order$ORDER" "$@"
+  --save "ckpt/WiSE_finetune_$ORDER" "$@"

@@ -7,4 +7,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss --we --avg_freq 100 \
   --l2 1 --ref-dataset ImageNet --ref-sentences conceptual_captions \
-  --save "ckpt/ZSCL_order$ORDER" "$@"
+  --save "ckpt/ZSCL_$ORDER" "$@"

@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss \
   --ref-dataset ImageNet --ref-sentences ImageNet \
-  --save "ckpt/ZSCL_minus_order$ORDER" "$@"
+  --save "ckpt/ZSCL_minus_$ORDER" "$@"

@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss --l2 1 \
   --wise_merge --wise_ft_alpha 0.8 --ref-dataset ImageNet --ref-sentences conceptual_captions \
-  --save "ckpt/ZSCL_minus_WC_WiSE_order$ORDER" "$@"
+  --save "ckpt/ZSCL_minus_WC_WiSE_$ORDER" "$@"

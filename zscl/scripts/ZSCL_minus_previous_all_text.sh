@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --lr="$SLOW_MNIST_RATES" --method ZSCL \
   --image_loss --text_loss --ref-dataset ImageNet --text-datasets seen \
-  --save "ckpt/ZSCL_minus_previous_all_text_order$ORDER" "$@"
+  --save "ckpt/ZSCL_minus_previous_all_text_$ORDER" "$@"

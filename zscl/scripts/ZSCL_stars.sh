@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss --we --avg_freq 100 \
   --ref-dataset ImageNet --ref-sentences conceptual_captions \
-  --save "ckpt/ZSCL_stars_order$ORDER" "$@"
+  --save "ckpt/ZSCL_stars_$ORDER" "$@"

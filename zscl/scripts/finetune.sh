@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method finetune \
-  --save "ckpt/finetune_order$ORDER" "$@"
+  --save "ckpt/finetune_$ORDER" "$@"

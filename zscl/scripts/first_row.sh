@@ -10,9 +10,12 @@ NAME=${NAME%.sh} && shift
 case " $* " in *" --scale mini "* | *"scale=mini "*)
   echo "error: a miniature run is never held against published numbers; give a run at paper scale." >&2 && exit 2 ;;
 esac
+if [ "${1:-}" = xtail ]; then
+  echo "error: no number was published for X-TAIL that a first row could be held against; give order 1 or 2." >&2 && exit 2
+fi
 bash "$SCRIPTS/$NAME.sh" "$@" --first-tasks 1
 source "$SCRIPTS/order.sh"
-RUN=ckpt/${NAME}_order$ORDER
+RUN=ckpt/${NAME}_$ORDER
 while [ $# -gt 0 ]; do # a --save of the caller's
   case $1 in
     --save) RUN=$2 && shift ;;

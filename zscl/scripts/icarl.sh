@@ -5,6 +5,6 @@
 # the other methods, and compare first rows. From the repository root; the order may come first.
 set -euo pipefail
 source "$(dirname "$0")/order.sh"
-exec "${PYTHON:-python}" -m zscl.main --train-mode=whole "${EVALUATION[@]}" --method icarl --dataset_order="order$ORDER" \
-  --iterations 1000 --image_loss --text_loss --memory_size 10000 \
-  --save "ckpt/icarl_order$ORDER" "$@"
+exec "${PYTHON:-python}" -m zscl.main --train-mode=whole "${PROTOCOL[@]}" --method icarl --dataset_order="$ORDER" \
+  --iterations "$STEPS" --image_loss --text_loss --memory_size 10000 \
+  --save "ckpt/icarl_$ORDER" "$@"

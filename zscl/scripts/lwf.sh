@@ -5,4 +5,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss \
   --ref-dataset current --ref-model previous \
-  --save "ckpt/lwf_order$ORDER" "$@"
+  --save "ckpt/lwf_$ORDER" "$@"

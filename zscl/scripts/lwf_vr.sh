@@ -4,4 +4,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss \
   --ref-dataset current --ref-model previous --ref-sentences random \
-  --save "ckpt/lwf_vr_order$ORDER" "$@"
+  --save "ckpt/lwf_vr_$ORDER" "$@"

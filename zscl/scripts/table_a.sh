@@ -13,4 +13,4 @@ case " $* " in
 esac
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL $LOSSES \
   --ref-dataset ImageNet --ref-sentences ImageNet \
-  --save "ckpt/table_a_order$ORDER" "$@"
+  --save "ckpt/table_a_$ORDER" "$@"

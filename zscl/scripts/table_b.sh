@@ -9,4 +9,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss \
   --ref-dataset ImageNet --ref-sentences conceptual_captions \
-  --save "ckpt/table_b_order$ORDER" "$@"
+  --save "ckpt/table_b_$ORDER" "$@"

@@ -8,4 +8,4 @@ set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method ZSCL --image_loss --text_loss \
   --ref-dataset current --ref-sentences ImageNet \
-  --save "ckpt/table_c_order$ORDER" "$@"
+  --save "ckpt/table_c_$ORDER" "$@"

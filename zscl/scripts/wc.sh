@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method finetune --l2 1 \
-  --save "ckpt/wc_order$ORDER" "$@"
+  --save "ckpt/wc_$ORDER" "$@"

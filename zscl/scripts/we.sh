@@ -3,4 +3,4 @@
 set -euo pipefail
 source "$(dirname "$0")/order.sh"
 exec "${PYTHON:-python}" -m zscl.main "${SEQUENCE[@]}" --method finetune --we --avg_freq 100 \
-  --save "ckpt/we_order$ORDER" "$@"
+  --save "ckpt/we_$ORDER" "$@"

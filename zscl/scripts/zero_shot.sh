@@ -2,4 +2,4 @@
 # CLIP before any task, on the order's test sets. From the repository root; the order may come first.
 set -euo pipefail
 source "$(dirname "$0")/order.sh"
-exec "${PYTHON:-python}" -m zscl.main --eval-only "${EVALUATION[@]}" "$@"
+exec "${PYTHON:-python}" -m zscl.main --eval-only "${PROTOCOL[@]}" "$@"

@@ -95,3 +95,29 @@ def test_own_names_win_with_one_warning() -> None:
 def test_another_number_of_names_is_an_error() -> None:
     with pytest.raises(UserError, match="DTD: its files name 46 classes, the published set has 47"):
         agreed_names("DTD", "dtd", read_names("dtd")[:-1])
+
+
+def shared_names(stems: list[str]) -> dict[str, set[str]]:
+    """The class names that two of these lists hold to the letter, and the lists that hold each."""
+    lists = {stem: read_names(stem) for stem in stems}
+    names = {name for same in lists.values() for name in same}
+    holders = {name: {stem for stem, same in lists.items() if name in same} for name in names}
+    return {name: found for name, found in holders.items() if len(found) > 1}
+
+
+def test_names_that_two_sets_of_a_sequence_share_are_those_that_the_readme_counts() -> None:
+    ten = [stem for stem in COUNTS if stem not in ("cifar10", "cifar100")]
+    assert shared_names(ten) == {
+        "lotus": {"caltech101", "flowers"}, "sunflower": {"caltech101", "flowers"}, "pizza": {"caltech101", "food"},
+        "pagoda": {"caltech101", "sun397"}, "river": {"eurosat", "sun397"},
+    }  # fmt: skip
+    eleven = shared_names([*ten, "cifar100"])
+    with_cifar100 = {name for name, found in eleven.items() if "cifar100" in found}
+    assert with_cifar100 == {
+        "beaver", "bridge", "butterfly", "castle", "chair", "crab", "crocodile", "cup", "dolphin", "elephant", "forest",
+        "house", "kangaroo", "lamp", "leopard", "lobster", "mountain", "rose", "skyscraper", "sunflower",
+    }  # fmt: skip
+    assert len(eleven) == 24 and eleven["sunflower"] == {"caltech101", "cifar100", "flowers"}
+    # case and the plural tell no two sets' names apart
+    plain = {name.lower().rstrip("s") for stem in [*ten, "cifar100"] for name in {*read_names(stem)}}
+    assert len(plain) == sum(COUNTS[stem][0] for stem in [*ten, "cifar100"]) - 25

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common.incremental.sets import SETS
-from common.protocols import MTIL_ORDERS, Protocol
+from common.protocols import MULTI_DOMAIN, Protocol
 from results.collect import read_runs
 from results.compare import compare
 from results.launch.plan import table_names
@@ -58,7 +58,7 @@ def incremental(lines: list[Line], protocol: Protocol) -> list[Line]:
 
 def mtil(lines: list[Line], protocol: Protocol) -> list[Line]:
     """The run's accuracies of one data set, before and after training, as of all data sets after all tasks."""
-    sets = MTIL_ORDERS[protocol.dataset]
+    sets = protocol.order
     before, after = (next(line for line in lines if line["metric"] == "accuracy" and line["after_task"] == task)
                      for task in (0, 1))  # fmt: skip
     cells = [(after if task else before) | {"after_task": task, "dataset": name}
@@ -70,7 +70,7 @@ def mtil(lines: list[Line], protocol: Protocol) -> list[Line]:
 def records_of(module: str, folder: Path, **about: Any) -> list[Record]:
     """What the entry point's run of a row leaves, read back; `about` are the row's labels."""
     protocol = Protocol.parse(about["protocol"])
-    lines = (mtil if protocol.kind == "mtil" else incremental)(recorded(module), protocol)
+    lines = (mtil if protocol.kind in MULTI_DOMAIN else incremental)(recorded(module), protocol)
     write_lines(folder, [line | about | ({} if line["after_task"] else {"method": ZERO_SHOT}) for line in lines])
     records, _, problems = read_runs([folder])
     assert records and problems == []
