@@ -26,8 +26,9 @@ NUMBER_WIDTH = 9.5
 HEAD_ROW = 5  # of a table sheet: title, description, remark, groups, heads
 OURS = "Ours is the mean over seeds, with the standard deviation (n - 1) and the number of seeds; one seed has none."
 METRICS = (
-    "Transfer, Avg, Last (MTIL, X-TAIL): accuracy on a data set before it is learned, averaged over all steps, and after "
-    "the last one. Avg, Last (class-incremental): mean over the steps of the accuracy on the classes seen, and its end."
+    "Transfer, Avg, Last (MTIL, X-TAIL): accuracy on a data set before it is learned, averaged over all steps, and "
+    "after the last one. Avg, Last (class-incremental): mean over the steps of the accuracy on the classes seen, and "
+    "its end."
 )
 READING = {  # by whether published numbers are shown
     True: (
