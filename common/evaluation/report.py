@@ -87,15 +87,13 @@ def show_sequence(
     For a `complete` sequence, from the first task on, also Transfer, Avg, Last.
     """
     names = list(tasks.values())
-    for metric, words in MATRICES.items():
-        if not run.find(metric=metric):
-            continue
-        matrix, title = accuracy_matrix(run, sets, tasks, metric), run_title(run)
-        rows = ["zero-shot", *names]
+    rows = ["zero-shot", *names]
+    for metric in (metric for metric in MATRICES if run.find(metric=metric)):
+        matrix = accuracy_matrix(run, sets, tasks, metric)
         if metric == "accuracy":
-            show_matrix(run, matrix, rows, sets, title)
+            show_matrix(run, matrix, rows, sets, run_title(run))
         else:
-            save_matrix(run, matrix, rows, sets, f"{title}: {words}", metric)
+            write_matrix(run.path(f"{metric}.csv"), matrix, rows, sets)
         if complete and 1 in tasks and list(sets) == names:
             show_triple(run, matrix, sets, method, metric)
 

@@ -70,6 +70,8 @@ class TestSet:
     pixels: Tensor  # uint8 (N, 3, 32, 32)
     labels: Tensor
     tokens: Tensor  # (C T, 77): a class's templates one after the other
+    classes: int
+    own: slice | None = None  # X-TAIL: the set's own among the classes of all sets
 
 
 def decoded(root: Path, name: str, part: int) -> tuple[Tensor, list[int]]:
@@ -84,7 +86,18 @@ def test_sets(root: Path, names: list[str], template: str | None = None) -> dict
     for name in names:
         pixels, labels = decoded(root, name, 1)
         templates = [template] if template else read_templates(FILES[name])
-        found[name] = TestSet(pixels, torch.tensor(labels), prompts(name, templates))
+        found[name] = TestSet(pixels, torch.tensor(labels), prompts(name, templates), len(read_names(FILES[name])))
+    return found
+
+
+def among_all(tests: dict[str, TestSet]) -> dict[str, TestSet]:
+    """X-TAIL: every set among the classes of all, one after the other, under one template; digits have other names."""
+    names = {name: read_names(FILES[name]) for name in tests} | {"MNIST": [f'number: "{digit}"' for digit in range(10)]}
+    tokens = tokenizer()([f"a photo of a {cls}." for name in tests for cls in names[name]])
+    found, start = {}, 0
+    for name, test in tests.items():
+        own = slice(start, start + test.classes)
+        found[name], start = TestSet(test.pixels, test.labels + start, tokens, len(tokens), own), own.stop
     return found
 
 
@@ -191,7 +204,7 @@ def evaluated(
         for name, test in tests.items():
             count = len(test.labels)
             routers = torch.tensor(route(after, name) if after else [ORIGINAL_CLIP] * count)
-            logits = torch.empty(count, len(read_names(FILES[name])))
+            logits = torch.empty(count, test.classes)
             for router in sorted(set(routers.tolist())):
                 rows = (routers == router).nonzero().flatten()
                 network.router = ORIGINAL_CLIP if clip_prompts else router
@@ -202,6 +215,11 @@ def evaluated(
                 logits[rows] = 100 * image @ vectors.t()
                 told = "CLIP" if router < 0 else tasks[router] if router < len(tasks) else f"untrained {router}"
                 table |= {(after, name, f"routed_to/{told}"): len(rows)} if after else {}
+            if own := test.own:
+                best = logits.argmax(dim=1)
+                told = logits[:, own].argmax(dim=1) + own.start == test.labels
+                hits = {"domain_accuracy": (own.start <= best) & (best < own.stop), "accuracy_with_domain": told}
+                table |= {(after, name, metric): 100 * int(hit.sum()) / count for metric, hit in hits.items()}
             better = (logits > logits[torch.arange(count), test.labels, None]).sum(dim=1)
             for metric, k in (("accuracy", 1), ("accuracy_top5", 5)):
                 table[after, name, metric] = 100 * int((better < k).sum()) / count
@@ -214,4 +232,4 @@ def records(folder: Path) -> Table:
 
 
 def cells(folder: Path) -> Table:
-    return {key: value for key, value in records(folder).items() if key[2].startswith(("accuracy", "routed_to/"))}
+    return {key: value for key, value in records(folder).items() if key[2].startswith(("accuracy", "domain_accuracy", "routed_to/")) and key[1] != "mean"}

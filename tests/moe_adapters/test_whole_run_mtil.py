@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from common import clip
 from moe_adapters.main import main
 from tests.moe_adapters.mtil_world import (
-    Route, Table, TestSet, cells, check_autoencoder, ddas, errors_of, evaluated, places_of, prompts, records, test_sets,
+    Route, Table, TestSet, among_all, cells, check_autoencoder, ddas, errors_of, evaluated, places_of, prompts, records, test_sets,
 )  # fmt: skip
 from tests.moe_adapters.pictures import normalise, save_clip, write
 from tests.moe_adapters.plain import (
@@ -105,10 +105,10 @@ class Whole:
     def errors(self, after: int, name: str) -> Tensor:
         return errors_of(self.left(f"{TASKS[after - 1]}_autochooser"), self.features[name])
 
-    def evaluated(self, route: Route, clip_prompts: bool = False) -> Table:
+    def evaluated(self, route: Route, clip_prompts: bool = False, tests: dict[str, TestSet] | None = None) -> Table:
         with float64():
             files = {name: self.left(name) for name in TASKS}
-            return evaluated(self.network(), files, self.test, route, clip_prompts)
+            return evaluated(self.network(), files, tests or self.test, route, clip_prompts)
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +267,30 @@ def test_other_ways_to_a_router(whole: Whole, way: str, tmp_path: Path) -> None:
         return found if len(found) > 1 else found * len(whole.test[name].labels)
 
     assert cells(tmp_path) == pytest.approx(whole.evaluated(routers, clip_prompts), rel=1e-12)
+
+
+# X-TAIL: the same checkpoints among the classes of all sets
+
+
+def test_among_the_classes_of_all_sets(whole: Whole, tmp_path: Path) -> None:
+    """DDAS chooses each batch's router as on MTIL; the class vectors of all labels go through it."""
+    tested = ["--eval-only", "--load", str(whole.root / "run"), "--save", str(tmp_path), "--label-space", "all"]
+    tested += ["--eval-datasets", ",".join(TASKS), "--autorouter", "--threshold", str(THRESHOLD)]
+    with float64():
+        main([*METHOD, *whole.places, *tested])
+    routers = lambda after, name: ddas(whole.errors(after, name), TEST_BATCH, THRESHOLD)  # noqa: E731
+    expected = whole.evaluated(routers, tests=among_all(whole.test))
+    assert cells(tmp_path) == pytest.approx(expected, rel=1e-12)
+    domains = [value for (_, _, metric), value in expected.items() if metric == "domain_accuracy"]
+    assert len(set(domains)) > 3 and 0 < sum(domains) < 100 * len(domains)
+
+
+def test_with_their_own_templates_and_the_domain_told_it_is_mtil(whole: Whole, tmp_path: Path) -> None:
+    tested = ["--eval-only", "--load", str(whole.root / "run"), "--save", str(tmp_path), "--label-space", "all"]
+    tested += ["--eval-datasets", ",".join(TASKS), "--autorouter", "--threshold", str(THRESHOLD)]
+    with float64():
+        main([*METHOD, *whole.places, *tested, "--xtail-template", "own"])
+    mtil, xtail = cells(whole.root / "run"), cells(tmp_path)
+    told = {key[:2]: value for key, value in xtail.items() if key[2] == "accuracy_with_domain"}
+    assert told == {key[:2]: value for key, value in mtil.items() if key[2] == "accuracy"}
+    assert {key for key in xtail if "routed" in key[2]} == {key for key in mtil if "routed" in key[2]}

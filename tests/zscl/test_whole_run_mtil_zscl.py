@@ -5,6 +5,7 @@ The program runs in float64 and is held against the same run in plain steps on t
 
 import io
 from contextlib import redirect_stdout
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tests.zscl.plain_mtil import (
     Run,
     TaskDraws,
     accuracies,
+    among_all,
     assert_steps,
     assert_training_batches,
     assert_weights,
@@ -25,10 +27,12 @@ from tests.zscl.plain_mtil import (
     put,
     rate,
     recorded_accuracies,
+    records,
     saved_weights,
     tasks_of,
     watched_run,
 )  # fmt: skip
+from zscl.main import main
 
 TASKS, RATES, ITERATIONS = ["MNIST", "EuroSAT", "DTD"], [2e-3, 3e-3, 1e-3], [5, 7, 6]
 FLAGS = [
@@ -140,3 +144,45 @@ def test_the_ensemble_as_it_is_before_a_step_is_what_is_watched(run: Run, told: 
             for name in ("DTD", "MNIST"):
                 expected.append(f"step {step}, {name}: {accuracies(model, run.world.domains[name])[0]:.2f}")
     assert [line for line in told.getvalue().splitlines() if line.startswith("step ")] == expected
+
+
+# X-TAIL: the same checkpoints among the classes of all data sets
+
+
+def test_among_the_classes_of_all_sets(run: Run) -> None:
+    """The folder's checkpoints, two of the three test sets; records lie in xtail/ beside them."""
+    with float64():
+        main([*AMONG_ALL, "--load", str(run.folder), *run.world.flags()])
+    assert xtail_cells(run.folder / "xtail") == among_all_cells(run)
+    assert {line["protocol"] for line in records(run.folder / "xtail")} == {"xtail-custom-MNIST+EuroSAT+DTD"}
+    assert len({cell["domain_accuracy"] for cell in among_all_cells(run).values()}) > 3  # and not all 0 or 100
+
+
+def test_with_their_own_templates_and_the_domain_told_it_is_mtil(run: Run, tmp_path: Path) -> None:
+    with float64():
+        main([*AMONG_ALL, "--xtail-template", "own", "--load", str(run.folder), "--save", str(tmp_path), *run.world.flags()])
+    found = xtail_cells(tmp_path)
+    assert found == among_all_cells(run, own_templates=True)
+    mtil = {cell: top1 for cell, (top1, _) in recorded_accuracies(run.folder).items()}
+    assert {cell: values["accuracy_with_domain"] for cell, values in found.items()} == mtil
+
+
+AMONG_ALL = ["--eval-only", "--train-dataset", ",".join(TASKS), "--eval-datasets", "DTD,MNIST", "--label-space", "all"]
+
+
+def among_all_cells(run: Run, own_templates: bool = False) -> dict[tuple[int, str], dict[str, float]]:
+    domains, expected = [run.world.domains[name] for name in TASKS], {}
+    with float64(), torch.no_grad():
+        model = run.world.clip()
+        for after, weights in enumerate([parameters(model), *run.plain.saved]):
+            put(weights, model)
+            expected |= {(after, name): among_all(model, domains, name, own_templates) for name in ("DTD", "MNIST")}
+    return expected
+
+
+def xtail_cells(folder: Path) -> dict[tuple[int, str], dict[str, float]]:
+    found = {}
+    for line in records(folder):
+        if line["metric"] in ("accuracy", "domain_accuracy", "accuracy_with_domain"):
+            found.setdefault((line["after_task"], line["dataset"]), {})[line["metric"]] = line["value"]
+    return found
