@@ -113,4 +113,8 @@ def matrix_rows(sizes: Sizes) -> list[Row]:
     apart = difference(*(call() for call in calls.values()))  # the warm-up
     rows = compare_calls(f"{tasks} checkpoints x {tasks} sets, small", calls, few, equal=False)
     verify(rows[1], apart)
-    return rows
+    spaces = {"MTIL": plain_ways.evaluate_shared, "X-TAIL, all labels": plain_ways.evaluate_among_all}
+    calls = {name: partial(way, matrix) for name, way in spaces.items()}
+    among = compare_calls(f"{tasks} checkpoints x {tasks} sets, label spaces, small", calls, few, equal=False)
+    among[1].target = "" if sizes.small else "<= 1.3"
+    return rows + among

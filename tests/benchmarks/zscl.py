@@ -14,9 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common import clip, datasets
 from common.clip.model import CLIP
-from common.clip.tokenizer import cut_prompts
-from common.evaluation.pixels import DecodedSet
+from common.clip.tokenizer import class_prompts, cut_prompts
+from common.evaluation.label_space import XTAIL_TEMPLATE, LabelSpace
+from common.evaluation.pixels import DecodedSet, load_decoded
+from common.mini import MINI
+from common.protocols import MTIL_ORDER_1
 from tests.benchmarks import inputs
 from tests.benchmarks.inputs import SMALL, VIT_B_16, OneBatch, encoding_call, one_batch, prompts
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls, difference
@@ -47,7 +51,8 @@ def rows(sizes: Sizes) -> list[Row]:
     apart = step_differences(options)
     for classes in sizes.classes or ((4,) if sizes.small else (10, 100, 397)):
         found += step_rows(plain, prompts(classes), sizes, apart)
-    return found + caption_rows(sizes) + evaluation_rows(plain, prompts(10), sizes) + memory_rows(sizes)
+    found += caption_rows(sizes) + evaluation_rows(plain, prompts(10), sizes)
+    return found + label_space_rows(sizes) + memory_rows(sizes)
 
 
 class ReferenceImages(OneBatch):
@@ -197,6 +202,24 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
         f"evaluation, {len(tokens)} prompts included": partial(evaluate, plain, test, size),
     }
     return compare_calls(f"evaluation, {len(pixels)} images", calls, sizes, len(pixels), equal=False)
+
+
+def label_space_rows(sizes: Sizes) -> list[Row]:
+    """Checkpoints x data sets of the miniature, CLIP eleven times: MTIL, and X-TAIL among the classes of all sets."""
+    few, names = replace(sizes, steps=min(sizes.steps, 3), warmup=0), MTIL_ORDER_1[: 2 if sizes.small else None]
+    model = clip.load(MINI)[0].to(sizes.device)
+    tests = [load_decoded(name, MINI, 32, 128, 0) for name in names]
+    sets = [datasets.load(name, MINI) for name in names]
+    joint = LabelSpace({data.name: class_prompts(data.classnames, [XTAIL_TEMPLATE]) for data in sets})
+
+    def evaluation(space: LabelSpace | None) -> list[dict[str, float]]:
+        vectors = [space.vectors(model) for _ in names] if space else [()] * len(names)
+        return [evaluate(model, test, 128, space, vectors[row]) for test in tests for row in range(len(names))]
+
+    calls = {"MTIL": partial(evaluation, None), "X-TAIL, all labels": partial(evaluation, joint)}
+    rows = compare_calls(f"{len(names)} checkpoints x {len(names)} sets, miniature", calls, few, equal=False)
+    rows[1].target = "" if sizes.small else "<= 1.3"
+    return rows
 
 
 def memory_rows(sizes: Sizes) -> list[Row]:
