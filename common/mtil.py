@@ -5,7 +5,7 @@ data sets are a sequence that one process learns.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,11 @@ class MTILOptions(CLIPOptions, RunOptions):
 def mtil_protocol(options: MTILOptions, names: Sequence[str]) -> str:
     """Protocol of a sequence of data sets, as in the records."""
     orders = {order: name for name, order in SEQUENCES.items()}
-    kind, shots = "xtail" if options.label_space == ALL else "mtil", options.few_shot if options.few_shot > 0 else None
-    return str(Protocol(kind, orders.get(tuple(names), CUSTOM + "+".join(names)), shots=shots))
+    protocol = Protocol(
+        "xtail" if options.label_space == ALL else "mtil", orders.get(tuple(names), CUSTOM + "+".join(names))
+    )
+    shots = None if options.few_shot < 0 else options.few_shot
+    return str(replace(protocol, shots=shots, splits=None if options.splits == MTIL else options.splits))
 
 
 def evaluation_folder(options: MTILOptions) -> Path:
@@ -150,20 +153,26 @@ def require_checkpoints(*paths: Path, advice: str = "") -> None:
         raise UserError(f"checkpoints are missing: {', '.join(missing)}.{advice}")
 
 
-def require_splits(splits: str, *paths: str | None) -> None:
-    """Raise UserError for checkpoints, or folders of them, that runs on other splits left, by their config.yaml.
+def require_trained_so(options: MTILOptions, *paths: str | None) -> None:
+    """Raise UserError for checkpoints, or folders of them, that runs on other images left, by their config.yaml.
 
-    One split's test images are among the other's training images.
+    One split's test images are among the other's training images; few-shot checkpoints would be recorded as others. A
+    folder without a run's config.yaml, as the authors', tells nothing.
     """
+    options_of_images = {"splits": MTIL, **({"few_shot": -1} if options.eval_only else {})}
     for path in map(Path, filter(None, paths)):
         for config in (path if path.is_dir() else path.parent).glob("*config.yaml"):
             settings = read_config(config)["settings"]
-            trained = settings.get("splits", MTIL)  # earlier versions had no others
-            if "train_dataset" in settings and trained != splits:
-                raise UserError(
-                    f"{path} was trained with --splits {trained}, maybe on images that --splits {splits} tests. Give "
-                    f"--splits {trained}, or other checkpoints."
-                )
+            if "train_dataset" not in settings:
+                continue
+            for name, before in options_of_images.items():  # earlier versions had no others
+                trained, given = settings.get(name, before), getattr(options, name)
+                if trained != given:
+                    flag = f"--{name.replace('_', '-')}"
+                    raise UserError(
+                        f"{path} was trained with {flag} {trained}, not {given}. Give {flag} {trained}, or other "
+                        "checkpoints."
+                    )
 
 
 def check_inputs(
@@ -176,7 +185,7 @@ def check_inputs(
     return all_checked(
         [
             lambda: require_files(*files),
-            lambda: require_splits(options.splits, *files),
+            lambda: require_trained_so(options, *files),
             lambda: datasets.require(sets, options.data_location, not options.no_verify, splits=options.splits),
             lambda: find_weights(options.model),
             *checks,
@@ -258,22 +267,6 @@ def scarcity(options: MTILOptions, data: ImageSet) -> dict[str, float]:
     print(f"note: {data.name}: {len(scarce)} of {len(counts)} classes have fewer than {options.few_shot} training "
           f"images, all of which are taken: {', '.join(scarce)}")  # fmt: skip
     return {"scarce_classes": len(scarce), "training_images": int(counts.clip(max=options.few_shot).sum())}
-
-
-def check_trained_so(options: MTILOptions, names: Sequence[str]) -> None:
-    """For --eval-only: raise UserError unless --load was trained on the images that the options name.
-
-    names: the data sets of the sequence. A folder without a run's config.yaml, as the authors', tells nothing.
-    """
-    if not (options.eval_only and options.load):
-        return
-    path = Path(options.load)
-    folder, stems = (path, names) if path.is_dir() else (path.parent, [path.stem])
-    for config in ("config.yaml", *(f"{stem}.config.yaml" for stem in stems)):
-        recorded, given = read_config(folder / config)["settings"].get("few_shot"), options.few_shot
-        if recorded is not None and recorded != given:
-            raise UserError(f"{options.load} was trained with --few-shot {recorded}, not {given}. Give --few-shot "
-                            f"{recorded}, so that its numbers are told from others.")  # fmt: skip
 
 
 def mtil_rules(options: MTILOptions, tasks: Sequence[str]) -> list[Rule]:

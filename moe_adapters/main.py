@@ -72,12 +72,8 @@ def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
     both = checkpoint_files(options, folder) if evaluates else []
     evaluated = [path for paths in both for path, here in zip(paths, made) if not here]
     advice = " Add --train_chooser, give --load_autochooser, or leave --eval-datasets out." if training else ""
-    checks = (
-        extractor,
-        lambda: mtil.require_checkpoints(*evaluated, advice=advice),
-        lambda: mtil.check_trained_so(options, data_names(options)),
-    )
-    features, *_ = mtil.check_inputs(options, data_names(options), files, *checks)
+    checks = (extractor, lambda: mtil.require_checkpoints(*evaluated, advice=advice))
+    features, _ = mtil.check_inputs(options, data_names(options), files, *checks)
     return features
 
 

@@ -62,8 +62,7 @@ def check_inputs(options: Options) -> None:
     files = [*checkpoints(options).values(), *(options.load_federate or [])]
     folder = Path(options.load or "")
     sequence = checkpoint_files(options, folder) if options.eval_only and options.load and folder.is_dir() else []
-    checks = (lambda: mtil.require_checkpoints(*sequence), lambda: mtil.check_trained_so(options, data_names(options)))
-    mtil.check_inputs(options, data_names(options), files, *checks)
+    mtil.check_inputs(options, data_names(options), files, lambda: mtil.require_checkpoints(*sequence))
     if not options.eval_only and distils(options):
         check_num(*reference_sources(options, 0), options.data_location, options.num, not options.no_verify)
 

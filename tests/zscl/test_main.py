@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from common.errors import UserError
-from common.mtil import require_splits
+from common.mtil import require_trained_so
 from tests import fake_data
 from tests.zscl.conftest import KD, LENGTH, LWF, ON_CAPTIONS, SEQUENCE, TASKS, ZSCL, same_weights, tensors
 from zscl.main import main
@@ -451,7 +451,9 @@ def test_coops_splits_are_read_everywhere(tiny_world: list[str], tmp_path: Path,
     call = ["--train-dataset", "DTD", "--eval-datasets", "DTD", *LENGTH, *LWF, *flags, "--save", str(tmp_path / "run")]
     main([*call, "--splits", "coop"])
     assert "note: Aircraft, CIFAR100, MNIST: CoOp has no lists, MTIL's splits are used" in capsys.readouterr().out
-    data = yaml.safe_load((tmp_path / "run/DTD.config.yaml").read_text())["settings"]["data"]["DTD"]
+    config = yaml.safe_load((tmp_path / "run/DTD.config.yaml").read_text())
+    data = config["settings"]["data"]["DTD"]
+    assert config["labels"]["protocol"] == "mtil-custom-DTD-coop"
     assert (data["train"], data["test"]) == (3, 3) and "split_zhou_DescribableTextures.json" in data["notes"][0]
     lines = [json.loads(line) for line in (tmp_path / "run/DTD.record.jsonl").read_text().splitlines()]
     top1 = [line["value"] for line in lines if line["metric"] == "accuracy"]
@@ -463,12 +465,13 @@ def test_coops_splits_are_read_everywhere(tiny_world: list[str], tmp_path: Path,
 
 
 def test_checkpoints_of_other_splits(tmp_path: Path) -> None:
+    options = {splits: parse(["--eval-only", "--eval-datasets", "DTD", "--splits", splits]) for splits in ("mtil", "coop")}
     config, checkpoint = tmp_path / "DTD.config.yaml", str(tmp_path / "DTD.pth")
     for recorded, splits, other in (("", "mtil", "coop"), ("splits: coop", "coop", "mtil")):  # "": earlier versions
         config.write_text(f"settings:\n  train_dataset: [DTD]\n  {recorded}\n")
         for path in (checkpoint, str(tmp_path)):
-            require_splits(splits, None, path)
-            with pytest.raises(UserError, match=f"{path} was trained with --splits {splits}, .*, or other"):
-                require_splits(other, path)
+            require_trained_so(options[splits], None, path)
+            with pytest.raises(UserError, match=f"{path} was trained with --splits {splits}, not {other}. .*, or other"):
+                require_trained_so(options[other], path)
     config.write_text("settings: {}\n")  # of another program
-    require_splits("mtil", checkpoint)
+    require_trained_so(options["mtil"], checkpoint)
