@@ -22,7 +22,7 @@ from common.datasets.coop import COOP, MTIL, SPLITS, UNLISTED
 from common.datasets.few_shot import few_shot, few_shot_indices
 from common.datasets.images import ImageArrays, ImageFiles, Transform
 from common.errors import UserError, all_checked
-from common.evaluation.label_space import ALL, OWN, XTAIL_NAMES, XTAIL_TEMPLATE, LabelSpace
+from common.evaluation.label_space import ALL, OWN, XTAIL_TEMPLATE, LabelSpace, xtail_names
 from common.evaluation.pixels import DecodedSet, load_decoded
 from common.files import read_config
 from common.machine import Machine, RunOptions
@@ -230,7 +230,7 @@ def joint_space(options: MTILOptions, names: Sequence[str], template: str | None
     for data in (load_set(options, name) for name in names):
         own = options.xtail_template == OWN
         templates = ([template] if template else data.templates) if own else [options.xtail_template]
-        classnames = data.classnames if own else XTAIL_NAMES.get(data.name, data.classnames)
+        classnames = data.classnames if own else xtail_names(data.name, data.classnames)
         prompts[data.name] = class_prompts(classnames, templates)
     return LabelSpace(prompts)
 

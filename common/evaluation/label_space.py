@@ -20,7 +20,11 @@ from common.training.device import to_device
 
 OWN, ALL = "own", "all"
 XTAIL_TEMPLATE = "a photo of a {}."
-XTAIL_NAMES = {"MNIST": [f'number: "{digit}"' for digit in range(10)]}  # where they are not MTIL's
+
+
+def xtail_names(name: str, classnames: Sequence[str]) -> Sequence[str]:
+    """A data set's class names in X-TAIL: MTIL's, but `number: "0"` for MNIST's "0 - zero"."""
+    return [f'number: "{label.split()[0]}"' for label in classnames] if name == "MNIST" else classnames
 
 
 @dataclass(frozen=True)

@@ -161,3 +161,14 @@ def test_ddas_and_accuracies(whole: Whole) -> None:
     with float64():
         expected = evaluated(whole.network(), {name: whole.left(name) for name in TASKS}, tests, routers, False)
     assert cells(whole.root / "run") == pytest.approx(expected, rel=1e-12)
+
+
+def test_with_the_template_of_ones_own_and_the_domain_told_it_is_mtil(whole: Whole, tmp_path: Path) -> None:
+    command = [*COMMAND, "--template", TEMPLATE, "--model", str(whole.root / "clip.pt"), "--data-location", str(whole.root)]
+    both = ["--eval-only", "--load", str(whole.root / "run"), "--eval-datasets", ",".join(TASKS)]
+    joint = ["--label-space", "all", "--xtail-template", "own"]
+    with float64():
+        main([*command, *both, *joint, "--save", str(tmp_path)])
+    mtil, xtail = cells(whole.root / "run"), cells(tmp_path)
+    told = {key[:2]: value for key, value in xtail.items() if key[2] == "accuracy_with_domain"}
+    assert told == {key[:2]: value for key, value in mtil.items() if key[1] in TASKS and key[2] == "accuracy"}
