@@ -9,6 +9,7 @@ from torch import Tensor
 from common import datasets, vit
 from common.datasets.images import ImageArrays, ImageFiles, ImageSet
 from common.errors import all_checked
+from common.incremental.common_ground import sequence_settings
 from common.incremental.scenario import Scenario, protocol
 from common.incremental.sets import vit_transforms
 from common.incremental.tasks import task_path
@@ -91,6 +92,7 @@ def check_inputs(options: Options) -> None:
     all_checked([
         lambda: datasets.require([data.reader], data.root, verify, options=options.reader_options),
         lambda: vit.find_weights(options.backbone, options.weights),
+        lambda: options.normalisation,
     ])  # fmt: skip
 
 
@@ -102,7 +104,8 @@ def build(options: Options, machine: Machine, seed: int) -> Learner:
     prepare(machine, network)
     network.to(machine.device)
     image_set, verify = options.data_set, not options.no_verify
-    transforms = vit_transforms(image_set, network.image_encoder.patch_embed.img_size[0])
+    size = network.image_encoder.patch_embed.img_size[0]
+    transforms = vit_transforms(image_set, size, options.normalisation)
     data = datasets.load(image_set.reader, image_set.root, *transforms, verify, options=options.reader_options)
     assert data.test is not None  # as in all sets that the options name
     run = open_run(options, machine, seed, scenario, data)
@@ -124,11 +127,13 @@ def open_run(options: Options, machine: Machine, seed: int, scenario: Scenario, 
     scale = scale_of(options.scale, options.data_path, options.backbone)
     weights = {"md5": file_md5(vit.find_weights(options.backbone, options.weights))}
     decides = settings(options) | {"seed": seed, "weights": weights, "data": data.fingerprint}
+    decides |= sequence_settings(options, scenario)
     folder = Path(mini_folder(options.save, scale) or "") / log_folder(options) / str(seed)
     backbone = vit.LABELS.get(options.backbone, options.backbone)
+    name = protocol(options.data_set.label, scenario, kind=options.protocol)
     labels = {
-        "paper": "inflora", "method": options.method.label, "protocol": protocol(options.data_set.label, scenario),
-        "backbone": backbone, "scale": scale, "seed": seed,
+        "paper": "inflora", "method": options.method.label, "protocol": name, "backbone": backbone, "scale": scale,
+        "seed": seed,
     }  # fmt: skip
     outputs = [f"{kind}_{task_id}.pth" for kind in ("task", "classes") for task_id in range(len(scenario.tasks))]
     return Run(folder, decides, labels, options=options, machine=machine, outputs=[*outputs, "design.pth"])

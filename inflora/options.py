@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from common import vit
+from common.datasets.transforms import Normalisation
+from common.incremental.common_ground import SequenceOptions, class_order, common_rules
 from common.incremental.scenario import Scenario
-from common.incremental.sets import IncrementalSet, find
+from common.incremental.sets import IncrementalSet, find, reader_options
 from common.machine import RunOptions
 from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file, option, read, scale_option
 from inflora.methods import METHODS, Method
@@ -42,7 +44,7 @@ Dead: Any = ignored(DEAD, "the code has no use for it")
 
 
 @dataclass(frozen=True)
-class Options(RunOptions, Dead):
+class Options(SequenceOptions, RunOptions, Dead):
     """A run's settings are the keys of the configuration without the seed, which stands in the run's labels."""
 
     config: str = option(help="JSON file, as the twelve in inflora/configs", group="configuration", decides=False)
@@ -51,9 +53,10 @@ class Options(RunOptions, Dead):
     backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys or a CLIP's")
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the backbones' files", decides=False)
     seed: list[int] = option(help="one, or several: a run each", unique=True, decides=False, **SEED)
-    dataset: str = option(help="data set", group="protocol", choices=("cifar100", "ImageNet_R", "domainnet"))
+    dataset: str = option(help="data set", group="protocol",
+        choices=("cifar100", "ImageNet_R", "domainnet", "cub200", "tinyimagenet"))  # fmt: skip
     data_path: str = option(help="folder of the data, or mini", decides=False)
-    split: str = option("40", "ImageNet-R: a seed, upstream (the run's first), folders, or lists; DomainNet: lists",
+    split: str = option("40", "ImageNet-R: a seed, upstream (the run's first), folders, lists, auto; DomainNet: lists",
         check=known_split)  # fmt: skip
     shuffle: bool = option(False, "draw the class order from the seed")
     init_cls: int = option(help="classes of the first task", at_least=1)
@@ -94,17 +97,24 @@ class Options(RunOptions, Dead):
     @property
     def reader_options(self) -> dict[str, Any]:
         """What --split means to the reader of the data set."""
-        if self.data_set.reader == "ImageNetR":
-            return {"split": self.seed[0] if self.split == "upstream" else self.split}
-        return {"lists": None if self.split.isdecimal() else self.split} if self.data_set.reader == "DomainNet" else {}
+        if self.data_set.reader == "DomainNet":
+            return {"lists": None if self.split.isdecimal() else self.split}
+        return reader_options(self.data_set, str(self.seed[0]) if self.split == "upstream" else self.split)
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """The backbone's own where --transforms asks for it. Raises UserError for a backbone that tells none."""
+        return vit.normalisation(self.backbone) if self.transforms else None
 
     def scenario(self, seed: int) -> Scenario:
         """The tasks: classes in the order of their labels, or, with shuffle, in numpy's permutation under the seed.
 
-        Upstream utils/data_manager.py:L148-L160; the published runs do not shuffle, whatever their seed.
+        Upstream utils/data_manager.py:L148-L160; the published runs do not shuffle, whatever their seed. Or in the
+        order of --class-order.
         """
         count = self.data_set.classes
         order = np.random.RandomState(seed).permutation(count).tolist() if self.shuffle else range(count)
+        order = class_order(self.class_order, self.data_set, seed) if self.class_order else order
         sizes = (count, count) if self.method.joint else (self.init_cls, self.increment)
         return Scenario(order, *sizes)
 
@@ -117,13 +127,16 @@ def parse(argv: Sequence[str] | None = None) -> Options:
     about = "InfLoRA (arXiv 2404.00228): class-incremental learning, one run a seed."
     usage = "Try: python -m inflora.main --config inflora/configs/cifar100_inflora.json --scale mini --seed 0."
     options = read(Options, argv, "inflora.main", about, usage, configuration)
-    tasks = len(options.scenario(seed=0).tasks)
+    tasks = len(options.scenario(options.seed[0]).tasks)
     sizes = f"{options.data_set.classes} classes in steps of {options.init_cls} and then {options.increment}"
     check_rules([
         (tasks > options.total_sessions, f"total_sessions {options.total_sessions}, but {sizes} make {tasks} tasks."),
         (options.method.two_rates and options.fc_lrate is None, f"{options.model_name} needs fc_lrate."),
         (options.lame < options.lamb, f"lame {options.lame}: give lamb ({options.lamb}) to 1."),
+        (options.shuffle and options.class_order, "shuffle: class_order says in which order. Leave one of them out."),
     ])  # fmt: skip
+    for seed in options.seed:
+        check_rules(common_rules(options, options.data_set, options.scenario(seed), seed, options.split))
     return options
 
 
