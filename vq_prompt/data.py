@@ -8,6 +8,7 @@ import numpy as np
 from common import datasets
 from common.datasets.images import ImageSet, Transform
 from common.errors import UserError
+from common.incremental import common_ground
 from common.incremental.scenario import (
     LabelledImages,
     RemappedSubset,
@@ -40,11 +41,14 @@ def scenario(options: Options, seed: int) -> Scenario:
     """The tasks under one seed; --upper_bound_flag makes one of all classes.
 
     IT-Prompt has one class order for CIFAR-100, TinyImageNet and the miniature (it_prompt/README.md, section 8).
+    --class_order stands above both papers' orders.
     """
     data = data_set(options)
     order = class_order(data.classes or 0, seed if options.rand_split else 0)
     if options.fixed_orders and data.order:
         order = read_class_order(f"class_orders/{data.order}.yaml")
+    if options.class_order:
+        order = common_ground.class_order(options.class_order, data, seed)
     if options.upper_bound_flag:
         return Scenario(order, len(order), len(order))
     return Scenario(order, options.first_split_size, options.other_split_size)
@@ -59,7 +63,7 @@ def task_count(options: Options, scenario: Scenario) -> int:
 def protocol_name(options: Options, scenario: Scenario) -> str:
     """The protocol as records name it; what is no test of the whole sequence says so."""
     first = options.max_task if task_count(options, scenario) < len(scenario.tasks) else None
-    return protocol(data_set(options).label, scenario, first, options.validation)
+    return protocol(data_set(options).label, scenario, first, options.validation, options.protocol)
 
 
 def check_data(options: Options) -> None:

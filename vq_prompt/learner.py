@@ -104,10 +104,13 @@ def build_network(options: VQOptions, classes: int) -> Network:
 
 
 def transforms(options: VQOptions, size: int) -> "tuple[Compose, Compose]":
-    """Training and test transform. Quirk: pixels stay in [0, 1] for every set and backbone (dataloaders/utils.py)."""
+    """Training and test transform. Quirk: pixels stay in [0, 1] for every set and backbone (dataloaders/utils.py).
+
+    Not so with --transforms common.
+    """
     from torchvision.transforms import Compose, Normalize
 
-    train, test = vit_transforms(data_set(options), size)
+    train, test = vit_transforms(data_set(options), size, options.normalisation)
     if options.normalize_input:
         normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
         train, test = Compose([*train.transforms, normalize]), Compose([*test.transforms, normalize])

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import mini, vit
+from common.datasets.transforms import Normalisation
 from common.errors import UserError
+from common.incremental.common_ground import SequenceOptions
 from common.machine import RunOptions
 from common.options import LARGEST_SEED, SEED, Rule, check_rules, option, scale_option
 from common.runs import mini_folder
@@ -29,7 +31,7 @@ def _check_split(split: str) -> str | None:
 
 # fmt: off
 @dataclass(frozen=True)
-class Options(RunOptions):
+class Options(SequenceOptions, RunOptions):
     """The options of both learners; each adds those of its paper in a class derived from this."""
 
     learner_type: str = option(help="the paper", group="method")
@@ -87,6 +89,11 @@ class Options(RunOptions):
         """Whether data sets that have a class order of their own are learned in it, whatever the seed."""
         return False
 
+    @property
+    def normalisation(self) -> Normalisation | None:
+        """The ViT's own where --transforms asks for it. Raises UserError for a backbone that tells none."""
+        return vit.normalisation(self.backbone_weights) if self.transforms else None
+
     def weights_file(self) -> Path:
         """The file of the backbone's weights. Raises UserError if it is missing."""
         return vit.find_weights(self.backbone_weights, self.weights)
@@ -141,7 +148,10 @@ def checked(options: VQOptions) -> VQOptions:
     """The options themselves. Raises UserError for values that contradict each other."""
     ratio, size = options.ca_batch_size_ratio, options.batch_size
     none_left = f"--ca_batch_size_ratio {ratio}: of batch_size {size} no sample is left."
-    check_rules([(options.samples_per_centroid < 1, none_left)])
+    twice = "normalize_input: transforms common normalises, as the backbone was pre-trained. Leave one of them out."
+    check_rules(
+        [(options.samples_per_centroid < 1, none_left), (options.transforms and options.normalize_input, twice)]
+    )
     check_schedule(options.schedule_type, options.schedule, options.iter_step)
     if options.learner_name != "NCM":
         check_pool(*options.prompt_param)

@@ -16,6 +16,7 @@ from common.datasets.images import ImageSet, Transform
 from common.evaluation.metrics import vq_prompt_metrics
 from common.evaluation.report import run_title, save_matrix, task_accuracy_lines, task_accuracy_matrix
 from common.files import metric_lines
+from common.incremental.common_ground import sequence_settings
 from common.incremental.scenario import LabelledImages, RemappedSubset, Scenario, task_subset
 from common.incremental.sets import reader_options
 from common.incremental.tasks import stream_seed
@@ -102,7 +103,7 @@ def open_repeat(
         "paper": "vq_prompt", "method": method, "protocol": protocol_name(options, tasks),
         "backbone": vit.LABELS.get(weights, weights), "scale": scale_of(options), "seed": seed,
     }  # fmt: skip
-    decides = settings(options) | decides | {"seed": seed, "data": data.fingerprint}
+    decides = settings(options) | decides | {"seed": seed, "data": data.fingerprint} | sequence_settings(options, tasks)
     files = [f"task-{task}/{file}" for task in range(1, len(tasks.tasks) + 1) for file in MODELS]
     run = Run(folder, decides, labels, "", options, machine, ["features.pth"], files)
     return Repeat(options, machine, seed, tasks, data, run, models)

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import UserError, all_checked, exit_cleanly
+from common.incremental.common_ground import common_rules
 from common.machine import choose_machine
 from common.mini import ON_SCALE
 from common.options import check_rules, declared, read, read_file, unknown, words_by_key
 from common.training.device import automatic_workers
 from vq_prompt import learner as vq_learner
-from vq_prompt.data import check_data, check_tasks, scenario
+from vq_prompt.data import check_data, check_tasks, data_set, scenario
 from vq_prompt.it_prompt import learner as it_learner
 from vq_prompt.it_prompt.options import ITOptions, settled
 from vq_prompt.options import (
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     machine = choose_machine(limited, device_of(options))
     folder, seeds, matrices = Path(log_dir_of(options)), run_seeds(options), []
     places = (lambda: refuse_originals(options), lambda: read_xlsx(options))
-    all_checked([lambda: check_data(options), options.weights_file, *places])
+    all_checked([lambda: check_data(options), options.weights_file, lambda: options.normalisation, *places])
     for seed in seeds:
         check_tasks(options, seed)
     with output_log(folder):
@@ -94,6 +95,8 @@ def parse(argv: Sequence[str] | None = None) -> VQOptions | ITOptions:
     except UserError as error:
         sizes = f"first_split_size {options.first_split_size}, other_split_size {options.other_split_size}"
         raise UserError(f"{sizes}: {error}") from error
+    for seed in run_seeds(options):
+        check_rules(common_rules(options, data_set(options), scenario(options, seed), seed, options.split))
     return options
 
 

@@ -9,6 +9,8 @@ import torch
 import yaml
 from PIL import Image
 
+from common.datasets.transforms import clip_eval
+from common.errors import UserError
 from common.evaluation.metrics import over_repeats, vq_prompt_metrics
 from common.incremental.sets import find
 from common.incremental.tasks import stream_seed
@@ -16,7 +18,9 @@ from common.options import declared
 from tests.golden_files import Golden
 from vq_prompt.data import class_order, protocol_name, scenario, task_count
 from vq_prompt.learner import transforms
-from vq_prompt.options import Options, VQOptions
+from vq_prompt.it_prompt.learner import transforms as it_transforms
+from vq_prompt.it_prompt.options import ITOptions
+from vq_prompt.options import Options, VQOptions, checked
 from vq_prompt.repeat import PURPOSES
 from vq_prompt.report import as_yaml
 
@@ -82,6 +86,34 @@ def test_test_transforms_are_the_official_ones(name, dataset):
     assert list(found.shape) == golden[f"{name}_full_shape"].tolist()
     torch.testing.assert_close(found[:, ::16, ::16], golden[f"{name}_sampled"], rtol=0, atol=1e-2)
     assert float(found.double().sum()) == pytest.approx(float(golden[f"{name}_sum"]), abs=1e-2 * found.numel())
+
+
+def test_common_ground_normalises_as_the_vit_was_pre_trained():
+    """0.5 and 0.5 for augreg's ViTs; test images in a bicubic resize to the input size, also those of ImageNet-R."""
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (48, 48, 3), dtype=np.uint8))
+    resized = np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC), dtype=np.float32) / 255
+    expected = torch.from_numpy((resized - 0.5) / 0.5).permute(2, 0, 1)
+    common = {"dataset": "ImageNet_R", "transforms": "common"}
+    prompts = ITOptions(backbone="vit_sup21k", **common)
+    for found in (transforms(options(pretrained_weight="sup21k", **common), 32), it_transforms(prompts, 32)):
+        torch.testing.assert_close(found[1](image), expected, rtol=0, atol=1e-6)
+        assert -1 <= found[0](image).min() < -0.5
+    assert torch.equal(it_transforms(ITOptions(**common), 32)[1](image), clip_eval(32)(image))
+
+
+def test_normalised_once():
+    with pytest.raises(UserError, match="^normalize_input: transforms common normalises, as the backbone was"):
+        checked(options(transforms="common", normalize_input=True, ca_batch_size_ratio=4, batch_size=8))
+
+
+def test_a_class_order_stands_above_the_papers(tmp_path):
+    path = tmp_path / "order-2.yaml"
+    path.write_text(f"class_order: {list(range(199, -1, -1))}\n")
+    given = str(tmp_path / "order-{seed}.yaml")
+    assert list(scenario(options(class_order=given), 2).class_order) == list(range(199, -1, -1))
+    tiny = {"dataset": "TinyImageNet", "first_split_size": 20, "other_split_size": 20}
+    assert scenario(ITOptions(**tiny), 2).class_order[:2] == (131, 181)  # IT-Prompt's own
+    assert scenario(ITOptions(**tiny, class_order=given), 2).class_order[:2] == (199, 198)
 
 
 # Metrics

@@ -94,6 +94,9 @@ def test_device(words, device):
         ([*VQ, "--prompt_param", "10", "8", "nan"], "--prompt_param nan: give a finite number"),
         ([*VQ, "--log_dir", ""], "--log_dir: it is empty"),
         ([*IT, "other_split_size=7"], "first_split_size 10, other_split_size 7: increment 7 does not divide"),
+        ([*VQ, "protocol=common"], "^protocol common: give transforms=common"),
+        ([*VQ, "protocol=common", "transforms=common", "--repeat", "2"], "the classes are not in the seed's order"),
+        ([*IT, "protocol=common", "split=7", "dataset=ImageNet_R"], "protocol common: 20 tasks, of 10 classes"),
         ([*IT, "dataset=CIFAR"], "dataset CIFAR: unknown. Did you mean CIFAR100?"),
     ],
 )

@@ -101,11 +101,14 @@ def load_encoder(options: ITOptions, machine: Machine) -> tuple[Encoder, CLIP | 
 
 
 def transforms(options: ITOptions, size: int) -> tuple[Transform, Transform]:
-    """Training and test transform: CLIP's normalisation and bicubic, or for a ViT those of VQ-Prompt."""
+    """Training and test transform: CLIP's normalisation and bicubic, or for a ViT those of VQ-Prompt.
+
+    CLIP's are those of --transforms common as well.
+    """
     data = data_set(options)
     if options.is_clip:
         return clip_train(size, data.least_area, flip=data.flip), clip_eval(size)
-    return vit_transforms(data, size)
+    return vit_transforms(data, size, options.normalisation)
 
 
 def build_parts(options: ITOptions, encoder: Encoder, scenario: Scenario) -> Parts:

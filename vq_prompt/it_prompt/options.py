@@ -8,6 +8,7 @@ from typing import Any
 from common import vit
 from common.clip.activation import AUTO, CLIPOptions
 from common.clip.pretrained import PUBLISHED, find_weights, fingerprint
+from common.datasets.transforms import Normalisation
 from common.mini import MINI, MINI_TOWER
 from common.options import Rule, check_rules, one_placeholder, option, scale_option
 from common.runs import file_md5
@@ -90,6 +91,10 @@ class ITOptions(CLIPOptions, Options):
     @property
     def fixed_orders(self) -> bool:
         return True
+
+    @property
+    def normalisation(self) -> Normalisation | None:
+        return None if self.is_clip else super().normalisation
 
     def weights_file(self) -> Path:
         return find_weights(self.clip_weights) if self.is_clip else super().weights_file()
