@@ -100,10 +100,12 @@ def of_moe_cil(words: list[str]) -> Told:
 def of_inflora(words: list[str]) -> Told:
     options = parse_inflora(words)
     (seed,) = options.seed
-    name = protocol(options.data_set.label, options.scenario(seed))
+    scenario = options.scenario(seed)
+    name = protocol(options.data_set.label, scenario, kind=options.protocol)
     folder = Path(mini_folder(options.save, options.scale)) / log_folder(options) / str(seed)
     backbone = vit.LABELS.get(options.backbone, options.backbone)
-    return Told(options.method.label, name, backbone, seed, str(folder), flat(settings(options)))
+    decides = flat(settings(options) | sequence_settings(options, scenario))
+    return Told(options.method.label, name, backbone, seed, str(folder), decides)
 
 
 def of_vq(words: list[str]) -> Told:
@@ -111,18 +113,20 @@ def of_vq(words: list[str]) -> Told:
     (seed,) = run_seeds(options)
     is_it, weights = options.learner_type == "it_prompt", options.backbone_weights
     label = it_learner.method_label(options) if is_it else vq_learner.method_name(options)
-    name = vq_data.protocol_name(options, vq_data.scenario(options, seed))
+    scenario = vq_data.scenario(options, seed)
+    name, decides = vq_data.protocol_name(options, scenario), settings(options) | sequence_settings(options, scenario)
     folder = str(Path(log_dir_of(options)) / "repeat-1")
-    return Told(label, name, vit.LABELS.get(weights, weights), seed, folder, flat(settings(options)))
+    return Told(label, name, vit.LABELS.get(weights, weights), seed, folder, flat(decides))
 
 
 def of_alta(words: list[str]) -> Told:
     options = alta_options.parse(words)
     folder, names = mini_folder(alta_options.run_folder(options), options.scale), alta_options.protocols(options)
     buffer = options.buffer_size if alta_options.replays(options) else None
-    decides = flat(settings(options)) | {"buffer_size": buffer}
-    label = alta_options.method_label(options)
-    return Told(label, names["task-il"], options.visual, options.seed, folder, decides, names["class-il"])
+    decides = flat(settings(options) | sequence_settings(options, alta_options.scenario(options)))
+    decides |= {"buffer_size": buffer}
+    label, published = alta_options.method_label(options), names.get("task-il", names["class-il"])
+    return Told(label, published, options.visual, options.seed, folder, decides, names["class-il"])
 
 
 TOLD = {
