@@ -20,6 +20,7 @@ from PIL import Image
 from alta.learner import build as build_alta
 from alta.main import main as alta
 from alta.options import parse as parse_alta
+from common.clip import load
 from common.clip.tokenizer import tokenize
 from common.datasets.images import ImageFiles
 from common.machine import Machine
@@ -161,6 +162,28 @@ def test_a_run(method: Method, name: str, root: Path, tmp_path: Path) -> None:
         assert [line for line in records(tmp_path) if line["after_task"] <= 1] == lines
         cells = [(line["dataset"], line["after_task"]) for line in records(tmp_path) if line["metric"] == "task_accuracy"]
         assert cells == [("task 0", 1), ("task 0", 2), ("task 1", 2)]
+        check_metrics(method, records(tmp_path), tmp_path)
+
+
+def check_metrics(method: Method, lines: list[dict], folder: Path) -> None:
+    """After two of ten tasks: the same names from every method, also the classes not seen from those that read text."""
+    after_two = [line for line in lines if (line["dataset"], line["after_task"]) == ("CIFAR100", 2)]
+    values = {line["metric"]: line["value"] for line in after_two}
+    first, fell, second = (line["value"] for line in lines if line["metric"] == "task_accuracy")
+    assert values["forgetting"] == pytest.approx(first - fell)
+    assert values["accuracy"] == pytest.approx((fell + second) / 2)
+    assert values["accuracy"] <= values["accuracy_with_task"] <= 100
+    reads_text = method.label not in ("InfLoRA", "VQ-Prompt")
+    assert ("unseen_accuracy" in values) == reads_text and not {"avg", "last", "avg_unseen_accuracy"} & values.keys()
+    assert (values["stored_floats"] > 0) == (method.main not in (zscl, moe_adapters))
+    clip = sum(tensor.numel() for tensor in load("mini")[0].parameters())
+    if method.main in (zscl, moe_adapters):  # a file of all weights, or of the adapters and an original's unused one
+        (path,) = folder.rglob("task_1.pth")
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        saved = sum(tensor.numel() for key, tensor in weights.items() if ".adaptmlp." not in key)
+        assert values["total_parameters"] == saved + (clip if method.main is moe_adapters else 0)
+    else:
+        assert clip / 10 < values["total_parameters"] < 1.1 * clip
 
 
 def check_images(test: ImageFiles) -> None:
