@@ -67,6 +67,7 @@ def test_decoded_once_and_encoded_once_equals_the_plain_way(model: CLIP, found: 
     assert test.pixels.dtype == torch.uint8 and len(test.pixels) == 600
 
 
+@pytest.fixture(scope="module")
 @torch.no_grad()
 def plain_cosines(model: CLIP, found: IncrementalData) -> tuple[Tensor, Tensor]:
     """Cosines of all test images and all prompts, and labels; images and texts in one batch each."""
@@ -76,10 +77,12 @@ def plain_cosines(model: CLIP, found: IncrementalData) -> tuple[Tensor, Tensor]:
     return F.normalize(model.encode_image(torch.stack(images)), dim=-1) @ text.t(), torch.tensor(labels)
 
 
-def test_within_the_own_task_and_among_the_classes_not_seen(model: CLIP, found: IncrementalData) -> None:
+def test_within_the_own_task_and_among_the_classes_not_seen(
+    model: CLIP, found: IncrementalData, plain_cosines: tuple[Tensor, Tensor]
+) -> None:
     """Of the ten tasks of four characters: among the four of its own, and among the 28 that three tasks leave."""
     test = pooled_test(CENTRE, MACHINE, found, 64)
-    cosines, labels = plain_cosines(model, found)
+    cosines, labels = plain_cosines
     own = cosines.masked_fill(labels[:, None] // 4 != torch.arange(40) // 4, -1).argmax(dim=1)
     step = evaluate_seen(model, found.tokens, test, 2, seed=0)
     seen = labels < 12
@@ -91,14 +94,16 @@ def test_within_the_own_task_and_among_the_classes_not_seen(model: CLIP, found: 
     assert unseen_accuracy(model, found.tokens, test, 9, seed=0) is None
 
 
-def test_on_record_on_common_ground(model: CLIP, found: IncrementalData, tmp_path: Path) -> None:
+def test_on_record_on_common_ground(
+    model: CLIP, found: IncrementalData, plain_cosines: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
     """All that ZSCL and MoE-Adapters record after the second task, of plain CLIP."""
     run = Run(tmp_path, {}, {"paper": "zscl", "method": "CLIP", "protocol": "common-characters-10x4", "seed": 0})
     steps: list[CILStep] = []
     test = pooled_test(CENTRE, MACHINE, found, 64)
     for task_id in range(2):
         record_test(run, CENTRE, found, test, steps, model, (7 + task_id, 30))
-    cosines, labels = plain_cosines(model, found)
+    cosines, labels = plain_cosines
     first, seen, own = labels < 4, labels < 8, labels[:, None] // 4 == torch.arange(40) // 4
     hits = cosines[:, :8].argmax(dim=1) == labels
     within = cosines.masked_fill(~own, -1).argmax(dim=1) == labels
