@@ -2,6 +2,8 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -11,11 +13,17 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from common import datasets
 from common.clip.model import CLIP, CLIPConfig
+from common.clip.tokenizer import class_prompts
 from common.datasets.transforms import clip_normalise
+from common.evaluation.label_space import XTAIL_TEMPLATE, LabelSpace
+from common.evaluation.pixels import DecodedSet, load_decoded
 from common.evaluation.seen_classes import PooledTest
 from common.incremental.scenario import Scenario
-from tests.benchmarks.measure import Sizes
+from common.mini import MINI
+from common.protocols import MTIL_ORDER_1
+from tests.benchmarks.measure import Row, Sizes, compare_calls
 
 VIT_B_16 = CLIPConfig(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
 SMALL = CLIPConfig(64, 32, 2, 64, 8, 77, 49408, 64, 1, 2)
@@ -101,3 +109,22 @@ def pooled(count: int, classes: int, plain: CLIP, batch_size: int) -> PooledTest
     images = TensorDataset(pixels)
     images.labels = torch.randint(classes, (count,), generator=generator).tolist()
     return PooledTest(images, Scenario(range(classes), classes, classes), "test", batch_size, pixels=pixels)
+
+
+def mini_sets(sizes: Sizes) -> tuple[list[DecodedSet], LabelSpace]:
+    """The miniature's test sets in the first order, two of them where sizes are small, and the label space of all."""
+    names = MTIL_ORDER_1[: 2 if sizes.small else None]
+    sets = [datasets.load(name, MINI) for name in names]
+    joint = LabelSpace({data.name: class_prompts(data.classnames, [XTAIL_TEMPLATE]) for data in sets})
+    return [load_decoded(name, MINI, 32, 128, 0) for name in names], joint
+
+
+def compare_spaces(
+    evaluation: Callable[[LabelSpace | None], object], joint: LabelSpace, count: int, sizes: Sizes
+) -> list[Row]:
+    """An evaluation of `count` checkpoints on as many sets, each among its own labels, and among all."""
+    calls = {"MTIL": partial(evaluation, None), "X-TAIL, all labels": partial(evaluation, joint)}
+    few = replace(sizes, steps=min(sizes.steps, 3), warmup=0)
+    rows = compare_calls(f"{count} checkpoints x {count} sets, miniature", calls, few, equal=False)
+    rows[1].target = "" if sizes.small else "<= 1.3"
+    return rows

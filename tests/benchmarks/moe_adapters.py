@@ -10,14 +10,19 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from common import clip
 from common.clip.model import CLIP
 from common.clip.tokenizer import cut_prompts
+from common.evaluation.label_space import LabelSpace
 from common.evaluation.zero_shot import class_vectors, image_features
-from moe_adapters.adapters import use_router
-from moe_adapters.evaluation import Checkpoint, EvaluationSet
+from common.mini import MINI
+from moe_adapters.adapters import insert_adapters, use_router
+from moe_adapters.evaluation import Checkpoint, EvaluationSet, RoutedSpace
 from moe_adapters.options import Options
 from moe_adapters.training import TrainingOptions
-from tests.benchmarks.inputs import encoding_call, float64_kept, one_batch, prompts, small_or_paper_clip
+from tests.benchmarks.inputs import (
+    compare_spaces, encoding_call, float64_kept, mini_sets, one_batch, prompts, small_or_paper_clip,
+)  # fmt: skip
 from tests.benchmarks.measure import Row, Sizes, compare, compare_calls, difference, verify
 from tests.moe_adapters import plain_ways
 from tests.moe_adapters.plain_ways import OPTIONS, Mixture, loop_over_experts, train, trajectory, with_adapters
@@ -35,7 +40,8 @@ def rows(sizes: Sizes) -> list[Row]:
         for routing in ("spread", "concentrated"):
             found += step_rows(plain, tokens, routing, sizes)
         found += prompt_rows(plain, tokens, sizes)
-    return found + evaluation_rows(plain, prompts(10).to(sizes.device), sizes) + matrix_rows(sizes)
+    found += evaluation_rows(plain, prompts(10).to(sizes.device), sizes)
+    return found + matrix_rows(sizes) + label_space_rows(sizes)
 
 
 def step_rows(plain: CLIP, tokens: Tensor, routing: str, sizes: Sizes) -> list[Row]:
@@ -113,8 +119,21 @@ def matrix_rows(sizes: Sizes) -> list[Row]:
     apart = difference(*(call() for call in calls.values()))  # the warm-up
     rows = compare_calls(f"{tasks} checkpoints x {tasks} sets, small", calls, few, equal=False)
     verify(rows[1], apart)
-    spaces = {"MTIL": plain_ways.evaluate_shared, "X-TAIL, all labels": plain_ways.evaluate_among_all}
-    calls = {name: partial(way, matrix) for name, way in spaces.items()}
-    among = compare_calls(f"{tasks} checkpoints x {tasks} sets, label spaces, small", calls, few, equal=False)
-    among[1].target = "" if sizes.small else "<= 1.3"
-    return rows + among
+    return rows
+
+
+def label_space_rows(sizes: Sizes) -> list[Row]:
+    """Checkpoints x data sets of the miniature, each learnt set through its own router: MTIL, and X-TAIL."""
+    model, (tests, joint) = clip.load(MINI)[0], mini_sets(sizes)
+    insert_adapters(model, experts=22, topk=2, routers=len(tests))
+    model.to(sizes.device)
+    checkpoints = [Checkpoint(task_id, plain_ways.adapters_of(model)) for task_id in range(len(tests))]
+
+    def evaluation(space: LabelSpace | None) -> None:
+        routed = RoutedSpace(model, space) if space else None
+        for task_id, test in enumerate(tests):
+            whole = EvaluationSet(model, test.pixels, test.labels, test.tokens, 128, test.name, routed)
+            for checkpoint in checkpoints:
+                whole.evaluate(checkpoint, Options(oracle_task_id=True), task_id)
+
+    return compare_spaces(evaluation, joint, len(tests), sizes)

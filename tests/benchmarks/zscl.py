@@ -14,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import clip, datasets
+from common import clip
 from common.clip.model import CLIP
-from common.clip.tokenizer import class_prompts, cut_prompts
-from common.evaluation.label_space import XTAIL_TEMPLATE, LabelSpace
-from common.evaluation.pixels import DecodedSet, load_decoded
+from common.clip.tokenizer import cut_prompts
+from common.evaluation.label_space import LabelSpace
+from common.evaluation.pixels import DecodedSet
 from common.mini import MINI
-from common.protocols import MTIL_ORDER_1
 from tests.benchmarks import inputs
-from tests.benchmarks.inputs import SMALL, VIT_B_16, OneBatch, encoding_call, one_batch, prompts
+from tests.benchmarks.inputs import (
+    SMALL, VIT_B_16, OneBatch, compare_spaces, encoding_call, mini_sets, one_batch, prompts,
+)  # fmt: skip
 from tests.benchmarks.measure import Clock, Row, Sizes, Subject, compare, compare_calls, difference
 from tests.benchmarks.memory import counted_peak
 from tests.zscl.plain_ways import left_by, train_plainly, uneven_clip
@@ -206,20 +207,13 @@ def evaluation_rows(plain: CLIP, tokens: Tensor, sizes: Sizes) -> list[Row]:
 
 def label_space_rows(sizes: Sizes) -> list[Row]:
     """Checkpoints x data sets of the miniature, CLIP eleven times: MTIL, and X-TAIL among the classes of all sets."""
-    few, names = replace(sizes, steps=min(sizes.steps, 3), warmup=0), MTIL_ORDER_1[: 2 if sizes.small else None]
-    model = clip.load(MINI)[0].to(sizes.device)
-    tests = [load_decoded(name, MINI, 32, 128, 0) for name in names]
-    sets = [datasets.load(name, MINI) for name in names]
-    joint = LabelSpace({data.name: class_prompts(data.classnames, [XTAIL_TEMPLATE]) for data in sets})
+    model, (tests, joint) = clip.load(MINI)[0].to(sizes.device), mini_sets(sizes)
 
     def evaluation(space: LabelSpace | None) -> list[dict[str, float]]:
-        vectors = [space.vectors(model) for _ in names] if space else [()] * len(names)
-        return [evaluate(model, test, 128, space, vectors[row]) for test in tests for row in range(len(names))]
+        vectors = [space.vectors(model) for _ in tests] if space else [()] * len(tests)
+        return [evaluate(model, test, 128, space, vectors[row]) for test in tests for row in range(len(tests))]
 
-    calls = {"MTIL": partial(evaluation, None), "X-TAIL, all labels": partial(evaluation, joint)}
-    rows = compare_calls(f"{len(names)} checkpoints x {len(names)} sets, miniature", calls, few, equal=False)
-    rows[1].target = "" if sizes.small else "<= 1.3"
-    return rows
+    return compare_spaces(evaluation, joint, len(tests), sizes)
 
 
 def memory_rows(sizes: Sizes) -> list[Row]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from common.clip.model import CLIP
 from common.datasets.transforms import clip_normalise
-from common.evaluation.label_space import LabelSpace
 from common.evaluation.zero_shot import accuracy, zeroshot_logits, zeroshot_weights
 from common.mini.weights import ddas_features
 from moe_adapters import adapters
@@ -38,7 +37,7 @@ from moe_adapters.ddas import (
     select_task,
     train_autoencoder,
 )
-from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, RoutedSpace, distinct
+from moe_adapters.evaluation import Cell, Checkpoint, EvaluationSet, distinct
 from moe_adapters.options import Options
 from moe_adapters.training import TrainingOptions, train_task
 from tests.benchmarks.inputs import SMALL, OneBatch, prompts, small_or_paper_clip
@@ -222,19 +221,6 @@ def evaluate_shared(matrix: Matrix) -> list[list[Cell]]:
     options, cells = Options(autorouter=True, threshold=matrix.threshold), []
     for pixels, labels, tokens in matrix.sets:
         test = EvaluationSet(matrix.model, pixels, labels, tokens, matrix.batch_size)
-        test.measure_errors(matrix.extractor, matrix.autoencoders)
-        cells.append([test.evaluate(checkpoint, options, None) for checkpoint in matrix.checkpoints])
-    return cells
-
-
-def evaluate_among_all(matrix: Matrix) -> list[list[Cell]]:
-    """The same by the real code among the classes of all data sets."""
-    options, cells = Options(autorouter=True, threshold=matrix.threshold), []
-    names = [f"set {number}" for number in range(len(matrix.sets))]
-    joint = LabelSpace({name: tokens for name, (_, _, tokens) in zip(names, matrix.sets)})
-    space = RoutedSpace(matrix.model, joint)
-    for name, (pixels, labels, tokens) in zip(names, matrix.sets):
-        test = EvaluationSet(matrix.model, pixels, labels, tokens, matrix.batch_size, name, space)
         test.measure_errors(matrix.extractor, matrix.autoencoders)
         cells.append([test.evaluate(checkpoint, options, None) for checkpoint in matrix.checkpoints])
     return cells
