@@ -33,6 +33,9 @@ from common.training.batches import Batches
 from common.weight_files import absent
 
 
+MOST_NAMED = 20  # classes in a note
+
+
 def mtil_names(names: list[str]) -> list[str]:
     """The names themselves; [order1], [order2] and [xtail] stand for the papers' sequences.
 
@@ -264,8 +267,9 @@ def scarcity(options: MTILOptions, data: ImageSet) -> dict[str, float]:
     scarce = [f"{name} ({count})" for name, count in zip(data.classnames, counts) if count < options.few_shot]
     if not scarce:
         return {}
+    more = f" and {len(scarce) - MOST_NAMED} more" if len(scarce) > MOST_NAMED else ""
     print(f"note: {data.name}: {len(scarce)} of {len(counts)} classes have fewer than {options.few_shot} training "
-          f"images, all of which are taken: {', '.join(scarce)}")  # fmt: skip
+          f"images, all of which are taken: {', '.join(scarce[:MOST_NAMED])}{more}")  # fmt: skip
     return {"scarce_classes": len(scarce), "training_images": int(counts.clip(max=options.few_shot).sum())}
 
 

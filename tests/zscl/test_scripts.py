@@ -245,7 +245,7 @@ def test_xtail_learns_few_shots_and_tells_the_domain(world: list[str], tmp_path:
     lines = [json.loads(line) for line in (tmp_path / "record.jsonl").read_text().splitlines()]
     assert {line["protocol"] for line in lines} == {"xtail-16shot"}
     assert {"domain_accuracy", "accuracy_with_domain", "scarce_classes"} <= {line["metric"] for line in lines}
-    assert (tmp_path / "domain_accuracy.png").exists()
+    assert (tmp_path / "domain_accuracy.csv").exists()
 
 
 def test_zero_shot_prints_eleven_accuracies(world: list[str]) -> None:

@@ -1,7 +1,6 @@
 """Stopped anywhere and started again with the same command, a class-incremental run ends with the same bits."""
 
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from tests import forked
 from tests.zscl.cil.runs import cifar
 from zscl.cil.__main__ import main
 
@@ -105,23 +103,6 @@ def test_kept_features_that_were_changed_are_computed_anew(
     main(again)
     assert f"note: the features kept in {path} are " in capsys.readouterr().out
     assert_same(tmp_path / "whole", tmp_path / "stopped")
-
-
-def test_killed_at_random_moments(cil_world: list[str], tmp_path: Path) -> None:
-    words = ["avg_freq=2", "initial_increment=40", "increment=30", "batch_size=4", "lr=1e-3", "save_interval=0"]
-    main(cifar(cil_world, tmp_path / "whole", "cifar100_10-10-ZSCL", *words))
-    again = cifar(cil_world, tmp_path / "killed", "cifar100_10-10-ZSCL", *words)
-    moments, kills = random.Random(0), 0
-    for _ in range(2):
-        process, _ = forked.start(main, again)
-        process.join(moments.uniform(0, 2))
-        if process.exitcode is not None:
-            break
-        forked.kill(process)
-        kills += 1
-    assert kills
-    forked.finish(*forked.start(main, again))
-    assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(cil_world: list[str], tmp_path: Path) -> None:
