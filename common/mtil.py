@@ -32,7 +32,6 @@ from common.runs import Run
 from common.training.batches import Batches
 from common.weight_files import absent
 
-
 MOST_NAMED = 20  # classes in a note
 
 
