@@ -17,7 +17,7 @@ from common import clip
 from common.mini.weights import ddas_features
 from moe_adapters.main import main
 from tests.moe_adapters.mtil_world import (
-    cells, check_autoencoder, ddas, decoded, errors_of, evaluated, places_of, prompts, test_sets,
+    cells, check_autoencoder, ddas, decoded, errors_of, evaluated, places_of, prompts, records, test_sets,
 )  # fmt: skip
 from tests.moe_adapters.pictures import normalise, save_clip, write
 from tests.moe_adapters.plain import (
@@ -161,6 +161,12 @@ def test_ddas_and_accuracies(whole: Whole) -> None:
     with float64():
         expected = evaluated(whole.network(), {name: whole.left(name) for name in TASKS}, tests, routers, False)
     assert cells(whole.root / "run") == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_set_with_too_few_images_a_class_is_on_record(whole: Whole) -> None:
+    found = records(whole.root / "run")
+    assert (found[1, "DTD", "scarce_classes"], found[1, "DTD", "training_images"]) == (47, 47)
+    assert (2, "EuroSAT", "scarce_classes") not in found
 
 
 def test_with_the_template_of_ones_own_and_the_domain_told_it_is_mtil(whole: Whole, tmp_path: Path) -> None:
