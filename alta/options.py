@@ -11,7 +11,7 @@ from common.clip.activation import CLIPOptions
 from common.clip.model import GELU
 from common.clip.tokenizer import encode
 from common.incremental.common_ground import SequenceOptions, class_order, common_rules
-from common.incremental.scenario import Scenario
+from common.incremental.scenario import Scenario, protocol
 from common.incremental.sets import CHARACTERS, IncrementalSet, find
 from common.machine import PRECISIONS, RunOptions
 from common.mini import MINI, MINI_RESNET
@@ -215,10 +215,11 @@ def protocols(options: Options) -> dict[str, str]:
 
     Common ground has class-il alone, and tells of the buffer in the method's name.
     """
-    data, buffer = options.dataset, None if options.protocol else unusual_buffer(options)
-    parts = (data_set(options).label.lower(), data.n_tasks, data.n_classes_per_task)
-    kinds = {"class-il": options.protocol} if options.protocol else PROTOCOLS
-    return {setting: str(Protocol(kind, *parts, buffer=buffer)) for setting, kind in kinds.items()}
+    label, data, buffer = data_set(options).label, options.dataset, unusual_buffer(options)
+    if options.protocol:
+        return {"class-il": protocol(label, scenario(options), kind=options.protocol)}
+    parts = (label.lower(), data.n_tasks, data.n_classes_per_task)
+    return {setting: str(Protocol(kind, *parts, buffer=buffer)) for setting, kind in PROTOCOLS.items()}
 
 
 def unusual_buffer(options: Options) -> int | None:

@@ -34,8 +34,8 @@ NAMES = (
 class Protocol:
     """A sequence of tasks and how it is tested; `str` gives its name, such as cil-tinyimagenet-100+5x20-buffer200."""
 
-    # mtil, xtail; cil, til, dil: class-, task-, domain-incremental; common: cil on common ground; joint: all classes at
-    # once; "" if unknown
+    # mtil, xtail; cil, til, dil: class-, task-, domain-incremental; joint: all classes at once;
+    # common: common ground, cil if its tasks are named, else joint; "" if unknown
     kind: str
     # in lower case; of domains order1, order2, xtail, custom-Aircraft+DTD; the whole name if the kind is unknown
     dataset: str
@@ -78,9 +78,11 @@ class Protocol:
     @property
     def length(self) -> int | None:
         """Number of tasks: 11 for MTIL's orders, 1 for joint training; None if the name does not fix it."""
-        if self.kind in (*MULTI_DOMAIN, "joint"):
-            return 1 if self.kind == "joint" else len(self.order) or None
-        if self.tasks is None or self.first or self.validation:
+        if self.kind in MULTI_DOMAIN:
+            return len(self.order) or None
+        if self.tasks is None:
+            return 1 if self.kind in ("joint", "common") else None
+        if self.first or self.validation:
             return None
         return self.tasks + (self.base is not None)
 

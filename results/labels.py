@@ -200,6 +200,8 @@ def _in_words(name: str, kinds: dict[str, str], with_dataset: bool) -> str:
         words.insert(0, f"{protocol.base} classes, then {protocol.tasks} steps of {protocol.classes}")
     elif protocol.tasks:
         words.insert(0, count(protocol.tasks, "task") + (f" of {protocol.classes} classes" if protocol.classes else ""))
+    elif protocol.kind == "common":
+        words.insert(0, SHORT_KINDS["joint"])
     text = ", ".join(word for word in words if word)
     return f"{DATASETS.get(protocol.dataset, protocol.dataset)}: {text}" if with_dataset else text
 
@@ -219,6 +221,11 @@ def is_cross_paper(name: str) -> bool:
     protocol = Protocol.parse(name)
     sequence = (protocol.dataset, protocol.base, protocol.tasks, protocol.classes)
     return protocol.kind in ("cil", "til") and sequence in (("cifar100", None, 10, 10), ("characters", None, 10, 4))
+
+
+def on_common_ground(name: str) -> tuple[str, ...]:
+    """The metrics that the sheet shows of a protocol; all classes at once have one accuracy, and nothing to forget."""
+    return tuple(METRICS) if Protocol.parse(name).tasks else ("last", *COUNTED)
 
 
 def is_multi_domain(name: str) -> bool:

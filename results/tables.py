@@ -103,7 +103,7 @@ def tables(data: Data) -> list[Table]:
     for sheet, description, _ in labels.SHEETS:
         items = [item for item in shown if labels.sheet(item.protocol) == sheet]
         if sheet == labels.COMMON_GROUND:  # not what papers call these numbers, or what they have instead
-            items = [item for item in items if item.metric in labels.METRICS]
+            items = [item for item in items if item.metric in labels.on_common_ground(item.protocol)]
         if items or (compares and sheet not in ("Other protocols", *labels.UNPUBLISHED)):
             make = _by_dataset if sheet.startswith("MTIL") else {labels.XTAIL: _xtail}.get(sheet, _by_setting)
             result.append(_without_empty(make(sheet, description, items, content)))

@@ -1,7 +1,7 @@
 """Common ground: one protocol on which every class-incremental method is compared, common-cifar100-10x10 and the like.
 
-The same tasks, images, transforms and metrics for all. What it takes are values of the entry points' options; the rules
-here keep its name from a run of other values.
+The same tasks, images, transforms and metrics for all; where all classes are learned at once, common-cifar100. What it
+takes are values of the entry points' options; the rules here keep its name from a run of other values.
 """
 
 from collections.abc import Iterator
@@ -69,11 +69,12 @@ def common_rules(
     absent = f"{data.label} under seed {seed} is not on common ground, which has {names}, and the seeds {seeds}."
     order = f"the classes are not in the seed's order. Give class_order={ORDER}."
     sizes = {len(task) for task in tasks.tasks}
-    equal = f"{len(tasks.tasks)} tasks, of {' and '.join(map(str, sorted(sizes)))} classes, are not ten equal ones."
+    told = f"{len(tasks.tasks)} tasks, of {' and '.join(map(str, sorted(sizes)))} classes,"
+    equal = f"{told} are neither ten equal ones nor one."
     lists = f"ImageNet-R is split by its lists, else by seed {RULE_SEED}. Give split=auto."
     yield name not in known, f"protocol common: {absent}"
     yield tasks.class_order != tuple(class_order(ORDER, data, seed)), f"protocol common: {order}"
-    yield len(tasks.tasks) != TASKS or len(sizes) > 1, f"protocol common: {equal}"
+    yield len(tasks.tasks) not in (1, TASKS) or len(sizes) > 1, f"protocol common: {equal}"
     if data.reader == "ImageNetR":
         yield imagenet_r_split(data.root, split) != imagenet_r_split(data.root), f"protocol common: {lists}"
     transforms, value = ask.split("=")

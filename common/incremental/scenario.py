@@ -185,9 +185,9 @@ def protocol(
     """Protocol as in the records: cil-cifar100-10x10, cil-tinyimagenet-100+5x20, joint-cifar100 for one task.
 
     The numbers are tasks x classes, where the file names of the original configurations (cifar100_10-10,
-    tinyimagenet_100-20) have the classes of the first and of every later task. kind: another than cil.
+    tinyimagenet_100-20) have the classes of the first and of every later task. kind: another than cil and joint.
     """
-    joint = Protocol("joint", name.lower(), first=first, validation=validation)
+    joint = Protocol(kind or "joint", name.lower(), first=first, validation=validation)
     count, base, classes = len(scenario.tasks), scenario.initial_increment, scenario.increment
     if count == 1:
         return str(joint)

@@ -77,6 +77,8 @@ def test_common_ground_is_one_protocol_whatever_the_buffer(name, size):
     for flags, label in (([], "ALTA"), (["--buffer_size", "500"], "ALTA, buffer of 500")):
         options = parse([*words, *flags])
         assert protocols(options) == {"class-il": f"common-{name}-10x{size}"} and method_label(options) == label
+    at_once = parse([*words, "dataset.n_tasks=1", f"dataset.n_classes_per_task={10 * size}"])
+    assert protocols(at_once) == {"class-il": f"common-{name}"} and method_label(at_once) == "ALTA, joint"
     assert list(scenario(options).class_order) == np.random.RandomState(1).permutation(10 * size).tolist()
     assert list(scenario(parse(words[:4])).class_order) == list(range(10 * size))
     for flag, message in (("--transforms", "give transforms=common"), ("--seen_only", "give --seen_only")):

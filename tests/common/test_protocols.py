@@ -47,6 +47,7 @@ def test_every_name_in_use_is_known_and_comes_back() -> None:
         ("cil-domainnet-10", Protocol("cil", "domainnet", 10)),
         ("dil-domainnet", Protocol("dil", "domainnet")),
         ("joint-imagenet_r", Protocol("joint", "imagenet_r")),
+        ("common-imagenet_r", Protocol("common", "imagenet_r")),
         ("cil-imagenet_r-10x20-first3", Protocol("cil", "imagenet_r", 10, 20, first=3)),
         ("cil-characters-10x4-first1-validation", Protocol("cil", "characters", 10, 4, first=1, validation=True)),
         ("joint-cub200-validation", Protocol("joint", "cub200", validation=True)),

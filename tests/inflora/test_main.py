@@ -120,7 +120,7 @@ def test_the_originals_log_folder():
         ({"model_name": "InfLoRA_CA1"}, "InfLoRA_CA1 needs fc_lrate"),
         ({"shuffle": True, "class_order": "class_orders/cifar100.yaml"}, "shuffle: class_order says in which order"),
         ({"class_order": "class_orders/mini.yaml"}, "the class order has 40 classes, the data set has 100"),
-        ({"protocol": "common"}, "protocol common: 2 tasks, of 50 classes, are not"),
+        ({"protocol": "common"}, "protocol common: 2 tasks, of 50 classes, are neither"),
         ({"transforms": "common", "backbone": "vit.pth"}, "vit.pth: a file does not tell"),
         ({"lamb": 1.0}, "lamb 1.0: give more than 0, less than 1"),
         ({"increment": 7}, "increment 7 does not divide the 50 classes"),

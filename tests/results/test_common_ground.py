@@ -41,3 +41,20 @@ def test_one_row_and_the_counts_as_counts(tmp_path: Path) -> None:
     sheet = workbook(data)["Common ground"]
     formats = {cell.value: cell.number_format for cells in sheet.iter_rows() for cell in cells}
     assert formats[301_056_000] == formats[149_620_737] == "#,##0" and formats[71.5] == "0.00"
+
+
+def test_all_classes_at_once_stand_beside_ten_tasks(tmp_path: Path) -> None:
+    """Of them Last alone; the data sets stay apart."""
+    at_once = {"last": 88.5, "avg": 88.5, "forgetting": 0.0, "accuracy_with_task": 88.5, "stored_floats": 0}
+    runs = {PROTOCOL: (10, LAST), "common-cifar100": (1, at_once), "common-cub200": (1, at_once)}
+    lines = [{"protocol": protocol, "after_task": tasks, "metric": metric, "value": value}
+             for protocol, (tasks, values) in runs.items() for metric, value in values.items()]  # fmt: skip
+    write_lines(tmp_path, [{"dataset": "CIFAR100"} | line for line in lines])
+    records, found, problems = read_runs([tmp_path])
+    data = gather(records, read_published(), problems, found, "paper")
+    (table,) = [table for table in tables(data) if table.sheet == "Common ground"]
+    assert [row.method[0] for row in table.rows] == ["common-cifar100", PROTOCOL, "common-cub200"]
+    for row in (table.rows[0], table.rows[2]):
+        cells = {column.title: column.cell(row) for column in table.columns if column.group == "Ours"}
+        shown = {title: value for title, value in cells.items() if value is not None}
+        assert shown == {"Last": 88.5, "Stored numbers": 0}

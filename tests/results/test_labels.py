@@ -38,6 +38,8 @@ from results.published import read_published
          "10 tasks of 20 classes, class-IL", "Class-IL and task-IL"),
         ("common-imagenet_r-10x20", "ImageNet-R: 10 tasks of 20 classes, common ground",
          "10 tasks of 20 classes, common ground", "Common ground"),
+        ("common-cub200", "CUB-200: all classes at once, common ground", "all classes at once, common ground",
+         "Common ground"),
         ("something new", "something new", "something new", "Other protocols"),
     ],
 )  # fmt: skip

@@ -41,6 +41,10 @@ def test_names(name: str) -> None:
     found = protocol(SETS[name].label, Scenario(range(CLASSES[name]), size, size), kind="common")
     assert found == f"common-{name}-10x{size}" == str(Protocol.parse(found))
     assert Protocol.parse(found) == Protocol("common", name, 10, size) and Protocol.parse(found).length == 10
+    at_once = Scenario(range(CLASSES[name]), CLASSES[name], size)
+    found = protocol(SETS[name].label, at_once, kind="common")
+    assert found == f"common-{name}" == str(Protocol.parse(found)) and Protocol.parse(found).length == 1
+    assert protocol(SETS[name].label, at_once) == f"joint-{name}"
 
 
 def tasks(name: str, seed: int, first: int = 0, step: int = 0) -> Scenario:
@@ -51,7 +55,8 @@ def tasks(name: str, seed: int, first: int = 0, step: int = 0) -> Scenario:
 @pytest.mark.parametrize("name", CLASSES)
 def test_what_it_takes(name: str) -> None:
     for seed in range(3):
-        check_rules(common_rules(OPTIONS, SETS[name], tasks(name, seed), seed))
+        for scenario in (tasks(name, seed), tasks(name, seed, CLASSES[name])):  # ten tasks, and all classes at once
+            check_rules(common_rules(OPTIONS, SETS[name], scenario, seed))
 
 
 @pytest.mark.parametrize(
@@ -71,9 +76,9 @@ def test_what_it_takes(name: str) -> None:
             "the classes are not in the seed's order. Give class_order=class_orders/",
         ),
         ("cifar100", 1, tasks("cifar100", 0), "the classes are not in the seed's order"),
-        ("cub200", 1, tasks("cub200", 1, 10, 10), "20 tasks, of 10 classes, are not ten equal ones."),
-        ("cub200", 1, tasks("cub200", 1, 110, 10), "10 tasks, of 10 and 110 classes, are not ten equal ones."),
-        ("cub200", 1, tasks("cub200", 1, 200, 1), "1 tasks, of 200 classes, are not ten equal ones."),
+        ("cub200", 1, tasks("cub200", 1, 10, 10), "20 tasks, of 10 classes, are neither ten equal ones nor"),
+        ("cub200", 1, tasks("cub200", 1, 110, 10), "10 tasks, of 10 and 110 classes, are neither ten equal"),
+        ("cub200", 1, tasks("cub200", 1, 100), "6 tasks, of 20 and 100 classes, are neither ten equal ones nor one."),
     ],
 )
 def test_tasks_that_the_name_would_not_tell(name: str, seed: int, scenario: Scenario, message: str) -> None:
