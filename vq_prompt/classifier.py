@@ -21,6 +21,7 @@ RESTARTS = 10  # of k-means
 JITTER = 1e-4  # added to every variance
 SCHEDULE_SHARE = 0.1  # of ca_lr: the base of the schedule
 TOP = 5
+PROBE_C, PROBE_ITERATIONS = 0.316, 1000
 
 Draw = tuple[Tensor, Tensor]  # an epoch's samples (G, S, D) and the permutation (G * S,) they are visited in
 
@@ -153,3 +154,20 @@ def nearest_mean(classifier: nn.Linear, statistics: ClassStatistics) -> None:
     with torch.no_grad():
         classifier.weight[statistics.labels] = statistics.means.to(classifier.weight.dtype)
         classifier.bias[statistics.labels] = (-0.5 * statistics.means.square().sum(dim=1)).to(classifier.bias.dtype)
+
+
+def linear_probe(classifier: nn.Linear, features: Tensor, labels: Tensor) -> None:
+    """Make the classifier the logistic regression of features (N, D) on labels (N,), which name all its classes.
+
+    L-BFGS, at most 1,000 iterations, as CLIP is probed (arXiv 2103.00020 A.3), at the C of CLIP's README. The features
+    enter as they are, in float64; as many threads as torch has.
+    """
+    from sklearn.linear_model import LogisticRegression  # before the limit, as k-means
+
+    with threadpool_limits(torch.get_num_threads()):
+        probe = LogisticRegression(C=PROBE_C, max_iter=PROBE_ITERATIONS)
+        probe.fit(features.double().cpu().numpy(), labels.cpu().numpy())
+    print(f"linear probe: {int(probe.n_iter_.max())} of at most {PROBE_ITERATIONS} iterations", flush=True)
+    with torch.no_grad():
+        classifier.weight.copy_(torch.from_numpy(probe.coef_))
+        classifier.bias.copy_(torch.from_numpy(probe.intercept_))

@@ -38,7 +38,7 @@ def data_set(options: Options) -> IncrementalSet:
 
 
 def scenario(options: Options, seed: int) -> Scenario:
-    """The tasks under one seed; --upper_bound_flag makes one of all classes.
+    """The tasks under one seed; --upper_bound_flag and the linear probe make one of all classes.
 
     IT-Prompt has one class order for CIFAR-100, TinyImageNet and the miniature (it_prompt/README.md, section 8).
     --class_order stands above both papers' orders.
@@ -49,7 +49,7 @@ def scenario(options: Options, seed: int) -> Scenario:
         order = read_class_order(f"class_orders/{data.order}.yaml")
     if options.class_order:
         order = common_ground.class_order(options.class_order, data, seed)
-    if options.upper_bound_flag:
+    if options.upper_bound_flag or options.learner_name == "LinearProbe":
         return Scenario(order, len(order), len(order))
     return Scenario(order, options.first_split_size, options.other_split_size)
 

@@ -1,11 +1,12 @@
-"""VQ-Prompt over a sequence of tasks, its variants, and a bound without prompts (trainer.py, learners/prompt.py).
+"""VQ-Prompt over a sequence of tasks, its variants, and bounds without prompts (trainer.py, learners/prompt.py).
 
 VQ-Prompt: train, take statistics, re-train the classifier, test, task after task. VQ-Prompt-S leaves statistics and
-re-training out (--adaptive_pred), Soft-Prompt the quantisation (quantize: false). NCM is the nearest class mean on the
-features of the ViT without prompts.
+re-training out (--adaptive_pred), Soft-Prompt the quantisation (quantize: false). On the features of the ViT without
+prompts NCM is the nearest class mean, LinearProbe a linear classifier of all classes at once.
 """
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from common.training.batches import Batches, leave_signals_to_parent
 from common.training.device import seed_everything
 from common.training.distributed import all_gather_rows, rank, sum_over_processes, world_size
 from common.training.numerics import prepare
-from vq_prompt.classifier import ClassStatistics, draw, nearest_mean, retrain, task_statistics
+from vq_prompt.classifier import ClassStatistics, draw, linear_probe, nearest_mean, retrain, task_statistics
 from vq_prompt.data import data_set, scenario
 from vq_prompt.options import VQOptions, scale_of
 from vq_prompt.prompts import Network
@@ -37,6 +38,7 @@ from vq_prompt.training import train_task
 if TYPE_CHECKING:
     from torchvision.transforms import Compose
 
+BOUNDS = {"NCM": "NCM, no prompts", "LinearProbe": "Joint linear probe"}  # without prompts
 VARIANTS = (  # keys of ours that make another method than the released code's
     "vq_weight_convention", "quantize", "normalize_query", "prompt_lr_mult", "coswm_first_step_full_lr",
     "ca_first_step_full_lr", "normalize_input",
@@ -46,8 +48,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 def method_name(options: VQOptions) -> str:
     """The method as records name it, and as the paper's tables do, with what is not the released code's way."""
-    if options.learner_name == "NCM":
-        return "NCM, no prompts"
+    if options.learner_name in BOUNDS:
+        return BOUNDS[options.learner_name]
     if options.quantize:
         name = "VQ-Prompt" if options.adaptive_pred else "VQ-Prompt-S"
     else:
@@ -93,9 +95,9 @@ def run_seed(options: VQOptions, machine: Machine, seed: int) -> np.ndarray:
 
 
 def build_network(options: VQOptions, classes: int) -> Network:
-    """The ViT with prompts and a classifier; without prompts for NCM."""
+    """The ViT with prompts and a classifier; without prompts for the bounds."""
     backbone = vit.load(options.pretrained_weight, options.weights)
-    if options.learner_name == "NCM":
+    if options.learner_name in BOUNDS:
         return Network(backbone, classes)
     size, length, tau = options.prompt_param
     pool: dict[str, Any] = {"size": int(size), "length": int(length), "tau": tau, "quantize": options.quantize}
@@ -134,12 +136,24 @@ def learn_task(learner: Learner, task_id: int) -> None:
         print(f"{stage}: loss {loss:.3f}, of it prompts {prompt_loss:.4f}", flush=True)
         updates = len(log["loss"])
         trained = sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
-    if network.prompt is None or options.adaptive_pred:
+    started = time.monotonic()
+    if options.learner_name == "LinearProbe":
+        linear_probe(network.last, *training_features(learner, task_id))
+        trained = numel(network.last.parameters())
+    elif takes_statistics(learner):
         take_statistics(learner, task_id)
-    if network.prompt is not None and options.adaptive_pred and task_id > 0:
+    if network.prompt is None:
+        repeat.run.seconds = time.monotonic() - started  # of the bounds' pass over the images
+    elif options.adaptive_pred and task_id > 0:
         retrain_classifier(learner, task_id)
     record_costs(repeat, task_id, updates, trained)
     repeat.save(task_id, on_cpu(network.state_dict()))
+
+
+def takes_statistics(learner: Learner) -> bool:
+    """Whether statistics are taken of each task's classes."""
+    is_probe = learner.options.learner_name == "LinearProbe"
+    return not is_probe and (learner.network.prompt is None or learner.options.adaptive_pred)
 
 
 def take_statistics(learner: Learner, task_id: int) -> None:
@@ -158,8 +172,8 @@ def take_statistics(learner: Learner, task_id: int) -> None:
 def training_features(learner: Learner, task_id: int) -> tuple[Tensor, Tensor]:
     """Features (N, D) and labels (N,) of all images of a task, in one pass.
 
-    Quirk: under the training transform, random crops and flips included (trainer.py:L333-L368). NCM, which is no
-    original, sees the test transform.
+    Quirk: under the training transform, random crops and flips included (trainer.py:L333-L368). The bounds, which are
+    no originals, see the test transform.
     """
     repeat, machine = learner.repeat, learner.repeat.machine
     images = repeat.training_images(task_id, augmented=learner.network.prompt is not None)
@@ -196,7 +210,7 @@ def read_task(learner: Learner, task_id: int) -> None:
         learner.network.load_state_dict(load_tensors(repeat.model_path(task_id)))
     learner.statistics = []
     for path in (repeat.model_path(earlier, "statistics.pth") for earlier in range(task_id + 1)):
-        if learner.network.prompt is None or learner.options.adaptive_pred:
+        if takes_statistics(learner):
             with fitting(path):
                 part = {name: tensor.to(device) for name, tensor in load_tensors(path).items()}
                 learner.statistics.append(ClassStatistics(**part))

@@ -101,10 +101,10 @@ class Options(SequenceOptions, RunOptions):
 
 @dataclass(frozen=True)
 class VQOptions(Options):
-    """The options of VQ-Prompt and of its bound, the nearest class mean."""
+    """The options of VQ-Prompt and of its bounds on the ViT without prompts: nearest class mean, joint linear probe."""
 
     learner_type: str = option(help="prompt, or it_prompt, which has options of its own", group="VQ-Prompt")
-    learner_name: str = option(choices=("VQPrompt", "NCM"))
+    learner_name: str = option(choices=("VQPrompt", "NCM", "LinearProbe"))
     scale: str = scale_option(CONFIGS / "mini.yaml", decides=False)
     # the second spelling stands in cub-200.sh
     pretrained_weight: str = option("sup1k", f"{', '.join(vit.available())}, or a file in timm's keys or a CLIP's",
@@ -153,7 +153,7 @@ def checked(options: VQOptions) -> VQOptions:
         [(options.samples_per_centroid < 1, none_left), (options.transforms and options.normalize_input, twice)]
     )
     check_schedule(options.schedule_type, options.schedule, options.iter_step)
-    if options.learner_name != "NCM":
+    if options.learner_name == "VQPrompt":
         check_pool(*options.prompt_param)
     return options
 

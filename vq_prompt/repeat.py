@@ -115,7 +115,7 @@ def open_repeat(
 def record_costs(repeat: Repeat, task_id: int, updates: int, trainable: int) -> None:
     """Record what learning a task took: seconds, also a batch, peak memory, number of trained parameters."""
     run, name, seconds = repeat.run, data_set(repeat.options).label, repeat.run.seconds
-    values = {"trainable_parameters": trainable, "seconds_per_batch": seconds / max(1, updates)}
+    values = {"trainable_parameters": trainable, "seconds_per_batch": seconds / updates if updates else 0.0}
     costs = cost_records(name, task_id + 1, seconds, repeat.machine.device)
     run.record([*costs, *metric_lines(name, task_id + 1, values, seconds)])
 

@@ -61,6 +61,8 @@ def test_tasks_and_protocols():
     assert protocol_name(options(max_task=10), tasks) == "cil-imagenet_r-10x20"
     joint = options(upper_bound_flag=True)
     assert protocol_name(joint, scenario(joint, 0)) == "joint-imagenet_r"
+    probe = options(learner_name="LinearProbe", protocol="common")
+    assert protocol_name(probe, scenario(probe, 0)) == "common-imagenet_r"
     assert task_count(options(max_task=30), tasks) == 10
 
 

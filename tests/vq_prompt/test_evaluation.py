@@ -1,10 +1,15 @@
-"""A test after a task and what common ground records of it, against every image by itself; six classes, three tasks."""
+"""A test after a task and what common ground records of it, against every image by itself; six classes, three tasks.
 
+And the bounds on those images' features.
+"""
+
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from timm.models.vision_transformer import VisionTransformer
 from torch.utils.data import TensorDataset
 
@@ -13,7 +18,7 @@ from common.incremental.scenario import Scenario
 from common.machine import Machine
 from common.runs import Run
 from vq_prompt.classifier import ClassStatistics
-from vq_prompt.learner import Learner, evaluate, record_task
+from vq_prompt.learner import Learner, evaluate, learn_task, method_name, read_task, record_task
 from vq_prompt.options import VQOptions
 from vq_prompt.prompts import Network
 from vq_prompt.repeat import Repeat
@@ -23,7 +28,7 @@ POOL = {"size": 3, "length": 2, "tau": 1.0}
 
 
 class Images(TensorDataset):
-    labels = LABELS
+    labels, transform = LABELS, None
 
 
 def learner(folder: Path, pool: dict | None) -> Learner:
@@ -70,3 +75,47 @@ def test_numbers_of_common_ground(tmp_path: Path, pool: dict | None, prompts: in
     }  # fmt: skip
     assert {metric: values[metric] for metric in expected} == pytest.approx(expected)
     assert values["faa"] != pytest.approx(values["accuracy"])  # which is a mean over tasks
+
+
+def bound(folder: Path, name: str) -> Learner:
+    one = learner(folder, None)
+    size = 6 if name == "LinearProbe" else 2
+    repeat = replace(one.repeat, scenario=Scenario([3, 1, 4, 0, 5, 2], size, size))
+    return replace(one, options=replace(one.options, learner_name=name), repeat=repeat, statistics=[])
+
+
+def features_of(tested: Learner) -> tuple[np.ndarray, np.ndarray]:
+    """Each image by itself, its label its place in the order."""
+    with torch.no_grad():
+        z = [tested.network.feat(image[None])[0].double().numpy() for image, _ in tested.repeat.data.train]
+    return np.stack(z), np.array([[3, 1, 4, 0, 5, 2].index(label) for label in LABELS])
+
+
+def test_the_joint_linear_probe(tmp_path: Path) -> None:
+    """Logistic regression on the features of all images: CLIP's, by its paper and README; read again, not fitted again."""
+    probed = bound(tmp_path, "LinearProbe")
+    learn_task(probed, 0)
+    z, labels = features_of(probed)
+    expected = LogisticRegression(C=0.316, max_iter=1000, solver="lbfgs").fit(z, labels)
+    with torch.no_grad():
+        logits = probed.network.last(torch.from_numpy(z).float()).numpy()
+    np.testing.assert_allclose(logits, expected.decision_function(z), atol=1e-4)
+    record_task(probed, 0)
+    values = {line["metric"]: line["value"] for line in probed.repeat.run.find(after_task=1, dataset="CIFAR100")}
+    assert values["accuracy"] == pytest.approx(100 * expected.score(z, labels)) and values["stored_floats"] == 0
+    assert values["trainable_parameters"] == 6 * 16 + 6 and values["train_seconds"] > 0
+    again = bound(tmp_path, "LinearProbe")
+    read_task(again, 0)
+    assert torch.equal(again.network.last.weight, probed.network.last.weight) and again.statistics == []
+    assert method_name(probed.options) == "Joint linear probe"
+
+
+def test_the_nearest_class_mean_takes_a_pass(tmp_path: Path) -> None:
+    nearest = bound(tmp_path, "NCM")
+    for task in range(2):
+        learn_task(nearest, task)
+    z, labels = features_of(nearest)
+    means = np.stack([z[labels == label].mean(axis=0) for label in range(4)])
+    np.testing.assert_allclose(nearest.network.last.weight.detach().numpy()[:4], means, atol=1e-5)
+    values = {line["metric"]: line["value"] for line in nearest.repeat.run.find(after_task=2, dataset="CIFAR100")}
+    assert values["train_seconds"] > 0 and (values["seconds_per_batch"], values["trainable_parameters"]) == (0, 0)

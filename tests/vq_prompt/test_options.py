@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from common.errors import UserError
+from vq_prompt.data import scenario
 from vq_prompt.options import VQOptions, device_of, log_dir_of, run_seeds, scale_of
 from vq_prompt.it_prompt.options import ITOptions
 from vq_prompt.run import parse
@@ -40,6 +41,13 @@ def test_left_to_right():
     assert parse([*IT, "--scale", "mini", "--prompt_layers", "0,2"]).prompt_layers == [0, 2]
     assert not parse([*VQ, "--no_ca"]).adaptive_pred and not parse([*VQ, "--adaptive_pred"]).adaptive_pred
     assert not parse([*VQ, "adaptive_pred=false"]).adaptive_pred and parse(VQ).adaptive_pred
+
+
+def test_the_linear_probe_on_common_ground():
+    """All classes at once, whatever the sizes of tasks; --prompt_param is without a meaning."""
+    words = ["--learner_name", "LinearProbe", "--prompt_param", "0", "0", "1", "protocol=common", "transforms=common"]
+    options = parse([*CIFAR, "--learner_type", "prompt", *words, "class_order=class_orders/common/{dataset}-seed{seed}.yaml"])
+    assert [len(task) for task in scenario(options, 0).tasks] == [100] and options.first_split_size == 10
 
 
 def test_seeds_and_folder():
