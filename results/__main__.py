@@ -20,11 +20,12 @@ from results import terminal
 from results.collect import Provenance, read_runs
 from results.compare import DIFFERS, MISPRINT, Data, compare
 from results.first_row import as_text, first_row
-from results.labels import SCALES
+from results.labels import COMMON_GROUND, SCALES
 from results.launch.run import run
 from results.options import RUNS, Build, Compared, FirstRow, Run, Verify, parse
 from results.published import Published, read_curves, read_published
 from results.records import Problem, Record
+from results.tables import tables
 
 
 @exit_cleanly
@@ -118,7 +119,7 @@ def verify(options: Verify) -> bool:
     """Print measured numbers beside published ones; True if one differs, or a line is damaged with --strict."""
     target = Path(options.target)
     is_run = target.exists()
-    records, _, problems = read_runs([target] if is_run else run_folders(options.runs))
+    records, runs, problems = read_runs([target] if is_run else run_folders(options.runs))
     if is_run and not records:
         raise UserError(f"{target} holds no readable record.jsonl. Give a run's folder or a protocol's name.")
     protocols = {record.protocol for record in records} if is_run else {options.target}
@@ -130,12 +131,16 @@ def verify(options: Verify) -> bool:
     scale = options.scale or (scales.pop() if len(scales) == 1 else "paper")
     measured = [record for record in select(records, scale, options)[0] if record.protocol in protocols]
     published = [entry for entry in read_published(options.paper) if entry.protocol in protocols]
-    comparisons = compare(published if SCALES[scale].compares else [], measured)
+    data = gather(measured, published, problems, runs, scale)
     terminal.warn(problems)
-    terminal.show(comparisons, f"{options.target}, scale {scale}")
+    sheets = [table for table in tables(data) if table.sheet == COMMON_GROUND]
+    for table in sheets:
+        terminal.show_table(table, data.words.sheet_mark)
+    if not sheets:
+        terminal.show(data.comparisons, f"{options.target}, scale {scale}")
     for folder, how_far in {line.folder: line.unfinished for line in measured if line.unfinished}.items():
         print(f"{folder} is unfinished, {how_far}: none of its numbers is compared.")
-    differing = [item for item in comparisons if item.verdict == DIFFERS]
+    differing = [item for item in data.comparisons if item.verdict == DIFFERS]
     # a difference from a likely misprint does not speak against the run
     wrong = any(not item.note.startswith(MISPRINT) for item in differing)
     return wrong or (options.strict and bool(problems))

@@ -47,6 +47,11 @@ class Provenance:
     older: tuple[str, ...] = ()  # folders of the runs that it stands for
 
     @property
+    def seconds_a_task(self) -> float | None:
+        """Training, the mean over the protocol's tasks."""
+        return None if self.seconds is None else self.seconds / (Protocol.parse(self.protocol).length or 1)
+
+    @property
     def remark(self) -> str:
         """How far an unfinished run got, the note, and the runs that take part in nothing because of this one."""
         left_out = f"left out: {', '.join(self.older)}" if self.older else ""

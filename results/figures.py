@@ -1,56 +1,57 @@
-"""Figures as PNG: accuracy matrices, bars beside the published ones, curves over the tasks, cost against accuracy.
+"""Figures as PNG: accuracy matrices, bars beside the published ones, curves over the tasks, cost against accuracy."""
 
-Colours are Okabe and Ito's, told apart by colour-blind readers; published numbers are always grey or hollow.
-"""
-
-import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
-from textwrap import fill
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common.evaluation.report import heat_map, lines_of
-from common.files import atomic_write
+from common.evaluation.report import heat_map
+from common.protocols import Protocol
 from results import labels
 from results.compare import MEAN, PARAMETERS, AccuracyMatrix, Comparison, Data, grouped, in_order, matrices
+from results.drawing import (
+    COLOURS,
+    MARKERS,
+    PUBLISHED,
+    Figure,
+    canvas,
+    legend_height,
+    look_of,
+    place_names,
+    plain,
+    save,
+    to_draw,
+    wrapped,
+)
 from results.naming import with_distinct_names
 from results.published import Published
 from results.records import Record
-from results.tables import METHOD, method_of
+from results.tables import METHOD, SECONDS, TRAINABLE, Method, Row, common_ground_rows, method_of, whole_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = "osD^vP*"  # as many as colours
-PUBLISHED = "#7A7A7A"
 FRONT = ("mtil-order1", "cil-cifar100-10x10")  # drawn from published numbers alone when nothing was run
 BARS = ("transfer", "avg", "last")
 # recorded after every task under the papers' own names; VQ-Prompt's weighs tasks equally, the others' pool images
 CURVES = ("accuracy", "acc", "faa")
 WIDEST_MATRIX = 20  # tasks; beyond it a heat map's digits are too small, and the curve says as much
-DPI = 130
-LINE = 38  # characters of a label before it goes on in the next line
+EDGE = 1.7  # by which the place of no cost is left of the edge of the others, and the axis left of that
 
 Curve = list[tuple[int, float]]  # (after task, accuracy in percent)
-Point = tuple[float, float, str, bool]  # cost, Last, method, whether measured
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A figure to be drawn."""
+class Point(NamedTuple):
+    """A method by its cost, 0 for none, and its Last."""
 
-    name: str  # of its file
-    title: str
-    draw: Callable[[Path, str], None]  # into a file, under the title
-
-    def path(self, out: Path) -> Path:
-        """Path of the figure below the output folder."""
-        return Path(out) / "figures" / self.name
+    cost: float
+    last: float
+    look: str  # what colour and marker stand for: the method, on common ground the backbone
+    is_measured: bool
+    std: float | None  # of Last over seeds
 
 
 def write(out: Path, data: Data) -> list[Path]:
@@ -63,71 +64,19 @@ def write(out: Path, data: Data) -> list[Path]:
 
 def plan(data: Data) -> list[Figure]:
     """The figures that have data, protocol by protocol. At mini scale no published number is drawn."""
-    data = with_distinct_names(data)
+    ground, data = common_ground_rows(data), with_distinct_names(data)
     protocols = {record.protocol for record in data.records} | set(FRONT if data.words.compares else ())
     by_protocol = grouped(matrices(data.records), "protocol")
     figures: list[Figure] = []
     for protocol in sorted(protocols, key=labels.natural):
-        drawn = [*_bars(data, protocol), *_curves(data, protocol), *_costs(data, protocol)]
+        about = Protocol.parse(protocol)
+        is_common, rows = about.kind == "common", ground.get(about.dataset, [])
+        if is_common and not about.tasks:
+            continue  # all classes at once is in the figures of its data set's tasks
+        costs = _common_costs(rows, protocol, data.words) if is_common else _costs(data, protocol)
+        drawn = [*_bars(data, protocol), *_curves(data, protocol), *costs]
         figures += drawn + _heat_maps(by_protocol.get(protocol, []), data.words)
     return figures
-
-
-def _figure(
-    kind: str, protocol: str, method: str, scale: labels.Scale, what: str, draw: Callable[[Path, str], None]
-) -> Figure:
-    name = "_".join(_file_word(word) for word in (kind, protocol, method, scale.suffix) if word)
-    return Figure(f"{name}.png", f"{what}\n{labels.protocol(protocol)}{scale.mark}", draw)
-
-
-def _file_word(text: str) -> str:
-    """A name as part of a file's name, which still tells ZSCL, ZSCL* and ZSCL- apart."""
-    spelled = re.sub(r"[-\u207b]$", " minus", text.replace("*", " star"))
-    return re.sub(r"[^A-Za-z0-9.+-]+", "-", spelled).strip(".-")
-
-
-def _look(position: int) -> tuple[str, str]:
-    """Colour and marker of the method at this position: no two of 49 share both."""
-    return COLOURS[position % 7], MARKERS[(position + position // 7) % 7]
-
-
-def plain(text: str) -> str:
-    """Text with its $ escaped, so that matplotlib reads no formula."""
-    return text.replace("$", r"\$")
-
-
-def wrapped(name: str) -> str:
-    """A method's name as a label, in lines that leave room for the plot."""
-    return plain(fill(name, LINE, break_on_hyphens=False))
-
-
-def _height(names: Iterable[str]) -> float:
-    """Inches of these names below one another in a legend."""
-    return 0.19 * sum(wrapped(name).count("\n") + 1 for name in names)
-
-
-def _canvas(columns: int, width: float, height: float, share_y: bool = False) -> tuple["Canvas", list["Axes"]]:
-    import matplotlib
-
-    matplotlib.use("Agg")  # no display needed
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, columns, figsize=(width, height), sharey=share_y, squeeze=False, layout="constrained"
-    )
-    for panel in axes[0]:
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.grid(color="#E3E7EB", linewidth=0.8)
-        panel.set_axisbelow(True)
-    return figure, list(axes[0])
-
-
-def _save(figure: "Canvas", path: Path, title: str) -> None:
-    from matplotlib import pyplot
-
-    figure.suptitle(plain(lines_of(title, figure.get_figwidth())), fontsize=12)
-    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=DPI))
-    pyplot.close(figure)
 
 
 # Heat maps
@@ -154,7 +103,7 @@ def _heat_map(runs: list[AccuracyMatrix], scale: labels.Scale) -> Figure:
         heat_map(path, values, [plain(row) for row in rows], [plain(name) for name in first.columns], plain(title))
 
     what = f"{first.method}: accuracy after each task, {seed}"
-    return _figure("matrix", first.protocol, first.method, scale, what, draw)
+    return to_draw("matrix", first.protocol, first.method, scale, what, draw)
 
 
 def _mean_cells(grids: list[list[list[float | None]]]) -> list[list[float]]:
@@ -207,8 +156,8 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
     def draw(path: Path, title: str) -> None:
         from matplotlib.patches import Patch
 
-        height = 1.6 + max(0.48 if run else 0.36, *(_height([name]) for name in rows)) * len(rows)
-        figure, panels = _canvas(len(metrics), 2.2 + 3.3 * len(metrics), height, share_y=True)
+        height = 1.6 + max(0.48 if run else 0.36, *(legend_height([name]) for name in rows)) * len(rows)
+        figure, panels = canvas(len(metrics), 2.2 + 3.3 * len(metrics), height, share_y=True)
         for panel, metric in zip(panels, metrics):
             _bar_panel(panel, [numbers.get(metric) for numbers in rows.values()], run, compares)
             panel.set_xlabel(f"{labels.metric(metric)} (%)")
@@ -218,11 +167,11 @@ def _bars(data: Data, protocol: str) -> list[Figure]:
             handles = [Patch(facecolor="#E8EBEE", edgecolor=PUBLISHED, hatch="///"), Patch(color=COLOURS[0])]
             names = ["published", "measured (bar: std over seeds)"]
             figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
-        _save(figure, path, title + _brackets(rows))
+        save(figure, path, title + _brackets(rows))
 
     shown = ", ".join(labels.metric(name) for name in metrics)
     what = f"{shown}: {measured if run else 'published, not run here'}"
-    return [_figure("bars", protocol, "", data.words, what, draw)]
+    return [to_draw("bars", protocol, "", data.words, what, draw)]
 
 
 def _bar_panel(panel: "Axes", items: list[Comparison | None], run: bool, compares: bool) -> None:
@@ -258,23 +207,23 @@ def _curves(data: Data, protocol: str) -> list[Figure]:
     def draw(path: Path, title: str) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        figure, (panel,) = _canvas(1, 9.8, max(4.8, _height([*ours, *theirs])))
+        figure, (panel,) = canvas(1, 9.8, max(4.8, legend_height([*ours, *theirs])))
         before = [name for name, curves in ours.items() if max(point[0] for curve in curves for point in curve) == 0]
         for name in before:  # never trained: its only point is the level to start from
             level = fmean(point[1] for curve in ours[name] for point in curve)
             panel.axhline(level, color=PUBLISHED, linestyle=":", label=wrapped(f"{name}, before any task"))
         for position, name in enumerate(name for name in ours if name not in before):
-            _curve(panel, ours[name], name, *_look(position), "-" if position < len(COLOURS) else "-.")
+            _curve(panel, ours[name], name, *look_of(position), "-" if position < len(COLOURS) else "-.")
         for position, (name, curves) in enumerate(theirs.items()):
             _curve(panel, curves, f"{name}, published log", PUBLISHED, MARKERS[position % 7], "--")
         panel.set_xlabel("after task")
         panel.set_ylabel("accuracy (%)")
         panel.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True))
         figure.legend(loc="outside right center", frameon=False, fontsize=9)
-        _save(figure, path, title)
+        save(figure, path, title)
 
     over = "mean of all data sets" if labels.is_multi_domain(protocol) else "classes seen"
-    return [_figure("curve", protocol, "", data.words, f"Accuracy over the tasks, {over}", draw)]
+    return [to_draw("curve", protocol, "", data.words, f"Accuracy over the tasks, {over}", draw)]
 
 
 def _measured_curves(data: Data, protocol: str) -> dict[str, list[Curve]]:
@@ -328,36 +277,77 @@ def _costs(data: Data, protocol: str) -> list[Figure]:
         return []
 
     def draw(path: Path, title: str) -> None:
-        from matplotlib.lines import Line2D
-
-        names = dict.fromkeys(point[2] for points in panels.values() for point in points)
-        figure, axes = _canvas(len(panels), 2.6 + 5.2 * len(panels), max(4.6, 1 + _height(names)))
-        looks = {name: _look(position) for position, name in enumerate(names)}
+        names = dict.fromkeys(point.look for points in panels.values() for point in points)
+        figure, axes = canvas(len(panels), 2.6 + 5.2 * len(panels), max(4.6, 1 + legend_height(names)))
+        looks = {name: look_of(position) for position, name in enumerate(names)}
         for panel, (name, points) in zip(axes, panels.items()):
-            _cost_panel(panel, points, looks)
-            panel.set_xlabel(f"{name}, log scale")
-        handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
-                   for colour, marker in looks.values()]  # fmt: skip
-        figure.legend(handles, [wrapped(name) for name in names], loc="outside right center", frameon=False, fontsize=9)
+            _cost_panel(panel, points, looks, name)
+        _look_legend(figure, looks, loc="outside right center")
         fillings = "\nfilled: measured, hollow: published" if data.words.compares else ""
-        _save(figure, path, title + fillings + _brackets(names))
+        save(figure, path, title + fillings + _brackets(names))
 
-    return [_figure("cost", protocol, "", data.words, "Cost against accuracy", draw)]
+    return [to_draw("cost", protocol, "", data.words, "Cost against accuracy", draw)]
 
 
-def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, str]]) -> None:
-    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+def _look_legend(figure: "Canvas", looks: dict[str, tuple[str, str]], **place: Any) -> None:
+    from matplotlib.lines import Line2D
 
-    for x, last, name, is_measured in points:
-        colour, marker = looks[name]
-        face = colour if is_measured else "none"
-        panel.scatter(x, last, s=60, facecolor=face, edgecolor=colour, marker=marker, linewidth=1.5, zorder=3)
+    handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=8)
+               for colour, marker in looks.values()]  # fmt: skip
+    figure.legend(handles, [wrapped(name) for name in looks], frameon=False, fontsize=9, **place)
+
+
+def _cost_panel(panel: "Axes", points: list[Point], looks: dict[str, tuple[str, str]], cost: str) -> list[float]:
+    """Draw the points; where each stands on the axis, on whose log scale no cost at all is at the left edge."""
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
+
+    least = min((point.cost for point in points if point.cost), default=1.0)
+    places = [point.cost or least / EDGE**2 for point in points]
+    for x, point in zip(places, points):
+        colour, marker = looks[point.look]
+        face = colour if point.is_measured else "none"
+        panel.errorbar(x, point.last, point.std, fmt=marker, markerfacecolor=face, color=colour, markersize=8,
+                       markeredgewidth=1.5, elinewidth=1, capsize=2, zorder=3)  # fmt: skip
     panel.set_xscale("log")
     panel.margins(0.12)
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    panel.xaxis.set_major_formatter(EngFormatter(sep=" "))
     panel.xaxis.set_minor_formatter(NullFormatter())
+    number, edge, none = EngFormatter(sep=" "), 0.0, ""
+    if min(places) < least:
+        edge, none = least / EDGE, "; shaded, at the left edge: none"
+        panel.axvspan(0, edge, color="#F0F2F4", zorder=0)
+        panel.set_xlim(least / EDGE**3)
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: number(x) if x > edge else ""))
+    panel.set_xlabel(f"{cost}, log scale{none}")
     panel.set_ylabel("Last (%)")
+    return places
+
+
+def _common_costs(rows: list[Row], protocol: str, scale: labels.Scale) -> list[Figure]:
+    """Trainable parameters and seconds a task against Last on common ground: a figure each that has two points."""
+    found = []
+    for column in (TRAINABLE, SECONDS):
+        points = {}
+        for row in rows:
+            trained, cost, last = TRAINABLE.cell(row), column.cell(row), row.numbers.get("last")
+            cost = 0 if cost is None and trained == 0 else cost  # what trains nothing takes no time for it
+            if last and last.mean is not None and isinstance(cost, int | float):
+                points[row.method] = Point(cost, last.mean, row.method[3], True, last.std)
+        if len(points) > 1:
+            name = column.title.lower()
+            draw = partial(_draw_common_costs, points=points, cost=name)
+            found.append(to_draw("cost", protocol, name, scale, f"Last against {name}", draw))
+    return found
+
+
+def _draw_common_costs(path: Path, title: str, points: dict[Method, Point], cost: str) -> None:
+    figure, (panel,) = canvas(1, 10.5, 7)
+    looks = {name: look_of(position) for position, name in enumerate(sorted({point.look for point in points.values()}))}
+    places = _cost_panel(panel, [*points.values()], looks, cost)
+    _look_legend(figure, looks, loc="outside lower center", ncols=len(looks))
+    spots = [(x, point.last, point.std or 0.0, wrapped(method[2]))
+             for x, (method, point) in zip(places, points.items())]  # fmt: skip
+    save(figure, path, f"{title}\n[bar: std over seeds]", lambda: place_names(figure, panel, spots))
 
 
 def _cost_points(data: Data, protocol: str) -> dict[str, list[Point]]:
@@ -365,15 +355,15 @@ def _cost_points(data: Data, protocol: str) -> dict[str, list[Point]]:
     lasts = {method_of(item): item for column, item in _totals(data, protocol) if column == "last"}
     counts = grouped((row for row in data.published if row.metric == PARAMETERS), *METHOD)
     stated = {key: rows[-1].value for key, rows in counts.items()}
-    runs = grouped((run for run in data.provenance if not run.unfinished), *METHOD)
+    runs = whole_runs(data)
     seconds, parameters = [], []
     for key, item in lasts.items():
         spent = [run.seconds for run in runs.get(key, []) if run.seconds]
         noted = [run.trainable_parameters for run in runs.get(key, []) if run.trainable_parameters]
         if spent and item.mean is not None:
-            seconds.append((fmean(spent), item.mean, _label(item), True))
+            seconds.append(Point(fmean(spent), item.mean, _label(item), True, item.std))
         if key in stated and item.published is not None:
-            parameters.append((stated[key], item.published, _label(item), False))
+            parameters.append(Point(stated[key], item.published, _label(item), False, item.published_std))
         if noted and item.mean is not None:
-            parameters.append((noted[-1], item.mean, _label(item), True))
+            parameters.append(Point(noted[-1], item.mean, _label(item), True, item.std))
     return {"training time (s)": seconds, "trainable parameters": parameters}

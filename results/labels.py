@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from common.evaluation.report import ZERO_SHOT
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2, MULTI_DOMAIN, Protocol
 
 PAPERS = {
@@ -69,14 +70,13 @@ METRICS = {
     "forgetting": "Forgetting",
     "accuracy_with_task": "Last, task known",
     "avg_unseen_accuracy": "Classes not seen, zero-shot",
-    "total_parameters": "Parameters",
+    "total_parameters": "Total parameters",
     "stored_floats": "Stored numbers",
     "accuracy_with_domain_avg": "Avg, domain told",
     "accuracy_with_domain_last": "Last, domain told",
     "domain_accuracy_last": "Domain accuracy, Last",
 }
 ON_XTAIL = ("transfer", "avg", "last", "accuracy_with_domain_avg", "accuracy_with_domain_last", "domain_accuracy_last")
-COUNTED = ("total_parameters", "stored_floats")  # the others are percentages
 # Metrics of the class-incremental papers: the column that each stands in, and the paper's name of the pair. InfLoRA's
 # ACC and MoE-Adapters' Last pool all test images; VQ-Prompt's FAA and the macro variant are means over tasks.
 REPORTED = {
@@ -98,12 +98,21 @@ METHODS = (
 )  # fmt: skip
 
 COMMON_GROUND = "Common ground"
+# The order in which its sheet shows methods: bounds first, of which those before fine-tuning train nothing
+ON_COMMON_GROUND = (
+    ZERO_SHOT, "NCM", "Joint linear probe", "Fine-tuning", "LwF", "LwF-VR", "iCaRL", "ZSCL", "MoE-Adapters", "InfLoRA",
+    "InfLoRA-b5", "InfLoRA+CA", "VQ-Prompt", "VQ-Prompt-S", "IT-Prompt", "IT-Prompt + C-NCM", "ALTA",
+)  # fmt: skip
+BOUNDS = ON_COMMON_GROUND[:2]  # besides all classes at once
+SAME_ZERO_SHOT = ("Continual-CLIP", f"{ZERO_SHOT}, hard prompts")  # names that programs have for ZERO_SHOT
+# Papers whose methods store nothing from task to task but samples; the others store statistics or bases
+STORE_SAMPLES = ("zscl", "alta")
 UNPUBLISHED = (COMMON_GROUND, XTAIL, "Characters")  # sheets without published numbers: shown where something was run
 
 # Title of the sheet, description, whether it holds a protocol; a protocol is on the first sheet that holds it
 SHEETS: tuple[tuple[str, str, Callable[[Protocol], bool]], ...] = (
-    (COMMON_GROUND, "All class-incremental methods on the same tasks, images and transforms: our own protocol.",
-     lambda protocol: protocol.kind == "common"),
+    (COMMON_GROUND, "Every class-incremental method on the same ten tasks, images and transforms. The protocol is "
+     "ours: nothing was published on it.", lambda protocol: protocol.kind == "common"),
     ("MTIL order 1", "Eleven data sets learned one after another, order I, all training images.",
      lambda protocol: _is_mtil(protocol, MTIL_ORDER_1, None)),
     ("MTIL order 2", "The eleven data sets in order II, all training images.",
@@ -166,10 +175,10 @@ def printed_by(source: str) -> str:
     return places[min(places)] if places else source
 
 
-def position(method: str) -> int:
-    """Index in METHODS of a method of MTIL, of a variant the index of its method; len(METHODS) for others."""
-    prefixes = [name for name in METHODS if method.startswith(name)]
-    return METHODS.index(max(prefixes, key=len)) if prefixes else len(METHODS)
+def position(method: str, methods: tuple[str, ...] = METHODS) -> int:
+    """Index of a method in `methods`, of a variant the index of its method; their number for others."""
+    prefixes = [name for name in methods if method.startswith(name)]
+    return methods.index(max(prefixes, key=len)) if prefixes else len(methods)
 
 
 def metric(name: str) -> str:
@@ -225,7 +234,7 @@ def is_cross_paper(name: str) -> bool:
 
 def on_common_ground(name: str) -> tuple[str, ...]:
     """The metrics that the sheet shows of a protocol; all classes at once have one accuracy, and nothing to forget."""
-    return tuple(METRICS) if Protocol.parse(name).tasks else ("last", *COUNTED)
+    return tuple(METRICS) if Protocol.parse(name).tasks else ("last", "total_parameters", "stored_floats")
 
 
 def is_multi_domain(name: str) -> bool:

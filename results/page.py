@@ -11,7 +11,7 @@ from common.files import write_text
 from results import figures, labels
 from results.cells import MEANINGS, VERDICT_COLOURS
 from results.compare import Data
-from results.tables import BACKBONE, METRIC, ORIGIN, PARAMETER_GROUP, Cell, Column, Row, Table, tables
+from results.tables import BACKBONE, METRIC, NAME, ORIGIN, PARAMETER_GROUP, Cell, Column, Row, Table, tables
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 
@@ -59,7 +59,7 @@ def _shown(table: Table, data: Data) -> dict[str, Any]:
     """
     first = table.columns[0]
     notes: dict[str, int] = {}
-    by_setting = first.title == "Setting"
+    by_setting = first is not NAME
     columns = [column for column in table.columns[by_setting:] if not column.detail and column.kind != "code"]
     columns = sorted((column for column in columns if column not in (METRIC, BACKBONE)), key=_rank)
     apart, lines = _apart(table), []
@@ -104,11 +104,8 @@ def _kind(column: Column) -> str:
 
 def _cell(column: Column, row: Row, notes: dict[str, int]) -> tuple[str, str]:
     """The classes of a cell and its text; a source or note becomes the number under which it stands in `notes`."""
-    value, verdict = column.cell(row), column.verdict(row)
-    if column.kind == "source" and value:
-        return "text", f"[{notes.setdefault(str(value), len(notes) + 1)}]"
+    text, verdict = column.text(row), column.verdict(row)
+    if column.kind == "source" and text:
+        return "text", f"[{notes.setdefault(text, len(notes) + 1)}]"
     classes = " ".join([_kind(column), *([verdict.replace(" ", "-")] if verdict else [])])
-    if value is None or isinstance(value, str):
-        return classes, value or ""
-    formats = {"integer": ",.0f", "measured_count": ",.0f", "difference": "+.2f"}
-    return classes, format(value, formats.get(column.kind, ".2f"))
+    return classes, text

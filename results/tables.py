@@ -1,11 +1,14 @@
 """The tables of the spreadsheet and of the page as plain data: rows, columns and the verdicts that colour cells."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
+from statistics import fmean
 
+from common.evaluation.report import ZERO_SHOT
 from common.protocols import MTIL_ORDERS, Protocol
 from results import labels
+from results.collect import Provenance
 from results.compare import MEAN, PARAMETERS, Comparison, Data, grouped
 
 PARAMETER_GROUP = "Trainable parameters"
@@ -13,6 +16,7 @@ COMPARING = ("published", "published_std", "difference", "verdict", "source")  #
 # Kinds of column whose attribute of Comparison has another name
 ATTRIBUTES = {"measured": "mean", "measured_count": "mean", "measured_std": "std"}
 COLOURED = ("difference", "verdict")
+FORMATS = {"integer": ",.0f", "measured_count": ",.0f", "difference": "+.2f"}  # by kind of column; else two decimals
 Cell = str | float | int | None
 Verdict = str | None
 METHOD = ("protocol", "paper", "method", "backbone")
@@ -29,6 +33,12 @@ class Row:
     words: str  # name of the metric, or the paper's name of its pair of metrics
     numbers: dict[str, Comparison]
     parameters: Parameters
+    runs: Sequence[Provenance] = ()  # whole ones, where columns read costs
+
+    def cost(self, name: str) -> float | None:
+        """Mean of a cost over the runs that recorded it."""
+        values = [value for run in self.runs if (value := getattr(run, name)) is not None]
+        return fmean(values) if values else None
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,11 @@ class Column:
     def compares(self) -> bool:
         """Whether the column holds or judges by published numbers, which the miniature never shows."""
         return self.kind in COMPARING or self.title == "Published"
+
+    def text(self, row: Row) -> str:
+        """The cell as text, "" for an empty one."""
+        value = self.cell(row)
+        return value or "" if value is None or isinstance(value, str) else format(value, FORMATS.get(self.kind, ".2f"))
 
     def verdict(self, row: Row) -> Verdict:
         """The verdict that colours the cell of this row."""
@@ -88,25 +103,27 @@ class _Content:
     stated: list[Comparison]  # published trainable parameters
     parameters: Callable[[Method], Parameters]
     scale: labels.Scale
+    runs: dict[Method, list[Provenance]]
 
 
 def tables(data: Data) -> list[Table]:
-    """The tables in the order of their sheets: the cross-paper one, MTIL's methods, one for each protocol family.
+    """The tables in the order of their sheets: the two on which papers meet, MTIL's methods, one a protocol family.
 
     At mini scale only measured numbers are shown, and tables without a run are left out.
     """
     compares = data.words.compares
     shown = [item for item in data.comparisons if item.metric != PARAMETERS and (compares or item.mean is not None)]
     stated = [item for item in data.comparisons if item.metric == PARAMETERS and compares]
-    content = _Content(shown, stated, _parameters(data), data.words)
+    content = _Content(shown, stated, _parameters(data), data.words, whole_runs(data))
+    makers = {labels.XTAIL: _xtail, labels.COMMON_GROUND: _common_ground}
     result = [table for table in (_cross_paper(content), _mtil(content)) if table.rows or compares]
     for sheet, description, _ in labels.SHEETS:
         items = [item for item in shown if labels.sheet(item.protocol) == sheet]
-        if sheet == labels.COMMON_GROUND:  # not what papers call these numbers, or what they have instead
-            items = [item for item in items if item.metric in labels.on_common_ground(item.protocol)]
         if items or (compares and sheet not in ("Other protocols", *labels.UNPUBLISHED)):
-            make = _by_dataset if sheet.startswith("MTIL") else {labels.XTAIL: _xtail}.get(sheet, _by_setting)
+            make = _by_dataset if sheet.startswith("MTIL") else makers.get(sheet, _by_setting)
             result.append(_without_empty(make(sheet, description, items, content)))
+    front = (data.words.cross_paper, labels.COMMON_GROUND)
+    result.sort(key=lambda table: front.index(table.sheet) if table.sheet in front else len(front))
     return [replace(table, columns=[column for column in table.columns if compares or not column.compares])
             for table in result]  # fmt: skip
 
@@ -120,6 +137,19 @@ def _parameters(data: Data) -> Callable[[Method], Parameters]:
         if item.metric == PARAMETERS and item.mean is not None:
             measured[method_of(item)] = round(item.mean)
     return lambda method: (published.get(method), measured.get(method))
+
+
+def whole_runs(data: Data) -> dict[Method, list[Provenance]]:
+    """The runs of each method that are not unfinished."""
+    return grouped((run for run in data.provenance if not run.unfinished), *METHOD)
+
+
+def common_ground_rows(data: Data) -> dict[str, list[Row]]:
+    """The rows of the sheet of common ground, by data set as protocols name it."""
+    rows: dict[str, list[Row]] = {}
+    for row in (row for table in tables(data) if table.sheet == labels.COMMON_GROUND for row in table.rows):
+        rows.setdefault(Protocol.parse(row.method[0]).dataset, []).append(row)
+    return rows
 
 
 def _without_empty(table: Table) -> Table:
@@ -171,6 +201,47 @@ def _xtail(sheet: str, description: str, items: list[Comparison], content: _Cont
     return replace(table, columns=[column for column in table.columns if is_kept(column)])
 
 
+def _common_ground(sheet: str, description: str, items: list[Comparison], content: _Content) -> Table:
+    """A row a method and backbone of a data set, bounds first; zero-shot CLIP once, whichever programs measured it."""
+    rows: dict[Method | tuple[str, str], Row] = {}
+    # by the names that all programs have for the metrics of common ground, not by those of their papers
+    numbers = grouped((item for item in items if item.metric in labels.on_common_ground(item.protocol)), *METHOD)
+    for method in sorted(numbers, key=_common_place):
+        (protocol, paper, _, backbone), name = method, _common_name(method)
+        cells = {item.metric: item for item in numbers[method]}
+        runs = content.runs.get(method, [])
+        row = Row((protocol, paper, name, backbone), name, cells, content.parameters(method), runs)
+        rows.setdefault((Protocol.parse(protocol).dataset, backbone) if name == ZERO_SHOT else method, row)
+
+    def ours(key: str, kind: str = "measured") -> Column:
+        return _number(labels.metric(key) if kind != "measured_std" else "± std", kind, key, "")
+
+    columns = [
+        DATASET, NAME, BACKBONE, EXEMPLARS,
+        *(ours(key, kind) for key in ("avg", "last", "forgetting") for kind in ("measured", "measured_std")),
+        ours("accuracy_with_task"), ours("avg_unseen_accuracy"), TRAINABLE, ours("total_parameters", "measured_count"),
+        SECONDS, MEMORY, ours("stored_floats", "measured_count"), SEEDS, NOTE,
+    ]  # fmt: skip
+    shown = [item for row in rows.values() for item in row.numbers.values()]
+    return Table(sheet, description, columns, [*rows.values()], shown)
+
+
+def _common_name(method: Method) -> str:
+    """A method's name on the sheet of common ground, which says of all classes at once that they are."""
+    protocol, name = Protocol.parse(method[0]), method[2]
+    if name in labels.SAME_ZERO_SHOT:
+        return ZERO_SHOT
+    return name if protocol.tasks or "joint" in name.lower() else f"{name}, joint"
+
+
+def _common_place(method: Method) -> tuple[object, ...]:
+    """A sort key of methods on common ground: by data set bounds, all classes at once last of them, then the others."""
+    protocol, name = Protocol.parse(method[0]), _common_name(method)
+    is_bound = not protocol.tasks or name.startswith(labels.BOUNDS)
+    place = labels.position(name, labels.ON_COMMON_GROUND)
+    return protocol.dataset, not is_bound, not protocol.tasks, place, name, method[3]
+
+
 def _with_stated(shown: list[Comparison], stated: list[Comparison], belongs: Callable[[str], bool]) -> list[Comparison]:
     """The comparisons shown of protocols that belong, and stated parameters of methods that have no other number."""
     items = [item for item in shown if belongs(item.protocol)]
@@ -197,14 +268,18 @@ METRIC = Column("Metric", "name", lambda row: row.words)
 BACKBONE = Column("Backbone", "text", lambda row: row.method[3])
 REPORTED = Column("Reported as", "text", lambda row: row.words)
 ORIGIN = Column("Number from", "text", lambda row: _origin(row))
+DATASET = Column("Data set", "name", lambda row: _dataset(row))
+EXEMPLARS = Column("Exemplars", "text", lambda row: _exemplars(row))
+TRAINABLE = Column("Trainable parameters", "integer", lambda row: row.parameters[1])
+SECONDS = Column("Seconds a task", "measured", lambda row: row.cost("seconds_a_task"))
+MEMORY = Column("Peak memory (MiB)", "integer", lambda row: row.cost("peak_memory_mib"))
+SEEDS = Column("Seeds", "integer", lambda row: max(item.seeds for item in row.numbers.values()) or None)
+NOTE = Column("Note", "source", lambda row: _joined(item.note for item in row.numbers.values()))
 COUNTS = (
     Column("Published", "integer", lambda row: row.parameters[0], PARAMETER_GROUP),
     Column("Ours", "integer", lambda row: row.parameters[1], PARAMETER_GROUP),
 )
-SOURCES = (
-    Column("Source", "source", lambda row: _joined(item.source for item in row.numbers.values())),
-    Column("Note", "source", lambda row: _joined(item.note for item in row.numbers.values())),
-)
+SOURCES = (Column("Source", "source", lambda row: _joined(item.source for item in row.numbers.values())), NOTE)
 
 
 def _origin(row: Row) -> str:
@@ -212,6 +287,18 @@ def _origin(row: Row) -> str:
     numbers = row.numbers.values()
     printed = [item for item in numbers if item.published is not None]
     return ", ".join(dict.fromkeys(item.origin for item in printed or numbers))
+
+
+def _dataset(row: Row) -> str:
+    dataset = Protocol.parse(row.method[0]).dataset
+    return labels.DATASETS.get(dataset, dataset)
+
+
+def _exemplars(row: Row) -> str | None:
+    """Whether the method keeps samples from task to task, which what it stores tells; None where that is not known."""
+    if (stored := row.numbers.get("stored_floats")) is None:
+        return None
+    return "yes" if stored.mean and row.method[1] in labels.STORE_SAMPLES else "no"
 
 
 def _joined(texts: Iterable[str]) -> str:
@@ -265,13 +352,13 @@ def _by_setting(sheet: str, description: str, items: list[Comparison], content: 
         published.append(_number(title, "published", name, "Published"))
         if name in deviating:
             published.append(_number("± std", "published_std", name, "Published"))
-        measured.append(_number(title, "measured_count" if name in labels.COUNTED else "measured", name, "Ours"))
+        measured.append(_number(title, "measured", name, "Ours"))
         measured.append(_number("± std", "measured_std", name, "Ours"))
     columns = [
         Column("Setting", "name", lambda row: labels.setting(row.method[0], with_dataset=not same)),
         NAME, BACKBONE, ORIGIN, REPORTED, *COUNTS,
         *published, *measured, *_blocks("difference", "Difference", each), *_blocks("verdict", "Verdict", each),
-        Column("Seeds", "integer", lambda row: max(item.seeds for item in row.numbers.values()) or None),
+        SEEDS,
         Column("Protocol", "code", lambda row: row.method[0]), *SOURCES,
     ]  # fmt: skip
     rows = [Row(method, words, cells, content.parameters(method)) for (method, words), cells in numbers.items()]

@@ -8,6 +8,7 @@ from pathlib import Path
 from results.compare import NOT_RUN, VERDICTS, Comparison, Data
 from results.options import RUNS
 from results.records import Problem
+from results.tables import Table
 
 HEADS = ("method", "backbone", "number from", "metric", "data set",
          "published", "std", "ours", "std", "n", "diff", "verdict")  # fmt: skip
@@ -46,6 +47,14 @@ def show(comparisons: list[Comparison], title: str) -> None:
         print(*aligned([HEADS, *map(_texts, run)], SIDES), sep="\n")
     missing = sorted({comparison.method for comparison in comparisons if comparison.verdict == NOT_RUN})
     print(f"\n{title}: {_verdicts(comparisons)}" + (f" (of {', '.join(missing)})" if missing else ""))
+
+
+def show_table(table: Table, mark: str) -> None:
+    """Print a table of the spreadsheet as text; `mark` stands behind its title."""
+    heads = [[column.title for column in table.columns]]
+    sides = "".join("<" if column.kind in ("name", "text", "source") else ">" for column in table.columns)
+    print(f"{table.sheet}{mark}. {table.description}\n")
+    print(*aligned([*heads, *([column.text(row) for column in table.columns] for row in table.rows)], sides), sep="\n")
 
 
 def aligned(lines: Sequence[Sequence[str]], sides: str = "<") -> list[str]:

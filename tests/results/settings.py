@@ -32,7 +32,7 @@ from moe_adapters.options import parse as parse_moe
 from moe_adapters.options import protocol as moe_protocol
 from results.labels import SCALES
 from results.launch.plan import Job, jobs_of, read_plan, table_names
-from results.settings import EVALUATION, PINNED, text
+from results.settings import EVALUATION, PINNED, of_seed, text
 from vq_prompt import data as vq_data
 from vq_prompt import learner as vq_learner
 from vq_prompt.it_prompt import learner as it_learner
@@ -177,7 +177,8 @@ def pinned_content() -> list[dict[str, Any]]:
         by_module: dict[str, list[Entry]] = {module: [] for module in TOLD}
         for _, module, run in (each for table in table_names() for each in told(table, scale)):
             row = {"protocol": run.label_protocol, "method": run.method, "backbone": run.backbone}
-            entry = (row, {key: _short(value) for key, value in run.settings.items() if key != "seed"})
+            kept = run.settings.keys() - of_seed(run.settings)
+            entry = (row, {key: _short(value) for key, value in run.settings.items() if key in kept})
             if entry not in by_module[module]:
                 by_module[module].append(entry)
         for script in EVALUATIONS:

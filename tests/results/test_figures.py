@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from results import figures
+from results import drawing, figures
 from results.compare import Data
 from results.naming import with_distinct_names
 from tests.results.sample_data import METHODS, build, hostile, mtil_records, runs_of_many_methods, sample
@@ -49,7 +49,7 @@ def test_many_methods_are_with_distinct_names():
     data = build("mini", runs_of_many_methods())
     heat_maps = [name for name in names(data) if name.startswith("matrix")]
     assert len(heat_maps) == len(METHODS) and "matrix_mtil-order1_ZSCL-star_mini.png" in heat_maps
-    assert len({figures._look(place) for place in range(49)}) == 49
+    assert len({drawing.look_of(place) for place in range(49)}) == 49
     assert [*figures._measured_curves(data, "mtil-order1")] == ["Zero-shot CLIP", *METHODS]
     assert [*figures._numbers(data, "mtil-order1")] == ["Zero-shot CLIP", *METHODS]
 

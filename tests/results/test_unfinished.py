@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from results import figures
+from results import drawing, figures
 from results.__main__ import gather, main
 from results.collect import read_runs
 from results.compare import NOT_RUN, Comparison, Data, compare
@@ -98,7 +98,7 @@ def test_figures_tell_how_many_seeds_each_point_has(tmp_path: Path) -> None:
     for seed, tested, parameters in ((0, 3, 900), (1, 10, 500), (2, 10, 500)):
         write_run(tmp_path / str(seed), seed, tested, parameters)
     data = data_of(tmp_path)
-    _, (panel,) = figures._canvas(1, 5, 5)
+    _, (panel,) = drawing.canvas(1, 5, 5)
     curves = figures._measured_curves(data, "cil-cifar100-10x10")["InfLoRA"]
     figures._curve(panel, curves, "InfLoRA", "#000000", "o", "-")
     assert panel.get_legend_handles_labels()[1] == ["InfLoRA (2 to 3 seeds)"]
