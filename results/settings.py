@@ -206,18 +206,17 @@ def _plain(name: str) -> str:
     return re.sub("[_-]", "", name.lower())
 
 
-def of_seed(settings: Settings) -> set[str]:
-    """Keys whose values go with the seed, which has a column of its own: on common ground also the class order."""
-    return {"seed", "class_order"} if settings.get("protocol") == "common" else {"seed"}
+def of_seed(protocol: str) -> set[str]:
+    """The keys that go with the seed, which has a column of its own; on common ground the class order is the seed's."""
+    return {"seed", "class_order"} if Protocol.parse(protocol).kind == "common" else {"seed"}
 
 
 def _telling(same: Sequence[Setup]) -> set[str]:
-    """The keys in which runs of one name differ, as far as they have them, but for those that go with the seed."""
+    """The keys in which runs of one name differ, as far as they have them, but for the seed's."""
     texts: dict[str, set[str]] = {}
-    for setup in same:
-        for key in setup.settings.keys() - of_seed(setup.settings):
-            texts.setdefault(key, set()).add(text(setup.settings[key]))
-    return {key for key, spelled in texts.items() if len(spelled) > 1}
+    for key, value in (item for setup in same for item in setup.settings.items()):
+        texts.setdefault(key, set()).add(text(value))
+    return {key for key, spelled in texts.items() if len(spelled) > 1} - of_seed(same[0].protocol)
 
 
 def _usual(same: Sequence[Setup]) -> Settings:

@@ -177,7 +177,7 @@ def pinned_content() -> list[dict[str, Any]]:
         by_module: dict[str, list[Entry]] = {module: [] for module in TOLD}
         for _, module, run in (each for table in table_names() for each in told(table, scale)):
             row = {"protocol": run.label_protocol, "method": run.method, "backbone": run.backbone}
-            kept = run.settings.keys() - of_seed(run.settings)
+            kept = run.settings.keys() - of_seed(run.protocol)
             entry = (row, {key: _short(value) for key, value in run.settings.items() if key in kept})
             if entry not in by_module[module]:
                 by_module[module].append(entry)
