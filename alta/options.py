@@ -10,7 +10,7 @@ from alta.heads import ENCODINGS, METHODS
 from common.clip.activation import CLIPOptions
 from common.clip.model import GELU
 from common.clip.tokenizer import encode
-from common.incremental.common_ground import SequenceOptions, class_order, common_rules
+from common.incremental.common_ground import SequenceOptions, class_order, common_rules, protocol_option
 from common.incremental.scenario import Scenario, protocol
 from common.incremental.sets import CHARACTERS, IncrementalSet, find
 from common.machine import PRECISIONS, RunOptions
@@ -129,6 +129,7 @@ class Options(SequenceOptions, CLIPOptions, RunOptions):
     cub200_dir: str = option("./data", "ours: folder of CUB-200", decides=False)
     lr_policy: str = option("released", "schedule of the learning rate: see alta/README.md",
         group="ours, with effect on the numbers", choices=LR_POLICIES)
+    protocol: str | None = protocol_option(CONFIGS / "common.yaml")
     precision: str = option("auto", "auto: fp16, the original's, on a GPU and fp32 on a CPU",
         choices=("auto", "fp16", *PRECISIONS), decides=False)
     encoding: str = option("auto", "of texts; auto: full in fp16, else cut behind the last end token",

@@ -78,6 +78,11 @@ def available() -> list[str]:
     return [*PUBLISHED, *PACKAGED]
 
 
+def miniature(name: str) -> str:
+    """The miniature's backbone in place of a published one: its CLIP's image tower for a CLIP's, else its ViT."""
+    return MINI_TOWER if name in PUBLISHED and PUBLISHED[name].clip else MINI
+
+
 def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of pixels in [0, 1], by channel, that a backbone of `available()` was trained with.
 

@@ -9,15 +9,20 @@ import numpy as np
 
 from common import vit
 from common.datasets.transforms import Normalisation
-from common.incremental.common_ground import SequenceOptions, class_order, common_rules
+from common.incremental.common_ground import SequenceOptions, class_order, common_rules, protocol_option
 from common.incremental.scenario import Scenario
 from common.incremental.sets import IncrementalSet, find, reader_options
 from common.machine import RunOptions
-from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file, option, read, scale_option
+from common.options import LARGEST_SEED, SEED, check_rules, ignored, named_file, option, read, read_file, scale_option
 from inflora.methods import METHODS, Method
 
 CONFIGS = Path(__file__).parent / "configs"
 DEAD = "prefix memory_size memory_per_class fixed_memory embd_dim num_heads EPSILON init_lr_decay"
+
+
+def miniature(options: Any) -> dict[str, Any]:
+    """The values of --scale mini over the options so far, of whose backbone the miniature has one of each kind."""
+    return read_file(CONFIGS / "mini.json") | {"backbone": vit.miniature(options.backbone)}
 
 
 def first_device(text: str) -> str:
@@ -48,7 +53,7 @@ class Options(SequenceOptions, RunOptions, Dead):
     """A run's settings are the keys of the configuration without the seed, which stands in the run's labels."""
 
     config: str = option(help="JSON file, as the twelve in inflora/configs", group="configuration", decides=False)
-    scale: str = scale_option(CONFIGS / "mini.json", decides=False)
+    scale: str = scale_option(miniature, decides=False)
     model_name: str = option(help="the method; SeqLoRA and Joint are its bounds", choices=tuple(METHODS))
     backbone: str = option("sup21k", f"{', '.join(vit.available())}, or a file in timm's keys or a CLIP's")
     weights: str = option(vit.DEFAULT_FOLDER, "folder of the backbones' files", decides=False)
@@ -56,6 +61,7 @@ class Options(SequenceOptions, RunOptions, Dead):
     dataset: str = option(help="data set", group="protocol",
         choices=("cifar100", "ImageNet_R", "domainnet", "cub200", "tinyimagenet"))  # fmt: skip
     data_path: str = option(help="folder of the data, or mini", decides=False)
+    protocol: str | None = protocol_option(CONFIGS / "common.json")
     split: str = option("40", "ImageNet-R: a seed, upstream (the run's first), folders, lists, auto; DomainNet: lists",
         check=known_split)  # fmt: skip
     shuffle: bool = option(False, "draw the class order from the seed")

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.incremental.options import CILOptions, find_configuration, missing_rules
+from common.incremental.common_ground import protocol_option
+from common.incremental.options import CILOptions, find_configuration, miniature, missing_rules
 from common.machine import RUNS_TWICE
 from common.options import check_rules, ignored, option, read, scale_option
 from common.training.schedules import cil_cosine_with_warmup
 from moe_adapters.training import TrainingOptions
 
 FOLDER = Path(__file__).parent
+CONFIGS = FOLDER / "configs"
 METHODS = {"MoE-Adapters": "MoE-Adapters", "zeroshot": "Continual-CLIP"}  # as configurations and as records name them
 UNREAD = "l2 ce_method we avg_freq ref_dataset ref_sentences"
 
@@ -18,7 +20,8 @@ UNREAD = "l2 ce_method we avg_freq ref_dataset ref_sentences"
 class Options(CILOptions, ignored(UNREAD, "upstream never reads it")):  # type: ignore[misc]
     """The keys of configs/class/*.yaml. Those that are ignored stand in the originals' files."""
 
-    scale: str = scale_option(FOLDER / "configs" / "cil_mini.yaml")
+    scale: str = scale_option(miniature(CONFIGS / "cil_mini.yaml"))
+    protocol: str | None = protocol_option(CONFIGS / "common.yaml")
     method: str = option(help="what is learned", group="method", choices=tuple(METHODS))
     eval_noise: bool = option(True, "ours: gate noise in evaluation too, as the original; false takes it out")
 

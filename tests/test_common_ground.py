@@ -29,15 +29,14 @@ from inflora.main import main as inflora
 from inflora.options import parse as parse_inflora
 from moe_adapters.cil import main as moe_adapters
 from tests import fake_data
+from tests.results.settings import asked
 from vq_prompt.run import main as vq_prompt
 from zscl.cil.__main__ import main as zscl
 
 SETS = {"cifar100": 100, "imagenet_r": 200, "cub200": 200, "tinyimagenet": 200, "characters": 40}
-ORDER = "class_orders/common/{dataset}-seed{seed}.yaml"
-COMMON = ["protocol=common", f"class_order={ORDER}", "no_verify=true", "workers=0", "device=cpu", "threads=1"]
+MINI = ["--scale", "mini", "protocol=common"]
+HERE = ["no_verify=true", "workers=0", "device=cpu", "threads=1"]
 CLASS = ["--config-path", "configs/class", "--config-name"]
-CIL = ["seed=1", "eval_transform=test", "epochs=1", "batch_size=64"]
-LEARNERS = ["transforms=common", "repeat=1", "--seeds", "1", "batch_size=8"]
 NAMES = {"cifar100": "CIFAR100", "imagenet_r": "ImageNet_R", "cub200": "CUB200", "tinyimagenet": "TinyImageNet"}
 
 
@@ -45,6 +44,8 @@ class Method(NamedTuple):
     main: Callable[[list[str]], None]
     label: str
     words: list[str]  # of a command on any of the data sets
+    script: str  # that gives them, and its words for a data set under seed 1
+    few: list[str]  # what makes a run short
     told: str  # when a task is on record; its number from 0 and from 1
     names: Callable[[str, str, int], list[str]]  # data set, its location, classes a task -> words
     folder: str  # option that names the output folder
@@ -55,52 +56,52 @@ def names_of_cil(name: str, root: str, size: int) -> list[str]:
 
 
 def names_of_inflora(name: str, root: str, size: int) -> list[str]:
-    name = {"imagenet_r": "ImageNet_R", "characters": "cifar100"}.get(name, name)
-    return [f"dataset={name}", f"data_path={root}", f"init_cls={size}", f"increment={size}"]
+    dataset = f"dataset={'ImageNet_R' if name == 'imagenet_r' else name}"
+    return [dataset, f"data_path={root}", f"init_cls={size}", f"increment={size}"]
 
 
 def names_of_vq(name: str, root: str, size: int) -> list[str]:
-    dataset = f"dataset={NAMES.get(name, 'CIFAR100')}"
-    return [dataset, f"dataroot={root}", f"first_split_size={size}", f"other_split_size={size}"]
+    return [f"dataset={NAMES[name]}", f"dataroot={root}", f"first_split_size={size}", f"other_split_size={size}"]
 
 
 def names_of_alta(name: str, root: str, size: int) -> list[str]:
-    if name == "characters":
-        return ["dataset.name=mini"]
     return [f"dataset.name=seq-{name}", f"{name}_dir={root}", f"dataset.n_classes_per_task={size}"]
 
 
 METHODS = {
     "zscl": Method(
-        zscl, "Fine-tuning", [*CLASS, "cifar100_10-10-finetune.yaml", "--scale", "mini", *COMMON, *CIL],
+        zscl, "Fine-tuning", [*CLASS, "cifar100_10-10-finetune.yaml", *MINI, "seed=1"],
+        "zscl/scripts/common.sh finetune cub200 1", ["epochs=1", "batch_size=64"],
         "task {before} ({after} of 10): ", names_of_cil, "save",
     ),
     "moe_adapters": Method(
-        moe_adapters, "MoE-Adapters", [*CLASS, "cifar100_10-10-MoE-Adapters.yaml", "--scale", "mini", *COMMON, *CIL],
+        moe_adapters, "MoE-Adapters", [*CLASS, "cifar100_10-10-MoE-Adapters.yaml", *MINI, "seed=1"],
+        "moe_adapters/scripts/common.sh MoE-Adapters cub200 1", ["epochs=1", "batch_size=64"],
         "task {before} ({after} of 10): ", names_of_cil, "save",
     ),
     "inflora": Method(
-        inflora, "InfLoRA",
-        ["--config", "inflora/configs/cifar100_inflora.json", "--scale", "mini", *COMMON, "transforms=common", "seed=1",
-         "epochs=1", "init_epoch=1", "split=auto", "batch_size=64"],
+        inflora, "InfLoRA", ["--config", "inflora/configs/cifar100_inflora.json", *MINI, "seed=1"],
+        "inflora/scripts/common.sh inflora cub200 1 clip-vit-b16", ["epochs=1", "init_epoch=1", "batch_size=64"],
         "after task {before}: ", names_of_inflora, "save",
     ),
     "vq_prompt": Method(
         vq_prompt, "VQ-Prompt",
-        ["--config", "configs/cifar-100_prompt_vq.yaml", "--scale", "mini", "--learner_type", "prompt",
-         "--learner_name", "VQPrompt", *COMMON, *LEARNERS, "schedule_type=cosine", "schedule=[1]", "crct_epochs=1"],
+        ["--config", "configs/cifar-100_prompt_vq.yaml", "--learner_type", "prompt", "--learner_name", "VQPrompt", *MINI,
+         "--seeds", "1"],
+        "vq_prompt/experiments/common.sh VQPrompt cub200 1 clip-vit-b16",
+        ["batch_size=8", "schedule_type=cosine", "schedule=[1]", "crct_epochs=1"],
         "after task {after}: ", names_of_vq, "log_dir",
     ),
     "it_prompt": Method(
         vq_prompt, "IT-Prompt + C-NCM (our reading)",
-        ["--config", "configs/cifar-100_it_prompt.yaml", "--scale", "mini", "--learner_type", "it_prompt",
-         "--learner_name", "ITPromptCNCM", *COMMON, *LEARNERS, "epochs=1"],
+        ["--config", "configs/cifar-100_it_prompt.yaml", "--learner_type", "it_prompt", "--learner_name", "ITPromptCNCM",
+         *MINI, "--seeds", "1"],
+        "vq_prompt/experiments/common_it_prompt.sh ITPromptCNCM cub200 1", ["batch_size=8", "epochs=1"],
         "after task {after}: ", names_of_vq, "log_dir",
     ),
     "alta": Method(
-        alta, "ALTA",
-        ["--config-file", "alta/configs/il_cifar100.yaml", "--scale", "mini", *COMMON, "transforms=common", "seed=1",
-         "seen_only=true", "OPTIM.MAX_EPOCH=1"],
+        alta, "ALTA", ["--config-file", "alta/configs/il_cifar100.yaml", *MINI, "seed=1"],
+        "alta/scripts/common.sh oritext_mlp2cprompt_oriimg cub200 1", ["OPTIM.MAX_EPOCH=1"],
         "task {after}: loss", names_of_alta, "save",
     ),
 }  # fmt: skip
@@ -127,8 +128,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def command(method: Method, name: str, root: Path, folder: Path) -> list[str]:
-    place = "mini" if name == "characters" else str(root)
-    return [*method.words, *method.names(name, place, SETS[name] // 10), f"{method.folder}={folder / 'run'}"]
+    """The words of a run on made-up images; on the miniature's characters those of its script."""
+    if name == "characters":
+        _, words = asked(("bash", *method.script.split(), "--scale", "mini"))
+    else:
+        words = [*method.words, *method.names(name, str(root), SETS[name] // 10)]
+    return [*words, *HERE, *method.few, f"{method.folder}={folder / 'run'}"]
 
 
 def records(folder: Path) -> list[dict]:
@@ -212,5 +217,5 @@ def test_its_help(method: Method, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stop:
         method.main([*method.words, "--help"])
     said = capsys.readouterr().out
-    transforms = "--eval_transform" if "eval_transform=test" in method.words else "--transforms"
+    transforms = "--eval_transform" if method.main in (zscl, moe_adapters) else "--transforms"
     assert stop.value.code == 0 and all(flag in said for flag in ("--protocol", "--class_order", transforms))

@@ -131,7 +131,7 @@ def two_tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     configs = Path(inflora.main.__file__).parent / "configs"
     content = [json.loads((configs / name).read_text()) for name in ("cifar100_inflora.json", "mini.json")]
     changes = {"init_cls": 50, "increment": 50, "total_sessions": 2, "init_epoch": 1, "epochs": 3, "seed": [0]}
-    changes |= {"data_path": str(data), "batch_size": 3}
+    changes |= {"data_path": str(data), "batch_size": 3, "backbone": "mini"}
     path = tmp_path_factory.mktemp("config") / "two_tasks.json"
     path.write_text(json.dumps(content[0] | content[1] | changes))
     return ["--config", str(path), "--no-verify", "--device", "cpu", "--workers", "0", "--threads", "1",

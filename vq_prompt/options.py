@@ -6,13 +6,14 @@ A run's seeds, scale, folder and device are derived from them by the functions a
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from common import mini, vit
 from common.datasets.transforms import Normalisation
 from common.errors import UserError
-from common.incremental.common_ground import SequenceOptions
+from common.incremental.common_ground import SequenceOptions, protocol_option
 from common.machine import RunOptions
-from common.options import LARGEST_SEED, SEED, Rule, check_rules, option, scale_option
+from common.options import LARGEST_SEED, SEED, Rule, check_rules, option, read_file, scale_option
 from common.runs import mini_folder
 from vq_prompt.prompts import CONVENTIONS, check_pool
 
@@ -23,6 +24,11 @@ MEMORY = "old classes' logits are at -inf in training: an image of theirs would 
 DEVICES = "a single device only (on several, the original sums the prompt loss over its copies of the model). Give one."
 DATASETS = ("CIFAR100", "ImageNet_R", "CUB200", "TinyImageNet")
 SCHEDULES = ("coswm", "cosine", "decay")
+
+
+def miniature(options: Any) -> dict[str, Any]:
+    """VQ-Prompt's values of --scale mini over the options so far, of whose ViT the miniature has one of each kind."""
+    return read_file(CONFIGS / "mini.yaml") | {"pretrained_weight": vit.miniature(options.pretrained_weight)}
 
 
 def _check_split(split: str) -> str | None:
@@ -39,6 +45,7 @@ class Options(SequenceOptions, RunOptions):
     scale: str = scale_option(None, decides=False)
     dataset: str = option(help="images", group="data and tasks", choices=DATASETS)
     dataroot: str = option("data", "folder of the data sets, or mini", decides=False)
+    protocol: str | None = protocol_option(CONFIGS / "common.yaml")
     first_split_size: int = option(help="classes of the first task", at_least=1)
     other_split_size: int = option(help="classes of every later task", at_least=1)
     max_task: int = option(-1, "learn the first so many tasks; -1 for all", at_least=-1,
@@ -105,7 +112,7 @@ class VQOptions(Options):
 
     learner_type: str = option(help="prompt, or it_prompt, which has options of its own", group="VQ-Prompt")
     learner_name: str = option(choices=("VQPrompt", "NCM", "LinearProbe"))
-    scale: str = scale_option(CONFIGS / "mini.yaml", decides=False)
+    scale: str = scale_option(miniature, decides=False)
     # the second spelling stands in cub-200.sh
     pretrained_weight: str = option("sup1k", f"{', '.join(vit.available())}, or a file in timm's keys or a CLIP's",
         flags=("--pretrained_weight", "--pretrained_weigh"), decides=False)

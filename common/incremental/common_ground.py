@@ -6,6 +6,7 @@ takes are values of the entry points' options; the rules here keep its name from
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from common.errors import UserError
@@ -18,10 +19,13 @@ TASKS = 10
 ORDER = f"{UPSTREAM_ORDERS}/{COMMON}/{{dataset}}-seed{{seed}}.yaml"
 
 
-def protocol_option() -> Any:
-    """The option --protocol; not given, the records name the paper's own."""
-    help = "ours: common names the run as of common ground, whose values it must have"
-    return option(None, help, choices=(COMMON,), decides=False)
+def protocol_option(values: Path | None = None) -> Any:
+    """The option --protocol, whose value common sets a paper's values of common ground, from their file.
+
+    Not given, the records name the paper's own.
+    """
+    help = "ours: common sets the values of common ground, and names the run so"
+    return option(None, help, presets={COMMON: values}, decides=False)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 from common.clip.activation import CLIPOptions
 from common.command_line import did_you_mean
 from common.datasets import canonical
+from common.declarations import Preset
 from common.errors import UserError
 from common.incremental.common_ground import ORDER, protocol_option
 from common.incremental.sets import SETS
@@ -22,6 +23,12 @@ from common.options import SEED, Rule, one_placeholder, option, read_file, scale
 from common.runs import free_file
 
 PURPOSES = ("training", "evaluation", "reference", "exemplars", "sentences")  # each draws a random stream of its own
+
+
+def miniature(file: Path) -> Preset:
+    """The values of --scale mini in a file; common ground keeps its class order, wherever it is asked for."""
+    return lambda given: {key: value for key, value in read_file(file).items()
+                          if key != "class_order" or given.protocol is None}  # fmt: skip
 
 
 def known_set(name: str) -> str:

@@ -14,6 +14,9 @@ A plan is a few lines of YAML. Keys of the table stand for every row that does n
         backbone: ViT-B/16 DINO-1K                       # as in records; where rows of a method differ in it
         petaflops: 76                                    # of one seed at paper scale; leave it out if not counted
 
+Tables that differ in the data set alone share their rows: `rows` is then a file beside the plan, a list in which
+{dataset} stands for the protocol's data set, and a value may be a mapping from data sets to their own.
+
 A command is one process: of the scripts, those that end in `exec`, so that a signal reaches the run. The settings that
 a new row's commands give are pinned by `python -m tests.results.settings`.
 """
@@ -34,6 +37,7 @@ from results.labels import SCALES
 
 PLANS = Path(__file__).parent / "plans"
 SEED = "{seed}"  # in a command and its folder, the seed
+DATASET = "{dataset}"  # in rows that tables share, the data set
 # flags that a plan, and not the caller, gives each command
 FIXED_FLAGS = ("save", "seed", "seeds", "repeat", "scale", "log_dir", "hydra.run.dir")
 Kinds = dict[str, tuple[type, ...]]
@@ -99,20 +103,41 @@ def read_plan(table: str) -> Plan:
     """The plan of a shipped table by its name, or of a YAML file by its path. Raises UserError."""
     path = Path(table) if table.endswith((".yaml", ".yml")) else PLANS / f"{table}.yaml"
     try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
+        content = _read(path)
     except FileNotFoundError as error:
         message = f"no table {table}.{did_you_mean(table, table_names())} There are {', '.join(table_names())}"
         raise UserError(f"{message}; or give the path of a .yaml file.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}).") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())}).") from error
+    if isinstance(content, dict) and isinstance(content.get("rows"), str):
+        content["rows"] = _shared_rows(path.parent / content["rows"], str(content.get("protocol")))
     if not isinstance(content, dict) or not isinstance(content.get("rows"), list) or not content["rows"]:
         raise UserError(f"{path}: a list under `rows` is expected, each with method, command and folder.")
     _check_keys(f"{path}: ", content, {"rows": (list,)} | ROW)
     shared = {key: value for key, value in content.items() if key != "rows"}
     return Plan(path.stem, [_row(f"{path}: rows[{number}]", shared, row) for number, row in enumerate(content["rows"])])
+
+
+def _read(path: Path, dataset: str = DATASET) -> Any:
+    """The content of a YAML file, {dataset} filled in. Raises UserError, and FileNotFoundError if there is none."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8").replace(DATASET, dataset))
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}).") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: no YAML ({' '.join(str(error).split())}).") from error
+
+
+def _shared_rows(path: Path, protocol: str) -> Any:
+    """The rows that tables share, as they are for the data set of this table's protocol. Raises UserError."""
+    dataset = Protocol.parse(protocol).dataset
+    try:
+        rows = _read(path, dataset)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found; `rows` is a list of rows, or a file beside the plan.") from error
+    for row in rows if isinstance(rows, list) else []:
+        row.update({key: value.get(dataset) for key, value in row.items() if isinstance(value, dict)})
+    return rows
 
 
 def _row(where: str, shared: dict[str, Any], content: Any) -> Row:

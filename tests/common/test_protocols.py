@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from common.protocols import MTIL_ORDER_1, MTIL_ORDER_2, Protocol
+from results.launch.plan import read_plan, table_names
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,10 +20,7 @@ def names_in_use() -> set[str]:
     for path in (ROOT / "results" / "papers").glob("*.csv"):
         with open(path, newline="") as file:
             names |= {row["protocol"] for row in csv.DictReader(file)}
-    for path in (ROOT / "results" / "launch" / "plans").glob("*.yaml"):
-        plan = yaml.safe_load(path.read_text())
-        names |= {row.get("protocol", plan.get("protocol")) for row in plan["rows"]}
-    return names
+    return names | {row.protocol for table in table_names() for row in read_plan(table).rows}
 
 
 def test_every_name_in_use_is_known_and_comes_back() -> None:

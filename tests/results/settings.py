@@ -21,6 +21,7 @@ from common.incremental.scenario import protocol
 from common.incremental.sets import find
 from common.mtil import mtil_protocol
 from common.options import flat, settings
+from common.protocols import Protocol
 from common.runs import mini_folder
 from inflora.options import log_folder
 from inflora.options import parse as parse_inflora
@@ -162,29 +163,30 @@ def asked(words: tuple[str, ...]) -> tuple[str, list[str]]:
 
 @cache
 def told(table: str, scale: str) -> list[tuple[Job, str, Told]]:
-    """Each job of a table, the module that its script starts, and what its command line comes to."""
+    """A job of each row of a table, under its last seed: the module that its script starts, what its words come to."""
     jobs = jobs_of(read_plan(table), scale, None, ["--threads", "1"])
-    started = [(job, *asked(job.words)) for job in jobs]
+    started = [(job, *asked(job.words)) for job in jobs if job.seed == job.row.seeds[-1]]
     unknown = {module for _, module, _ in started} - TOLD.keys()
     assert not unknown, f"{unknown}: say in TOLD what its command line comes to"
     return [(job, module, TOLD[module](words)) for job, module, words in started]
 
 
 def pinned_content() -> list[dict[str, Any]]:
-    """The content of settings.yaml: by entry point and scale what its rows share, and each row's others."""
+    """The content of settings.yaml: by scale and entry point, on common ground or not, what the rows share, and others."""
     groups: list[dict[str, Any]] = []
     for scale in ("paper", "mini"):
-        by_module: dict[str, list[Entry]] = {module: [] for module in TOLD}
+        kinds: dict[tuple[str, bool], list[Entry]] = {(module, kind): [] for kind in (False, True) for module in TOLD}
         for _, module, run in (each for table in table_names() for each in told(table, scale)):
             row = {"protocol": run.label_protocol, "method": run.method, "backbone": run.backbone}
-            kept = run.settings.keys() - of_seed(run.protocol)
-            entry = (row, {key: _short(value) for key, value in run.settings.items() if key in kept})
-            if entry not in by_module[module]:
-                by_module[module].append(entry)
+            without = of_seed(run.protocol)
+            entry = (row, {key: _short(value) for key, value in run.settings.items() if key not in without})
+            if entry not in (rows := kinds[module, Protocol.parse(run.protocol).kind == "common"]):
+                rows.append(entry)
         for script in EVALUATIONS:
             _, words = asked(("bash", script, *SCALES[scale].flags))
-            by_module["moe_adapters.main"] += _evaluated(parse_moe(words), by_module["moe_adapters.main"])
-        groups += [_group(module.split(".")[0], scale, rows) for module, rows in by_module.items()]
+            mtil = kinds["moe_adapters.main", False]
+            mtil += _evaluated(parse_moe(words), mtil)
+        groups += [_group(module.split(".")[0], scale, rows) for (module, _), rows in kinds.items() if rows]
     return groups
 
 

@@ -8,7 +8,8 @@ import torch
 
 from common.datasets.layout import CAPTIONS, PUBLISHED
 from common.errors import UserError
-from common.incremental.options import CILOptions, find_configuration, missing_rules
+from common.incremental.common_ground import protocol_option
+from common.incremental.options import CILOptions, find_configuration, miniature, missing_rules
 from common.options import Rule, check_rules, hand_on, option, read, scale_option, unknown
 from common.training.schedules import cil_cosine_with_warmup
 from zscl.reference import CONCEPTUAL_CAPTIONS, RANDOM
@@ -45,7 +46,8 @@ class Options(CILOptions):
     # a table: an option a line or two
     # fmt: off
     method: str = option(help="what is learned how", group="method", choices=tuple(CIL_NAMES), convert=known_method)
-    scale: str = scale_option(CONFIGS / "cil_mini.yaml")
+    scale: str = scale_option(miniature(CONFIGS / "cil_mini.yaml"))
+    protocol: str | None = protocol_option(CONFIGS / "common.yaml")
     ce_method: Any = option(0, "classes of L_CE: 0 the task's, previous all seen, ext with 100 captions",
         choices=(0, "previous", "ext"), convert=lambda value: 0 if value == "0" else value)
     l2: float = option(0.0, "weight of the weight consolidation", at_least=0)

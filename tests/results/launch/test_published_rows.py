@@ -82,8 +82,8 @@ def test_every_published_number_of_a_planned_row_meets_its_run(
 ) -> None:
     monkeypatch.chdir(ROOT)
     published, unmet, sources = [entry for entry in read_published() if not entry.after_task], [], set()
-    runs = [each for table in table_names() for each in told(table, "paper")]
-    for number, (_, module, run) in enumerate(each for each in runs if each[0].seed == each[0].row.seeds[0]):
+    tables = [name for name in table_names() if not name.startswith("common-")]  # our own protocol
+    for number, (_, module, run) in enumerate(each for table in tables for each in told(table, "paper")):
         method, protocol, backbone, seed, *_ = run
         about = {"method": method, "protocol": protocol, "backbone": backbone, "seed": seed, "scale": "paper"}
         records = records_of(module, tmp_path / str(number), **about)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from results.__main__ import main
+from results.launch.plan import read_plan
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -227,6 +228,8 @@ def test_slurm(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         (HEAD + "  - {method: a}\n", "rows[0] (a): missing folder"),
         (HEAD + "  - {method: a, folder: x, seeds: [0, 1]}\n", "folder lacks {seed}"),
         (HEAD + row("a", ", mini_folder: '{sede}'"), "mini_folder holds {sede}; only {seed} is filled in"),
+        ("rows: absent.yaml", "absent.yaml: not found; `rows` is a list of rows, or a file beside the plan."),
+        ("rows: t.yaml", "t.yaml: a list under `rows` is expected"),
     ],
 )
 def test_broken_plans(folder: Path, text: str, message: str, capsys: pytest.CaptureFixture) -> None:
@@ -259,6 +262,14 @@ def test_broken_plans(folder: Path, text: str, message: str, capsys: pytest.Capt
 def test_mistakes(folder: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
     assert run(*arguments) == 2
     assert message in capsys.readouterr().err and not (folder / "runs").exists()
+
+
+def test_rows_that_tables_share(folder: Path) -> None:
+    text = "{method: a, command: 'go {dataset} {seed}', folder: {tiny: 'at/{dataset}', big: b}, petaflops: {big: 1, tiny: 2}}"
+    (folder / "shared.yaml").write_text(f"- {text}")
+    (folder / "t.yaml").write_text(f"{HEAD.rstrip()} shared.yaml")
+    (only,) = read_plan("t.yaml").rows
+    assert (only.command, only.folder, only.petaflops) == ("go tiny {seed}", "at/tiny", 2)
 
 
 def test_counted_costs(folder: Path, capsys: pytest.CaptureFixture) -> None:
