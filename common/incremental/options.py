@@ -16,7 +16,7 @@ from common.datasets import canonical
 from common.declarations import Preset
 from common.errors import UserError
 from common.incremental.common_ground import ORDER, protocol_option
-from common.incremental.sets import SETS
+from common.incremental.sets import CHARACTERS, SETS
 from common.incremental.tasks import stream_seed
 from common.machine import RunOptions
 from common.options import SEED, Rule, one_placeholder, option, read_file, scale_option
@@ -26,9 +26,17 @@ PURPOSES = ("training", "evaluation", "reference", "exemplars", "sentences")  # 
 
 
 def miniature(file: Path) -> Preset:
-    """The values of --scale mini in a file; common ground keeps its class order, wherever it is asked for."""
-    return lambda given: {key: value for key, value in read_file(file).items()
-                          if key != "class_order" or given.protocol is None}  # fmt: skip
+    """The values of --scale mini in a file; all classes at once stay so, and common ground keeps its class order."""
+
+    def values(given: Any) -> dict[str, Any]:
+        content, data = read_file(file), SETS.get(str(given.get("dataset")).lower())
+        if data and given.get("initial_increment") == data.classes:
+            content |= dict.fromkeys(("initial_increment", "increment"), CHARACTERS.classes)
+        if given.protocol is not None:
+            del content["class_order"]
+        return content
+
+    return values
 
 
 def known_set(name: str) -> str:

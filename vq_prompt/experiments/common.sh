@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A method on common ground (docs/common-ground.md), with its values for CIFAR-100, on ImageNet-R and CUB-200 those for
-# these: VQPrompt, VQPrompt-S or NCM, on cifar100, imagenet_r, cub200 or tinyimagenet, under seed 0, 1 or 2, on the ViT
-# clip-vit-b16 or sup21k. DATA is the folder of the data sets. From the repository root:
+# these: VQPrompt, VQPrompt-S, NCM or LinearProbe, on cifar100, imagenet_r, cub200 or tinyimagenet, under seed 0, 1 or 2,
+# on the ViT clip-vit-b16 or sup21k. DATA is the folder of the data sets. From the repository root:
 #   DATA=/data bash vq_prompt/experiments/common.sh VQPrompt imagenet_r 0 clip-vit-b16
 #   bash vq_prompt/experiments/common.sh VQPrompt imagenet_r 0 clip-vit-b16 --scale mini
 set -euo pipefail
