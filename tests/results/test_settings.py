@@ -198,13 +198,6 @@ def test_of_equal_runs_the_newer_one_counts(tmp_path: Path) -> None:
     assert runs[0].remark == f"the newer of 2 runs of seed 42; left out: {tmp_path / 'b'}"
 
 
-def test_the_class_order_of_common_ground_is_the_seeds(tmp_path: Path) -> None:
-    for seed in range(3):
-        settings = {"seed": seed, "lr": 1e-3 if seed else 7.1e-6, "class_order": [seed, 9]}
-        write_run(tmp_path / f"{seed}", settings, 50.0 + seed, protocol="common-cifar100-10x10")
-    assert values(tmp_path) == {"ZSCL": [50.0], "ZSCL, lr 1e-3": [51.0, 52.0]}
-
-
 def test_a_run_that_got_further_counts_before_a_newer_one(tmp_path: Path) -> None:
     write_run(tmp_path / "a", ZSCL, started="2025-01-01T00:00:00", lines=[{"after_task": 11, "value": 83.0}])
     write_run(tmp_path / "b", ZSCL, started="2025-01-02T00:00:00", lines=[{"after_task": 2, "value": 70.0}])
