@@ -134,6 +134,9 @@ def test_xtail_of_the_pre_trained_model_and_without_a_method(echo: str) -> None:
     assert (options.eval_only, options.label_space, len(options.eval_datasets), options.seed) == (True, "all", 10, 7)
     without = run_script("xtail", python=echo)
     assert without.returncode and "name a method" in without.stderr and not without.stdout
+    for name in ("--scale", "order", "xtail"):  # not the script itself, over and over
+        wrong = run_script("xtail", name, "mini", python=echo)
+        assert wrong.returncode == 2 and f"{name} is no method's script" in wrong.stderr and not wrong.stdout
 
 
 @pytest.mark.parametrize("name", LABELS)

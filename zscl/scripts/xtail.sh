@@ -6,4 +6,9 @@
 #   bash zscl/scripts/xtail.sh ZSCL --scale mini
 set -euo pipefail
 NAME=${1:?"name a method: bash zscl/scripts/xtail.sh ZSCL"}
-exec bash "$(dirname "$0")/${NAME%.sh}.sh" xtail "${@:2}"
+NAME=${NAME%.sh}
+SCRIPT=$(dirname "$0")/$NAME.sh
+if [[ $NAME =~ ^(order|first_row|xtail)$ ]] || [ ! -f "$SCRIPT" ]; then
+  echo "error: $NAME is no method's script. Name one first, as in: bash zscl/scripts/xtail.sh ZSCL" >&2 && exit 2
+fi
+exec bash "$SCRIPT" xtail "${@:2}"
