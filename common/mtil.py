@@ -177,6 +177,21 @@ def require_trained_so(options: MTILOptions, *paths: str | None) -> None:
                     )
 
 
+def require_order(folder: Path, names: Sequence[str]) -> None:
+    """Raise UserError where the folder's config.yaml tells that its checkpoints were learned in another order.
+
+    It may tell of the latest tasks alone, where the first ones' runs lie elsewhere.
+    """
+    for count, name in enumerate(names, 1):
+        learned = tasks_behind(str(folder / f"{name}.pth"))
+        if learned and learned != list(names[:count][-len(learned) :]):
+            order = ", ".join(learned), ", ".join(names[:count])
+            raise UserError(
+                f"{folder}: the tasks up to {name} were learned in the order {order[0]}, not {order[1]}. Give the "
+                "whole sequence to --train-dataset, and what is to be tested to --eval-datasets."
+            )
+
+
 def check_inputs(
     options: MTILOptions, sets: Sequence[str], files: Sequence[str | None], *checks: Callable[[], Any]
 ) -> list[Any]:

@@ -239,7 +239,7 @@ def evaluate_checkpoint_file(options: Options, machine: Machine, model: CLIP, ex
             raise UserError("--autorouter with a checkpoint file needs --load_autochooser.")
         files = Path(options.load), Path(options.load_autochooser or options.load)
         (checkpoint,), autoencoders = read_checkpoints(options, model, extractor, [(checkpoint.task_id, files)])
-    space = routed_space(options, model, options.eval_datasets or [])
+    space = routed_space(options, model, sequence_of(options))
     for name in options.eval_datasets or []:
         test = load_test_set(options, machine, model, name, space)
         if extractor and options.autorouter:

@@ -5,7 +5,9 @@ the adapters task after task, all checkpoints on all data sets. One data set is 
 the same checkpoint as that task of the sequence, because every task starts from the same seed and the file before it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -27,6 +29,7 @@ from moe_adapters.options import (
     parse,
     protocol,
     scale_of,
+    sequence_of,
     tasks,
 )
 from moe_adapters.sequence import learn_adapters, learn_ddas, load_model
@@ -72,8 +75,10 @@ def check_inputs(options: Options, machine: Machine) -> nn.Module | None:
     both = checkpoint_files(options, folder) if evaluates else []
     evaluated = [path for paths in both for path, here in zip(paths, made) if not here]
     advice = " Add --train_chooser, give --load_autochooser, or leave --eval-datasets out." if training else ""
-    checks = (extractor, lambda: mtil.require_checkpoints(*evaluated, advice=advice))
-    features, _ = mtil.check_inputs(options, data_names(options), files, *checks)
+    checks: tuple[Callable[[], Any], ...] = (extractor, lambda: mtil.require_checkpoints(*evaluated, advice=advice))
+    if not training and evaluates:
+        checks += (lambda: mtil.require_order(folder, sequence_of(options)),)
+    features, *_ = mtil.check_inputs(options, data_names(options), files, *checks)
     return features
 
 
@@ -99,6 +104,7 @@ def open_run(options: Options, machine: Machine) -> Run:
     decides = settings(options) | {"weights": weights}
     prompted = [*tasks(options), *(options.eval_datasets or [])]
     decides |= {"data": mtil.fingerprints(options, data_names(options), prompted)}
+    mtil.joint_space(options, sequence_of(options), options.template)  # UserError for one that is too long
     labels = {
         "paper": "moe_adapters", "method": method_label(options), "protocol": protocol(options, before),
         "backbone": options.model, "scale": scale_of(options), "seed": options.seed,
@@ -107,10 +113,11 @@ def open_run(options: Options, machine: Machine) -> Run:
 
 
 def data_names(options: Options) -> list[str]:
-    """Every data set that this call reads: reference set, tasks, test sets."""
+    """Every data set that this call reads: reference set, tasks, test sets, those of the labels."""
     training = [] if options.eval_only else tasks(options)
     reference = [REFERENCE_SET] if training and options.train_chooser and is_sequence(options) else []
-    return list(dict.fromkeys([*reference, *training, *(options.eval_datasets or [])]))
+    labels = sequence_of(options) if options.label_space == mtil.ALL else []
+    return list(dict.fromkeys([*reference, *training, *(options.eval_datasets or []), *labels]))
 
 
 def feature_file(options: Options) -> Path | None:

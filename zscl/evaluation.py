@@ -97,9 +97,10 @@ def watcher(options: Options, machine: Machine, model: CLIP) -> Callable[[int, W
         student = weights_of(model)
         live = copied(student)
         assign_(student, weights)
+        vectors = space.vectors(model) if space else ()
         for name in names:
             tests[name] = tests.get(name) or load_test_set(options, machine, model, name)
-            accuracies = evaluate(model, tests[name], options.batch_size_eval, space)
+            accuracies = evaluate(model, tests[name], options.batch_size_eval, space, vectors)
             tqdm.write(f"step {step}, {name}: {accuracies['accuracy']:.2f}")
         assign_(student, live)
 
@@ -130,7 +131,9 @@ def evaluate_one_model(options: Options, machine: Machine, models: Models) -> No
     if path:
         save_weights(path, model)
         print(f"Written: {path}")
-    space = joint_space(options, options.eval_datasets or ())
+    space = joint_space(options, sequence(options))
+    vectors = space.vectors(model) if space else ()
     for name in options.eval_datasets or ():
-        accuracies = evaluate(model, load_test_set(options, machine, model, name), options.batch_size_eval, space)
+        test = load_test_set(options, machine, model, name)
+        accuracies = evaluate(model, test, options.batch_size_eval, space, vectors)
         print(f"Evaluating on {name}\n{spoken(accuracies)}", flush=True)

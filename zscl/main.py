@@ -5,6 +5,7 @@ and then evaluated: every checkpoint on every data set. One data set is the orig
 checkpoint as that task of the sequence, since every task starts from the same seed and the file before it.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,11 @@ def check_inputs(options: Options) -> None:
     """Look for everything a call will read before CLIP is built; one message lists all that is missing."""
     files = [*checkpoints(options).values(), *(options.load_federate or [])]
     folder = Path(options.load or "")
-    sequence = checkpoint_files(options, folder) if options.eval_only and options.load and folder.is_dir() else []
-    mtil.check_inputs(options, data_names(options), files, lambda: mtil.require_checkpoints(*sequence))
+    checks: list[Callable[[], None]] = []
+    if options.eval_only and options.load and folder.is_dir():
+        evaluated = checkpoint_files(options, folder)
+        checks = [lambda: mtil.require_order(folder, sequence(options)), lambda: mtil.require_checkpoints(*evaluated)]
+    mtil.check_inputs(options, data_names(options), files, *checks)
     if not options.eval_only and distils(options):
         check_num(*reference_sources(options, 0), options.data_location, options.num, not options.no_verify)
 
@@ -74,11 +78,12 @@ def checkpoints(options: Options) -> dict[str, str]:
 
 
 def data_names(options: Options) -> list[str]:
-    """Every data set that this call reads: tasks, reference images and sentences, test sets."""
+    """Every data set that this call reads: tasks, reference images and sentences, test sets, those of the labels."""
     training = [] if options.eval_only else tasks(options)
+    labels = sequence(options) if options.label_space == mtil.ALL else []
     sources = [reference_sources(options, task_id) for task_id in range(len(training)) if distils(options)]
     reference = [name for source in sources for name in required_sets(*source)]
-    return list(dict.fromkeys([*training, *reference, *(options.eval_datasets or [])]))
+    return list(dict.fromkeys([*training, *reference, *(options.eval_datasets or []), *labels]))
 
 
 def open_run(options: Options, machine: Machine) -> Run:
@@ -114,6 +119,7 @@ def data_fingerprints(options: Options) -> dict[str, Any]:
     if CAPTIONS in names:
         sentences = datasets.captions(options.data_location)
         fingerprints[CAPTIONS] = {"sentences": len(sentences), "md5": fingerprint("\n".join(sentences))}
+    mtil.joint_space(options, sequence(options))  # UserError for a template that is too long
     return fingerprints
 
 

@@ -242,6 +242,27 @@ def test_one_checkpoint_file_prints_its_accuracy(
     assert f"Top-1 accuracy: {accuracies(finished_run)[3, 'EuroSAT']:.2f}" in capsys.readouterr().out
 
 
+def test_one_checkpoint_file_among_the_classes_of_the_sequence(
+    tiny_world: list[str], finished_run: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """With MTIL's templates and the domain told it is MTIL's number."""
+    call = evaluation_of(finished_run / "DTD.pth", finished_run, "--autorouter", "--threshold", "0.0005", *tiny_world)
+    call += ["--load_autochooser", str(finished_run / "DTD_autochooser.pth"), "--eval-datasets", "EuroSAT"]
+    main([*call, "--label-space", "all", "--xtail-template", "own"])
+    told = f"with the domain told {accuracies(finished_run)[3, 'EuroSAT']:.2f}"
+    assert ", domain accuracy " in (shown := capsys.readouterr().out) and told in shown
+
+
+def test_a_folder_of_another_order(
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
+) -> None:
+    call = evaluation_of(finished_run, tmp_path / "test", "--no-ddas", *tiny_world)
+    message = fails(capsys, [*call, "--train-dataset", "EuroSAT,MNIST,DTD"])
+    assert "the tasks up to EuroSAT were learned in the order MNIST, EuroSAT, not EuroSAT. Give" in message
+    template = ["--label-space", "all", "--xtail-template", "very " * 80 + "{}"]
+    assert "too long for CLIP" in fails(capsys, [*call, *template]) and not (tmp_path / "test").exists()
+
+
 # Bad input: one clear message, exit code 2, nothing half-written
 
 

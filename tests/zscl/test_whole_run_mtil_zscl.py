@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from tests.whole_run import float64
 from tests.zscl.mtil_world import World, n, normalised
@@ -155,6 +156,8 @@ def test_among_the_classes_of_all_sets(run: Run) -> None:
         main([*AMONG_ALL, "--load", str(run.folder), *run.world.flags()])
     assert xtail_cells(run.folder / "xtail") == among_all_cells(run)
     assert {line["protocol"] for line in records(run.folder / "xtail")} == {"xtail-custom-MNIST+EuroSAT+DTD"}
+    config = yaml.safe_load((run.folder / "xtail/config.yaml").read_text())
+    assert {*config["settings"]["data"]} == {*TASKS}  # the third set's classes are among the labels
     assert len({cell["domain_accuracy"] for cell in among_all_cells(run).values()}) > 3  # and not all 0 or 100
 
 
