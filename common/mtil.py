@@ -161,8 +161,9 @@ def require_trained_so(options: MTILOptions, *paths: str | None) -> None:
     One split's test images are among the other's training images; few-shot checkpoints would be recorded as others. A
     folder without a run's config.yaml, as the authors', tells nothing.
     """
-    options_of_images = {"splits": MTIL, **({"few_shot": -1} if options.eval_only else {})}
     for path in map(Path, filter(None, paths)):
+        goes_on = options.load is not None and path == Path(options.load)
+        options_of_images = {"splits": MTIL} | ({"few_shot": -1} if goes_on else {})
         for config in (path if path.is_dir() else path.parent).glob("*config.yaml"):
             settings = read_config(config)["settings"]
             if "train_dataset" not in settings:
@@ -315,7 +316,9 @@ def mtil_notes(options: MTILOptions) -> list[str]:
     """What both papers' options say and a run would not do as it may seem."""
     shortest = 0 if options.eval_only else min(options.iterations or [0])
     length = f"--warmup_length {options.warmup_length} is longer than a task of --iterations {shortest}"
+    idle = options.label_space == OWN and options.xtail_template != XTAIL_TEMPLATE
     return [
+        *(["without effect: --xtail-template (of --label-space all)"] if idle else []),
         *([f"{length}: the learning rate never reaches --lr"] if 0 < shortest < options.warmup_length else []),
         *([f"{', '.join(UNLISTED)}: CoOp has no lists, MTIL's splits are used"] if options.splits == COOP else []),
     ]

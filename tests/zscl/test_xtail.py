@@ -79,6 +79,8 @@ def test_few_shot_checkpoints_are_not_taken_for_others(
     evaluation = ["--eval-only", "--eval-datasets", "DTD,MNIST", "--load", run, *tiny_world]
     assert "was trained with --few-shot 1, not -1" in fails(capsys, evaluation)
     assert "was trained with --few-shot 1, not 2" in fails(capsys, [*evaluation, "--few-shot", "2"])
+    further = ["--train-dataset", "EuroSAT", "--load", f"{run}/MNIST.pth", *LENGTH, *tiny_world]
+    assert "was trained with --few-shot 1, not -1" in fails(capsys, [*further, "--save", str(tmp_path / "further")])
     main([*evaluation, "--few-shot", "1", *ALL])
     assert {line["protocol"] for line in records(Path(run) / "xtail")} == {"xtail-custom-DTD+MNIST-1shot"}
 
