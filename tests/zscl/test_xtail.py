@@ -86,14 +86,15 @@ def test_few_shot_checkpoints_are_not_taken_for_others(
 
 
 def test_one_checkpoint_file_among_all_classes(
-    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path
+    capsys: pytest.CaptureFixture, tiny_world: list[str], finished_run: Path, tmp_path: Path
 ) -> None:
-    main(["--eval-only", "--eval-datasets", ",".join(TASKS), "--load", str(finished_run), *ALL, *tiny_world])
-    last = {(line["dataset"], line["metric"]): line["value"] for line in records(finished_run / "xtail")
+    joint = ["--eval-only", *ALL, *tiny_world]
+    main([*joint, "--eval-datasets", ",".join(TASKS), "--load", str(finished_run), "--save", str(tmp_path)])
+    last = {(line["dataset"], line["metric"]): line["value"] for line in records(tmp_path)
             if line["after_task"] == 3}  # fmt: skip
     capsys.readouterr()
     tested = ["--train-dataset", ",".join(TASKS), "--eval-datasets", "DTD"]
-    main(["--eval-only", *tested, "--load", str(finished_run / "DTD.pth"), *ALL, *tiny_world])
+    main([*joint, *tested, "--load", str(finished_run / "DTD.pth")])
     told = capsys.readouterr().out.splitlines()
     lines = dict(zip(told[:-1], told[1:]))
     for name in ["DTD"]:
