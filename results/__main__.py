@@ -5,6 +5,7 @@ code 1 when something differs; what is too noisy to tell is named and is no fail
 `python -m results first-row RUN`: the accuracies of an MTIL run after its first task, which is the cheapest check of
 a method, against the published ones; exit code 1 when they differ.
 `python -m results run TABLE`: a whole published table, on this machine or on Slurm; `run --help` says more.
+`python -m results docs`: the list of all runs, docs/runs.md, anew.
 """
 
 import difflib
@@ -16,13 +17,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import UserError, exit_cleanly
-from results import terminal
+from results import run_list, terminal
 from results.collect import Provenance, read_runs
 from results.compare import DIFFERS, MISPRINT, Data, compare
 from results.first_row import as_text, first_row
 from results.labels import COMMON_GROUND, SCALES
 from results.launch.run import run
-from results.options import RUNS, Build, Compared, FirstRow, Run, Verify, parse
+from results.options import RUNS, Build, Compared, Docs, FirstRow, Run, Verify, parse
 from results.published import Published, read_curves, read_published
 from results.records import Problem, Record
 from results.tables import tables
@@ -32,6 +33,8 @@ from results.tables import tables
 def main(argv: Sequence[str] | None = None) -> None:
     """Build, verify, show the first row or run a table; exits with 1 if a number differs or a run failed."""
     options, flags = parse(sys.argv[1:] if argv is None else argv)
+    if isinstance(options, Docs):
+        return run_list.write(options.out)
     if isinstance(options, Run):
         bad = run(options, run_folders(options.runs), flags)
     elif isinstance(options, FirstRow):

@@ -1,4 +1,4 @@
-"""The command lines of python -m results: building, verify, first-row and run, a dataclass each.
+"""The command lines of python -m results: building, verify, first-row, run and docs, a dataclass each.
 
 The docstring of a command's dataclass is the text of its --help.
 """
@@ -57,6 +57,7 @@ class Build(Compared):
         python -m results verify RUN_OR_PROTOCOL   what was measured against what was published, in the terminal
         python -m results first-row RUN            an MTIL run's accuracies after its first task against published ones
         python -m results run TABLE                a whole published table, on this machine or on Slurm
+        python -m results docs                     the list of all runs, docs/runs.md, anew
 
     Each has flags of its own, such as `python -m results verify --help` shows.
     """
@@ -120,13 +121,21 @@ class Run(Records):
                               "unless gpus-per-node=N", words=True, adds=True, check=assignments)
 
 
+@dataclass(frozen=True)
+class Docs:
+    """Write the list of all runs anew, from the plans, the published numbers and the miniature's."""
+
+    out: Path = option(Path("docs/runs.md"), "the page")
+
+
 # fmt: on
 
 
-COMMANDS: dict[str, type[Verify | FirstRow | Run]] = {"verify": Verify, "first-row": FirstRow, "run": Run}
+Command = Verify | FirstRow | Run | Docs
+COMMANDS: dict[str, type[Command]] = {"verify": Verify, "first-row": FirstRow, "run": Run, "docs": Docs}
 
 
-def parse(argv: Sequence[str]) -> tuple[Build | Verify | FirstRow | Run, list[str]]:
+def parse(argv: Sequence[str]) -> tuple[Build | Command, list[str]]:
     """The options of the command that is named, of building where none is, and the words behind --.
 
     Flags may stand before the command; the word right behind it is its run, protocol or table. Raises UserError.
@@ -148,7 +157,7 @@ def parse(argv: Sequence[str]) -> tuple[Build | Verify | FirstRow | Run, list[st
     help_text, tables = getdoc(kind) or "", ""
     if kind is Run:
         help_text, tables = f"{help_text}\n\n{plan.__doc__}", f"Tables: {', '.join(plan.table_names())}."
-    options: Verify | FirstRow | Run = read(kind, words, f"results {command}", help_text, tables)
+    options: Command = read(kind, words, f"results {command}", help_text, tables)
     if isinstance(options, Run):
         check_run(options)
     return options, flags
