@@ -42,13 +42,13 @@ class Options(RunOptions):
     dataset: str = option("cifar100", choices=("cifar100", "tinyimagenet"))
     increment: int = option(10, "classes of every task", at_least=1)
     model: str = option("ViT-B/16", "CLIP: a published name, a file, or mini")
-    shrinkage: float = option(1e-4, "of the covariance towards the identity (section 3)", **SHARE)
+    shrinkage: float = option(1e-4, "of the covariance towards the identity", **SHARE)
     batch_size: int = option(128, at_least=1)
     save: str = option("runs/slda", "output folder", decides=False)
 
 
 def discriminants(sums: dict[str, Tensor], seen: int, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Weights (seen, D) and biases (seen,) of the linear classifier of the classes seen, float64 (section 3).
+    """Weights (seen, D) and biases (seen,) of the linear classifier of the classes seen, float64.
 
     sums: `counts` (C,) images of a class, `features` (C, D) their sum, `products` (D, D) the sum of z z' of all images.
     """

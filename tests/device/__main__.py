@@ -1,4 +1,4 @@
-"""Count all steps anew into counted.csv, and print the README's table of it: `python -m tests.device`."""
+"""Count all steps anew into counted.csv, and print the table of docs/precision.md: `python -m tests.device`."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ def columns(name: str) -> dict[str, int | None]:
 
 
 def table_line(row: dict[str, str]) -> str:
-    """A row of counted.csv as the README has it."""
+    """A row of counted.csv as docs/precision.md has it."""
     peaks = [f"{int(row[name]) / GIB:.1f}" if row[name] else "" for name in ("fp32", "bf16", "checkpointed")]
     needed = int(row["fp32"]) / GIB * FRAGMENTS + CONTEXT
     return f"| {row['step']} | {int(row['launches']):,} | {' | '.join(peaks)} | {min(c for c in CARDS if c > needed)} |"

@@ -10,7 +10,7 @@ from tests.device.steps import STEPS, count
 
 ROWS = {row["step"]: row for row in csv.DictReader(FILE.read_text().splitlines())}
 QUEUED = {"MoE-Adapters, 64 images, 100 classes": 1, "MoE-Adapters class-incremental, 128 images": 1}
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "precision.md"
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -29,7 +29,7 @@ def test_memory_of_the_other_ways(column: str, changes: tuple[str, bool]) -> Non
     assert counted.peak == pytest.approx(int(ROWS["VQ-Prompt, 64 images"][column]), rel=0.05)
 
 
-def test_the_readme_has_the_counted_table() -> None:
-    lines = README.read_text().splitlines()
+def test_the_page_has_the_counted_table() -> None:
+    lines = PAGE.read_text().splitlines()
     start = lines.index("| step | launches | fp32, GiB | bf16 | checkpointed | a card of GiB, fp32 |") + 2
     assert lines[start : start + len(ROWS)] == [table_line(row) for row in ROWS.values()]
