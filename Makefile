@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-PRODUCT = common zscl moe_adapters inflora vq_prompt alta results
+PRODUCT = common zscl moe_adapters inflora vq_prompt alta results docs
 
 .PHONY: demo test check setup
 
