@@ -12,7 +12,7 @@ from pathlib import Path
 from common.files import write_text
 from results import labels
 from results.compare import MEAN
-from results.launch.plan import FIXED_FLAGS, PLANS, Plan, Row, read_plan, table_names
+from results.launch.plan import FIXED_FLAGS, PLANS, SEED, Plan, Row, read_plan, table_names
 from results.published import Published, read_published
 
 ROOT = Path(__file__).parents[1]
@@ -70,7 +70,8 @@ def section(plan: Plan, published: Sequence[Published], miniature: dict[tuple[st
     for row in plan.rows:
         ours = joined([miniature.pop((plan.name, row.method, metric), None) for metric in row.metrics])
         cost = "" if row.petaflops is None else f"{row.petaflops:g}"
-        cells = row.label, row.protocol, f"`{by_hand(row.command)}`", printed(row, published), ours, cost
+        command = f"`{by_hand(row.command.replace(SEED, str(row.seeds[0])))}`"
+        cells = row.label, row.protocol, command, printed(row, published), ours, cost
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from common.files import read_config
 from common.protocols import MULTI_DOMAIN, Protocol
 from results.collect import Provenance, read_runs
+from results.compare import PARAMETERS
 from results.launch.plan import FIXED_FLAGS, Job
 from results.records import Record
 from results.settings import MACHINE
@@ -54,7 +55,8 @@ def progress(job: Job) -> Progress:
     state = PARTIAL if (job.folder / "config.yaml").exists() else MISSING
     if len(values) == len(row.metrics):
         state = DONE
-    tasks = max((record.after_task for record in records), default=0)
+    # the number of parameters is on record as of the whole sequence, whatever of it was learned
+    tasks = max((record.after_task for record in records if record.metric != PARAMETERS), default=0)
     return Progress(state, tasks, of, sum(seconds) if seconds else None, values, protocol)
 
 

@@ -17,6 +17,7 @@ def test_the_page_is_up_to_date(tmp_path: Path) -> None:
     row = "| LwF | mtil-order1 | `bash zscl/scripts/lwf.sh 1` | 56.9 / 64.7 / 74.6 | 55.6 / 65.2 / 69.0 | 219 |"
     assert row in written
     assert "| ALTA, RN101 | til-cifar100-10x10 | `bash alta/scripts/cifar100_rn101.sh` | 84.77 |  |  |" in written
+    assert "| `bash zscl/scripts/common.sh joint cub200 0` |" in written
     assert "published (ACC / AvgACC)" in written and "published (FAA / CAA)" in written
     scripts = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/scripts/**/*.sh")}
     assert {script for script in scripts if script not in written} == {"zscl/scripts/order.sh"}

@@ -391,6 +391,13 @@ def test_a_folder_with_other_settings_is_not_done(
     assert progress(job_in(tmp_path, flags)).state == "partial"
 
 
+def test_a_run_of_its_first_task_is_that_far(tmp_path: Path) -> None:
+    lines = [{"metric": "accuracy", "after_task": 1}, {"metric": "trainable_parameters", "after_task": 11}]
+    write_run(tmp_path / "run", ZSCL, lines=lines, command="python -m zscl.main --first-tasks 1")
+    at = progress(job_in(tmp_path, []))
+    assert (at.state, at.tasks, at.of) == ("partial", 1, 11)
+
+
 @pytest.mark.parametrize(("method", "state"), [("ZSCL (bf16)", "done"), ("ZSCL+", "partial")])
 def test_a_precision_asked_for_is_no_other_method(tmp_path: Path, method: str, state: str) -> None:
     command = "python -m zscl.main --precision bf16"
