@@ -1,5 +1,6 @@
 """The list of all runs: docs/runs.md is what `python -m results docs` writes, and holds what its sources say."""
 
+import re
 from pathlib import Path
 
 from results.__main__ import main
@@ -33,3 +34,10 @@ def test_every_number_of_the_miniature_has_its_row() -> None:
 def test_a_command_by_hand() -> None:
     command = "bash a.sh 5 --adaptive_pred --repeat 1 --seeds {seed} --log_dir out/{seed} --set dataroot=x seed={seed}"
     assert by_hand(command) == "bash a.sh 5 --adaptive_pred --set dataroot=x"
+
+
+def test_the_readme_quotes_the_page() -> None:
+    page, readme = ((ROOT / name).read_text() for name in ("docs/runs.md", "README.md"))
+    quoted = [cell.strip() for line in readme.splitlines() if line.startswith("| ") for cell in line.split("|")[3:5]]
+    numbers = [cell for cell in quoted if re.fullmatch(r"[\d./ ]+", cell)]
+    assert len(numbers) > 15 and [number for number in numbers if number not in page] == []
