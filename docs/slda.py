@@ -65,7 +65,7 @@ def learn_task(run: Run, clip: CLIP, sums: dict[str, Tensor], batches: Batches, 
     for step in run.steps(f"task {task_id}", len(batches), {"sums": Tensors(sums)}):
         images, labels = batches[step]
         features = all_gather_rows(clip.encode_image(images), len(labels)).double()
-        sums["counts"] += torch.bincount(labels, minlength=len(sums["counts"]))
+        sums["counts"].index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
         sums["features"].index_add_(0, labels, features)
         sums["products"] += features.T @ features
 
@@ -108,14 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def open_run(options: Options, machine: Machine, protocol: str, data: dict[str, object]) -> Run:
     """The run's folder. Raises UserError if it holds a run of other options, weights or data."""
     scale = mini.scale_of(str(options.data_location), options.model)
-    labels = {
-        "paper": "slda",
-        "method": "SLDA",
-        "protocol": protocol,
-        "backbone": options.model,
-        "scale": scale,
-        "seed": 0,
-    }
+    labels: dict[str, str | int] = {"paper": "slda", "method": "SLDA", "protocol": protocol, "backbone": options.model}
+    labels |= {"scale": scale, "seed": 0}
     decides = settings(options) | {"weights": fingerprint(options.model), "data": data}
     return Run(mini_folder(options.save, scale) or "", decides, labels, options=options, machine=machine)
 
