@@ -1,6 +1,10 @@
-"""report.html (report-mini.html): tables and figures on one page without other files, for phones and for print."""
+"""report.html (report-mini.html): tables and figures on one page without other files, for phones and for print.
+
+Its script sorts, filters and copies the tables; without it the page shows every row.
+"""
 
 import base64
+import io
 from collections import Counter
 from collections.abc import Callable
 from itertools import groupby
@@ -11,9 +15,11 @@ from common.files import write_text
 from results import figures, labels
 from results.cells import MEANINGS, VERDICT_COLOURS
 from results.compare import Data
-from results.tables import BACKBONE, METRIC, NAME, ORIGIN, PARAMETER_GROUP, Cell, Column, Row, Table, tables
+from results.tables import BACKBONE, METRIC, NAME, ORIGIN, PARAMETER_GROUP, Cell, Column, Row, Table, method_of, tables
 
-TEMPLATE = Path(__file__).with_name("page.html.jinja")
+TEMPLATE, SCRIPT = (Path(__file__).with_name(name) for name in ("page.html.jinja", "page.js"))
+COLOURS = 64  # of a picture on the page: a quarter of the file's size, with no difference to be seen
+PICTURES = 3_000_000  # characters of all pictures together: the page of thousands of runs still opens at once
 
 
 def write(out: Path, data: Data) -> list[Path]:
@@ -28,8 +34,8 @@ def html(data: Data, out: Path) -> str:
     from jinja2 import Environment, StrictUndefined
 
     shown = [_shown(table, data) for table in tables(data)]
-    drawn = [(figure.title.replace("\n", ". "), base64.b64encode(figure.path(out).read_bytes()).decode())
-             for figure in figures.plan(data) if figure.path(out).exists()]  # fmt: skip
+    methods = {line["method"] for table in shown for line in table["lines"]} | {*map(method_of, data.provenance)}
+    drawn, left_out = _pictures(data, out)
     measured = f"{len(data.records):,} measured numbers of {labels.count(len(data.provenance), 'run')}"
     skipped = f"; {len(data.problems):,} lines of records were left out (below)" if data.problems else ""
     template = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE.read_text("utf-8"))
@@ -44,11 +50,37 @@ def html(data: Data, out: Path) -> str:
         verdicts=Counter(item.verdict for item in data.comparisons),
         tables=shown,
         figures=drawn,
+        left_out=left_out,
+        choices={
+            "paper": sorted({labels.paper(paper) for _, paper, _, _ in methods}),
+            "backbone": sorted({backbone for *_, backbone in methods} - {""}),
+        },
+        script=SCRIPT.read_text("utf-8"),
         anchor=lambda sheet: "".join(letter if letter.isalnum() else "-" for letter in sheet.lower()),
         kind=_kind,
         number=lambda value: "" if value is None else f"{value:,.0f}",
         protocol=labels.protocol,
+        paper=labels.paper,
     )
+
+
+def _pictures(data: Data, out: Path) -> tuple[list[tuple[str, str]], list[str]]:
+    """The figures drawn as (title, PNG in base64), heat maps last, and the files of those beyond PICTURES."""
+    from PIL import Image
+
+    planned = sorted(figures.plan(data), key=lambda figure: figure.name.startswith("matrix"))
+    paths = {figure.path(out): figure.title.replace("\n", ". ") for figure in planned if figure.path(out).exists()}
+    shown: list[tuple[str, str]] = []
+    for path, title in paths.items():
+        buffer = io.BytesIO()
+        with Image.open(path) as image:
+            few = image.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+            few.save(buffer, "png")
+        picture = base64.b64encode(buffer.getvalue()).decode()
+        if sum(len(text) for _, text in shown) + len(picture) > PICTURES:
+            break
+        shown.append((title, picture))
+    return shown, [path.name for path in paths][len(shown) :]
 
 
 def _shown(table: Table, data: Data) -> dict[str, Any]:
@@ -66,7 +98,8 @@ def _shown(table: Table, data: Data) -> dict[str, Any]:
     for before, row in zip([None, *table.rows], table.rows):
         is_new = before is None or first.cell(before) != first.cell(row)
         lines.append({"setting": first.cell(row) if is_new and by_setting else "", "rule": is_new and not by_setting,
-                      "cells": [_cell(column, row, notes) for column in columns], "apart": apart(row)})  # fmt: skip
+                      "cells": [_cell(column, row, notes) for column in columns], "apart": apart(row),
+                      "method": row.method, "measured": any(item.seeds for item in row.numbers.values())})  # fmt: skip
     groups = [(group, len(list(same))) for group, same in groupby(columns, key=lambda column: column.group)]
     remark = table.states("Not run.", data.words.compares)
     return {"sheet": table.sheet, "description": table.description, "remark": remark, "columns": columns,
@@ -107,5 +140,5 @@ def _cell(column: Column, row: Row, notes: dict[str, int]) -> tuple[str, str]:
     text, verdict = column.text(row), column.verdict(row)
     if column.kind == "source" and text:
         return "text", f"[{notes.setdefault(text, len(notes) + 1)}]"
-    classes = " ".join([_kind(column), *([verdict.replace(" ", "-")] if verdict else [])])
-    return classes, text
+    kinds = [_kind(column), *([verdict.replace(" ", "-")] if verdict else [])]
+    return " ".join(kinds) if kinds != ["number"] else "", text  # most cells are numbers and nothing else

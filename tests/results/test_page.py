@@ -2,17 +2,19 @@
 
 import base64
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from results import figures, page
 from results.compare import Data, compare
 from results.published import Published
 from tests.results.sample_data import HOSTILE, build, hostile, mtil_records, runs_on_two_backbones, sample, unsure
 
-VOID = {"meta", "img", "br"}
+VOID = {"meta", "img", "br", "input"}
 
 
 class Tags(HTMLParser):
@@ -60,8 +62,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.mark.parametrize("scale", ["paper", "mini"])
 def test_needs_nothing_but_itself(written, scale):
     tags = parse(written[scale])
+    (policy,) = [each["content"] for tag, each in tags.found if each.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; img-src data:;") and "http" not in policy
+    assert [attributes for tag, attributes in tags.found if tag == "script"] == [{}]
     for tag, attributes in tags.found:
-        assert tag not in ("script", "link", "iframe", "object")
+        assert tag not in ("link", "iframe", "object")
         assert not any(name.startswith("on") for name in attributes)
         for name in ("src", "href"):
             assert attributes.get(name, "#").startswith(("#", "data:image/png;base64,"))
@@ -73,6 +78,27 @@ def test_figures_are_embedded_whole(written):
     assert len(images) == len(figures.plan(sample("mini"))) > 1
     assert all(base64.b64decode(image).startswith(b"\x89PNG") for image in images)
     assert all(attributes["alt"] for tag, attributes in parse(written["mini"]).found if tag == "img")
+
+
+def test_of_many_figures_the_heat_maps_stay_beside_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    other = [replace(line, protocol="mtil-order2") for line in mtil_records("mini", 1)]
+    data = build("mini", [*mtil_records("mini", 1), *other])
+    planned = figures.plan(data)
+    for figure in planned:
+        figure.path(tmp_path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), "white").save(figure.path(tmp_path))
+
+    def kinds(text: str) -> list[bool]:
+        return ["after each task" in title for title in re.findall(r'base64,[^"]+" alt="([^"]*)"', text)]
+
+    whole = page.html(data, tmp_path)
+    assert kinds(whole) == [False] * (len(planned) - 2) + [True] * 2 and "beside it" not in whole
+    length = len(re.search('base64,([^"]+)"', whole)[1])
+    monkeypatch.setattr(page, "PICTURES", length * (len(planned) - 1) + 1)
+    short = page.html(data, tmp_path)
+    assert kinds(short) == kinds(whole)[:-1]
+    (left_out,) = re.findall(r"beside it in the folder figures: ([^<]*)\.</p>", short)
+    assert left_out == [figure.name for figure in planned if figure.name.startswith("matrix")][-1]
 
 
 def test_links_lead_somewhere(written):
