@@ -84,7 +84,7 @@ def asked(echo: str, name: str, *arguments: str) -> list[str]:
 
 
 def test_every_script_is_known() -> None:
-    others = {"order", "zero_shot", "first_row", "xtail"}
+    others = {"order", "zero_shot", "first_row", "xtail", "common"}
     assert {path.stem for path in SCRIPTS.glob("*.sh")} == {*LABELS, *others}
 
 
