@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from typing import TextIO
@@ -12,6 +13,7 @@ from typing import TextIO
 import torch
 from torch.distributed import TCPStore
 from torch.multiprocessing import start_processes
+from tqdm import tqdm
 
 LIBRARIES = ["torch._dynamo", "torchvision", "timm", "open_clip", "pandas", "matplotlib.pyplot"]  # slow to import
 
@@ -27,7 +29,13 @@ def start(main: Callable[[list[str]], None], words: list[str]) -> tuple[BaseProc
     return process, open(reading)
 
 
+def own_lock() -> None:
+    """A lock of its own for a process's progress bars: who is killed with tqdm's shared one would stop all others."""
+    tqdm.set_lock(threading.RLock())
+
+
 def run(main: Callable[[list[str]], None], words: list[str], output: int) -> None:
+    own_lock()
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = open(1, "w", buffering=1), open(2, "w", buffering=1)
@@ -44,6 +52,7 @@ def on_two_processes(main: Callable[[list[str]], None]) -> Callable[[list[str]],
         start_processes(process, (words, store.port), 2, start_method="fork")
 
     def process(rank: int, words: list[str], port: int) -> None:
+        own_lock()
         place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"  # the store is there: the first process opens none
