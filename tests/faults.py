@@ -27,6 +27,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from common.provenance import commit
+from tests.forked import own_lock
 from tests.test_fence import RUNS, prepared
 
 APPENDED = ("lock", "run-checksums", "output.log")  # in place, and without numbers
@@ -140,6 +141,7 @@ class Stops:
         """True in a fork, which is to be `role`; False in this process, after the fork's end."""
         process = os.fork()
         if process == 0:
+            own_lock()
             self.role = role
             self.text.seek(0)
             self.text.truncate()
@@ -272,6 +274,7 @@ def require_the_same_after_stops(name: str, shorter: list[str], folder: Path) ->
     aside.mkdir()
     process = os.fork()
     if process == 0:
+        own_lock()
         torch.set_num_threads(1)
         commit()  # git is asked once
         Stops(folder / "run-mini", aside).tour(main, words + shorter)

@@ -1,7 +1,6 @@
 """The entry point: every script from data to tables, what it refuses, and how a stopped run goes on."""
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ import yaml
 
 from common.evaluation.metrics import vq_prompt_metrics
 from common.machine import Machine
+from tests import forked
 from tests.vq_prompt.conftest import EXPERIMENTS
 from vq_prompt import learner as vq_learner
 from vq_prompt.learner import method_name
@@ -298,8 +298,7 @@ def comparable(folder):
 
 def killed_when(command, arrived, kind):
     """Run in a process of its own and stop it as soon as `arrived` is there."""
-    process = multiprocessing.get_context("fork").Process(target=main, args=(command,))
-    process.start()
+    process, said = forked.start(main, command)
     for _ in range(3000):
         if arrived() or not process.is_alive():
             break
@@ -307,6 +306,7 @@ def killed_when(command, arrived, kind):
     if process.is_alive():
         os.kill(process.pid, kind)
     process.join(60)
+    said.close()
     return process.exitcode
 
 
