@@ -28,7 +28,6 @@ from common.errors import Interrupted, UserError, machine_fault
 from common.files import CHECKSUMS, RECORD_KEY, RECORD_SCHEMA, atomic_write, note, read_back, write_alone, write_text
 from common.folders import OWN, TENSORBOARD, read_back_config, take_folder
 from common.machine import Machine, RunOptions
-from common.mini import UNRECORDED
 from common.options import declared, flat
 from common.processes import is_main_process
 from common.provenance import commit, provenance
@@ -146,12 +145,12 @@ class Run:
         if path.exists():
             content = read_back_config(path)
             recorded, settings = flat(content["settings"]), flat(settings)
-            # earlier versions recorded no checksum of the miniature's weights or of images' content, and lacked some
-            # options, whose defaults are what they did; their runs go on
+            # earlier versions recorded no checksum of images' content, and lacked some options, whose defaults are
+            # what they did; their runs go on
             recorded |= {
                 key: value
                 for key, value in settings.items()
-                if (recorded.get(key) is None and (value in UNRECORDED or key.endswith(".content")))
+                if (recorded.get(key) is None and key.endswith(".content"))
                 or (key not in recorded and key in defaults and value == defaults[key])
             }
             differing = sorted(key for key in {*recorded, *settings} if recorded.get(key) != settings.get(key))

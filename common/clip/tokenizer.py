@@ -45,6 +45,11 @@ def encode(text: str, special_words: tuple[str, str] = OPENAI_SPECIAL_WORDS) -> 
     return _tokenizer(special_words).encode(text)
 
 
+def single_token_words() -> list[str]:
+    """Texts that are one token, in the order of their ids, the most frequent first."""
+    return [token.removesuffix("</w>") for token in _tokenizer(OPENAI_SPECIAL_WORDS).encoder if token.endswith("</w>")]
+
+
 def tokenize(texts: str | list[str], context_length: int = 77, truncate: bool | str = False) -> Tensor:
     """Token ids (N, context_length) int64: START, the text, END, zeros.
 

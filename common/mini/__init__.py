@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 # names of weights: the second is ALTA's, see common.mini.resnet, the third the CLIP's image tower as a ViT
 MINI, MINI_RESNET, MINI_TOWER = "mini", "mini-rn", "clip-mini"
 CLIP_FILE, VIT_FILE = (Path(__file__).parent / f"{model}.safetensors" for model in ("clip", "vit"))
-# md5 of weights that runs of earlier versions used without recording it
-UNRECORDED = ("f32b0897f4372c377705c9d50478c42a", "8a10cf611d8f75a2a7e9d4bb9f7cdf77")
 ON_SCALE = {"paper": "", MINI: " on the miniature"}  # in titles
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from common.mini.concepts import CONCEPTS
 from common.mini.styles import Style, finish_task, finish_web, task_scene, web_scene
+from common.mini.wider import WIDER, wider_names
 
 FOLDER = Path(__file__).parent
 INCREMENTAL = "Characters"
@@ -19,7 +20,7 @@ DOMAINS = tuple(name for name in CONCEPTS if name != INCREMENTAL)  # alphabetica
 REFERENCE = "TinyImagenet"
 CAPTIONS_A_CLASS = 4
 _DOMAINS = yaml.safe_load((FOLDER / "domains.yaml").read_text(encoding="utf-8"))
-SPLITS = {name: entry["images"] for name, entry in _DOMAINS.items()}
+SPLITS = {name: entry["images"] for name, entry in _DOMAINS.items() if "images" in entry}
 WEB = {name: entry["web"] for name, entry in _DOMAINS.items() if "web" in entry}
 TASK_STYLES = {name: Style(**entry["style"]) for name, entry in _DOMAINS.items() if "style" in entry}
 MISNAMING = 0.85  # share of a misnamed class's captions with the other name
@@ -34,22 +35,25 @@ def classnames(name: str) -> list[str]:
     """Class names of a domain; for the reference pool those of all eleven domains, in their order."""
     if name == REFERENCE:
         return [line for domain in DOMAINS for line in _lines("names", domain)]
-    return _lines("names", name)
+    return wider_names(name) if name in WIDER else _lines("names", name)
 
 
 def templates(name: str) -> list[str]:
     """Prompts of a domain, the first for training; "web": wordings of captions."""
-    return _lines("templates", "web" if name == REFERENCE else name)
+    return _lines("templates", "web" if name == REFERENCE or name in WIDER else name)
 
 
 def draw(name: str, labels: np.ndarray, style: str, rng: np.random.Generator) -> np.ndarray:
-    """Images uint8 (N, 32, 32, 3) of one domain's classes, in its task style or, for style "web", the web's."""
-    parts = []
+    """Images uint8 (N, 32, 32, 3) of one domain's classes, in its task style, or in the web's where it has none.
+
+    style "web": in the web's in any case.
+    """
+    parts, own = [], TASK_STYLES.get(name) if style == "task" else None
     for start in range(0, len(labels), _CHUNK):
         part = labels[start : start + _CHUNK]
-        scene = web_scene(len(part), rng) if style == "web" else task_scene(TASK_STYLES[name], len(part), rng)
-        CONCEPTS[name](part, scene)
-        parts.append(finish_web(scene) if style == "web" else finish_task(scene, TASK_STYLES[name]))
+        scene = task_scene(own, len(part), rng) if own else web_scene(len(part), rng)
+        (CONCEPTS | WIDER)[name](part, scene)
+        parts.append(finish_task(scene, own) if own else finish_web(scene))
     return np.concatenate(parts)
 
 

@@ -1,7 +1,7 @@
 """Makes the miniature's weights: `python -m common.mini.pretrain clip` and `... vit`.
 
 clip: contrastive pre-training (Radford et al., arXiv 2103.00020) on the web pool's captioned images.
-vit: classification of the web pool's true classes, in all domains but the class-incremental one.
+vit: classification of the web pool's true classes, all but the characters of the class-incremental set.
 No task image is used for training; task images are only tested, after the last step, for the log.
 """
 
@@ -24,13 +24,14 @@ from common.clip.model import CLIP, CLIPConfig, build_model
 from common.clip.pretrained import load_state_dict
 from common.clip.tokenizer import class_prompts, tokenize
 from common.datasets.transforms import clip_normalise
-from common.errors import exit_cleanly
+from common.errors import UserError, exit_cleanly
 from common.evaluation.zero_shot import accuracy, class_vectors, image_features, zeroshot_logits
 from common.files import atomic_write, unwritable
 from common.mini import CLIP_FILE, VIT_FILE
 from common.mini.domains import (
     DOMAINS,
     INCREMENTAL,
+    WEB,
     captioned_pool,
     classnames,
     draw,
@@ -43,8 +44,9 @@ from common.options import LARGEST_SEED, option, read
 from common.training.schedules import set_lr
 from common.vit import MINI_SIZES
 
-DEFAULT_STEPS = {"clip": 2400, "vit": 1500}
-BATCH, WARM_UP = 256, 100
+DEFAULT_STEPS = {"clip": 2200, "vit": 3000}
+BATCH, WARM_UP, LR, DECAY = 256, 100, 5e-3, 0.05
+LABELLED = [name for name in WEB if name != INCREMENTAL]
 
 
 def normalised(pictures: np.ndarray) -> Tensor:
@@ -59,31 +61,35 @@ def store(path: Path, state_dict: dict[str, Tensor], **more: Tensor) -> None:
 
 
 def optimise(
-    model: nn.Module,
-    loss_of: Callable[[np.ndarray], Tensor],
-    size: int,
-    steps: int,
-    seed: int,
-    lr: float,
-    log: list[str],
+    model: nn.Module, loss_of: Callable[[np.ndarray], Tensor], size: int, steps: int, seed: int, log: list[str]
 ) -> None:
-    """AdamW (weight decay 0.05 on matrices), warm-up and cosine decay, over shuffled passes of the pool."""
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+    """Muon on the blocks' matrices, AdamW on all else, warm-up and cosine decay, over shuffled passes of the pool.
+
+    Muon reached a loss in less than half the steps that AdamW took.
+    """
+    decayed = [(name, p) for name, p in model.named_parameters() if p.ndim >= 2]
+    groups = [
+        {"params": [p for name, p in decayed if "blocks." not in name], "weight_decay": DECAY},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    of_blocks = [p for name, p in decayed if "blocks." in name]
+    optimisers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(of_blocks, lr=LR, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(groups, lr=LR, betas=(0.9, 0.98)),
+    ]
     rng, order, losses = np.random.default_rng(seed), np.empty(0, dtype=np.int64), []
     for step in (bar := tqdm(range(steps), disable=None)):
         if len(order) < BATCH:
             order = rng.permutation(size)
         batch, order = order[:BATCH], order[BATCH:]
         ramp = (step + 1) / WARM_UP if step < WARM_UP else 0.5 * (1 + math.cos(math.pi * step / steps))
-        set_lr(optimiser, lr * ramp)
         loss = loss_of(batch)
-        optimiser.zero_grad()
+        model.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            set_lr(optimiser, LR * ramp)
+            optimiser.step()
         losses.append(loss.item())
         if (step + 1) % 100 == 0:
             log.append(f"step {step + 1} loss {np.mean(losses[-100:]):.4f}")
@@ -122,7 +128,7 @@ def pretrain_clip(steps: int, seed: int, out: Path, log: list[str]) -> None:
         f"{len(pictures)} images, {len(distinct)} captions, {len(ids)} tokens, "
         f"{size} parameters besides the token table"
     )
-    optimise(model, contrastive, len(pictures), steps, seed, 1e-3, log)
+    optimise(model, contrastive, len(pictures), steps, seed, log)
     store(out, model.state_dict(), token_ids=ids.int())  # ids of the rows of the token table
     model = build_model(load_state_dict(out))
     log.append(f"learnt exp(logit_scale) {model.logit_scale.exp().item():.2f}")
@@ -144,7 +150,7 @@ def held_out(name: str) -> tuple[np.ndarray, np.ndarray]:
 def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
     """Train, store and test the ViT; lines are appended to `log`."""
     pictures, labels, first = [], [], 0
-    for name in DOMAINS:
+    for name in LABELLED:
         part, classes, _ = web_pool(name, seed)
         pictures.append(part)
         labels.append(classes + first)
@@ -158,10 +164,10 @@ def pretrain_vit(steps: int, seed: int, out: Path, log: list[str]) -> None:
     def classification(batch: np.ndarray) -> Tensor:
         return F.cross_entropy(model(normalised(pool[batch])), target[batch], label_smoothing=0.1)
 
-    optimise(model, classification, len(pool), steps, seed, 1e-3, log)
+    optimise(model, classification, len(pool), steps, seed, log)
     store(out, {key: value for key, value in model.state_dict().items() if not key.startswith("head.")})
     first, model = 0, model.eval()
-    for name in DOMAINS:
+    for name in LABELLED:
         shown, truth = held_out(name)
         with torch.no_grad():
             guess = torch.cat([model(part).argmax(1) for part in normalised(shown).split(256)])
@@ -175,11 +181,13 @@ class Options:
     steps: int | None = option(None, f"steps of training ({DEFAULT_STEPS})", at_least=1)
     seed: int = option(0, "of weights and order", at_least=0, at_most=LARGEST_SEED)
     out: Path | None = option(None, "weights file, the log beside it (this folder's)", check=unwritable)
-    threads: int = option(2, "CPU threads of torch", at_least=1)
+    threads: int = option(1, "CPU threads of torch", at_least=1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = read(Options, argv, "common.mini.pretrain", __doc__)
+    if not hasattr(torch.optim, "Muon"):
+        raise UserError(f"pre-training needs torch.optim.Muon of torch 2.9; this is torch {torch.__version__}.")
     torch.set_num_threads(options.threads)
     steps = options.steps or DEFAULT_STEPS[options.model]
     out = options.out or {"clip": CLIP_FILE, "vit": VIT_FILE}[options.model]

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from common.errors import exit_cleanly
 from common.files import atomic_write, unwritable
 from common.mini.domains import DOMAINS, INCREMENTAL, classnames, draw, images, seeded
+from common.mini.wider import WIDER
 from common.options import option, read
 
 SCALE, GAP, LABEL = 2, 3, 220
@@ -26,13 +27,13 @@ def _strip(pictures: np.ndarray) -> Image.Image:
 
 
 def sheet() -> Image.Image:
-    """One row a domain: its name, images in the task's style, the same classes in the web's."""
+    """One row a domain: its name, images in the task's style, the same classes in the web's; the web's other kinds."""
     font, rows = ImageFont.load_default(size=13), []
-    for name in (*DOMAINS, INCREMENTAL):
-        pictures = images(name, "train")[0]
+    for name in (*DOMAINS, INCREMENTAL, *WIDER):
         classes = np.sort(seeded("classes shown", name).permutation(len(classnames(name)))[:COLUMNS])
-        web = draw(name, classes, "web", seeded("sheet", name))
-        rows.append((name, _strip(pictures[classes]), _strip(web)))
+        web = _strip(draw(name, classes, "web", seeded("sheet", name)))
+        tasks = Image.new("RGB", web.size, "white") if name in WIDER else _strip(images(name, "train")[0][classes])
+        rows.append((name, tasks, web))
     width = LABEL + rows[0][1].width * 2 + 4 * GAP
     height = rows[0][1].height + GAP
     page = Image.new("RGB", (width, height * len(rows) + 24), "white")

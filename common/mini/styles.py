@@ -1,8 +1,8 @@
 """Styles of the miniature's images: one per task domain, and the random styles of the web.
 
 A style fixes paper and ink, the light that tints all colours, a backdrop, the quality of lines, and a surface
-(canvas, scan lines, halftone ...) laid over the finished picture. Every task domain has one style, as real
-data sets do; the web draws each image in another.
+(hatching, halftone, grain ...) laid over the finished picture. Most task domains have one style, as many real
+data sets do; the web, and the domains without one, draw each image in another.
 """
 
 from collections.abc import Sequence
@@ -56,15 +56,11 @@ BACKDROPS = {  # name: (rng, n) -> share of the second paper colour, broadcastab
 
 SURFACES = {  # name: (rng, n) -> brightness change in -1..1
     "none": lambda rng, n: np.zeros((n, 1, 1), dtype=np.float32),
-    "canvas": lambda rng, n: ((_COLUMN % 2) + (_ROW % 2)) - 1 + noise(rng, n, 16) - 0.5,
-    "scanlines": lambda rng, n: either(_ROW % 2 < 1, 1, -1),
-    "columns": lambda rng, n: either(_COLUMN % 3 < 1, -1, 0.5),
     "halftone": lambda rng, n: either((_COLUMN % 4 < 2) == (_ROW % 4 < 2), 1, -1),
     "hatching": lambda rng, n: either((_COLUMN + _ROW) % 4 < 2, 1, -1),
     "grain": lambda rng, n: (rng.random((n, SIZE, SIZE), dtype=np.float32) - 0.5) * 2,
     "blotches": lambda rng, n: (noise(rng, n, 10) - 0.5) * 3,
     "screen": lambda rng, n: either((_COLUMN % 4 < 1) | (_ROW % 4 < 1), -1, 0.4),
-    "vignette": lambda rng, n: 1 - (GRID_X * GRID_X + GRID_Y * GRID_Y) * 1.6,
 }
 
 

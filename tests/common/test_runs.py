@@ -14,7 +14,6 @@ import yaml
 
 from common.errors import Interrupted, UserError
 from common.machine import RunOptions
-from common.mini import UNRECORDED
 from common.runs import Run, Tensors, atomic_write, load_tensors, save_tensors, write_text
 
 ANEW = RunOptions(overwrite=True)
@@ -242,18 +241,13 @@ def test_a_checkpoint_cut_short_says_what_to_do(tmp_path: Path) -> None:
         load_tensors(tmp_path / "c.pth")
 
 
-def test_the_miniatures_weights_of_a_run_that_recorded_none(tmp_path: Path) -> None:
-    """Runs of versions before go on with the file that they had, and with no other one."""
-    open_run(tmp_path, weights={})
-    open_run(tmp_path, weights={"model": UNRECORDED[0]})
+def test_other_weights_than_those_recorded_are_refused(tmp_path: Path) -> None:
+    open_run(tmp_path / "none", weights={})
     with pytest.raises(UserError, match="weights.model: None there, '0123' now"):
-        open_run(tmp_path, weights={"model": "0123"})
-
-
-def test_other_weights_of_the_miniature_are_refused(tmp_path: Path) -> None:
-    open_run(tmp_path, weights={"model": "0123"})
-    with pytest.raises(UserError, match="weights.model: '0123' there"):
-        open_run(tmp_path, weights={"model": UNRECORDED[0]})
+        open_run(tmp_path / "none", weights={"model": "0123"})
+    open_run(tmp_path / "other", weights={"model": "0123"})
+    with pytest.raises(UserError, match="weights.model: '0123' there, '4567' now"):
+        open_run(tmp_path / "other", weights={"model": "4567"})
 
 
 def test_a_run_of_before_the_images_content_was_recorded_goes_on(tmp_path: Path) -> None:
