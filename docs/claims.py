@@ -1,8 +1,8 @@
-"""What the miniature shows of the papers' claims: the columns "after" and "shown" of claims.md, from finished runs.
+"""What the miniature shows of the papers' claims: the column "after" of claims.md, from finished runs.
 
     python -m docs.claims ckpt experiments logs-mini outputs output runs/alta
 
-The folders are those of the runs that claims.md lists; two linear probes are fitted here.
+The folders are those of the runs that status.md lists; two linear probes are fitted here.
 """
 
 from collections.abc import Iterable, Sequence
@@ -43,7 +43,7 @@ class Runs:
             if (line.method, line.protocol, line.metric) == (method, protocol, metric):
                 found.setdefault(line.after_task, []).append(line.value)
         if not found:
-            raise UserError(f"no run of {method}, {protocol}, has {metric}. Give the folders of all runs of claims.md.")
+            raise UserError(f"no run of {method}, {protocol}, has {metric}. Give the folders of the runs in status.md.")
         return [fmean(values) for _, values in sorted(found.items())]
 
     def last(self, method: str, metric: str, protocol: str = CIL) -> float:

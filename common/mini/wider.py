@@ -1,8 +1,7 @@
 """Further concepts of the web, which no task shows: runes, blobs, patterns and pairs of objects, by the hundred.
 
-A network that has seen few kinds of things has features for these alone, and no method for continual learning can
-show on it what it shows on CLIP's or a ViT's. Every class is drawn from its number; none is a character of the
-class-incremental set.
+A network pre-trained on few kinds of things has features for these alone, and methods that build on good features
+cannot show what they do. Every class is drawn from its number; none is a character of the class-incremental set.
 """
 
 import re
