@@ -68,10 +68,6 @@ class Cell:
     def top1(self) -> float:
         return self.accuracies["accuracy"]
 
-    @property
-    def top5(self) -> float:
-        return self.accuracies["accuracy_top5"]
-
 
 def is_unused(key: str) -> bool:
     """Whether an official key stands for nothing the forward pass reads, the alias of the last expert included."""

@@ -71,7 +71,7 @@ def test_each_claim_compares_what_it_says(tmp_path: Path, capsys: pytest.Capture
     assert found[10][0] == "yes" and found[11] == ("no", "with prompts 91.0; without 92.0")
     assert found[12] == ("yes", "ALTA 85.0; Residual adapter 80.5, Adapter 8.5, Task prompts 7.0")
     assert found[13] == ("no", "ALTA 80.0; Residual adapter 81.0, Adapter 8.0, Task prompts 7.0")
-    assert found[14] == ("yes", "mean 44.7") and found[15] == ("yes", "Zero-shot CLIP 66.0")
+    assert found[14] == ("yes", "Zero-shot CLIP 44.7") and found[15] == ("yes", "Zero-shot CLIP 66.0")
     assert found[16][0] == "yes" and found[16][1].startswith("Zero-shot CLIP 69.4, MoE-Adapters 68.9, ZSCL 68.1, ")
     assert found[17] == ("yes", "91.7 % of the images")
 
@@ -81,11 +81,16 @@ def test_an_order_of_transfer_that_is_another_does_not_show(tmp_path: Path, caps
     assert shown(tmp_path, capsys, made_up(ends))[16][0] == "no"
 
 
-def test_a_run_that_is_missing_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_lines(tmp_path, [{"scale": "mini"}])
-    with pytest.raises(SystemExit):
-        claims.main([str(tmp_path)])
-    assert "error: no run of InfLoRA, cil-characters-10x4, has acc. Give the folders" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("left_out", "told"),
+    [(CIL, "no run of InfLoRA, cil-characters-10x4, has acc"), (MTIL, "no run of Zero-shot CLIP, mtil-order1, has acc")],
+)
+def test_a_run_that_is_missing_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture, left_out: str, told: str
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        shown(tmp_path, capsys, [line for line in made_up() if line["protocol"] != left_out])
+    assert stop.value.code == 2 and f"error: {told}" in capsys.readouterr().err
 
 
 def test_probes_are_logistic_regressions_of_all_classes_and_of_each_task() -> None:

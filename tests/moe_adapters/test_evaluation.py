@@ -112,7 +112,8 @@ def test_test_sets_reach_the_official_accuracy(golden: Golden) -> None:
         test.measure_errors(extractor, autoencoders)
         cell = test.evaluate(checkpoint, options, task_id=None)
         assert cell.routed == {int(golden["task_ids"][batch]): len(pixels)}
-        top1, top5, images = top1 + cell.top1 * len(labels), top5 + cell.top5 * len(labels), images + len(labels)
+        top1, images = top1 + cell.top1 * len(labels), images + len(labels)
+        top5 += cell.accuracies["accuracy_top5"] * len(labels)
     assert top1 / images == pytest.approx(float(golden["top1"]), abs=1e-9)
     assert top5 / images == pytest.approx(float(golden["top5"]), abs=1e-9)
 
